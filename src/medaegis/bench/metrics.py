@@ -1,0 +1,195 @@
+"""Figures of merit for detectors and classifiers, from ranks, in NumPy alone.
+
+A score is higher the more suspicious an image is; negatives are clean images, positives attacked ones. All of it comes
+from ranks, so no sigmoid, binning or rounding can create ties; real ties count half (Mann and Whitney, 1947).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+import numpy.typing as npt
+
+from medaegis.errors import ConfigError
+
+FloatArray = npt.NDArray[np.float64]
+Groups = Sequence[Sequence[str] | npt.NDArray[np.generic]]
+
+
+def threshold_at_tnr(negatives: npt.ArrayLike, tnr: float) -> float:
+    """The smallest score of a negative that accepts at least a share `tnr` of them, where `score <= threshold` is accepted.
+
+    negatives: (n,) scores of clean images; tnr: in (0, 1]. It is the k-th smallest score with k = ceil(tnr * n); with ties
+    the share really accepted may be higher, never lower. Raises ConfigError on empty input, NaN, or tnr outside (0, 1].
+    """
+    scores = np.sort(_scores("negatives", negatives))
+    if not 0.0 < tnr <= 1.0:
+        raise ConfigError("tnr", f"got {tnr!r}, expected a share in (0, 1]", "write 0.9 for 90 %")
+    # A product such as 0.7 * 10 = 7.000000000000001 must not ask for one image more than the share names.
+    needed = math.ceil((tnr - 1e-9) * len(scores))
+    return float(scores[max(needed, 1) - 1])
+
+
+def tpr_at_tnr(negatives: npt.ArrayLike, positives: npt.ArrayLike, tnr: float) -> float:
+    """Share of positives scored above `threshold_at_tnr(negatives, tnr)`: the share of attacked images that is withheld.
+
+    negatives: (n,), positives: (m,). Raises ConfigError as `threshold_at_tnr` does.
+    """
+    threshold = threshold_at_tnr(negatives, tnr)
+    return float(np.mean(_scores("positives", positives) > threshold))
+
+
+def auroc(negatives: npt.ArrayLike, positives: npt.ArrayLike) -> float:
+    """Probability that a random positive scores above a random negative, ties counting half: Mann-Whitney U / (n m).
+
+    negatives: (n,), positives: (m,). Infinite scores keep their place. Raises ConfigError on empty input or NaN.
+    """
+    low, high = np.sort(_scores("negatives", negatives)), _scores("positives", positives)
+    below = np.searchsorted(low, high, side="left")
+    not_above = np.searchsorted(low, high, side="right")
+    return float((below.sum() + not_above.sum()) / (2 * len(low) * len(high)))
+
+
+@dataclass(frozen=True)
+class RocCurve:
+    """Corners of a ROC curve from (0, 0) to (1, 1); at corner k an image is withheld when its score >= thresholds[k]."""
+
+    fpr: FloatArray
+    tpr: FloatArray
+    thresholds: FloatArray
+
+
+def roc_curve(negatives: npt.ArrayLike, positives: npt.ArrayLike) -> RocCurve:
+    """ROC curve with one corner per distinct score, so that the area of its trapezoids is `auroc`.
+
+    negatives: (n,), positives: (m,). thresholds[0] is +inf: nothing withheld. Raises ConfigError on empty input or NaN.
+    """
+    low, high = np.sort(_scores("negatives", negatives)), np.sort(_scores("positives", positives))
+    distinct = np.unique(np.concatenate([low, high]))[::-1]
+    fpr = (len(low) - np.searchsorted(low, distinct, side="left")) / len(low)
+    tpr = (len(high) - np.searchsorted(high, distinct, side="left")) / len(high)
+    return RocCurve(np.r_[0.0, fpr], np.r_[0.0, tpr], np.r_[np.inf, distinct])
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value and the bounds of its interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def wilson_interval(successes: int, n: int, *, confidence: float = 0.95) -> Interval:
+    """Score interval of a share (Wilson, 1927): inside [0, 1], and sensible at 0 and n where the normal one collapses.
+
+    Raises ConfigError when n < 1, when successes is not in 0..n, or when confidence is not in (0, 1).
+    """
+    if n < 1 or not 0 <= successes <= n:
+        problem = f"got {successes} successes of {n}, expected 0 <= successes <= n and n >= 1"
+        raise ConfigError("wilson_interval", problem, "pass counts, not shares")
+    z = NormalDist().inv_cdf(0.5 + _confidence(confidence) / 2)
+    share = successes / n
+    scale = 1 + z * z / n
+    centre = (share + z * z / (2 * n)) / scale
+    half = z / scale * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    # At the ends the bound is the end itself; rounding would leave 1e-17 there.
+    low = 0.0 if successes == 0 else centre - half
+    high = 1.0 if successes == n else centre + half
+    return Interval(share, low, high)
+
+
+def bootstrap_interval(
+    statistic: Callable[..., float | np.floating],
+    arrays: Sequence[npt.ArrayLike],
+    *,
+    n: int = 1000,
+    seed: int = 0,
+    confidence: float = 0.95,
+    groups: Groups | None = None,
+) -> Interval:
+    """Percentile bootstrap interval of `statistic(*arrays)` (Efron, 1979), each array resampled apart (stratified).
+
+    arrays: one (n_k,) array per stratum, e.g. [negatives, positives]. groups: for each array one label per element, e.g.
+    the patient. Then whole groups are drawn (cluster bootstrap), because images of one patient are not independent; a
+    group found in several arrays is drawn equally often in all, so that a patient's clean and attacked images stay
+    together, and a draw that leaves an array empty is drawn again. Depends on the arguments alone: the global generator
+    is not touched. Raises ConfigError on empty arrays, NaN, groups that do not fit, or n < 1.
+    """
+    data = [_scores(f"arrays[{k}]", array) for k, array in enumerate(arrays)]
+    if not data or n < 1:
+        problem = f"got {len(data)} arrays and n={n}, expected at least one of each"
+        raise ConfigError("bootstrap_interval", problem, "pass the arrays that the statistic takes, in its order")
+    tail = (1 - _confidence(confidence)) / 2
+    generator = np.random.default_rng(seed)
+    samples = _element_draws(data, n, generator) if groups is None else _group_draws(data, groups, n, generator)
+    draws = np.fromiter((float(statistic(*sample)) for sample in samples), dtype=np.float64, count=n)
+    low, high = np.quantile(draws, [tail, 1 - tail])
+    return Interval(float(statistic(*data)), float(low), float(high))
+
+
+def expected_calibration_error(probs: npt.ArrayLike, labels: npt.ArrayLike, *, bins: int = 15) -> float:
+    """Mean gap between confidence and accuracy of the top class over equally wide bins (Guo et al. 2017, eq. 3).
+
+    probs: (n, k), rows in [0, 1] that sum to 1; labels: (n,) class indices. Raises ConfigError on empty input, NaN, rows
+    that are no distribution, labels outside 0..k-1, or bins < 1.
+    """
+    values, targets = np.asarray(probs, dtype=np.float64), np.asarray(labels)
+    if values.ndim != 2 or targets.shape != values.shape[:1] or not values.size or bins < 1:
+        problem = f"got probs {values.shape}, labels {targets.shape}, bins {bins}; expected (n, k), (n,), at least one bin"
+        raise ConfigError("expected_calibration_error", problem, "pass one row of class probabilities per image")
+    # NaN fails these comparisons too.
+    if not (np.all((values >= 0) & (values <= 1)) and np.all(np.abs(values.sum(axis=1) - 1) <= 1e-3)):
+        raise ConfigError("probs", "expected rows in [0, 1] that sum to 1, without NaN", "apply a softmax to the logits")
+    if not np.issubdtype(targets.dtype, np.integer) or targets.min() < 0 or targets.max() >= values.shape[1]:
+        problem = f"expected integer class indices in 0..{values.shape[1] - 1}, got {targets.dtype}"
+        raise ConfigError("labels", problem, "map class names to their indices")
+    confidence = values.max(axis=1)
+    correct = values.argmax(axis=1) == targets
+    index = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
+    gaps = np.bincount(index, weights=correct - confidence, minlength=bins)
+    return float(np.abs(gaps).sum() / len(targets))
+
+
+def _scores(name: str, values: npt.ArrayLike) -> FloatArray:
+    """`values` as a (n,) float64 array, refused when empty or not a number."""
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 1 or not array.size:
+        raise ConfigError(name, f"got shape {array.shape}, expected (n,) with n >= 1", "pass one score per image")
+    if missing := int(np.isnan(array).sum()):
+        raise ConfigError(name, f"{missing} of {array.size} are NaN", "count such images as withheld: score +inf")
+    return array
+
+
+def _confidence(value: float) -> float:
+    if not 0.0 < value < 1.0:
+        raise ConfigError("confidence", f"got {value!r}, expected a share in (0, 1)", "write 0.95 for 95 %")
+    return value
+
+
+def _element_draws(data: Sequence[FloatArray], n: int, generator: np.random.Generator) -> Iterator[list[FloatArray]]:
+    indices = [generator.integers(0, len(array), size=(n, len(array))) for array in data]
+    for k in range(n):
+        yield [array[index[k]] for array, index in zip(data, indices, strict=True)]
+
+
+def _group_draws(
+    data: Sequence[FloatArray], groups: Groups, n: int, generator: np.random.Generator
+) -> Iterator[list[FloatArray]]:
+    sizes, wanted = [len(labels) for labels in groups], [len(array) for array in data]
+    if sizes != wanted:
+        problem = f"got lengths {sizes}, expected {wanted}"
+        raise ConfigError("groups", problem, "pass one label per element of every array")
+    names, codes = np.unique(np.concatenate([np.asarray(labels) for labels in groups]), return_inverse=True)
+    members = np.split(codes, np.cumsum(wanted)[:-1])
+    drawn = 0
+    while drawn < n:
+        times = np.bincount(generator.integers(0, len(names), size=len(names)), minlength=len(names))
+        sample = [np.repeat(array, times[code]) for array, code in zip(data, members, strict=True)]
+        if all(len(array) for array in sample):
+            drawn += 1
+            yield sample
