@@ -1,0 +1,158 @@
+"""What every cushion is: an exact map on 8-bit pixels, and beside it a differentiable twin an attacker may use.
+
+The exact side is the code that runs in deployment (Medical Aegis, section 3.2); how its gradient is taken is the
+attacker's choice: identity (BPDA, Athalye et al. 2018, section 4.1) or the derivative of the twin.
+"""
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from medaegis.errors import ConfigError, ImageError
+
+Gradient = Literal["bpda", "twin"]
+
+
+class Cushion(ABC):
+    """A preprocessing that takes fine detail out of an image before the classifier sees it.
+
+    Subclasses say what happens to 8-bit pixels (`_cushion`) and, if they can, what a differentiable stand-in is
+    (`twin`). Every image of a batch is treated by itself: the result does not depend on its neighbours.
+
+    Attributes:
+        spec: canonical text that `parse_cushion` turns into this cushion again.
+        has_twin: whether `twin` can be called.
+        channels: the channel counts it takes.
+    """
+
+    has_twin: ClassVar[bool] = True
+    channels: ClassVar[tuple[int, ...]] = (1, 3)
+
+    def __init__(self, spec: str) -> None:
+        self.spec = spec
+
+    def __repr__(self) -> str:
+        return f"parse_cushion({self.spec!r})"
+
+    @torch.no_grad()
+    def __call__(self, x: Tensor) -> Tensor:
+        """The cushioned images, as the deployed system would compute them; no gradient.
+
+        Args:
+            x: float32 or float64 `(N, C, H, W)` in [0, 1]; rounded to 8 bits first (halves to even).
+
+        Returns:
+            Images of the same shape, type and device whose values are k / 255 with whole k.
+
+        Raises:
+            ConfigError: shape, number of channels or type do not fit.
+            ImageError: a value is NaN or rounds to something outside 0..255. Nothing is clamped.
+        """
+        return self._cushion(self._to_bytes(x)).to(x.dtype).div_(255)
+
+    @abstractmethod
+    def _cushion(self, pixels: Tensor) -> Tensor:
+        """uint8 `(N, C, H, W)` -> new uint8 tensor of that shape, on the same device."""
+
+    @abstractmethod
+    def twin(self, x: Tensor) -> Tensor:
+        """A differentiable stand-in for the exact cushion, without the first rounding to 8 bits.
+
+        Args:
+            x: float32 or float64 `(N, C, H, W)` in [0, 1].
+
+        Raises:
+            ConfigError: shape, number of channels or type do not fit.
+        """
+
+    def manifest(self) -> dict[str, Any]:
+        """What a guard writes down to get the same pixels again: the spec and a fingerprint of its output.
+
+        `probe` is the SHA-256 of the cushioned bytes of fixed synthetic images, so a codec or library that computes
+        other pixels is noticed whatever its version number says.
+        """
+        return {"spec": self.spec, "probe": self._probe()}
+
+    def _probe(self) -> str:
+        digest = hashlib.sha256()
+        for channels in self.channels:
+            # A multiplicative hash gives noise on which rounding differences show, without a random generator.
+            count = 2 * channels * 37 * 45
+            noise = (torch.arange(count, dtype=torch.int64) * 2654435761 % 2**32 >> 24).view(2, channels, 37, 45)
+            ramp = (torch.arange(37).view(37, 1) * 3 + torch.arange(45) * 2).expand(2, channels, 37, 45)
+            digest.update(self._cushion(((ramp * 7 + noise) // 8).to(torch.uint8)).numpy().tobytes())
+        return digest.hexdigest()
+
+    def _check(self, x: Tensor) -> None:
+        if x.ndim != 4 or x.shape[1] not in self.channels or 0 in x.shape[2:]:
+            wanted = " or ".join(str(c) for c in self.channels)
+            raise ConfigError(
+                f"cushion {self.spec}",
+                f"got a tensor of shape {tuple(x.shape)}, expected (N, {wanted}, H, W)",
+                "pass a batch of images, channels first",
+            )
+        if x.dtype not in (torch.float32, torch.float64):
+            raise ConfigError(
+                f"cushion {self.spec}",
+                f"got {x.dtype}, expected float32 or float64 in [0, 1]",
+                "divide uint8 images by 255; do not feed half precision, which cannot hold 8-bit pixels",
+            )
+
+    def _to_bytes(self, x: Tensor) -> Tensor:
+        self._check(x)
+        scaled = x.mul(255).round_()
+        if scaled.numel():
+            low, high = scaled.aminmax()
+            if not bool((low >= 0) & (high <= 255)):  # NaN compares false: refused as well
+                raise ImageError(
+                    f"cushion {self.spec}",
+                    "an image holds NaN or values outside [0, 1]"
+                    f" (smallest {low.item() / 255:.4g}, largest {high.item() / 255:.4g})",
+                    "find out where these pixels come from; they are not clamped, and no diagnosis may rest on them",
+                )
+        return scaled.to(torch.uint8)
+
+
+class _Substitute(torch.autograd.Function):
+    """Value of the second argument, gradient to the first."""
+
+    @staticmethod
+    def forward(ctx: Any, surrogate: Tensor, exact: Tensor) -> Tensor:
+        return exact.view_as(exact)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0], None
+
+
+_substitute: Callable[[Tensor, Tensor], Tensor] = _Substitute.apply
+
+
+def cushion_with_gradient(cushion: Cushion, x: Tensor, gradient: Gradient) -> Tensor:
+    """The exact cushion of x, with a gradient of the attacker's choice.
+
+    Args:
+        cushion: any cushion.
+        x: float32 or float64 `(N, C, H, W)` in [0, 1].
+        gradient: "bpda" passes the gradient through unchanged (straight-through identity; Athalye et al. 2018);
+            "twin" takes the derivative of `cushion.twin` at x.
+
+    Returns:
+        Bit for bit `cushion(x)`, whatever the gradient.
+
+    Raises:
+        ConfigError: the gradient is unknown, the cushion has no twin, or x does not fit.
+        ImageError: as `Cushion.__call__`.
+    """
+    if gradient not in ("bpda", "twin"):
+        raise ConfigError("gradient", f"got {gradient!r}, expected 'bpda' or 'twin'", "choose one of the two")
+    if gradient == "twin" and not cushion.has_twin:
+        raise ConfigError(f"cushion {cushion.spec}", "it has no differentiable twin", "use gradient 'bpda'")
+    exact = cushion(x)
+    if not (torch.is_grad_enabled() and x.requires_grad):
+        return exact
+    return _substitute(x if gradient == "bpda" else cushion.twin(x), exact)
