@@ -1,0 +1,15 @@
+"""Classifiers with feature taps: backbones, exact inference folding, training, storage."""
+
+from medaegis.models.backbones import backbones, create_backbone, default_taps, load_factory
+from medaegis.models.classifier import Activations, Classifier
+from medaegis.models.folding import fold_batchnorm
+
+__all__ = [
+    "Activations",
+    "Classifier",
+    "backbones",
+    "create_backbone",
+    "default_taps",
+    "fold_batchnorm",
+    "load_factory",
+]

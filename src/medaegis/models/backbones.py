@@ -1,0 +1,199 @@
+"""The networks a classifier can be built on: a registry by name, and networks from elsewhere.
+
+Every registered network has torchvision's state-dict keys and numerics, so that its published weights fit.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import nn
+
+from medaegis.errors import ConfigError
+from medaegis.models.weights import load_weights
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """One entry of the registry.
+
+    Attributes:
+        name: what the user writes.
+        build: ``classes -> network``.
+        paper: where the architecture comes from.
+        taps: module names read by default.
+        head: module whose size depends on the number of classes.
+    """
+
+    name: str
+    build: Callable[[int], nn.Module]
+    paper: str
+    taps: tuple[str, ...]
+    head: str
+
+
+_REGISTRY: dict[str, Backbone] = {}
+
+
+def _register(
+    name: str, *, paper: str, taps: tuple[str, ...], head: str
+) -> Callable[[Callable[[int], nn.Module]], Callable[[int], nn.Module]]:
+    def add(build: Callable[[int], nn.Module]) -> Callable[[int], nn.Module]:
+        _REGISTRY[name] = Backbone(name, build, paper, taps, head)
+        return build
+
+    return add
+
+
+def backbones() -> tuple[str, ...]:
+    """Names of the registered networks."""
+    return tuple(_REGISTRY)
+
+
+def backbone(name: str) -> Backbone:
+    """The registry's entry.
+
+    Raises:
+        ConfigError: no such name.
+    """
+    entry = _REGISTRY.get(name)
+    if entry is None:
+        raise ConfigError(
+            f"backbone {name!r}",
+            "not a registered network",
+            f"give one of {', '.join(_REGISTRY)}, or timm:NAME, torchvision:NAME, package.module:factory",
+        )
+    return entry
+
+
+def default_taps(name: str) -> tuple[str, ...]:
+    """The taps of the papers, or spread alike where no paper names any; empty for networks from elsewhere."""
+    return () if ":" in name else backbone(name).taps
+
+
+def create_backbone(name: str, *, classes: int, weights: Path | None = None, seed: int = 0) -> nn.Module:
+    """A network with ``classes`` outputs; its random weights are a function of ``seed`` alone.
+
+    Args:
+        name: a registered name; ``timm:NAME`` or ``torchvision:NAME`` where those import; or
+            ``package.module:factory``, called as ``factory(classes=...)``; that
+            runs the code it names, so give only what you trust.
+        classes: number of outputs.
+        weights: local ``.safetensors`` (preferred) or ``.pth`` file. A head made for another number of classes is left
+            out (see `load_weights`); every other key must fit.
+
+    Raises:
+        ConfigError: unknown name, library that does not import, factory without a module, weights that do not fit.
+    """
+    # Constructors of modules draw from the global generator: give it back as it was.
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        head: str | None = None
+        if ":" not in name:
+            entry = backbone(name)
+            network, head = entry.build(classes), entry.head
+        elif name.startswith("timm:"):
+            network = _from_timm(name.partition(":")[2], classes)
+        elif name.startswith("torchvision:"):
+            network = _from_torchvision(name.partition(":")[2], classes)
+        else:
+            network = load_factory(name)(classes=classes)
+    if not isinstance(network, nn.Module):
+        raise ConfigError(
+            f"backbone {name!r}", f"the factory returned {type(network).__name__}", "return a torch.nn.Module"
+        )
+    if weights is not None:
+        load_weights(network, weights, head=head)
+    return network
+
+
+def load_factory(spec: str) -> Callable[..., nn.Module]:
+    """The function that ``package.module:factory`` names. Imports, and so runs, that module.
+
+    Raises:
+        ConfigError: not of this form, the module does not import, or it has no such function.
+    """
+    module_name, _, function_name = spec.partition(":")
+    source = f"factory {spec!r}"
+    if not module_name or not function_name:
+        raise ConfigError(source, "expected package.module:factory", "name a module and a function in it")
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise ConfigError(source, f"{module_name} does not import: {error}", "put it on PYTHONPATH") from error
+    factory = getattr(module, function_name, None)
+    if not callable(factory):
+        raise ConfigError(source, f"{module_name} has no function {function_name!r}", "check its name")
+    return factory  # type: ignore[no-any-return]
+
+
+def _from_timm(name: str, classes: int) -> nn.Module:
+    try:
+        import timm
+    except Exception as error:  # a torchvision built for another torch fails with anything, RuntimeError included
+        raise ConfigError(
+            f"backbone 'timm:{name}'", f"timm does not import: {error}", "install medaegis[timm]; see medaegis doctor"
+        ) from error
+    if name not in timm.list_models():
+        raise ConfigError(f"backbone 'timm:{name}'", "timm has no such model", "see timm.list_models()")
+    network: nn.Module = timm.create_model(name, num_classes=classes)
+    return network
+
+
+def _from_torchvision(name: str, classes: int) -> nn.Module:
+    try:
+        from torchvision import models
+    except Exception as error:  # as above
+        raise ConfigError(
+            f"backbone 'torchvision:{name}'",
+            f"torchvision does not import: {error}",
+            "install the torchvision made for this torch; see medaegis doctor",
+        ) from error
+    if name not in models.list_models(module=models):
+        raise ConfigError(f"backbone 'torchvision:{name}'", "torchvision has no such model", "see its list_models()")
+    network: nn.Module = models.get_model(name, weights=None, num_classes=classes)
+    return network
+
+
+def _resnet(block: Literal["basic", "bottleneck"], layers: list[int], classes: int) -> nn.Module:
+    # MONAI takes seconds to import: only who builds a ResNet pays. These arguments give torchvision's ResNet.
+    from monai.networks.nets import ResNet
+
+    network: nn.Module = ResNet(
+        block,
+        layers,
+        [64, 128, 256, 512],
+        spatial_dims=2,
+        n_input_channels=3,
+        conv1_t_stride=2,
+        shortcut_type="B",
+        bias_downsample=False,
+        num_classes=classes,
+    )
+    return network
+
+
+_RESNET = "He et al. 2016, Deep Residual Learning for Image Recognition"
+
+
+# Residual blocks 1, 2, 4, 7 of 8.
+@_register("resnet18", paper=_RESNET, taps=("layer1.0", "layer1.1", "layer2.1", "layer4.0"), head="fc")
+def _resnet18(classes: int) -> nn.Module:
+    return _resnet("basic", [2, 2, 2, 2], classes)
+
+
+# Residual blocks 1, 4, 8, 14 of 16, as for ResNet-50.
+@_register("resnet34", paper=_RESNET, taps=("layer1.0", "layer2.0", "layer3.0", "layer4.0"), head="fc")
+def _resnet34(classes: int) -> nn.Module:
+    return _resnet("basic", [3, 4, 6, 3], classes)
+
+
+# Residual blocks 1, 4, 8, 14 of 16 (Medical Aegis, section 4.1).
+@_register("resnet50", paper=_RESNET, taps=("layer1.0", "layer2.0", "layer3.0", "layer4.0"), head="fc")
+def _resnet50(classes: int) -> nn.Module:
+    return _resnet("bottleneck", [3, 4, 6, 3], classes)

@@ -1,0 +1,179 @@
+"""Fold batch normalisation into the convolution before it: the same function in eval mode, one pass over memory less.
+
+In eval mode batch norm is affine per channel (Ioffe & Szegedy 2015, algorithm 2), so BN(W * x + b) is one convolution.
+Which convolution belongs to which batch norm is found by data flow on one example, not by guessing from names.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from medaegis.errors import ConfigError
+
+# Largest deviation allowed, as a share of the largest absolute value of the reference.
+PAIR_TOLERANCE_FLOAT64 = 1e-10
+PAIR_TOLERANCE_FLOAT32 = 1e-4
+NETWORK_TOLERANCE_FLOAT32 = 1e-3
+
+
+class _Uses(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts how often each tensor is read by an operation, those called outside any module included."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.count: Counter[int] = Counter()
+        self.alive: list[Tensor] = []  # an id is only unique among living objects
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        for leaf in tree_leaves((args, kwargs or {})):
+            if isinstance(leaf, Tensor):
+                self.count[id(leaf)] += 1
+                self.alive.append(leaf)
+        return func(*args, **(kwargs or {}))
+
+
+def deviation(value: Tensor, reference: Tensor) -> float:
+    """Largest absolute difference as a share of the reference's largest absolute value (nan if either holds one)."""
+    scale = float(reference.abs().max().clamp_min(1e-30))
+    return float((value - reference).abs().max()) / scale
+
+
+def _folded(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
+    """The one convolution that equals ``norm(conv(x))`` in eval mode; computed in float64, kept in conv's type."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    scale = (norm.running_var.double() + norm.eps).rsqrt()
+    if norm.weight is not None:
+        scale = scale * norm.weight.double()
+    shift = -norm.running_mean.double() * scale
+    if norm.bias is not None:
+        shift = shift + norm.bias.double()
+    if conv.bias is not None:
+        shift = shift + conv.bias.double() * scale
+    folded = copy.deepcopy(conv)
+    folded.weight = nn.Parameter((conv.weight.double() * scale[:, None, None, None]).to(conv.weight.dtype))
+    folded.bias = nn.Parameter(shift.to(conv.weight.dtype))
+    return folded
+
+
+def _verified(conv: nn.Conv2d, norm: nn.BatchNorm2d, folded: nn.Conv2d, x: Tensor) -> bool:
+    """Whether ``folded(x)`` is ``norm(conv(x))``, in float64 to rounding and in float32 to the stated tolerance."""
+    exact_conv, exact_norm = copy.deepcopy(conv).double(), copy.deepcopy(norm).double()
+    reference = exact_norm(exact_conv(x.double()))
+    in64 = deviation(_folded(exact_conv, exact_norm)(x.double()), reference)
+    in32 = deviation(folded(x).double(), reference)
+    return in64 <= PAIR_TOLERANCE_FLOAT64 and in32 <= PAIR_TOLERANCE_FLOAT32  # False for nan as well
+
+
+def foldable_pairs(network: nn.Module, example: Tensor, keep: Iterable[str] = ()) -> list[tuple[str, str]]:
+    """Names of (convolution, batch norm) where the convolution's output is read by that batch norm and nothing else.
+
+    Args:
+        network: any module, in eval mode; it is run once on ``example``.
+        example: ``(N, C, H, W)`` input.
+        keep: module names whose outputs must stay what they are (taps): such convolutions are left out.
+    """
+    names = {module: name for name, module in network.named_modules()}
+    weights = Counter(id(p) for _, p in network.named_parameters(remove_duplicate=False))
+    calls: Counter[nn.Module] = Counter()
+    outputs: dict[int, nn.Conv2d] = {}
+    reads: list[tuple[nn.BatchNorm2d, Tensor]] = []
+
+    def after_conv(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        assert isinstance(module, nn.Conv2d)
+        calls[module] += 1
+        outputs[id(output)] = module
+
+    def before_norm(module: nn.Module, args: tuple[Any, ...]) -> None:
+        assert isinstance(module, nn.BatchNorm2d)
+        calls[module] += 1
+        reads.append((module, args[0]))
+
+    handles = []
+    for module in names:
+        if type(module) is nn.Conv2d:
+            handles.append(module.register_forward_hook(after_conv))
+        elif type(module) is nn.BatchNorm2d and module.running_mean is not None:
+            handles.append(module.register_forward_pre_hook(before_norm))
+    uses = _Uses()
+    try:
+        with torch.no_grad(), uses:
+            network(example)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+    kept = set(keep)
+    pairs = []
+    for norm, tensor in reads:
+        conv = outputs.get(id(tensor))
+        if conv is None or calls[conv] != 1 or calls[norm] != 1 or uses.count[id(tensor)] != 1:
+            continue
+        if names[conv] not in kept and all(weights[id(p)] == 1 for p in (*conv.parameters(), *norm.parameters())):
+            pairs.append((names[conv], names[norm]))
+    return pairs
+
+
+def fold_batchnorm(network: nn.Module, example: Tensor, keep: Iterable[str] = ()) -> nn.Module:
+    """A copy of ``network`` in eval mode with every foldable batch norm folded into its convolution.
+
+    Folded batch norms become ``nn.Identity``, so every module name stays and every output but that of the folded
+    convolutions is unchanged. A pair is folded only if it verifies on (a corner of) the tensor it really sees: within
+    1e-10 of the reference's largest value in float64 and 1e-4 in float32. The whole network must then agree within
+    1e-3 in float32.
+
+    Args:
+        network: float32 module; not changed.
+        example: float32 ``(N, C, H, W)`` input as the network gets it.
+        keep: module names whose outputs must stay what they are (taps).
+
+    Raises:
+        ConfigError: the folded network does not compute what the network computes on ``example``.
+    """
+    network = copy.deepcopy(network).eval().requires_grad_(False)
+    pairs = foldable_pairs(network, example, keep)
+    inputs: dict[str, Tensor] = {}
+
+    def remember(name: str) -> Any:
+        def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
+            # One corner of one image: folding acts alike at every position. A copy: in-place operations may follow.
+            assert isinstance(module, nn.Conv2d)
+            sides = [max(8, 2 * d * (k - 1) + 1) for d, k in zip(module.dilation, module.kernel_size, strict=True)]
+            inputs[name] = args[0][:1, :, : sides[0], : sides[1]].clone()
+
+        return hook
+
+    handles = [network.get_submodule(conv).register_forward_pre_hook(remember(conv)) for conv, _ in pairs]
+    try:
+        with torch.no_grad():
+            reference = network(example)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+    with torch.no_grad():
+        for conv_name, norm_name in pairs:
+            conv, norm = network.get_submodule(conv_name), network.get_submodule(norm_name)
+            assert isinstance(conv, nn.Conv2d)
+            assert isinstance(norm, nn.BatchNorm2d)
+            folded = _folded(conv, norm)
+            if _verified(conv, norm, folded, inputs.pop(conv_name)):
+                network.set_submodule(conv_name, folded)
+                network.set_submodule(norm_name, nn.Identity())
+        found = deviation(network(example), reference)
+    if not found <= NETWORK_TOLERANCE_FLOAT32:
+        raise ConfigError(
+            "batch-norm folding",
+            f"the folded network differs from the network by {found:.1e} of its largest output, "
+            f"more than {NETWORK_TOLERANCE_FLOAT32:.0e}",
+            "freeze it with fold=False",
+        )
+    return network.requires_grad_(False)
