@@ -1,0 +1,20 @@
+"""Pixels in: files and DICOM, data sets by one spec string, splits by patient, built-in phantoms."""
+
+from medaegis.images.datasets import Channels, Dataset, dataset_schemes, load_dataset
+from medaegis.images.readers import Limits, Picture, find_images, model_input, read_image
+from medaegis.images.splits import PARTS, Split, split_dataset
+
+__all__ = [
+    "PARTS",
+    "Channels",
+    "Dataset",
+    "Limits",
+    "Picture",
+    "Split",
+    "dataset_schemes",
+    "find_images",
+    "load_dataset",
+    "model_input",
+    "read_image",
+    "split_dataset",
+]

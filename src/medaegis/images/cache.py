@@ -1,0 +1,102 @@
+"""Decoded data sets on disk: one safetensors file per (image list, size, channels), so no epoch decodes anything.
+
+The key covers every file's size and modification time; a changed, added or removed image is a new cache entry.
+"""
+
+import hashlib
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from medaegis.errors import DataError, ImageError
+
+# Raise when the same file gives other pixels than before (readers, resize, phantoms).
+PIXEL_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What decoding a listing gave: pictures uint8 (K, C, S, S), their places in the listing (K,), and the failures."""
+
+    images: Tensor
+    kept: Tensor
+    failures: tuple[ImageError, ...]
+
+
+def cache_folder(given: Path | str | None) -> Path:
+    """The folder for decoded data: as given, else `$MEDAEGIS_CACHE`, else the user's cache folder; made if absent.
+
+    Raises `DataError` if it cannot be written to: better now than after an hour of decoding.
+    """
+    chosen = given or os.environ.get("MEDAEGIS_CACHE") or _user_cache() / "medaegis"
+    folder = Path(chosen).expanduser()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise DataError(
+            folder, f"cannot keep decoded images here ({error.strerror})", "set MEDAEGIS_CACHE to a writable folder"
+        ) from error
+    return folder
+
+
+def _user_cache() -> Path:
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+
+
+def cache_key(names: Sequence[str], stamps: Sequence[str], *, root: str, size: int, channels: str) -> str:
+    """A hash of everything that decides the pixels: where from, which files in which state, size, channels, decoders."""
+    told = {
+        "root": root,
+        "size": size,
+        "channels": channels,
+        "version": PIXEL_VERSION,
+        "codecs": [version("pillow"), version("pydicom")],
+        "files": [list(names), list(stamps)],
+    }
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def read_cache(file: Path) -> Decoded | None:
+    """The decoded images in `file`, or None where there is none, or none that is whole (it is then made anew)."""
+    try:
+        with safe_open(file, framework="pt") as store:
+            failures = json.loads(store.metadata()["failures"])
+            return Decoded(
+                store.get_tensor("images"), store.get_tensor("kept"), tuple(ImageError(*entry) for entry in failures)
+            )
+    except (FileNotFoundError, SafetensorError, KeyError, ValueError, TypeError):
+        return None
+
+
+def write_cache(file: Path, decoded: Decoded) -> None:
+    """Write atomically: another process sees the whole file or none.
+
+    Raises `DataError` if the disk does not take it.
+    """
+    failures = json.dumps([[e.source, e.problem, e.remedy] for e in decoded.failures])
+    handle, name = tempfile.mkstemp(dir=file.parent, prefix=file.stem, suffix=".part")
+    os.close(handle)
+    part = Path(name)
+    try:
+        save_file({"images": decoded.images, "kept": decoded.kept.to(torch.int64)}, part, {"failures": failures})
+        part.replace(file)
+    except (OSError, SafetensorError) as error:
+        raise DataError(file, f"cannot write decoded images ({error})", "free some space or set MEDAEGIS_CACHE") from error
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,0 +1,210 @@
+"""Labelled images in memory: a data set is named by one spec string, decoded once, and kept as uint8 tensors.
+
+Pixels are handed out as float32 in [0, 1]; every image carries its patient, for splits that do not leak.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medaegis.errors import ConfigError, DataError, ImageError
+from medaegis.images.cache import Decoded, cache_folder, cache_key, read_cache, write_cache
+from medaegis.images.readers import model_input
+from medaegis.images.sources import SCHEMES, Listing, Spec
+from medaegis.progress import Progress, silent
+
+Channels = Literal["gray", "rgb"]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """N labelled images of one size.
+
+    Attributes:
+        spec: the spec it was loaded from.
+        images: uint8 (N, C, S, S), C = 1 ("gray") or 3 ("rgb").
+        labels: int64 (N,), indices into `classes`.
+        patients: one per image; images of a patient belong together in a split.
+        names: one per image, unique.
+        ids: int64 (N,), the image's place in the full data set, which seeds all randomness about it.
+        failures: the images that could not be read, left out of everything above.
+    """
+
+    spec: str
+    images: Tensor
+    labels: Tensor
+    classes: tuple[str, ...]
+    patients: tuple[str, ...]
+    names: tuple[str, ...]
+    ids: Tensor
+    failures: tuple[ImageError, ...] = ()
+
+    def __post_init__(self) -> None:
+        n = len(self.images)
+        told = {"labels": self.labels, "patients": self.patients, "names": self.names, "ids": self.ids}
+        for what, values in told.items():
+            if len(values) != n:
+                raise DataError(self.spec, f"{n} images but {len(values)} {what}", "give one for every image")
+        if self.images.dtype != torch.uint8 or self.images.ndim != 4 or self.images.shape[1] not in (1, 3):
+            shape = tuple(self.images.shape)
+            raise DataError(
+                self.spec, f"images are {self.images.dtype} {shape}", "give uint8 (N, C, S, S) with C = 1 or 3"
+            )
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def channels(self) -> Channels:
+        return "gray" if self.images.shape[1] == 1 else "rgb"
+
+    @property
+    def size(self) -> int:
+        return self.images.shape[-1]
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over names, labels and patients: two data sets with the same one hold the same cases in one order."""
+        told = json.dumps([self.names, [self.classes[i] for i in self.labels.tolist()], self.patients])
+        return hashlib.sha256(told.encode()).hexdigest()
+
+    def subset(self, indices: Sequence[int] | Tensor) -> "Dataset":
+        """The images at these places, in this order."""
+        index = torch.as_tensor(indices, dtype=torch.int64)
+        places = index.tolist()
+        return replace(
+            self,
+            images=self.images[index],
+            labels=self.labels[index],
+            patients=tuple(self.patients[i] for i in places),
+            names=tuple(self.names[i] for i in places),
+            ids=self.ids[index],
+            failures=(),
+        )
+
+    def pixels(self, indices: Sequence[int] | Tensor | None = None) -> Tensor:
+        """float32 (n, C, S, S) in [0, 1], of all images or of those at `indices`."""
+        chosen = self.images if indices is None else self.images[torch.as_tensor(indices, dtype=torch.int64)]
+        return chosen.to(torch.float32).div_(255)
+
+
+def dataset_schemes() -> dict[str, str]:
+    """Every scheme a spec can start with, and what it reads, in a line."""
+    return {name: scheme.help for name, scheme in SCHEMES.items()}
+
+
+def load_dataset(
+    spec: str,
+    *,
+    size: int,
+    channels: Channels,
+    limit: int | None = None,
+    seed: int = 0,
+    cache_dir: Path | str | None = None,
+    progress: Progress | None = None,
+) -> Dataset:
+    """Load the data set that `spec` names, `scheme:PATH?option=value&flag` (see `dataset_schemes`).
+
+    Args:
+        size: side S of the square images.
+        channels: "gray" or "rgb".
+        limit: take only so many images, drawn with `seed`, the classes in proportion.
+        cache_dir: where decoded images are kept (default: `$MEDAEGIS_CACHE`, else the user's cache folder).
+        progress: told of each decoded image.
+
+    Images that cannot be read are listed in `failures` and left out.
+
+    Raises:
+        DataError: the spec, its folder or its table does not fit, or not one image could be read.
+        ConfigError: a size, a limit or channels out of range.
+    """
+    if size < 8:
+        raise ConfigError(f"size {size}", "images need at least 8 px a side", "take 64, 112 or 224")
+    if channels not in ("gray", "rgb"):
+        raise ConfigError(f"channels {channels!r}", "not known", "take gray or rgb")
+    if limit is not None and limit < 1:
+        raise ConfigError(f"limit {limit}", "leaves no image", "take 1 or more, or no limit")
+    parsed = Spec.parse(spec)
+    listing = _list(parsed)
+    chosen = np.arange(len(listing.names)) if limit is None else _draw(np.asarray(listing.labels), limit, seed)
+
+    names = [listing.names[i] for i in chosen]
+    root = f"{parsed.scheme}:{Path(parsed.path).expanduser().resolve()}" if parsed.path else parsed.text
+    key = cache_key(names, [listing.stamps[i] for i in chosen], root=root, size=size, channels=channels)
+    file = cache_folder(cache_dir) / f"{parsed.scheme}-{key}.safetensors"
+    decoded = read_cache(file)
+    if decoded is None:
+        decoded = _decode(listing, chosen, size, channels, progress or silent)
+        if len(decoded.kept) == 0:
+            first = decoded.failures[0]
+            raise DataError(spec, f"none of {len(chosen)} images could be read, the first: {first}", "check the files")
+        write_cache(file, decoded)
+
+    ids = torch.from_numpy(chosen)[decoded.kept]
+    places = ids.tolist()
+    return Dataset(
+        spec=spec,
+        images=decoded.images,
+        labels=torch.tensor([listing.labels[i] for i in places], dtype=torch.int64),
+        classes=listing.classes,
+        patients=tuple(listing.patients[i] for i in places),
+        names=tuple(listing.names[i] for i in places),
+        ids=ids,
+        failures=decoded.failures,
+    )
+
+
+def _list(spec: Spec) -> Listing:
+    scheme = SCHEMES.get(spec.scheme)
+    if scheme is None:
+        raise spec.error(f"there is no scheme {spec.scheme!r}", f"start the spec with one of: {', '.join(SCHEMES)}")
+    unknown = set(spec.options) - set(scheme.options)
+    if unknown:
+        known = ", ".join(scheme.options) or "none"
+        raise spec.error(f"{spec.scheme} has no option {sorted(unknown)[0]!r}", f"its options are: {known}")
+    return scheme.list(spec)
+
+
+def _draw(labels: np.ndarray, limit: int, seed: int) -> np.ndarray:
+    """Places of `limit` images, sorted; each class is ranked at random and the ranks, as shares, are merged."""
+    random = np.random.default_rng([seed, 0x11317])
+    share = np.empty(len(labels))
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        share[random.permutation(members)] = (np.arange(len(members)) + 0.5) / len(members)
+    return np.sort(np.argsort(share, kind="stable")[:limit])
+
+
+def _decode(listing: Listing, chosen: np.ndarray, size: int, channels: Channels, progress: Progress) -> Decoded:
+    """Read all chosen pictures in parallel, in order."""
+    images = np.empty((len(chosen), 1 if channels == "gray" else 3, size, size), dtype=np.uint8)
+
+    def read(place: int) -> ImageError | None:
+        try:
+            picture = listing.read(int(chosen[place]), size)
+            images[place] = model_input(picture, size=size, channels=channels)
+        except ImageError as error:
+            return error
+        return None
+
+    # Codecs and NumPy let go of the interpreter lock, so threads are enough and start at once.
+    failures: list[ImageError] = []
+    kept: list[int] = []
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        for place, error in enumerate(pool.map(read, range(len(chosen)))):
+            if error is None:
+                kept.append(place)
+            else:
+                failures.append(error)
+            progress(place + 1, len(chosen), "decoding images")
+    pictures = images if len(kept) == len(chosen) else images[kept]
+    return Decoded(torch.from_numpy(pictures), torch.tensor(kept, dtype=torch.int64), tuple(failures))

@@ -1,0 +1,175 @@
+"""Four parts of a data set, split by patient and kept on disk with the run (HFC's Train / AdvTrain / AdvTest, and val).
+
+The classifier learns on train, the Shield on train and adv_train, thresholds are set on val, which nothing is trained
+on, and every reported figure comes from adv_test.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+
+from medaegis.errors import ConfigError, DataError
+from medaegis.images.datasets import Dataset
+
+PARTS = ("train", "val", "adv_train", "adv_test")
+By = Literal["patient", "image"]
+_FORMAT = "medaegis-split"
+
+
+@dataclass(frozen=True)
+class Split:
+    """Places of a data set's images in each of the four parts, sorted; every image is in exactly one.
+
+    `fingerprint` is the data set's; `by` says what was kept together.
+    """
+
+    train: tuple[int, ...]
+    val: tuple[int, ...]
+    adv_train: tuple[int, ...]
+    adv_test: tuple[int, ...]
+    seed: int
+    by: By
+    fingerprint: str
+
+    @property
+    def leaks(self) -> bool:
+        """Whether images of one patient may sit in two parts, which makes every figure too good."""
+        return self.by == "image"
+
+    @property
+    def parts(self) -> dict[str, tuple[int, ...]]:
+        """The four parts by name."""
+        return {part: getattr(self, part) for part in PARTS}
+
+    def save(self, path: Path | str) -> None:
+        """Write as JSON, atomically."""
+        file = Path(path)
+        told = {
+            "format": _FORMAT,
+            "version": 1,
+            "by": self.by,
+            "leaks_patients": self.leaks,
+            "seed": self.seed,
+            "fingerprint": self.fingerprint,
+            **self.parts,
+        }
+        part = file.with_name(f"{file.name}.{os.getpid()}.part")
+        part.write_text(json.dumps(told), encoding="utf-8")
+        part.replace(file)
+
+    @classmethod
+    def load(cls, path: Path | str, dataset: Dataset) -> "Split":
+        """Read a split of `dataset`.
+
+        Raises `DataError` if the file is no split, was made for other images, or breaks the rules it claims to keep.
+        """
+        try:
+            told = json.loads(Path(path).read_text(encoding="utf-8"))
+            if told["format"] != _FORMAT or told["version"] != 1 or told["by"] not in get_args(By):
+                raise ValueError("another format or version")
+            places = {part: tuple(int(i) for i in told[part]) for part in PARTS}
+            split = cls(**places, seed=int(told["seed"]), by=told["by"], fingerprint=told["fingerprint"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError(path, f"not a split of this package ({error})", "make the split anew") from error
+        if split.fingerprint != dataset.fingerprint:
+            raise DataError(
+                path,
+                f"was made for other images than {dataset.spec} ({len(dataset)} images)",
+                "give the data set, the limit and the seed it was made with, or make a new split in another folder",
+            )
+        split._check(path, dataset)
+        return split
+
+    def _check(self, path: Path | str, dataset: Dataset) -> None:
+        owner: dict[str, str] = {}
+        for part, places in self.parts.items():
+            for place in places:
+                if not 0 <= place < len(dataset):
+                    raise DataError(path, f"{part} names image {place} of {len(dataset)}", "make the split anew")
+                patient = dataset.patients[place] if self.by == "patient" else dataset.names[place]
+                if owner.setdefault(patient, part) != part:
+                    raise DataError(path, f"{patient} is in {owner[patient]} and in {part}", "make the split anew")
+        if sorted(place for places in self.parts.values() for place in places) != list(range(len(dataset))):
+            raise DataError(path, "does not use every image exactly once", "make the split anew")
+
+
+def split_dataset(
+    dataset: Dataset,
+    *,
+    by: By = "patient",
+    seed: int = 0,
+    fractions: tuple[float, float, float, float] = (0.65, 0.12, 0.08, 0.15),
+) -> Split:
+    """Split into train, val, adv_train, adv_test, stratified by class as well as the patients allow.
+
+    Patients that share an identical picture are taken as one: some archives hold the same film under two numbers.
+    `by="image"` ignores patients and leaks; it is there to show by how much. A fraction of 0 leaves its part empty.
+
+    Raises:
+        ConfigError: fractions that do not add up to 1, or an unknown `by`.
+        DataError: too few patients to give every part every class.
+    """
+    if len(fractions) != len(PARTS) or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6 or fractions[0] == 0:
+        raise ConfigError(f"fractions {fractions}", "not four shares that add up to 1, the first above 0", "correct them")
+    if by not in get_args(By):
+        raise ConfigError(f"by {by!r}", "not known", "split by patient, or by image for comparison")
+    groups = _patients(dataset) if by == "patient" else [[place] for place in range(len(dataset))]
+    labels = dataset.labels.numpy()
+    counts = np.stack([np.bincount(labels[group], minlength=len(dataset.classes)) for group in groups])
+    part_of = _assign(counts, np.asarray(fractions), np.random.default_rng([seed, 0x5B117]))
+    parts: dict[str, tuple[int, ...]] = {}
+    for number, part in enumerate(PARTS):
+        parts[part] = tuple(sorted(i for g, group in enumerate(groups) if part_of[g] == number for i in group))
+        missing = set(np.flatnonzero(counts.sum(0))) - set(labels[list(parts[part])])
+        if fractions[number] and missing:
+            name = dataset.classes[min(missing)]
+            patients = int((counts[:, min(missing)] > 0).sum())
+            raise DataError(
+                dataset.spec,
+                f"{part} would hold no image of class {name!r} ({patients} patients in all)",
+                "add patients, merge classes, or raise that part's fraction",
+            )
+    return Split(**parts, seed=seed, by=by, fingerprint=dataset.fingerprint)
+
+
+def _patients(dataset: Dataset) -> list[list[int]]:
+    """Places of each patient's images; patients with an identical picture (not a blank one) are merged."""
+    parent: dict[str, str] = {patient: patient for patient in dataset.patients}
+
+    def root(patient: str) -> str:
+        while parent[patient] != patient:
+            patient = parent[patient]
+        return patient
+
+    first: dict[bytes, str] = {}
+    for image, patient in zip(dataset.images.numpy(), dataset.patients, strict=True):
+        if image.min() < image.max():
+            twin = first.setdefault(hashlib.sha256(image.tobytes()).digest(), patient)
+            parent[root(patient)] = root(twin)
+    groups: dict[str, list[int]] = {}
+    for place, patient in enumerate(dataset.patients):
+        groups.setdefault(root(patient), []).append(place)
+    return list(groups.values())
+
+
+def _assign(counts: np.ndarray, fractions: np.ndarray, random: np.random.Generator) -> Iterable[int]:
+    """A part for each group with class `counts` (groups, classes): the largest first, each where it fits best.
+
+    "Best" is the part that would be least full afterwards, per class, weighed by the group's images of that class.
+    """
+    wanted = np.maximum(np.outer(fractions, counts.sum(0)), 1e-9)  # (parts, classes)
+    held = np.zeros_like(wanted)
+    order = random.permutation(len(counts))
+    order = order[np.argsort(-counts[order].sum(1), kind="stable")]
+    part_of = np.empty(len(counts), dtype=np.int64)
+    for group in order:
+        fullness = ((held + counts[group]) / wanted * counts[group]).sum(1)
+        part_of[group] = fullness.argmin()
+        held[part_of[group]] += counts[group]
+    return part_of
