@@ -21,10 +21,10 @@ Groups = Sequence[Sequence[str] | npt.NDArray[np.generic]]
 
 
 def threshold_at_tnr(negatives: npt.ArrayLike, tnr: float) -> float:
-    """The smallest score of a negative that accepts at least a share `tnr` of them, where `score <= threshold` is accepted.
+    """The smallest score of a negative that accepts at least a share `tnr` of them; accepted is `score <= threshold`.
 
-    negatives: (n,) scores of clean images; tnr: in (0, 1]. It is the k-th smallest score with k = ceil(tnr * n); with ties
-    the share really accepted may be higher, never lower. Raises ConfigError on empty input, NaN, or tnr outside (0, 1].
+    negatives: (n,) scores of clean images; tnr: in (0, 1]. It is the k-th smallest score with k = ceil(tnr * n); with
+    ties the share accepted may be higher, never lower. Raises ConfigError on empty input, NaN, or tnr outside (0, 1].
     """
     scores = np.sort(_scores("negatives", negatives))
     if not 0.0 < tnr <= 1.0:
@@ -35,7 +35,7 @@ def threshold_at_tnr(negatives: npt.ArrayLike, tnr: float) -> float:
 
 
 def tpr_at_tnr(negatives: npt.ArrayLike, positives: npt.ArrayLike, tnr: float) -> float:
-    """Share of positives scored above `threshold_at_tnr(negatives, tnr)`: the share of attacked images that is withheld.
+    """Share of positives scored above `threshold_at_tnr(negatives, tnr)`: the share of attacked images withheld.
 
     negatives: (n,), positives: (m,). Raises ConfigError as `threshold_at_tnr` does.
     """
@@ -56,7 +56,7 @@ def auroc(negatives: npt.ArrayLike, positives: npt.ArrayLike) -> float:
 
 @dataclass(frozen=True)
 class RocCurve:
-    """Corners of a ROC curve from (0, 0) to (1, 1); at corner k an image is withheld when its score >= thresholds[k]."""
+    """Corners of a ROC curve from (0, 0) to (1, 1); corner k withholds images whose score >= thresholds[k]."""
 
     fpr: FloatArray
     tpr: FloatArray
@@ -114,11 +114,12 @@ def bootstrap_interval(
 ) -> Interval:
     """Percentile bootstrap interval of `statistic(*arrays)` (Efron, 1979), each array resampled apart (stratified).
 
-    arrays: one (n_k,) array per stratum, e.g. [negatives, positives]. groups: for each array one label per element, e.g.
-    the patient. Then whole groups are drawn (cluster bootstrap), because images of one patient are not independent; a
-    group found in several arrays is drawn equally often in all, so that a patient's clean and attacked images stay
-    together, and a draw that leaves an array empty is drawn again. Depends on the arguments alone: the global generator
-    is not touched. Raises ConfigError on empty arrays, NaN, groups that do not fit, or n < 1.
+    arrays: one (n_k,) array per stratum, e.g. [negatives, positives]. groups: for each array one label per element,
+    e.g. the patient. Then whole groups are drawn (cluster bootstrap), because images of one patient are not
+    independent; a group found in several arrays is drawn equally often in all, so that a patient's clean and attacked
+    images stay together, and a draw that leaves an array empty is drawn again. The result depends on the arguments
+    alone; the global generator is not touched. Raises ConfigError on empty arrays, NaN, groups that do not fit, or n <
+    1.
     """
     data = [_scores(f"arrays[{k}]", array) for k, array in enumerate(arrays)]
     if not data or n < 1:
@@ -135,16 +136,16 @@ def bootstrap_interval(
 def expected_calibration_error(probs: npt.ArrayLike, labels: npt.ArrayLike, *, bins: int = 15) -> float:
     """Mean gap between confidence and accuracy of the top class over equally wide bins (Guo et al. 2017, eq. 3).
 
-    probs: (n, k), rows in [0, 1] that sum to 1; labels: (n,) class indices. Raises ConfigError on empty input, NaN, rows
-    that are no distribution, labels outside 0..k-1, or bins < 1.
+    probs: (n, k), rows in [0, 1] that sum to 1; labels: (n,) class indices. Raises ConfigError on empty input, NaN,
+    rows that are no distribution, labels outside 0..k-1, or bins < 1.
     """
     values, targets = np.asarray(probs, dtype=np.float64), np.asarray(labels)
     if values.ndim != 2 or targets.shape != values.shape[:1] or not values.size or bins < 1:
-        problem = f"got probs {values.shape}, labels {targets.shape}, bins {bins}; expected (n, k), (n,), at least one bin"
+        problem = f"got probs {values.shape}, labels {targets.shape}, bins {bins}; expected (n, k), (n,), bins >= 1"
         raise ConfigError("expected_calibration_error", problem, "pass one row of class probabilities per image")
     # NaN fails these comparisons too.
     if not (np.all((values >= 0) & (values <= 1)) and np.all(np.abs(values.sum(axis=1) - 1) <= 1e-3)):
-        raise ConfigError("probs", "expected rows in [0, 1] that sum to 1, without NaN", "apply a softmax to the logits")
+        raise ConfigError("probs", "expected rows in [0, 1] that sum to 1, without NaN", "apply a softmax first")
     if not np.issubdtype(targets.dtype, np.integer) or targets.min() < 0 or targets.max() >= values.shape[1]:
         problem = f"expected integer class indices in 0..{values.shape[1] - 1}, got {targets.dtype}"
         raise ConfigError("labels", problem, "map class names to their indices")

@@ -1,0 +1,1 @@
+"""Experiments as data: metrics, the evaluation format on disk, plots and the report."""

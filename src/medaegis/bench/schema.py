@@ -1,0 +1,198 @@
+"""The evaluation format on disk: the one definition that the evaluation writes by and the report reads by.
+
+These models are evaluation.json; the arrays beside it are described in `archive`. Shares are in [0, 1]; null means "not
+measured", never zero.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+
+def _ordered(bounds: tuple[float, float]) -> tuple[float, float]:
+    if bounds[0] > bounds[1]:
+        raise ValueError(f"an interval's low end {bounds[0]} is above its high end {bounds[1]}")
+    return bounds
+
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Bounds = Annotated[tuple[Share, Share], AfterValidator(_ordered)]
+Amount = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=0)]
+Norm = Literal["Linf", "L2"]
+Scalar = str | bool | int | float | None
+Setting = Scalar | list[Scalar]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class GuardFacts(_Model):
+    """What was protected: the guard folder's own description."""
+
+    digest: str
+    classes: list[str] = Field(min_length=2)
+    backbone: str
+    size: Annotated[int, Field(gt=0)]
+    channels: Literal["gray", "rgb"]
+    cushion: str
+    taps: list[str]
+    tnr_target: Annotated[float, Field(gt=0, le=1)]
+    thresholds: dict[str, float]
+    recipe: dict[str, Setting] = {}
+    training: dict[str, Setting] = {}
+
+
+class DataFacts(_Model):
+    """The images the figures were measured on; counts are per class."""
+
+    spec: str
+    split: str
+    split_by: Literal["patient", "image"]
+    n: Count
+    counts: dict[str, Count]
+
+
+class CleanResult(_Model):
+    """Images nobody attacked. `tnr_reached` is the share of them the guard accepts; intervals are by field name."""
+
+    n: Count
+    accuracy: Share | None = None
+    accuracy_without_cushion: Share | None = None
+    auroc: Share | None = None
+    sensitivity: Share | None = None
+    specificity: Share | None = None
+    ece: Share | None = None
+    tnr_reached: Share | None = None
+    tnr_by_class: dict[str, Share | None] = {}
+    intervals: dict[str, Bounds] = {}
+
+
+class ClassResult(_Model):
+    """A cell's figures over the attacked images of one true class."""
+
+    n: Count
+    success: Share | None = None
+    auroc: Share | None = None
+    undetected: Share | None = None
+
+
+class Verdict(_Model):
+    """What the guard said to one image; score is null where it could not be computed, which withholds the diagnosis."""
+
+    predicted: str
+    accepted: bool
+    score: float | None = None
+
+
+class Example(_Model):
+    """One image of a cell, in the order of its pixels in examples.safetensors."""
+
+    name: str
+    label: str
+    clean: Verdict
+    adversarial: Verdict
+
+
+class Cell(_Model):
+    """One attack at one eps.
+
+    success: share whose diagnosis the attack turns wrong behind the Cushion. undetected: turns it wrong and is
+    accepted. robust_accuracy: share whose clean image is diagnosed rightly and accepted, and whose attacked image is no
+    undetected success (Tramèr 2022). auroc: clean images against all attacked ones; auroc_fooling: against those alone
+    that fool the classifier. tprXX: share of attacked images withheld at XX % TNR. eps is in pixel units, for L2 the
+    root mean square.
+    """
+
+    id: str = Field(pattern=r"^[^/\s]+$")
+    attack: str
+    title: str
+    access: str
+    adaptive: bool
+    eps: Amount
+    eps_text: str
+    norm: Norm = "Linf"
+    steps: Count
+    restarts: Count
+    gradient: str | None = None
+    n: Count
+    success: Share | None = None
+    success_on_classifier: Share | None = None
+    auroc: Share | None = None
+    auroc_interval: Bounds | None = None
+    auroc_fooling: Share | None = None
+    tpr90: Share | None = None
+    tpr95: Share | None = None
+    tpr99: Share | None = None
+    undetected: Share | None = None
+    undetected_interval: Bounds | None = None
+    robust_accuracy: Share | None = None
+    robust_accuracy_interval: Bounds | None = None
+    seconds: Amount | None = None
+    forwards: Count | None = None
+    backwards: Count | None = None
+    seed: int | None = None
+    by_class: dict[str, ClassResult] = {}
+    examples: list[Example] = []
+
+
+class WorstCase(_Model):
+    """At one eps, for each image the strongest result over all cells."""
+
+    eps: Amount
+    eps_text: str
+    norm: Norm = "Linf"
+    n: Count
+    auroc: Share | None = None
+    undetected: Share | None = None
+    undetected_interval: Bounds | None = None
+    robust_accuracy: Share | None = None
+
+
+class Control(_Model):
+    """A check on the evaluation itself; passed is null where it could not be judged."""
+
+    name: str
+    expectation: str
+    measured: str
+    passed: bool | None
+    detail: str = ""
+
+
+class Evaluation(_Model):
+    """The whole of evaluation.json."""
+
+    format: Literal["medaegis-evaluation"] = "medaegis-evaluation"
+    version: Literal[1] = 1
+    created: str
+    seconds: Amount
+    seed: int
+    versions: dict[str, str | None]
+    machine: dict[str, Scalar]
+    command: str
+    commit: str | None
+    threat_model: str
+    guard: GuardFacts
+    data: DataFacts
+    clean: CleanResult
+    cells: list[Cell]
+    worst_case: list[WorstCase]
+    controls: list[Control]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        classes = set(self.guard.classes)
+        repeated = [name for name, times in Counter(cell.id for cell in self.cells).items() if times > 1]
+        if repeated:
+            raise ValueError(f"cells: the id {repeated[0]!r} occurs more than once")
+        if missing := sorted(classes - set(self.guard.thresholds)):
+            raise ValueError(f"guard.thresholds: no threshold for the classes {missing}")
+        named = {*self.guard.thresholds, *self.data.counts, *self.clean.tnr_by_class}
+        named.update(name for cell in self.cells for name in cell.by_class)
+        if foreign := sorted(named - classes):
+            raise ValueError(f"the classes {foreign} are not among guard.classes {sorted(classes)}")
+        return self

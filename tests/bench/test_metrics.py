@@ -1,0 +1,235 @@
+"""Metrics against scikit-learn, brute force and closed forms."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import binomtest, norm
+from sklearn.metrics import roc_auc_score
+from sklearn.metrics import roc_curve as sklearn_roc_curve
+
+from medaegis.bench.metrics import (
+    auroc,
+    bootstrap_interval,
+    expected_calibration_error,
+    roc_curve,
+    threshold_at_tnr,
+    tpr_at_tnr,
+    wilson_interval,
+)
+from medaegis.errors import ConfigError
+
+# Few distinct values: ties within and between the two sides are the hard part.
+tied = st.lists(st.sampled_from([-2.0, -0.5, 0.0, 0.25, 1.0, 3.5]), min_size=1, max_size=25)
+free = st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=25)
+scores = st.one_of(tied, free)
+# A busy machine must not fail a test for its time.
+unhurried = settings(deadline=None)
+shares = st.one_of(st.sampled_from([0.5, 0.7, 0.9, 0.95, 0.99, 1.0]), st.floats(0.001, 1.0))
+
+
+@unhurried
+@given(scores, scores)
+def test_auroc_agrees_with_scikit_learn(negatives: list[float], positives: list[float]) -> None:
+    truth = [0] * len(negatives) + [1] * len(positives)
+    assert auroc(negatives, positives) == pytest.approx(roc_auc_score(truth, negatives + positives), abs=1e-12)
+
+
+@unhurried
+@given(scores, scores)
+def test_auroc_of_swapped_sides_is_the_complement(negatives: list[float], positives: list[float]) -> None:
+    assert auroc(negatives, positives) + auroc(positives, negatives) == pytest.approx(1.0, abs=1e-12)
+
+
+def test_auroc_does_not_lose_large_scores_in_a_sigmoid() -> None:
+    assert auroc([40.0, 41.0], [42.0, 43.0]) == 1.0
+    assert auroc([0.0, np.inf], [np.inf]) == 0.75
+
+
+@unhurried
+@given(scores, scores)
+def test_roc_curve_has_the_corners_of_scikit_learn_and_the_area_of_auroc(
+    negatives: list[float], positives: list[float]
+) -> None:
+    curve = roc_curve(negatives, positives)
+    truth = [0] * len(negatives) + [1] * len(positives)
+    fpr, tpr, thresholds = sklearn_roc_curve(truth, negatives + positives, drop_intermediate=False)
+    np.testing.assert_allclose(curve.fpr, fpr, atol=1e-12)
+    np.testing.assert_allclose(curve.tpr, tpr, atol=1e-12)
+    np.testing.assert_array_equal(curve.thresholds, thresholds)
+    assert np.trapezoid(curve.tpr, curve.fpr) == pytest.approx(auroc(negatives, positives), abs=1e-12)
+
+
+@unhurried
+@given(scores, shares)
+def test_threshold_is_the_smallest_score_that_accepts_the_share(negatives: list[float], tnr: float) -> None:
+    accepted = {t: sum(score <= t for score in negatives) for t in negatives}
+    enough = [t for t, count in accepted.items() if count >= tnr * len(negatives) - 1e-6]
+    assert threshold_at_tnr(negatives, tnr) == min(enough)
+
+
+@unhurried
+@given(scores, scores, shares)
+def test_tpr_counts_what_lies_above_the_threshold(negatives: list[float], positives: list[float], tnr: float) -> None:
+    threshold = threshold_at_tnr(negatives, tnr)
+    assert tpr_at_tnr(negatives, positives, tnr) == sum(score > threshold for score in positives) / len(positives)
+
+
+@pytest.mark.parametrize(("tnr", "rank"), [(0.7, 7), (0.9, 9), (0.91, 10), (1.0, 10), (0.05, 1)])
+def test_threshold_rank_is_not_moved_by_binary_rounding(tnr: float, rank: int) -> None:
+    assert threshold_at_tnr(np.arange(1.0, 11.0), tnr) == rank
+
+
+@unhurried
+@given(st.integers(1, 400), st.data(), st.sampled_from([0.8, 0.95, 0.99]))
+def test_wilson_agrees_with_scipy(n: int, data: Any, confidence: float) -> None:
+    successes = data.draw(st.integers(0, n))
+    mine = wilson_interval(successes, n, confidence=confidence)
+    oracle = binomtest(successes, n).proportion_ci(confidence, method="wilson")
+    assert (mine.low, mine.high) == pytest.approx((oracle.low, oracle.high), abs=1e-9)
+    assert 0 <= mine.low <= mine.value <= mine.high <= 1
+
+
+def test_bootstrap_of_a_mean_is_near_the_normal_interval() -> None:
+    sample = np.random.default_rng(3).normal(2.0, 1.5, size=400)
+    interval = bootstrap_interval(np.mean, [sample], n=2000, seed=1)
+    half = norm.ppf(0.975) * sample.std() / np.sqrt(len(sample))
+    assert interval.value == sample.mean()
+    assert (interval.low, interval.high) == pytest.approx((sample.mean() - half, sample.mean() + half), abs=0.1 * half)
+
+
+def test_bootstrap_covers_the_true_auroc() -> None:
+    truth = float(norm.cdf(1.0 / np.sqrt(2)))
+    hits = 0
+    for seed in range(60):
+        generator = np.random.default_rng(seed)
+        arrays = [generator.normal(size=60), generator.normal(1.0, size=60)]
+        interval = bootstrap_interval(auroc, arrays, n=200, seed=seed)
+        hits += interval.low <= truth <= interval.high
+    assert 50 <= hits <= 60
+
+
+def test_bootstrap_depends_on_the_seed_alone_and_leaves_the_global_generator() -> None:
+    arrays = [np.arange(20.0), np.arange(5.0, 30.0)]
+    statistic = partial(tpr_at_tnr, tnr=0.9)
+    before = repr(np.random.get_state())  # noqa: NPY002
+    first = bootstrap_interval(statistic, arrays, n=50, seed=7)
+    assert first == bootstrap_interval(statistic, arrays, n=50, seed=7)
+    assert first != bootstrap_interval(statistic, arrays, n=50, seed=8)
+    assert before == repr(np.random.get_state())  # noqa: NPY002
+
+
+def test_bootstrap_resamples_each_array_apart() -> None:
+    sizes = set()
+
+    def statistic(negatives: np.ndarray, positives: np.ndarray) -> float:
+        sizes.add((len(negatives), len(positives)))
+        assert set(negatives) <= {0.0, 1.0}
+        assert set(positives) <= {5.0, 6.0, 7.0}
+        return 0.0
+
+    bootstrap_interval(statistic, [[0.0, 1.0], [5.0, 6.0, 7.0]], n=30)
+    assert sizes == {(2, 3)}
+
+
+def test_whole_patients_are_drawn_and_pairs_stay_together() -> None:
+    """Scores are patient numbers; every draw must hold each patient's images equally often, on both sides alike."""
+    patients = [np.repeat(np.arange(6), 3), np.repeat(np.arange(6), 2)]
+
+    def statistic(negatives: np.ndarray, positives: np.ndarray) -> float:
+        low, high = (np.bincount(side.astype(int), minlength=6) for side in (negatives, positives))
+        assert not (low % 3).any()
+        np.testing.assert_array_equal(low // 3, high // 2)
+        assert high.sum() == 12
+        return 0.0
+
+    bootstrap_interval(statistic, [side.astype(float) for side in patients], n=50, groups=patients)
+
+
+def test_patients_with_many_alike_images_widen_the_interval() -> None:
+    generator = np.random.default_rng(5)
+    values = np.repeat(generator.normal(size=30), 20)
+    patients = np.repeat(np.arange(30), 20)
+    plain = bootstrap_interval(np.mean, [values], seed=2)
+    grouped = bootstrap_interval(np.mean, [values], seed=2, groups=[patients])
+    # 20 copies of each image carry the information of one: the honest interval is sqrt(20) times wider.
+    assert (grouped.high - grouped.low) / (plain.high - plain.low) == pytest.approx(np.sqrt(20), rel=0.15)
+
+
+def test_a_patient_alone_on_one_side_never_leaves_it_empty() -> None:
+    groups = [["a", "b", "c", "d"], ["d"]]
+    interval = bootstrap_interval(auroc, [[0.0, 1.0, 2.0, 3.0], [9.0]], n=40, groups=groups)
+    assert (interval.low, interval.high) == (1.0, 1.0)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(2, 5), st.integers(1, 60), st.integers(1, 20), st.integers(0, 2**31))
+def test_calibration_error_agrees_with_the_definition(classes: int, n: int, bins: int, seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    probs = generator.dirichlet(np.ones(classes), size=n)
+    labels = generator.integers(0, classes, size=n)
+    expected = 0.0
+    for k in range(bins):
+        members = [i for i in range(n) if k / bins < probs[i].max() <= (k + 1) / bins]
+        if members:
+            right = np.mean([probs[i].argmax() == labels[i] for i in members])
+            expected += len(members) / n * abs(right - np.mean([probs[i].max() for i in members]))
+    assert expected_calibration_error(probs, labels, bins=bins) == pytest.approx(expected, abs=1e-9)
+
+
+def test_calibration_error_of_a_sure_and_wrong_classifier_is_one() -> None:
+    assert expected_calibration_error([[1.0, 0.0]] * 3, [1, 1, 1]) == 1.0
+    assert expected_calibration_error([[1.0, 0.0]] * 3, [0, 0, 0]) == 0.0
+
+
+@pytest.mark.parametrize("function", [auroc, roc_curve, partial(tpr_at_tnr, tnr=0.9)])
+@pytest.mark.parametrize(
+    ("negatives", "positives", "names"),
+    [
+        ([], [1.0], "negatives"),
+        ([1.0], [], "positives"),
+        ([1.0, np.nan], [1.0], "NaN"),
+        ([1.0], [np.nan], "NaN"),
+        ([[1.0]], [1.0], "shape"),
+    ],
+)
+def test_bad_scores_are_refused(function: Any, negatives: Any, positives: Any, names: str) -> None:
+    with pytest.raises(ConfigError, match=names):
+        function(negatives, positives)
+
+
+@pytest.mark.parametrize("tnr", [0.0, -0.1, 1.1, float("nan")])
+def test_bad_share_is_refused(tnr: float) -> None:
+    with pytest.raises(ConfigError, match="tnr"):
+        threshold_at_tnr([1.0], tnr)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: bootstrap_interval(np.mean, []),
+        lambda: bootstrap_interval(np.mean, [[]]),
+        lambda: bootstrap_interval(np.mean, [[np.nan]]),
+        lambda: bootstrap_interval(np.mean, [[1.0]], n=0),
+        lambda: bootstrap_interval(np.mean, [[1.0]], confidence=95),
+        lambda: bootstrap_interval(np.mean, [[1.0, 2.0]], groups=[["a"]]),
+        lambda: bootstrap_interval(np.mean, [[1.0]], groups=[]),
+        lambda: wilson_interval(2, 1),
+        lambda: wilson_interval(0, 0),
+        lambda: wilson_interval(1, 2, confidence=1.0),
+        lambda: expected_calibration_error([[0.5, 0.6]], [0]),
+        lambda: expected_calibration_error([[np.nan, 0.5]], [0]),
+        lambda: expected_calibration_error([[0.5, 0.5]], [2]),
+        lambda: expected_calibration_error([[0.5, 0.5]], [0.0]),
+        lambda: expected_calibration_error([[0.5, 0.5]], [0, 1]),
+        lambda: expected_calibration_error(np.zeros((0, 2)), []),
+    ],
+)
+def test_other_bad_input_is_refused(call: Any) -> None:
+    with pytest.raises(ConfigError):
+        call()
