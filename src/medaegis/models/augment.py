@@ -1,0 +1,50 @@
+"""Mild augmentation on tensors: what another day, another machine or another position would do to a picture.
+
+Everything is a function of (seed, epoch, image id): neither batch nor interruption changes what an image becomes.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+MAX_TURN = math.radians(8)
+MAX_SCALE = 0.08
+MAX_SHIFT = 0.06  # of the side
+MAX_CONTRAST = 0.15
+MAX_BRIGHTNESS = 0.06
+
+
+def uniforms(seed: int, epoch: int, ids: Tensor, columns: int) -> Tensor:
+    """Float32 ``(N, columns)`` in [0, 1): row by (seed, epoch, id), whatever the other ids are."""
+    generator = np.random.Generator(np.random.Philox(key=np.array([seed, epoch], dtype=np.uint64)))
+    table = generator.random((int(ids.max()) + 1, columns), dtype=np.float32)
+    return torch.from_numpy(table[ids.cpu().numpy()])
+
+
+def augment(x: Tensor, u: Tensor) -> Tensor:
+    """Mirrored (every second one), turned, scaled, shifted, and changed in contrast and brightness.
+
+    Args:
+        x: ``(N, C, H, W)`` in [0, 1].
+        u: uniform ``(N, 7)`` in [0, 1).
+
+    Returns:
+        The same shape, in [0, 1]; what comes in from outside repeats the border.
+    """
+    u = u.to(x.device)
+    spread = 2 * u - 1
+    turn, scale = spread[:, 1] * MAX_TURN, 1 + spread[:, 2] * MAX_SCALE
+    mirror = torch.where(u[:, 0] < 0.5, 1.0, -1.0)
+    cos, sin = torch.cos(turn) * scale, torch.sin(turn) * scale
+    # affine_grid's coordinates run from -1 to 1: a shift by the whole side is 2.
+    rows = [mirror * cos, -sin, spread[:, 3] * 2 * MAX_SHIFT, mirror * sin, cos, spread[:, 4] * 2 * MAX_SHIFT]
+    grid = F.affine_grid(torch.stack(rows, dim=1).view(-1, 2, 3), list(x.shape), align_corners=False)
+    moved = F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    contrast = 1 + spread[:, 5].view(-1, 1, 1, 1) * MAX_CONTRAST
+    brightness = spread[:, 6].view(-1, 1, 1, 1) * MAX_BRIGHTNESS
+    return ((moved - 0.5) * contrast + 0.5 + brightness).clamp_(0, 1)

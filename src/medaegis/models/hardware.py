@@ -1,0 +1,36 @@
+"""Which device to compute on, and where bfloat16 is fast."""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+
+from medaegis.errors import ConfigError
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """The device of that name; "auto" takes a CUDA device if there is one, else the CPU.
+
+    Raises:
+        ConfigError: not a device, or not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        message = str(error).splitlines()[0]
+        raise ConfigError(f"device {name!r}", message, "give auto, cpu, or cuda where there is one") from error
+    return device
+
+
+@functools.cache
+def has_fast_bfloat16(device: torch.device) -> bool:
+    """Whether the device multiplies in bfloat16 itself (AVX512-BF16, AMX, recent GPUs) instead of emulating it."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type == "cpu":
+        return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return False

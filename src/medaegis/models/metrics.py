@@ -1,0 +1,88 @@
+"""How well a classifier does on labelled images: discrimination, decisions, calibration."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medaegis.errors import DataError
+from medaegis.images.datasets import Dataset
+from medaegis.models.classifier import Classifier
+
+CALIBRATION_BINS = 15
+
+
+def calibration_error(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """Expected calibration error over 15 equal bins of the winning probability (Guo et al. 2017, eq. 3).
+
+    Args:
+        probabilities: ``(N, K)``, rows sum to 1.
+        labels: int ``(N,)``.
+    """
+    confidence, correct = probabilities.max(1), probabilities.argmax(1) == labels
+    bins = np.minimum((confidence * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
+    gaps = np.bincount(bins, weights=confidence - correct, minlength=CALIBRATION_BINS)
+    return float(np.abs(gaps).sum() / len(labels))
+
+
+def classification_metrics(logits: Tensor, labels: Tensor, classes: Sequence[str]) -> dict[str, Any]:
+    """Figures of merit, ready for JSON.
+
+    Args:
+        logits: ``(N, K)``.
+        labels: int64 ``(N,)``.
+        classes: the K names.
+
+    Returns:
+        ``n``, ``accuracy``, ``auroc`` (binary: of the second class; else mean of one class against the rest; None where
+        a class has no image), ``ece``, ``recall`` per class (None without images), and for two classes
+        ``sensitivity`` and ``specificity``, the second class being the positive one.
+    """
+    from sklearn.metrics import roc_auc_score
+
+    probabilities = logits.double().softmax(1).cpu().numpy()
+    truth = labels.cpu().numpy()
+    predicted = probabilities.argmax(1)
+    recall = {
+        name: float((predicted[truth == k] == k).mean()) if (truth == k).any() else None
+        for k, name in enumerate(classes)
+    }
+    # Ranks of the log odds, not of the probability: saturated probabilities would tie.
+    chances = logits.double().cpu()
+    own = torch.eye(len(classes), dtype=torch.bool)
+    odds = [(chances[:, k] - chances[:, ~own[k]].logsumexp(1)).numpy() for k in range(len(classes))]
+    complete = all(value is not None for value in recall.values())
+    positives = [1] if len(classes) == 2 else range(len(classes))
+    auroc = float(np.mean([roc_auc_score(truth == k, odds[k]) for k in positives])) if complete else None
+    result: dict[str, Any] = {
+        "n": len(truth),
+        "accuracy": float((predicted == truth).mean()),
+        "auroc": auroc,
+        "ece": calibration_error(probabilities, truth),
+        "recall": recall,
+    }
+    if len(classes) == 2:
+        result |= {"sensitivity": recall[classes[1]], "specificity": recall[classes[0]]}
+    return result
+
+
+def evaluate_classifier(
+    classifier: Classifier, dataset: Dataset, indices: Sequence[int], *, batch_size: int = 64
+) -> dict[str, Any]:
+    """`classification_metrics` of the images at ``indices``, computed as the classifier stands (freeze it first).
+
+    Raises:
+        DataError: no image, or images that do not fit the classifier.
+    """
+    if len(indices) == 0:
+        raise DataError(dataset.spec, "no image to measure on", "give a part of the split that is not empty")
+    places = torch.as_tensor(indices)
+    with torch.inference_mode():
+        logits = [
+            classifier(dataset.pixels(part).to(classifier.device)).cpu() for part in torch.split(places, batch_size)
+        ]
+    return classification_metrics(torch.cat(logits), dataset.labels[places], classifier.classes)

@@ -1,0 +1,150 @@
+"""Classifiers on disk: weights, what they are for, and how they came about, in an integrity-checked folder.
+
+A registered backbone is rebuilt from its name; nothing that a folder holds is ever executed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import Tensor, nn
+
+from medaegis.artefact import read_folder, write_folder
+from medaegis.errors import ArtefactError, ConfigError
+from medaegis.models.backbones import create_backbone
+from medaegis.models.classifier import Classifier
+
+KIND = "classifier"
+_OWN = "network"
+
+
+class ClassifierManifest(BaseModel):
+    """What a classifier is rebuilt from beside its weights."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    backbone: str
+    classes: tuple[str, ...] = Field(min_length=2, max_length=10_000)
+    size: int = Field(ge=1, le=4096)
+    channels: str = Field(pattern="^(gray|rgb)$")
+    taps: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def describe_classifier(classifier: Classifier) -> dict[str, Any]:
+    """The manifest's entry for a classifier, ready for JSON; with its ``network.state_dict()`` it rebuilds it.
+
+    Raises:
+        ConfigError: a frozen classifier, whose network is no longer the backbone's.
+    """
+    if classifier.is_frozen:
+        raise ConfigError("classifier", "frozen: its network was folded and cast", "store the one it was frozen from")
+    return ClassifierManifest(
+        backbone=classifier.backbone,
+        classes=classifier.classes,
+        size=classifier.size,
+        channels=classifier.channels,
+        taps=classifier.taps,
+        mean=tuple(classifier.mean.flatten().tolist()),
+        std=tuple(classifier.std.flatten().tolist()),
+    ).model_dump(mode="json")
+
+
+def rebuild_classifier(
+    description: Mapping[str, Any],
+    state: Mapping[str, Tensor],
+    *,
+    source: Path,
+    factory: Callable[..., nn.Module] | None = None,
+) -> Classifier:
+    """The classifier of `describe_classifier` and its weights, in eval mode on the CPU.
+
+    Args:
+        source: named in errors.
+        factory: called as ``factory(classes=K)``; needed for a user's own network, because no code is imported on the
+            word of a folder (see `load_factory`). Given, it is used whatever the backbone.
+
+    Raises:
+        ArtefactError: a description or weights that do not fit together, or a network that needs its factory.
+    """
+    try:
+        told = ClassifierManifest.model_validate(description)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ArtefactError(source, f"classifier entry {where!r}: {first['msg']}", "write the folder anew") from error
+    own_code = ":" in told.backbone and not told.backbone.startswith(("timm:", "torchvision:"))
+    if own_code and factory is None:
+        raise ArtefactError(
+            source,
+            f"needs the network {told.backbone!r}, and a folder may not have code run",
+            f"give it yourself: factory=load_factory({told.backbone!r}), if you trust that code",
+        )
+    classes = len(told.classes)
+    try:
+        network = create_backbone(told.backbone, classes=classes) if factory is None else factory(classes=classes)
+        network.load_state_dict(dict(state))
+        classifier = Classifier(
+            network,
+            classes=told.classes,
+            size=told.size,
+            channels="gray" if told.channels == "gray" else "rgb",
+            taps=told.taps,
+            backbone=told.backbone,
+            mean=told.mean,
+            std=told.std,
+        )
+    except (ConfigError, RuntimeError) as error:
+        problem = " ".join(str(error).split())[:300]
+        raise ArtefactError(
+            source, f"its weights and its description do not fit: {problem}", "write it anew"
+        ) from error
+    return classifier.eval()
+
+
+def save_classifier(classifier: Classifier, folder: Path, extra: Mapping[str, Mapping[str, Any]] | None = None) -> None:
+    """Write ``network.safetensors`` and the manifest, in one step.
+
+    Args:
+        extra: further JSON documents, each ``<name>.json`` (training puts "training" and "split" here).
+
+    Raises:
+        ConfigError: a frozen classifier.
+    """
+    state = {key: value.detach().cpu().contiguous() for key, value in classifier.network.state_dict().items()}
+    write_folder(
+        folder,
+        kind=KIND,
+        manifest={"classifier": describe_classifier(classifier)},
+        tensors={_OWN: state},
+        documents=dict(extra or {}),
+    )
+
+
+def load_classifier(folder: Path, factory: Callable[..., nn.Module] | None = None) -> Classifier:
+    """The saved classifier, in eval mode on the CPU.
+
+    Args:
+        factory: as in `rebuild_classifier`.
+
+    Raises:
+        ArtefactError: the folder is changed, incomplete, foreign, or needs a factory.
+    """
+    stored = read_folder(folder, kind=KIND)
+    description = stored.manifest.get("classifier")
+    if not isinstance(description, dict):
+        raise ArtefactError(folder, "its manifest describes no classifier", "write the folder anew")
+    return rebuild_classifier(description, stored.tensors(_OWN), source=folder, factory=factory)
+
+
+def read_training(folder: Path) -> dict[str, Any]:
+    """How a trained classifier came about: "config", "data", "history", "metrics" of "val" and "adv_test", "seconds".
+
+    Raises:
+        ArtefactError: the folder is changed, incomplete or foreign, or its classifier was not trained here.
+    """
+    return read_folder(folder, kind=KIND).document("training")
