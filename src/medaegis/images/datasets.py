@@ -19,7 +19,8 @@ from torch import Tensor
 from medaegis.errors import ConfigError, DataError, ImageError
 from medaegis.images.cache import Decoded, cache_folder, cache_key, read_cache, write_cache
 from medaegis.images.readers import model_input
-from medaegis.images.sources import SCHEMES, Listing, Spec
+from medaegis.images.schemes import SCHEMES
+from medaegis.images.sources import Listing, Spec
 from medaegis.progress import Progress, silent
 
 Channels = Literal["gray", "rgb"]

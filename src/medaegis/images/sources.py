@@ -1,10 +1,12 @@
-"""From a spec string to a list of labelled, patient-grouped images: one function per data-set scheme.
+"""What a data-set spec says and what a source knows before any picture is read; the schemes are in `schemes`.
 
-A source only lists; pictures are read later, one by one, so that listing a large archive stays quick.
+A source only lists; pictures are read later, one by one, so listing a large archive stays quick.
 """
 
+import csv
 import re
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,10 +16,10 @@ from medaegis.images.readers import Picture, read_image
 
 @dataclass(frozen=True)
 class Listing:
-    """What a source knows before any picture is read; all sequences have one entry per image.
+    """All sequences have one entry per image.
 
     `read(i, size)` gives picture i (only the phantoms care about `size`) or raises `ImageError`;
-    `stamps` change whenever the picture behind an entry changes, which is what the cache goes by.
+    a stamp changes whenever the picture behind its entry changes, which is what the cache goes by.
     """
 
     classes: tuple[str, ...]
@@ -30,7 +32,7 @@ class Listing:
 
 @dataclass(frozen=True)
 class Spec:
-    """A parsed data-set spec `scheme:PATH?key=value&flag`."""
+    """A parsed data-set spec, `scheme:PATH?option=value&flag`."""
 
     text: str
     scheme: str
@@ -41,26 +43,38 @@ class Spec:
     def parse(cls, text: str) -> "Spec":
         head, _, query = text.partition("?")
         scheme, _, path = head.partition(":")
-        options = {}
-        for item in filter(None, query.split("&")):
-            key, _, value = item.partition("=")
-            options[key] = value
-        return cls(text, scheme, path, options)
+        items = (item.partition("=") for item in query.split("&") if item)
+        return cls(text, scheme, path, {key: value for key, _, value in items})
 
     def error(self, problem: str, remedy: str) -> DataError:
         return DataError(self.text, problem, remedy)
 
     def folder(self) -> Path:
+        """The folder it names, or `DataError`."""
         root = self._path("a folder")
         if not root.is_dir():
             raise self.error(f"there is no folder {root}", "check the path after the colon")
         return root
 
     def file(self) -> Path:
+        """The file it names, or `DataError`."""
         file = self._path("a file")
         if not file.is_file():
             raise self.error(f"there is no file {file}", "check the path after the colon")
         return file
+
+    def flag(self, name: str) -> bool:
+        """Whether the option `name` is given; it takes no value."""
+        if self.options.get(name):
+            raise self.error(f"{name} takes no value", f"write ?{name}")
+        return name in self.options
+
+    def number(self, name: str, default: int) -> int:
+        """The option `name` as a number of 1 or more."""
+        text = self.options.get(name, str(default))
+        if not text.isascii() or not text.isdigit() or int(text) < 1:
+            raise self.error(f"{name}={text} is not a whole number of 1 or more", f"write ?{name}={default}, say")
+        return int(text)
 
     def _path(self, kind: str) -> Path:
         if not self.path:
@@ -69,8 +83,8 @@ class Spec:
 
 
 @dataclass
-class _Files:
-    """Collects image files as a listing; names are paths relative to the data set's root."""
+class Files:
+    """Collects image files into a listing; names are paths relative to the data set's root."""
 
     spec: Spec
     root: Path
@@ -86,62 +100,67 @@ class _Files:
 
     def listing(self) -> Listing:
         if not self.paths:
-            raise self.spec.error("no images found", "check the path and the layout that this scheme expects")
+            raise self.spec.error("no images found", "check the path, and the layout that this scheme expects")
         paths, root = self.paths, self.root
         names = [p.relative_to(root).as_posix() if p.is_relative_to(root) else p.as_posix() for p in paths]
-        twice = len(names) - len(set(names))
-        if twice:
-            raise self.spec.error(f"{twice} images are listed more than once", "list every image once")
-        return Listing(
-            self.classes, names, self.labels, self.patients, [_stamp(p) for p in paths], lambda i, _: read_image(paths[i])
-        )
+        name, times = Counter(names).most_common(1)[0]
+        if times > 1:
+            raise self.spec.error(f"{name} is listed {times} times", "list every image once")
+        stamps = [_stamp(path) for path in paths]
+        return Listing(self.classes, names, self.labels, self.patients, stamps, lambda i, _: read_image(paths[i]))
 
 
 def _stamp(path: Path) -> str:
     try:
         stat = path.stat()
     except OSError:
-        return "missing"
+        return "missing"  # and reading it will say so
     return f"{stat.st_size}:{stat.st_mtime_ns}"
 
 
-def _visible_files(folder: Path) -> list[Path]:
-    """All files below `folder`, sorted; hidden ones and what macOS archives add are left out."""
-    found = (p for p in folder.rglob("*") if p.is_file())
-    hidden = re.compile(r"^(\.|__MACOSX$|Thumbs\.db$|desktop\.ini$)")
-    return sorted(p for p in found if not any(hidden.match(part) for part in p.relative_to(folder).parts))
+_NOT_IMAGES = re.compile(r"^(\.|__MACOSX$|Thumbs\.db$|desktop\.ini$)")
 
 
-# The numbers restart for bacteria and virus, and for IM and NORMAL2-IM, and the same child may sit behind both;
-# one number is therefore one patient everywhere, across Kaggle's train, val and test: never a leak, rarely too careful.
-_CHEST_PATIENT = re.compile(r"^(?:(person\d+)_|(?:NORMAL2-)?(IM-\d+)-)")
+def visible_files(folder: Path) -> list[Path]:
+    """All files below `folder`, sorted; hidden ones, and what archives of other systems add, are left out."""
+    found = (path for path in folder.rglob("*") if path.is_file())
+    return sorted(p for p in found if not any(_NOT_IMAGES.match(part) for part in p.relative_to(folder).parts))
 
 
-def _chest_xray(spec: Spec) -> Listing:
-    root, classes = spec.folder(), ("NORMAL", "PNEUMONIA")
-    folders = [(root / part / name, label) for part in ("train", "val", "test") for label, name in enumerate(classes)]
-    files = _Files(spec, root, classes)
-    for folder, label in folders:
-        for path in _visible_files(folder) if folder.is_dir() else ():
-            match = _CHEST_PATIENT.match(path.name)
-            if match is None:
+def locate(folder: Path) -> Callable[[str], Path]:
+    """A look-up of the files below `folder` by name, whatever the suffix and its case.
+
+    What is not there is looked up as `folder/name`, so that reading it says that it is missing.
+    """
+    known = {path.stem.lower(): path for path in reversed(visible_files(folder))}
+    return lambda name: known.get(name.lower()) or known.get(Path(name).stem.lower()) or folder / name
+
+
+def rows(
+    spec: Spec, file: Path, columns: Sequence[str], *, may_be_empty: Sequence[str] = (), delimiter: str = ","
+) -> Iterator[dict[str, str]]:
+    """The rows of a table that must have these columns, cells stripped.
+
+    Raises `DataError` if it is no such table, or a cell of these columns is empty though it may not be.
+    """
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as handle:
+            table = csv.DictReader(handle, delimiter=delimiter)
+            header = [name.strip() for name in table.fieldnames or ()]
+            table.fieldnames = header
+            absent = [column for column in columns if column not in header]
+            if absent:
                 raise spec.error(
-                    f"no patient in the name {path.name}; expected person123_… or IM-0115-… or NORMAL2-IM-0381-…",
-                    "move it away, or describe the images in a table and use csv:FILE",
+                    f"{file.name} has no column {absent[0]!r}, only: {', '.join(header)}",
+                    f"give it the columns {', '.join(columns)}",
                 )
-            files.add(path, label, match[1] or match[2])
-    return files.listing()
-
-
-@dataclass(frozen=True)
-class Scheme:
-    """How one kind of spec is listed, the options it knows, and what it reads, in a line."""
-
-    list: Callable[[Spec], Listing]
-    options: tuple[str, ...]
-    help: str
-
-
-SCHEMES: dict[str, Scheme] = {
-    "chest-xray": Scheme(_chest_xray, (), "Kaggle Chest X-Ray: PATH/train|val|test/NORMAL|PNEUMONIA, patient from the name"),
-}
+            for row in table:
+                cells = {key: (value or "").strip() for key, value in row.items() if key is not None}
+                empty = [column for column in columns if not cells[column] and column not in may_be_empty]
+                if empty:
+                    raise spec.error(
+                        f"{file.name}, line {table.line_num}: {empty[0]} is empty", "fill it in or remove the line"
+                    )
+                yield cells
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise spec.error(f"{file.name} cannot be read as a table ({error})", "save it as CSV in UTF-8") from error

@@ -1,0 +1,2 @@
+"""placeholder"""
+from medaegis.images.phantoms.xray import draw_xray as draw_fundus  # noqa

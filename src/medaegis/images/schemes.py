@@ -1,0 +1,230 @@
+"""The data sets that a spec can name: each function lists one public layout; `SCHEMES` is the registry.
+
+Where a set names no patients, an image stands for itself (splits still keep identical pictures together).
+"""
+
+import re
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from medaegis.images.phantoms import MODALITIES
+from medaegis.images.readers import Picture
+from medaegis.images.sources import Files, Listing, Spec, locate, rows, visible_files
+
+_GRADES = ("No DR", "Mild", "Moderate", "Severe", "Proliferative DR")
+
+# Files of MedMNIST hold class numbers only; names of the sets that fit a guard best, from medmnist.com.
+_MEDMNIST_CLASSES = {
+    "breastmnist": ("malignant", "normal or benign"),
+    "pneumoniamnist": ("normal", "pneumonia"),
+    "dermamnist": (
+        "actinic keratoses and intraepithelial carcinoma",
+        "basal cell carcinoma",
+        "benign keratosis-like lesions",
+        "dermatofibroma",
+        "melanoma",
+        "melanocytic nevi",
+        "vascular lesions",
+    ),
+}
+
+# Numbers restart between bacteria and virus and between IM and NORMAL2-IM, and nobody outside the hospital knows
+# whether one number is one child. Taking it for one, across Kaggle's train, val and test, can never leak a patient.
+_CHEST_PATIENT = re.compile(r"^(?:(person\d+)_|(?:NORMAL2-)?(IM-\d+)-)")
+
+
+def _chest_xray(spec: Spec) -> Listing:
+    root, classes = spec.folder(), ("NORMAL", "PNEUMONIA")
+    files = Files(spec, root, classes)
+    folders = [(root / part / name, label) for part in ("train", "val", "test") for label, name in enumerate(classes)]
+    if not any(folder.is_dir() for folder, _ in folders):
+        raise spec.error(f"{root} has no train, val or test with NORMAL and PNEUMONIA in it", "name the folder above them")
+    for folder, label in folders:
+        for path in visible_files(folder) if folder.is_dir() else ():
+            match = _CHEST_PATIENT.match(path.name)
+            if match is None:
+                raise spec.error(
+                    f"no patient in the name {path.name}; expected person123_…, IM-0115-… or NORMAL2-IM-0381-…",
+                    "move the file away, or describe the images in a table and use csv:FILE",
+                )
+            files.add(path, label, match[1] or match[2])
+    return files.listing()
+
+
+def _retina(spec: Spec, root: Path) -> Files:
+    return Files(spec, root, ("No DR", "DR") if spec.flag("binary") else _GRADES)
+
+
+def _grade(spec: Spec, text: str) -> int:
+    if text not in ("0", "1", "2", "3", "4"):
+        raise spec.error(f"{text!r} is no grade of retinopathy", "grades go from 0 to 4")
+    return min(int(text), 1) if spec.flag("binary") else int(text)
+
+
+def _aptos2019(spec: Spec) -> Listing:
+    root = spec.folder()
+    files, find = _retina(spec, root), locate(root / "train_images")
+    for row in rows(spec, root / "train.csv", ("id_code", "diagnosis")):
+        files.add(find(row["id_code"]), _grade(spec, row["diagnosis"]), row["id_code"])
+    return files.listing()
+
+
+def _messidor(spec: Spec) -> Listing:
+    """Messidor-2 with the adjudicated grades, ungradable images left out; the two eyes of an examination are paired by the set's own table."""
+    root = spec.folder()
+    files, find = _retina(spec, root), locate(root)
+    examination: dict[str, str] = {}
+    pairs = root / "messidor-2.csv"
+    if pairs.is_file():
+        for row in rows(spec, pairs, ("left", "right"), delimiter=";"):
+            examination |= {Path(row[eye]).stem.lower(): row["left"] for eye in ("left", "right")}
+    columns = ("image_id", "adjudicated_dr_grade", "adjudicated_gradable")
+    for row in rows(spec, root / "messidor_data.csv", columns, may_be_empty=columns[1:2]):
+        if row["adjudicated_gradable"].startswith("0"):
+            continue
+        name, grade = row["image_id"], row["adjudicated_dr_grade"].removesuffix(".0")
+        files.add(find(name), _grade(spec, grade), examination.get(Path(name).stem.lower(), name))
+    return files.listing()
+
+
+def _isic(spec: Spec) -> Listing:
+    root = spec.folder()
+    files, find = Files(spec, root, ("not melanoma", "melanoma")), locate(root / "images")
+    for row in rows(spec, root / "metadata.csv", ("isic_id", "lesion_id", "target")):
+        if row["target"] not in ("0", "1"):
+            raise spec.error(f"{row['isic_id']}: target {row['target']!r}", "targets are 0 or 1, 1 for melanoma")
+        files.add(find(row["isic_id"]), int(row["target"]), row["lesion_id"])
+    return files.listing()
+
+
+def _nih14(spec: Spec) -> Listing:
+    """ChestX-ray14 has several findings an image: one class is "No Finding", the other any finding or the one asked for."""
+    root = spec.folder()
+    tables = sorted(root.glob("Data_Entry*.csv"))
+    if not tables:
+        raise spec.error(f"{root} has no Data_Entry….csv", "name the folder that holds the set's table")
+    finding = spec.options.get("finding", "")
+    files, find, seen = Files(spec, root, ("No Finding", finding or "Finding")), locate(root), set()
+    for row in rows(spec, tables[0], ("Image Index", "Finding Labels", "Patient ID")):
+        findings = set(row["Finding Labels"].split("|"))
+        seen |= findings
+        if "No Finding" in findings or not finding or finding in findings:
+            files.add(find(row["Image Index"]), int("No Finding" not in findings), row["Patient ID"])
+    if finding and finding not in seen - {"No Finding"}:
+        raise spec.error(f"no image with finding={finding!r}", f"take one of {', '.join(sorted(seen - {'No Finding'}))}")
+    return files.listing()
+
+
+def _folder(spec: Spec) -> Listing:
+    """A folder per class; a folder inside it, where there is one, is a patient."""
+    root = spec.folder()
+    classes = tuple(sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")))
+    if len(classes) < 2:
+        raise spec.error(f"{root} holds {len(classes)} folders, expected one for each of 2 or more classes", "sort them so")
+    files = Files(spec, root, classes)
+    for label, name in enumerate(classes):
+        for path in visible_files(root / name):
+            inner = path.relative_to(root / name).parts
+            files.add(path, label, inner[0] if len(inner) > 1 else f"{name}/{inner[0]}")
+    return files.listing()
+
+
+def _csv(spec: Spec) -> Listing:
+    """Columns image (relative to the table), label, and, where known, patient."""
+    file = spec.file()
+    table = list(rows(spec, file, ("image", "label")))
+    labels = {row["label"] for row in table}
+    classes = tuple(sorted(labels, key=lambda label: (not label.isdigit(), int(label) if label.isdigit() else 0, label)))
+    if len(classes) < 2:
+        raise spec.error(f"{file.name} has {len(classes)} different labels", "give images of 2 or more classes")
+    files = Files(spec, file.parent, classes)
+    for row in table:
+        files.add(file.parent / row["image"], classes.index(row["label"]), row.get("patient") or row["image"])
+    return files.listing()
+
+
+def _medmnist(spec: Spec) -> Listing:
+    file = spec.file()
+    try:
+        with np.load(file, allow_pickle=False) as store:
+            parts = [part for part in ("train", "val", "test") if f"{part}_images" in store]
+            images = [store[f"{part}_images"] for part in parts]
+            labels = [store[f"{part}_labels"] for part in parts]
+    except (OSError, ValueError, KeyError, MemoryError, zipfile.BadZipFile) as error:
+        raise spec.error(f"not a readable .npz ({error})", "give a file of MedMNIST as published") from error
+    if not parts:
+        raise spec.error("holds no train_images, val_images or test_images", "give a file of MedMNIST as published")
+    for pictures, numbers in zip(images, labels, strict=True):
+        flat = pictures.ndim == 3 or (pictures.ndim == 4 and pictures.shape[3] == 3)
+        if pictures.dtype != np.uint8 or not flat or numbers.reshape(len(numbers), -1).shape != (len(pictures), 1):
+            raise spec.error(
+                f"images {pictures.dtype} {pictures.shape} with labels {numbers.shape}, expected uint8 (N, S, S) or "
+                "(N, S, S, 3) with one label each",
+                "take a 2D set with one label an image",
+            )
+    numbers = np.concatenate([part.ravel() for part in labels]).astype(np.int64)
+    known = _MEDMNIST_CLASSES.get(file.stem.split("_")[0])
+    classes = known or tuple(str(number) for number in range(int(numbers.max()) + 1))
+    if numbers.min() < 0 or numbers.max() >= len(classes):
+        raise spec.error(f"labels go from {numbers.min()} to {numbers.max()}", f"expected 0 to {len(classes) - 1}")
+    names = [f"{part}/{i:06d}" for part, pictures in zip(parts, images, strict=True) for i in range(len(pictures))]
+    flat = [picture for pictures in images for picture in pictures]
+    stat = file.stat()
+    stamps = [f"{stat.st_size}:{stat.st_mtime_ns}"] * len(names)
+
+    def read(index: int, size: int) -> Picture:
+        pixels = np.atleast_3d(flat[index]).transpose(2, 0, 1).astype(np.float32) / 255
+        return Picture(pixels, 8, f"{file}[{names[index]}]", 0, 1, "npz", ())
+
+    return Listing(classes, names, numbers.tolist(), names, stamps, read)
+
+
+def _phantom(spec: Spec) -> Listing:
+    if spec.path:
+        raise spec.error(f"{spec.scheme} is drawn and takes no path", f"write {spec.scheme}?n=600")
+    modality = MODALITIES[spec.scheme.removeprefix("phantom-")]
+    cases = [modality.case(index) for index in range(spec.number("n", 600))]
+
+    def read(index: int, size: int) -> Picture:
+        return Picture(modality.draw(index, size), 8, cases[index].name, 0, 1, spec.scheme, ("drawn",))
+
+    return Listing(
+        modality.classes,
+        [case.name for case in cases],
+        [case.label for case in cases],
+        [case.patient for case in cases],
+        ["drawn"] * len(cases),
+        read,
+    )
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """How one kind of spec is listed, the options it knows, and what it reads, in a line."""
+
+    list: Callable[[Spec], Listing]
+    options: tuple[str, ...]
+    help: str
+
+
+SCHEMES: dict[str, Scheme] = {
+    "phantom-xray": Scheme(_phantom, ("n",), "drawn chest X-rays, clear or with opacities; ?n=600 images"),
+    "phantom-fundus": Scheme(_phantom, ("n",), "drawn fundus photographs, healthy or with retinopathy; ?n=600 images"),
+    "phantom-skin": Scheme(_phantom, ("n",), "drawn dermoscopy, nevus or melanoma; ?n=600 images"),
+    "folder": Scheme(_folder, (), "PATH/CLASS/image or PATH/CLASS/PATIENT/image"),
+    "csv": Scheme(_csv, (), "a table with columns image (relative to it), label and, if known, patient"),
+    "chest-xray": Scheme(_chest_xray, (), "Kaggle Chest X-Ray: PATH/train|val|test/NORMAL|PNEUMONIA, patient from the name"),
+    "nih14": Scheme(
+        _nih14, ("finding",), "ChestX-ray14: PATH/Data_Entry….csv, No Finding against any or ?finding=Pneumonia"
+    ),
+    "aptos2019": Scheme(_aptos2019, ("binary",), "APTOS 2019: PATH/train.csv, train_images; 5 grades, or No DR / DR by ?binary"),
+    "messidor": Scheme(
+        _messidor, ("binary",), "Messidor-2: PATH/messidor_data.csv (grades), messidor-2.csv (eyes of a patient); ?binary"
+    ),
+    "isic": Scheme(_isic, (), "ISIC dermoscopy: PATH/metadata.csv (isic_id, lesion_id, target), images; grouped by lesion"),
+    "medmnist": Scheme(_medmnist, (), "a MedMNIST file, FILE.npz, its three parts pooled"),
+}
