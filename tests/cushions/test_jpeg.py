@@ -1,26 +1,18 @@
 """The JPEG cushion against Pillow alone, one image at a time: the pixels a reader of the file would see."""
 
 import io
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.cushions.drawings import drawn
 from torch import Tensor
 
 from medaegis.cushions import parse_cushion
 
-SHAPES = [(5, 1, 40, 48), (3, 3, 40, 48), (2, 1, 1, 9), (3, 3, 1, 1), (3, 3, 13, 21), (4, 1, 17, 7), (1, 3, 8, 300)]
-
-
-def drawn(shape: tuple[int, ...], seed: int = 0) -> Tensor:
-    """Smooth shapes with noise on top, as 8-bit values over 255."""
-    random = np.random.default_rng(seed)
-    n, c, h, w = shape
-    y, x = np.mgrid[:h, :w] / 20
-    phase = random.uniform(0, 6, (n, c, 1, 1))
-    image = 128 + 90 * np.sin(x + phase) * np.cos(y - phase) + random.normal(0, 12, shape)
-    return torch.from_numpy(np.clip(image, 0, 255).astype(np.uint8)).float() / 255
+SHAPES = [(5, 1, 40, 48), (3, 3, 40, 48), (2, 1, 1, 9), (3, 3, 1, 1), (3, 3, 13, 21), (4, 1, 17, 7), (2, 1, 3, 40000)]
 
 
 def through_pillow(x: Tensor, quality: int, subsampling: int) -> Tensor:
@@ -40,3 +32,37 @@ def through_pillow(x: Tensor, quality: int, subsampling: int) -> Tensor:
 def test_pixels_are_those_of_the_codec(spec: str, quality: int, subsampling: int, shape: tuple[int, ...]) -> None:
     x = drawn(shape)
     assert torch.equal(parse_cushion(spec)(x), through_pillow(x, quality, subsampling))
+
+
+@pytest.fixture
+def four_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("four_threads")
+@pytest.mark.parametrize("channels", [1, 3])
+def test_threads_change_nothing(channels: int) -> None:
+    x = drawn((21, channels, 203, 160))
+    assert torch.equal(parse_cushion("jpeg:80")(x), through_pillow(x, 80, 2))
+
+
+def test_a_tall_stack_is_cut_where_the_codec_ends() -> None:
+    x = drawn((70, 1, 1001, 2), noise=40)  # 70,000 rows and more: past the 65,500 that a JPEG can have
+    assert torch.equal(parse_cushion("jpeg:80")(x), through_pillow(x, 80, 2))
+
+
+def test_subsampling_matters_for_colour_only() -> None:
+    half, full = parse_cushion("jpeg:80"), parse_cushion("jpeg:80:444")
+    colour = drawn((1, 3, 32, 32))
+    assert not torch.equal(half(colour), full(colour))
+    assert torch.equal(half(colour[:, :1]), full(colour[:, :1]))
+
+
+def test_manifest_names_codec_and_version() -> None:
+    manifest = parse_cushion("jpeg:80").manifest()
+    assert "libjpeg" in manifest["encoder"]
+    assert "simplejpeg" in manifest["decoder"]
+    assert (manifest["quality"], manifest["subsampling"]) == (80, "420")

@@ -20,12 +20,12 @@ Gradient = Literal["bpda", "twin"]
 class Cushion(ABC):
     """A preprocessing that takes fine detail out of an image before the classifier sees it.
 
-    Subclasses say what happens to 8-bit pixels (`_cushion`) and, if they can, what a differentiable stand-in is
-    (`twin`). Every image of a batch is treated by itself: the result does not depend on its neighbours.
+    Subclasses say what happens to 8-bit pixels (`_cushion`) and what a differentiable stand-in is (`_twin`). Every
+    image of a batch is treated by itself: the result does not depend on its neighbours.
 
     Attributes:
         spec: canonical text that `parse_cushion` turns into this cushion again.
-        has_twin: whether `twin` can be called.
+        has_twin: whether `twin` can be called; True for every cushion here.
         channels: the channel counts it takes.
     """
 
@@ -58,16 +58,24 @@ class Cushion(ABC):
     def _cushion(self, pixels: Tensor) -> Tensor:
         """uint8 `(N, C, H, W)` -> new uint8 tensor of that shape, on the same device."""
 
-    @abstractmethod
     def twin(self, x: Tensor) -> Tensor:
-        """A differentiable stand-in for the exact cushion, without the first rounding to 8 bits.
+        """A differentiable stand-in for the exact cushion, without the roundings to 8 bits (slope 1 instead).
 
         Args:
             x: float32 or float64 `(N, C, H, W)` in [0, 1].
 
+        Returns:
+            Tensor like x.
+
         Raises:
             ConfigError: shape, number of channels or type do not fit.
         """
+        self._check(x)
+        return self._twin(x)
+
+    @abstractmethod
+    def _twin(self, x: Tensor) -> Tensor:
+        """As `twin`, for x that fits."""
 
     def manifest(self) -> dict[str, Any]:
         """What a guard writes down to get the same pixels again: the spec and a fingerprint of its output.

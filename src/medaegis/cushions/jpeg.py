@@ -5,8 +5,10 @@ used: up to version 1.9 it takes the fast, less accurate DCT below quality 96 wh
 """
 
 import io
+import os
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import numpy as np
 import simplejpeg
@@ -16,14 +18,19 @@ from PIL import Image, features
 from torch import Tensor
 
 from medaegis.cushions.base import Cushion
+from medaegis.cushions.jpeg_twin import jpeg_twin
 
 Subsampling = Literal["420", "444"]
+Bytes = NDArray[np.uint8]
 _TALLEST = 65500  # libjpeg's JPEG_MAX_DIMENSION
-_STACK_PIXELS = 1 << 20  # stacks larger than this only leave the processor's cache
+_STACK_PIXELS = 1 << 20  # taller stacks leave the processor's cache and gain nothing
+_TASK_PIXELS = 1 << 17  # about half a millisecond of coding: less is not worth a thread
 
 
 class JpegCushion(Cushion):
     """JPEG compression and decompression.
+
+    Batches are spread over `torch.get_num_threads()` threads; the codecs run without Python's lock.
 
     Args:
         quality: libjpeg's scale, 1 (coarse) to 100.
@@ -31,55 +38,74 @@ class JpegCushion(Cushion):
             one-channel images, which are coded as one component.
     """
 
-    has_twin = False
-
     def __init__(self, quality: int, subsampling: Subsampling = "420") -> None:
         super().__init__(f"jpeg:{quality}" + ("" if subsampling == "420" else f":{subsampling}"))
         self.quality = quality
         self.subsampling = subsampling
 
     def _cushion(self, pixels: Tensor) -> Tensor:
-        count, channels, height, width = pixels.shape
-        images = pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
-        out = np.empty_like(images)
-        if channels == 3 and self.subsampling == "420":
-            stack = 1  # chroma upsampling looks across blocks, so that neighbours in a stack would be seen
+        count, _, height, width = pixels.shape
+        images = pixels.cpu().numpy()
+        tasks = max(1, min(torch.get_num_threads(), count * height * width // _TASK_PIXELS, count))
+        if tasks == 1:
+            parts = [self._code(images)]
         else:
-            padded = -height % 8 + height
-            stack = max(1, min(_TALLEST // padded, _STACK_PIXELS // (padded * width)))
-        for start in range(0, count, stack):
-            self._round_trip(images[start : start + stack], out[start : start + stack])
-        return torch.from_numpy(out).permute(0, 3, 1, 2).contiguous().to(pixels.device)
+            with ThreadPoolExecutor(tasks) as pool:
+                parts = list(pool.map(self._code, np.array_split(images, tasks)))
+        return torch.cat([torch.from_numpy(part).permute(0, 3, 1, 2) for part in parts]).contiguous().to(pixels.device)
 
-    def _round_trip(self, images: NDArray[np.uint8], out: NDArray[np.uint8]) -> None:
-        """Codes several images as one tall JPEG, which spares the cost of opening a codec for each.
+    def _code(self, images: Bytes) -> Bytes:
+        """`(N, C, H, W)` -> `(N, H, W, C)`, several images at a time as one tall JPEG where that changes nothing.
 
-        Exact, because 8 x 8 blocks are coded independently of each other up to the lossless entropy code: each image
-        is padded to whole blocks by repeating its last row, which is what libjpeg does with a single image.
+        It spares opening a codec for each image, and is exact for grey and 4:4:4: blocks of 8 x 8 are independent of
+        each other up to the lossless entropy code, and an image is padded to whole blocks by repeating its last row,
+        which is what libjpeg does itself. Upsampling 4:2:0 looks across blocks, so there each image goes alone.
         """
-        count, height, width, channels = images.shape
-        if count > 1 and height % 8:
-            images = np.pad(images, ((0, 0), (0, -height % 8), (0, 0), (0, 0)), mode="edge")
-        tall = images.reshape(-1, width) if channels == 1 else images.reshape(-1, width, channels)
-        target = out if out.shape == images.shape else np.empty_like(images)
-        file = io.BytesIO()
-        Image.fromarray(tall).save(
+        count, channels, height, width = images.shape
+        if channels == 3 and self.subsampling == "420":
+            stack, padding = 1, 0
+        else:
+            padding = -height % 8
+            stack = max(1, min(_TALLEST, _STACK_PIXELS // width) // (height + padding))
+        out = np.empty((count, height + padding, width, channels), np.uint8)
+        # Pillow lets other threads run only while it writes to a real file, so that it gets one that lies in memory.
+        with os.fdopen(os.memfd_create("jpeg"), "w+b", 0) if hasattr(os, "memfd_create") else io.BytesIO() as file:
+            for start in range(0, count, stack):
+                data = self._encode(file, images[start : start + stack], padding)
+                simplejpeg.decode_jpeg(
+                    data,
+                    colorspace="GRAY" if channels == 1 else "RGB",
+                    fastdct=False,
+                    fastupsample=False,
+                    buffer=out[start : start + stack].reshape(-1, width, channels),
+                )
+        return out[:, :height]
+
+    def _encode(self, file: IO[bytes], images: Bytes, padding: int) -> bytes:
+        count, channels, height, width = images.shape
+        if channels == 1:
+            tall, mode = images[:, 0], "L"
+            if padding:
+                tall = np.concatenate([tall, tall[:, -1:].repeat(padding, 1)], 1)
+        else:  # Pillow keeps RGB with a spare fourth byte; given that, it makes no copy
+            tall, mode = np.empty((count, height + padding, width, 4), np.uint8), "RGBX"
+            for channel in range(channels):
+                tall[:, :height, :, channel] = images[:, channel]
+            tall[:, height:] = tall[:, height - 1 : height]
+        size = (width, count * (height + padding))
+        file.seek(0)
+        file.truncate()
+        Image.frombuffer(mode, size, np.ascontiguousarray(tall), "raw", mode, 0, 1).save(
             file, "JPEG", quality=self.quality, subsampling=2 if self.subsampling == "420" else 0
         )
-        simplejpeg.decode_jpeg(
-            file.getvalue(),
-            colorspace="GRAY" if channels == 1 else "RGB",
-            fastdct=False,
-            fastupsample=False,
-            buffer=target.reshape(-1, width, channels),
-        )
-        if target is not out:
-            out[:] = target[:, :height]
+        file.seek(0)
+        return file.read()
 
-    def twin(self, x: Tensor) -> Tensor:
-        raise NotImplementedError
+    def _twin(self, x: Tensor) -> Tensor:
+        return jpeg_twin(x, self.quality, halve_chroma=self.subsampling == "420")
 
     def manifest(self) -> dict[str, Any]:
+        """As for every cushion, and the codecs with their versions."""
         turbo = features.version("libjpeg_turbo")
         return super().manifest() | {
             "quality": self.quality,

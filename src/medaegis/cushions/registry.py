@@ -1,10 +1,12 @@
-"""Specs to cushions: one short text names a cushion and its parameters, in a guard's manifest as on the command line."""
+"""Specs to cushions: a short text names a cushion and its parameters, in a guard's manifest as on the command line."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from medaegis.cushions.base import Cushion
+from medaegis.cushions.filters import BitDepth, Gaussian, Identity, Median
 from medaegis.cushions.jpeg import JpegCushion
+from medaegis.cushions.tvm import TotalVariation
 from medaegis.errors import ConfigError
 
 
@@ -16,30 +18,93 @@ class _Kind:
     make: Callable[[list[str]], Cushion]
 
 
-def _whole(text: str, low: int, high: int) -> int:
+def _whole(name: str, text: str, low: int, high: int) -> int:
     if not (text.isascii() and text.isdigit() and low <= int(text) <= high):
-        raise ValueError(f"{text!r} is not a whole number from {low} to {high}")
+        raise ValueError(f"{name} is {text!r}, expected a whole number from {low} to {high}")
     return int(text)
 
 
+def _number(name: str, text: str, low: float, high: float) -> float:
+    problem = f"{name} is {text!r}, expected a number from {low} to {high}"
+    try:
+        value = float(text)
+    except ValueError:
+        raise ValueError(problem) from None
+    if not low <= value <= high:
+        raise ValueError(problem)
+    return value
+
+
+def _none(arguments: list[str]) -> Cushion:
+    if arguments:
+        raise ValueError("it takes no parameters")
+    return Identity()
+
+
 def _jpeg(arguments: list[str]) -> Cushion:
-    quality, *rest = arguments
-    match rest:
-        case [] | ["420"]:
-            return JpegCushion(_whole(quality, 1, 100), "420")
-        case ["444"]:
-            return JpegCushion(_whole(quality, 1, 100), "444")
-    raise ValueError(f"subsampling {':'.join(rest)!r} is not 420 or 444")
+    match arguments:
+        case [quality] | [quality, "420"]:
+            return JpegCushion(_whole("QUALITY", quality, 1, 100), "420")
+        case [quality, "444"]:
+            return JpegCushion(_whole("QUALITY", quality, 1, 100), "444")
+    raise ValueError(f"parameters {arguments} do not fit")
+
+
+def _bits(arguments: list[str]) -> Cushion:
+    match arguments:
+        case [dropped]:
+            return BitDepth(_whole("DROPPED", dropped, 1, 7))
+        case [dropped, "mid"]:
+            return BitDepth(_whole("DROPPED", dropped, 1, 7), middle=True)
+    raise ValueError(f"parameters {arguments} do not fit")
+
+
+def _tvm(arguments: list[str]) -> Cushion:
+    match arguments:
+        case []:
+            return TotalVariation()
+        case [keep, weight, iterations]:
+            return TotalVariation(
+                _number("KEEP", keep, 0.01, 1.0),
+                _number("WEIGHT", weight, 0.0001, 10.0),
+                _whole("ITERATIONS", iterations, 1, 1000),
+            )
+    raise ValueError(f"parameters {arguments} do not fit")
+
+
+def _median(arguments: list[str]) -> Cushion:
+    match arguments:
+        case ["3" | "5" | "7" | "9" as window]:
+            return Median(int(window))
+    raise ValueError(f"parameters {arguments} do not fit, WINDOW must be 3, 5, 7 or 9")
+
+
+def _gaussian(arguments: list[str]) -> Cushion:
+    match arguments:
+        case [sigma]:
+            return Gaussian(_number("SIGMA", sigma, 0.3, 10.0))
+    raise ValueError(f"parameters {arguments} do not fit")
 
 
 _KINDS = {
-    "jpeg": _Kind("jpeg:QUALITY[:420|444]", "jpeg:80", "JPEG codec; quality 1-100, chroma subsampling", _jpeg),
+    "none": _Kind("none", "none", "no cushion, only the rounding to 8 bits", _none),
+    "jpeg": _Kind(
+        "jpeg:QUALITY[:420|444]", "jpeg:80", "JPEG by the real codec, quality 1 to 100, chroma halved or not", _jpeg
+    ),
+    "bits": _Kind(
+        "bits:DROPPED[:mid]", "bits:3", "clip the last 1 to 7 bits, to the lower end or middle of the bin", _bits
+    ),
+    "tvm": _Kind(
+        "tvm[:KEEP:WEIGHT:ITERATIONS]", "tvm:0.5:0.03:50", "keep random pixels, minimise the total variation", _tvm
+    ),
+    "median": _Kind("median:WINDOW", "median:3", "median of a window of 3, 5, 7 or 9 pixels", _median),
+    "gaussian": _Kind("gaussian:SIGMA", "gaussian:1.0", "Gaussian blur, standard deviation in pixels", _gaussian),
 }
 
 
 def cushions() -> dict[str, str]:
     """Name of every cushion -> one line of help with its syntax."""
-    return {name: f"{kind.syntax}  {kind.help}; e.g. {kind.example}" for name, kind in _KINDS.items()}
+    return {name: f"{kind.syntax}: {kind.help} (e.g. {kind.example})" for name, kind in _KINDS.items()}
 
 
 def parse_cushion(spec: str) -> Cushion:
@@ -48,10 +113,10 @@ def parse_cushion(spec: str) -> Cushion:
     Raises:
         ConfigError: the name or a parameter is not known; the message shows the syntax.
     """
-    name, *arguments = spec.strip().split(":")
+    name, *arguments = spec.split(":")
     kind = _KINDS.get(name)
     if kind is None:
-        syntaxes = ", ".join(k.syntax for k in _KINDS.values())
+        syntaxes = ", ".join(known.syntax for known in _KINDS.values())
         raise ConfigError(f"cushion {spec!r}", f"there is no cushion named {name!r}", f"use one of: {syntaxes}")
     try:
         return kind.make(arguments)
