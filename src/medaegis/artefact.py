@@ -1,0 +1,338 @@
+"""Folders that hold classifiers and guards: safetensors and JSON, every byte accounted for, nothing in them executed.
+
+Made for a hostile or damaged folder: each file is read once, checked against the manifest, and parsed from the very
+bytes that were checked. The manifest vouches for the other files and for itself, an Ed25519 signature for its origin.
+"""
+
+import hashlib
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from medaegis import signing
+from medaegis.environment import versions
+from medaegis.errors import ArtefactError, ConfigError
+from medaegis.plainjson import decode_json, encode_json
+from medaegis.safefiles import AGAIN, DISK, changed, guise, guise_of, list_files, listed, put_in_place, read_file
+from medaegis.signing import generate_keypair
+
+__all__ = ["RESERVED", "Folder", "digest", "generate_keypair", "read_folder", "write_folder"]
+
+FORMAT = "medaegis"
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+SIGNATURE = "manifest.sig"
+RESERVED = frozenset({"format", "format_version", "kind", "versions", "files", "signer", "checksum"})
+
+# Far above anything this package writes, far below what would hurt the machine that reads it.
+MAX_MANIFEST_BYTES = 1 << 20
+MAX_BYTES = {".json": 16 << 20, ".safetensors": 4 << 30}
+MAX_TOTAL_BYTES = 8 << 30
+MAX_HEADER_BYTES = 16 << 20
+MAX_FILES = 256
+
+_STEM = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_HEX64 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder whose every byte has been checked.
+
+    Attributes:
+        path: where it was read from.
+        manifest: the whole manifest: what the writer gave, and the entries named in `RESERVED`.
+        digest: SHA-256 (hex) of the manifest and so, by the hashes in it, of the whole folder.
+        signer: the Ed25519 public key (hex) whose signature fits, None for an unsigned folder. It says who signed,
+            not that they may be trusted: only `read_folder(..., public_key=...)` does.
+    """
+
+    path: Path
+    manifest: dict[str, Any]
+    digest: str
+    signer: str | None
+    _tensors: Mapping[str, dict[str, Tensor]] = field(repr=False)
+    _documents: Mapping[str, dict[str, Any]] = field(repr=False)
+
+    @property
+    def tensor_names(self) -> tuple[str, ...]:
+        """Names that `tensors` knows, sorted."""
+        return tuple(sorted(self._tensors))
+
+    @property
+    def document_names(self) -> tuple[str, ...]:
+        """Names that `document` knows, sorted."""
+        return tuple(sorted(self._documents))
+
+    def tensors(self, name: str) -> dict[str, Tensor]:
+        """The tensors of `<name>.safetensors`; ArtefactError if the folder has no such file."""
+        if name not in self._tensors:
+            raise ArtefactError(self.path, f"holds no tensors {name!r}, only {list(self.tensor_names)}", AGAIN)
+        return dict(self._tensors[name])
+
+    def document(self, name: str) -> dict[str, Any]:
+        """The object in `<name>.json`; ArtefactError if the folder has no such file."""
+        if name not in self._documents:
+            raise ArtefactError(self.path, f"holds no document {name!r}, only {list(self.document_names)}", AGAIN)
+        return dict(self._documents[name])
+
+
+def write_folder(
+    path: Path | str,
+    *,
+    kind: str,
+    manifest: Mapping[str, Any],
+    tensors: Mapping[str, Mapping[str, Tensor]],
+    documents: Mapping[str, Mapping[str, Any]] | None = None,
+    signing_key: Path | str | None = None,
+) -> None:
+    """Writes a folder in one step: whoever looks sees the old content or the new, never a mixture.
+
+    The same content gives the same bytes and so the same `digest`.
+
+    Args:
+        path: the folder; made with its parents. An intact list of files of the same kind is replaced; if anything
+            else lies there, nothing is touched.
+        kind: what it holds, such as "classifier" or "guard".
+        manifest: entries of the caller, plain JSON values, none of them named as in `RESERVED`.
+        tensors: name to tensors, each written to `<name>.safetensors`.
+        documents: name to JSON object, each written to `<name>.json`.
+        signing_key: Ed25519 private key (PEM) that signs the manifest; see `generate_keypair`.
+
+    Raises:
+        ConfigError: content that cannot be stored (names, values that are not JSON, tensors), or an unusable key.
+        ArtefactError: the place holds something else, or the disk refuses.
+    """
+    target = Path(os.path.realpath(path))
+    taken = sorted(RESERVED & set(manifest))
+    if taken:
+        raise ConfigError(f"manifest for {target.name}", f"the names {taken} are reserved", "rename these entries")
+    key = None if signing_key is None else signing.load_signing_key(signing_key)
+    files = _encode_files(tensors, documents or {})
+    content = {
+        **manifest,
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "kind": kind,
+        "versions": versions(),
+        "signer": None if key is None else signing.key_text(key.public_key()),
+        "files": {name: {"size": len(data), "sha256": _sha256(data)} for name, data in files.items()},
+    }
+    encoded = _encode(MANIFEST, {**content, "checksum": _sha256(_encode(MANIFEST, content))})
+    if len(encoded) > MAX_MANIFEST_BYTES:
+        raise ConfigError(MANIFEST, f"{len(encoded)} bytes, {MAX_MANIFEST_BYTES} allowed", "store more in a document")
+    files[MANIFEST] = encoded
+    if key is not None:
+        files[SIGNATURE] = key.sign(encoded)
+    if os.path.lexists(target):
+        _check_replaceable(target, kind)
+    try:
+        put_in_place(target, files)
+    except OSError as error:
+        raise ArtefactError(target, f"could not be written: {error.strerror}", DISK) from None
+
+
+def read_folder(path: Path | str, *, kind: str, public_key: Path | str | None = None) -> Folder:
+    """Reads a folder and checks every byte of it; nothing in it is ever executed.
+
+    Args:
+        path: the folder. A link to it is followed; links inside it are refused.
+        kind: what it must hold.
+        public_key: Ed25519 public key (PEM). Given, an unsigned or otherwise signed folder is refused.
+
+    Raises:
+        ArtefactError: a changed byte, a missing or a foreign file, another kind or format version, a pickle or
+            archive in place of safetensors, a link, a folder inside, an absurd size, a wrong signature.
+        ConfigError: `public_key` is no Ed25519 public key.
+    """
+    root = Path(path)
+    trusted = None if public_key is None else signing.key_text(signing.load_public_key(public_key))
+    present = list_files(root, limit=MAX_FILES + 2)
+    raw = read_file(root / MANIFEST, limit=MAX_MANIFEST_BYTES)
+    signature = read_file(root / SIGNATURE, limit=signing.SIGNATURE_BYTES) if SIGNATURE in present else None
+    if trusted is not None:  # before anything in it is interpreted
+        _check_signature(root, raw, signature, trusted)
+    manifest = _parse_manifest(root, raw, kind)
+    signer = manifest["signer"]
+    if signer is not None:
+        _check_signature(root, raw, signature, signer)
+    expected = _expected_files(root, manifest["files"])
+    _compare_names(root, present, {MANIFEST, *expected, *([SIGNATURE] if signer else [])})
+
+    tensors: dict[str, dict[str, Tensor]] = {}
+    documents: dict[str, dict[str, Any]] = {}
+    for name, (size, sha256) in expected.items():
+        file = root / name
+        data = read_file(file, limit=MAX_BYTES[file.suffix], size=size)
+        if _sha256(data) != sha256:
+            raise changed(file, "its SHA-256 is not the manifest's", data)
+        if file.suffix == ".safetensors":
+            tensors[file.stem] = _parse_tensors(file, data)
+        else:
+            documents[file.stem] = _parse_object(file, data)
+    return Folder(root, manifest, _sha256(raw), signer, tensors, documents)
+
+
+def digest(path: Path | str) -> str:
+    """SHA-256 (hex) of a folder's manifest, which names the folder's whole content; checks nothing else."""
+    return _sha256(read_file(Path(path) / MANIFEST, limit=MAX_MANIFEST_BYTES))
+
+
+# ---- writing
+
+
+def _encode_files(
+    tensors: Mapping[str, Mapping[str, Tensor]], documents: Mapping[str, Mapping[str, Any]]
+) -> dict[str, bytes]:
+    files: dict[str, bytes] = {}
+    for stem, content in tensors.items():
+        try:
+            # Copies: safetensors refuses tensors that share memory or are strided, such as channels-last weights.
+            plain = {
+                name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+                for name, tensor in content.items()
+            }
+            files[f"{stem}.safetensors"] = safetensors.torch.save(plain)
+        except (SafetensorError, ValueError, RuntimeError, KeyError, AttributeError) as error:
+            raise ConfigError(
+                f"{stem}.safetensors", f"cannot be encoded ({error})", "give dense, plain tensors"
+            ) from None
+    for stem, document in documents.items():
+        files[f"{stem}.json"] = _encode(f"{stem}.json", dict(document))
+    for name, data in files.items():
+        stem, suffix = os.path.splitext(name)
+        if not _STEM.fullmatch(stem) or name.lower() == MANIFEST:
+            raise ConfigError(name, "is no name for a file here", "use up to 100 letters, digits, dots, dashes")
+        if len(data) > MAX_BYTES[suffix]:
+            raise ConfigError(name, f"{len(data)} bytes, more than the {MAX_BYTES[suffix]} allowed", "split it")
+    if len({name.lower() for name in files}) != len(files):
+        raise ConfigError(f"{sorted(files)}", "two names differ in case only", "rename one; some disks ignore case")
+    if len(files) > MAX_FILES:
+        raise ConfigError(f"{len(files)} files", f"a folder holds {MAX_FILES} at most", "put several into one file")
+    return files
+
+
+def _encode(name: str, value: dict[str, Any]) -> bytes:
+    try:
+        return encode_json(value)
+    except ValueError as error:
+        raise ConfigError(name, f"cannot be encoded ({error})", "give plain JSON values") from None
+
+
+def _check_replaceable(target: Path, kind: str) -> None:
+    """Refuses to replace anything but a folder of the same kind with nothing else in it."""
+    remedy = "choose another place, or move away what is there"
+    present = list_files(target, limit=MAX_FILES + 2)
+    if not present:
+        return
+    try:
+        old = decode_json(read_file(target / MANIFEST, limit=MAX_MANIFEST_BYTES))
+        ours = old["format"] == FORMAT and old["kind"] == kind
+        strangers = sorted(present - {MANIFEST, SIGNATURE, *old["files"]})
+    except (ArtefactError, ValueError, KeyError, TypeError):
+        ours, strangers = False, []
+    if not ours:
+        raise ArtefactError(target, f"exists and is not a {kind} folder of this program", remedy)
+    if strangers:
+        raise ArtefactError(target, f"would be replaced, but also holds {listed(strangers)}", remedy)
+
+
+# ---- reading
+
+
+def _parse_manifest(root: Path, raw: bytes, kind: str) -> dict[str, Any]:
+    file = root / MANIFEST
+    manifest = _parse_object(file, raw)
+    if manifest.get("format") != FORMAT:
+        raise ArtefactError(root, "is not a folder made by this program", "give a folder that medaegis made")
+    if manifest.get("format_version") != FORMAT_VERSION:
+        given = f"is of format version {manifest.get('format_version')!r:.20}, this program reads {FORMAT_VERSION}"
+        raise ArtefactError(root, given, "install the medaegis that made it, or make it again with this one")
+    body = {name: value for name, value in manifest.items() if name != "checksum"}
+    if manifest.get("checksum") != _sha256(encode_json(body)) or encode_json(manifest) != raw:
+        raise changed(file, "its checksum does not fit", raw)
+    signer = manifest.get("signer")
+    if not set(manifest) >= RESERVED or not (signer is None or (isinstance(signer, str) and _HEX64.fullmatch(signer))):
+        raise ArtefactError(file, "lacks entries that every manifest has", AGAIN)
+    if manifest["kind"] != kind:
+        raise ArtefactError(
+            root, f"is a {manifest['kind']!r:.40} folder, a {kind!r} folder is needed", "give another path"
+        )
+    return manifest
+
+
+def _check_signature(root: Path, raw: bytes, signature: bytes | None, key: str) -> None:
+    if signature is None:
+        raise ArtefactError(
+            root, f"is not signed ({SIGNATURE} is missing), a signature by {key[:16]}… is needed", AGAIN
+        )
+    if not signing.verifies(raw, signature, key):
+        raise ArtefactError(root, f"its signature is not one by the key {key[:16]}…", AGAIN)
+
+
+def _expected_files(root: Path, entries: Any) -> dict[str, tuple[int, str]]:
+    """The manifest's list of files, name to (size, SHA-256), with every entry checked."""
+    file = root / MANIFEST
+    if not isinstance(entries, dict) or len(entries) > MAX_FILES:
+        raise ArtefactError(file, f"has no list of at most {MAX_FILES} files", AGAIN)
+    files: dict[str, tuple[int, str]] = {}
+    for name, entry in entries.items():
+        stem, suffix = os.path.splitext(name)
+        if suffix not in MAX_BYTES or not _STEM.fullmatch(stem) or name == MANIFEST:
+            raise ArtefactError(file, f"lists {listed([name])}, which is no name for a file here", AGAIN)
+        match entry:
+            case {"size": int(size), "sha256": str(sha256), **rest} if (
+                not rest and not isinstance(size, bool) and 0 <= size <= MAX_BYTES[suffix] and _HEX64.fullmatch(sha256)
+            ):
+                files[name] = size, sha256
+            case _:
+                raise ArtefactError(file, f"gives no usable size and SHA-256 for {listed([name])}", AGAIN)
+    if sum(size for size, _ in files.values()) > MAX_TOTAL_BYTES:
+        raise ArtefactError(file, f"lists more than {MAX_TOTAL_BYTES} bytes", AGAIN)
+    return files
+
+
+def _compare_names(root: Path, present: set[str], expected: set[str]) -> None:
+    missing, foreign = expected - present, present - expected
+    if missing:
+        raise ArtefactError(root, f"lacks {listed(missing)}", AGAIN)
+    if foreign:
+        first = root / min(foreign)
+        found = f"holds {listed(foreign)}, foreign to its manifest{guise_of(first)}"
+        raise ArtefactError(root, found, "remove what does not belong there, or copy the folder again")
+
+
+def _parse_object(file: Path, data: bytes) -> dict[str, Any]:
+    try:
+        value = decode_json(data)
+    except ValueError as error:
+        raise ArtefactError(file, f"is not valid JSON ({error}){guise(data)}", AGAIN) from None
+    if not isinstance(value, dict):
+        raise ArtefactError(file, "holds no JSON object", AGAIN)
+    return value
+
+
+def _parse_tensors(file: Path, data: bytes) -> dict[str, Tensor]:
+    header = int.from_bytes(data[:8], "little")
+    if len(data) < 8 or header > min(MAX_HEADER_BYTES, len(data) - 8):
+        raise ArtefactError(file, f"is not a safetensors file{guise(data)}", AGAIN)
+    try:
+        # Python's reader of the same header refuses what the library leaves open (duplicate names, numbers).
+        decode_json(data[8 : 8 + header])
+        return safetensors.torch.load(data)
+    except (SafetensorError, ValueError, KeyError, RuntimeError, TypeError) as error:
+        raise ArtefactError(
+            file, f"is not a sound safetensors file ({str(error)!a:.200}){guise(data)}", AGAIN
+        ) from None
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
