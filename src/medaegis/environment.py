@@ -65,7 +65,7 @@ def environment() -> dict[str, Any]:
     """
     import torch
 
-    from medaegis.hardware import fast_dtype
+    from medaegis.models.hardware import has_fast_bfloat16
 
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     machine = {
@@ -73,7 +73,7 @@ def environment() -> dict[str, Any]:
         "cores": _cores(),
         "memory_gib": round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / _GIB, 1),
         "gpu": gpu,
-        "bf16": fast_dtype("cuda" if gpu else "cpu") is torch.bfloat16,
+        "bf16": has_fast_bfloat16(torch.device("cuda" if gpu else "cpu")),
     }
     return {"versions": versions(), "machine": machine, "commit": commit()}
 
@@ -193,7 +193,9 @@ def check_bf16() -> Check:
     gain = seconds[torch.float32] / seconds[torch.bfloat16]
     detail = f"{gain:.1f} x the speed of float32 on this {device}"
     if gain < 1:
-        return Check("bfloat16", "warn", detail, "none needed: float32 is used; expect long trainings")
+        return Check(
+            "bfloat16", "warn", detail, "nothing breaks, but trainings take longer; try again when the machine is idle"
+        )
     return Check("bfloat16", "ok", detail)
 
 
