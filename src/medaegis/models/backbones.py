@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from medaegis.errors import ConfigError
+from medaegis.models.networks import VGG16, DenseNet121, MobileNetV2
 from medaegis.models.weights import load_weights
 
 
@@ -197,3 +198,41 @@ def _resnet34(classes: int) -> nn.Module:
 @_register("resnet50", paper=_RESNET, taps=("layer1.0", "layer2.0", "layer3.0", "layer4.0"), head="fc")
 def _resnet50(classes: int) -> nn.Module:
     return _resnet("bottleneck", [3, 4, 6, 3], classes)
+
+
+_VGG = "Simonyan & Zisserman 2015, Very Deep Convolutional Networks for Large-Scale Image Recognition"
+
+
+# Activation layers 3, 6, 9, 12 (Medical Aegis, section 4.1).
+@_register("vgg16", paper=_VGG, taps=("features.6", "features.13", "features.20", "features.27"), head="classifier.6")
+def _vgg16(classes: int) -> nn.Module:
+    return VGG16(classes, norm=False)
+
+
+@_register(
+    "vgg16_bn", paper=_VGG, taps=("features.9", "features.19", "features.29", "features.39"), head="classifier.6"
+)
+def _vgg16_bn(classes: int) -> nn.Module:
+    return VGG16(classes, norm=True)
+
+
+# The four dense blocks.
+@_register(
+    "densenet121",
+    paper="Huang et al. 2017, Densely Connected Convolutional Networks",
+    taps=tuple(f"features.denseblock{block}" for block in (1, 2, 3, 4)),
+    head="classifier",
+)
+def _densenet121(classes: int) -> nn.Module:
+    return DenseNet121(classes)
+
+
+# The last inverted residual block at strides 4, 8, 16 and 32.
+@_register(
+    "mobilenet_v2",
+    paper="Sandler et al. 2018, MobileNetV2: Inverted Residuals and Linear Bottlenecks",
+    taps=("features.3", "features.6", "features.13", "features.17"),
+    head="classifier.1",
+)
+def _mobilenet_v2(classes: int) -> nn.Module:
+    return MobileNetV2(classes)

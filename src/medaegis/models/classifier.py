@@ -109,7 +109,8 @@ class Classifier(nn.Module):
     Tap names are module names of ``network`` (``layer2.0``), or ``"input"``: the pixels as given.
 
     Args:
-        network: takes normalised ``(N, 3, size, size)`` images and returns logits ``(N, K)``.
+        network: takes normalised ``(N, 3, size, size)`` images and returns logits ``(N, K)``. Its weights are put into
+            channels-last order, the faster one on CPUs and on GPUs.
         classes: the K class names, in the order of the logits.
         size: side of the square images in pixels.
         channels: ``"gray"`` takes ``(N, 1, size, size)`` and repeats it three times, ``"rgb"`` takes three channels.
@@ -142,7 +143,7 @@ class Classifier(nn.Module):
             raise ConfigError("classifier", f"channels {channels!r} is unknown", "give 'gray' or 'rgb'")
         if len(classes) < 2 or len(set(classes)) != len(classes):
             raise ConfigError("classifier", f"classes are {list(classes)}", "give at least two, each once")
-        self.network = network
+        self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.classes = tuple(classes)
         self.size = size
         self.channels = channels
@@ -163,7 +164,8 @@ class Classifier(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """Type of the weights, and so of the features."""
-        return next(self.network.parameters()).dtype
+        dtype: torch.dtype = next(self.network.parameters()).dtype
+        return dtype
 
     @property
     def device(self) -> torch.device:
@@ -227,7 +229,7 @@ class Classifier(nn.Module):
         return [INPUT, *(name for name, out in self._outputs.items() if out.calls == 1 and out.shape is not None)]
 
     def frozen(self, *, dtype: torch.dtype = torch.float32, fold: bool = True) -> Classifier:
-        """A copy for inference and attacks: eval for good, no weight gradients, channels-last, batch norm folded.
+        """A copy for inference and attacks: eval for good, no weight gradients, batch norm folded.
 
         Args:
             dtype: type of the weights and the arithmetic; images are cast inside and logits come back in float32.
@@ -239,10 +241,8 @@ class Classifier(nn.Module):
                 network = fold_batchnorm(self.network, self._prepare(self._example()), keep=self.taps)
         else:
             network = copy.deepcopy(self.network)
-        network = network.eval().requires_grad_(False).to(dtype)
-        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         result = Classifier(
-            network,
+            network.eval().requires_grad_(False).to(dtype),
             classes=self.classes,
             size=self.size,
             channels=self.channels,

@@ -150,7 +150,6 @@ class _Run:
             taps=default_taps(config.backbone) if config.taps is None else config.taps,
             backbone=config.backbone,
         )
-        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         weights = len(self.train_part) / (len(counts) * counts.float()) if config.class_weighting else None
         self.class_weights = weights.to(self.device) if weights is not None else None
         self.optimizer = self._optimizer(network)
@@ -212,7 +211,7 @@ class _Run:
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
-        value = float(loss)
+        value = loss.item()
         if not math.isfinite(value):
             raise ConfigError("training", f"the loss is {value} at step {self.step}", f"lower lr ({self.config.lr})")
         return value

@@ -1,0 +1,164 @@
+"""VGG-16, DenseNet-121 and MobileNetV2 with torchvision's state-dict keys and numerics, which MONAI does not offer.
+
+Simonyan & Zisserman 2015; Huang et al. 2017; Sandler et al. 2018. Taps are ordinary modules, so nothing that is worth
+tapping hides in functional calls.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+def _initialise(network: nn.Module, *, linear_std: float | None = None) -> None:
+    """Kaiming normal for convolutions, zero biases; linear layers normal where ``linear_std`` is given."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Linear):
+            if linear_std is not None:
+                nn.init.normal_(module.weight, 0, linear_std)
+            nn.init.zeros_(module.bias)
+
+
+class VGG16(nn.Module):
+    """Thirteen 3 x 3 convolutions (configuration D), with batch norm if ``norm``, and three linear layers."""
+
+    def __init__(self, classes: int, *, norm: bool) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        before = 3
+        for width, repeats in ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3)):
+            for _ in range(repeats):
+                layers.append(nn.Conv2d(before, width, 3, padding=1))
+                if norm:
+                    layers.append(nn.BatchNorm2d(width))
+                layers.append(nn.ReLU(inplace=True))
+                before = width
+            layers.append(nn.MaxPool2d(2))
+        self.features = nn.Sequential(*layers)
+        self.avgpool = nn.AdaptiveAvgPool2d(7)
+        self.classifier = nn.Sequential(
+            nn.Linear(512 * 49, 4096),
+            nn.ReLU(inplace=True),
+            nn.Dropout(),
+            nn.Linear(4096, 4096),
+            nn.ReLU(inplace=True),
+            nn.Dropout(),
+            nn.Linear(4096, classes),
+        )
+        _initialise(self, linear_std=0.01)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.avgpool(self.features(x)).flatten(1)
+        return self.classifier(x)  # type: ignore[no-any-return]
+
+
+class _DenseLayer(nn.Module):
+    def __init__(self, before: int, growth: int) -> None:
+        super().__init__()
+        self.norm1 = nn.BatchNorm2d(before)
+        self.relu1 = nn.ReLU(inplace=True)
+        self.conv1 = nn.Conv2d(before, 4 * growth, 1, bias=False)
+        self.norm2 = nn.BatchNorm2d(4 * growth)
+        self.relu2 = nn.ReLU(inplace=True)
+        self.conv2 = nn.Conv2d(4 * growth, growth, 3, padding=1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        new = self.conv2(self.relu2(self.norm2(self.conv1(self.relu1(self.norm1(x))))))
+        return torch.cat([x, new], dim=1)
+
+
+class DenseNet121(nn.Module):
+    """Four dense blocks of 6, 12, 24 and 16 layers that add 32 channels each."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        growth, width = 32, 64
+        self.features = nn.Sequential()
+        self.features.add_module("conv0", nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False))
+        self.features.add_module("norm0", nn.BatchNorm2d(width))
+        self.features.add_module("relu0", nn.ReLU(inplace=True))
+        self.features.add_module("pool0", nn.MaxPool2d(3, stride=2, padding=1))
+        for block, layers in enumerate((6, 12, 24, 16), start=1):
+            dense = nn.Sequential()
+            for layer in range(1, layers + 1):
+                dense.add_module(f"denselayer{layer}", _DenseLayer(width, growth))
+                width += growth
+            self.features.add_module(f"denseblock{block}", dense)
+            if block < 4:
+                transition = nn.Sequential()
+                transition.add_module("norm", nn.BatchNorm2d(width))
+                transition.add_module("relu", nn.ReLU(inplace=True))
+                transition.add_module("conv", nn.Conv2d(width, width // 2, 1, bias=False))
+                transition.add_module("pool", nn.AvgPool2d(2))
+                self.features.add_module(f"transition{block}", transition)
+                width //= 2
+        self.features.add_module("norm5", nn.BatchNorm2d(width))
+        self.relu = nn.ReLU(inplace=True)
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.classifier = nn.Linear(width, classes)
+        _initialise(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.avgpool(self.relu(self.features(x))).flatten(1)
+        return self.classifier(x)  # type: ignore[no-any-return]
+
+
+def _conv_norm_relu(before: int, after: int, kernel: int, *, stride: int = 1, groups: int = 1) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(before, after, kernel, stride, (kernel - 1) // 2, groups=groups, bias=False),
+        nn.BatchNorm2d(after),
+        nn.ReLU6(inplace=True),
+    )
+
+
+class _InvertedResidual(nn.Module):
+    def __init__(self, before: int, after: int, *, stride: int, expansion: int) -> None:
+        super().__init__()
+        hidden = before * expansion
+        self.skips = stride == 1 and before == after
+        self.conv = nn.Sequential(
+            *([_conv_norm_relu(before, hidden, 1)] if expansion != 1 else []),
+            _conv_norm_relu(hidden, hidden, 3, stride=stride, groups=hidden),
+            nn.Conv2d(hidden, after, 1, bias=False),
+            nn.BatchNorm2d(after),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.conv(x)
+        return x + y if self.skips else y
+
+
+class MobileNetV2(nn.Module):
+    """Seventeen inverted residual blocks (table 2 of the paper)."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [_conv_norm_relu(3, 32, 3, stride=2)]
+        before = 32
+        for expansion, width, repeats, stride in (
+            (1, 16, 1, 1),
+            (6, 24, 2, 2),
+            (6, 32, 3, 2),
+            (6, 64, 4, 2),
+            (6, 96, 3, 1),
+            (6, 160, 3, 2),
+            (6, 320, 1, 1),
+        ):
+            for repeat in range(repeats):
+                layers.append(
+                    _InvertedResidual(before, width, stride=stride if repeat == 0 else 1, expansion=expansion)
+                )
+                before = width
+        layers.append(_conv_norm_relu(before, 1280, 1))
+        self.features = nn.Sequential(*layers)
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.classifier = nn.Sequential(nn.Dropout(0.2), nn.Linear(1280, classes))
+        _initialise(self, linear_std=0.01)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.avgpool(self.features(x)).flatten(1)
+        return self.classifier(x)  # type: ignore[no-any-return]

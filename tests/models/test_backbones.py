@@ -1,0 +1,289 @@
+"""Registered networks against torchvision's known sizes and independent definitions; foreign networks; weights."""
+
+import pickle
+import re
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from tests.models.tiny_networks import Tiny, lived_in
+from torch import Tensor, nn
+
+from medaegis.errors import ConfigError
+from medaegis.models.backbones import backbones, create_backbone, default_taps, load_factory
+from medaegis.models.classifier import Classifier
+
+# torchvision's documentation: parameters for 1,000 classes; entries of the state dict.
+PUBLISHED = {
+    "resnet18": (11_689_512, 122),
+    "resnet34": (21_797_672, 218),
+    "resnet50": (25_557_032, 320),
+    "vgg16": (138_357_544, 32),
+    "vgg16_bn": (138_365_992, 97),
+    "densenet121": (7_978_856, 727),
+    "mobilenet_v2": (3_504_872, 314),
+}
+# Names picked from torchvision's published files, with their shapes.
+SOME_KEYS = {
+    "resnet18": {
+        "layer2.0.downsample.0.weight": (128, 64, 1, 1),
+        "layer4.1.bn2.running_var": (512,),
+        "fc.bias": (1000,),
+    },
+    "resnet34": {"layer3.5.conv2.weight": (256, 256, 3, 3), "fc.weight": (1000, 512)},
+    "resnet50": {"layer1.0.downsample.1.weight": (256,), "layer4.2.conv3.weight": (2048, 512, 1, 1)},
+    "vgg16": {
+        "features.28.weight": (512, 512, 3, 3),
+        "classifier.0.weight": (4096, 25088),
+        "classifier.6.bias": (1000,),
+    },
+    "vgg16_bn": {"features.40.weight": (512, 512, 3, 3), "features.41.running_mean": (512,)},
+    "densenet121": {
+        "features.denseblock3.denselayer24.conv1.weight": (128, 992, 1, 1),
+        "features.transition2.norm.weight": (512,),
+        "features.norm5.bias": (1024,),
+        "classifier.weight": (1000, 1024),
+    },
+    "mobilenet_v2": {
+        "features.0.0.weight": (32, 3, 3, 3),
+        "features.1.conv.1.weight": (16, 32, 1, 1),
+        "features.2.conv.1.0.weight": (96, 1, 3, 3),
+        "features.18.1.running_var": (1280,),
+        "classifier.1.weight": (1000, 1280),
+    },
+}
+
+
+def test_every_registered_network_is_known_here():
+    assert set(backbones()) == set(PUBLISHED)
+
+
+@pytest.mark.parametrize("name", backbones())
+def test_sizes_and_names_are_torchvisions(name):
+    with torch.device("meta"):
+        network = create_backbone(name, classes=1000)
+    state = network.state_dict()
+    parameters, entries = PUBLISHED[name]
+    assert sum(p.numel() for p in network.parameters()) == parameters
+    assert len(state) == entries
+    for key, shape in SOME_KEYS[name].items():
+        assert tuple(state[key].shape) == shape
+
+
+def _norm(x: Tensor, state: dict[str, Tensor], name: str) -> Tensor:
+    values = (state[f"{name}.{key}"] for key in ("running_mean", "running_var", "weight", "bias"))
+    return F.batch_norm(x, *values)
+
+
+def _resnet(x: Tensor, state: dict[str, Tensor]) -> Tensor:
+    """He et al. 2016 straight from a state dict; a block strides in the last convolution but one."""
+    x = F.relu(_norm(F.conv2d(x, state["conv1.weight"], stride=2, padding=3), state, "bn1"))
+    x = F.max_pool2d(x, 3, 2, 1)
+    convolutions = 3 if "layer1.0.conv3.weight" in state else 2
+    blocks = sorted({m[0] for key in state if (m := re.match(r"layer\d\.\d+", key))})
+    for block in blocks:
+        stride = 2 if block.endswith(".0") and not block.startswith("layer1") else 1
+        y = x
+        for i in range(1, convolutions + 1):
+            weight = state[f"{block}.conv{i}.weight"]
+            here = stride if i == convolutions - 1 else 1
+            y = _norm(F.conv2d(y, weight, stride=here, padding=weight.shape[-1] // 2), state, f"{block}.bn{i}")
+            y = F.relu(y) if i < convolutions else y
+        if f"{block}.downsample.0.weight" in state:
+            x = _norm(F.conv2d(x, state[f"{block}.downsample.0.weight"], stride=stride), state, f"{block}.downsample.1")
+        x = F.relu(x + y)
+    return F.linear(x.mean((2, 3)), state["fc.weight"], state["fc.bias"])
+
+
+def _mobilenet(x: Tensor, state: dict[str, Tensor]) -> Tensor:
+    """Sandler et al. 2018, table 2, straight from a state dict."""
+    strides = {0: 2, 2: 2, 4: 2, 7: 2, 14: 2}
+    for i in range(19):
+        if i in (0, 18):
+            kernel = state[f"features.{i}.0.weight"]
+            x = F.conv2d(x, kernel, stride=strides.get(i, 1), padding=kernel.shape[-1] // 2)
+            x = F.relu6(_norm(x, state, f"features.{i}.1"))
+            continue
+        base, y = f"features.{i}.conv", x
+        steps = [f"{base}.0", f"{base}.1"] if i > 1 else [f"{base}.0"]
+        for step in steps:
+            kernel = state[f"{step}.0.weight"]
+            depthwise = kernel.shape[1] == 1
+            y = F.conv2d(
+                y,
+                kernel,
+                stride=strides.get(i, 1) if depthwise else 1,
+                padding=1 if depthwise else 0,
+                groups=len(kernel) if depthwise else 1,
+            )
+            y = F.relu6(_norm(y, state, f"{step}.1"))
+        last = len(steps)
+        y = _norm(F.conv2d(y, state[f"{base}.{last}.weight"]), state, f"{base}.{last + 1}")
+        x = x + y if x.shape == y.shape else y
+    return F.linear(x.mean((2, 3)), state["classifier.1.weight"], state["classifier.1.bias"])
+
+
+@pytest.mark.parametrize(
+    ("name", "reference"), [("resnet18", _resnet), ("resnet50", _resnet), ("mobilenet_v2", _mobilenet)]
+)
+def test_network_computes_what_its_paper_says(name, reference):
+    network = lived_in(create_backbone(name, classes=3)).double()
+    x = torch.randn(2, 3, 48, 48, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    with torch.no_grad():
+        torch.testing.assert_close(network(x), reference(x, network.state_dict()))
+
+
+def test_densenet_computes_what_monais_does():
+    from monai.networks.nets import DenseNet121
+
+    ours = lived_in(create_backbone("densenet121", classes=3))
+    theirs = DenseNet121(spatial_dims=2, in_channels=3, out_channels=3).eval()
+    names = {
+        re.sub(r"(denselayer\d+)\.", r"\1.layers.", key).replace("classifier.", "class_layers.out."): value
+        for key, value in ours.state_dict().items()
+    }
+    theirs.load_state_dict(names)
+    x = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        torch.testing.assert_close(ours(x), theirs(x))
+
+
+@pytest.mark.parametrize("name", ["vgg16", "vgg16_bn"])
+def test_vgg_taps_are_activations_3_6_9_12(name):
+    with torch.device("meta"):
+        network = create_backbone(name, classes=2)
+    activations = [key for key, m in network.named_modules() if isinstance(m, nn.ReLU) and key.startswith("features")]
+    assert default_taps(name) == tuple(activations[i - 1] for i in (3, 6, 9, 12))
+
+
+@pytest.mark.parametrize(
+    ("name", "blocks"), [("resnet50", (1, 4, 8, 14)), ("resnet34", (1, 4, 8, 14)), ("resnet18", (1, 2, 4, 7))]
+)
+def test_resnet_taps_are_the_papers_blocks(name, blocks):
+    with torch.device("meta"):
+        network = create_backbone(name, classes=2)
+    names = [key for key, _ in network.named_modules() if re.fullmatch(r"layer\d\.\d+", key)]
+    assert default_taps(name) == tuple(names[i - 1] for i in blocks)
+
+
+@pytest.mark.parametrize("name", ["densenet121", "mobilenet_v2"])
+def test_default_taps_exist_and_shrink(name):
+    network = create_backbone(name, classes=2)
+    classifier = Classifier(network, classes=("a", "b"), size=64, taps=default_taps(name), backbone=name)
+    assert [shape[1] for shape in classifier.tap_shapes().values()] == [16, 8, 4, 2]
+
+
+def test_weights_depend_on_the_seed_alone_and_leave_the_global_generator_alone():
+    torch.manual_seed(5)
+    first = create_backbone("mobilenet_v2", classes=2, seed=1).state_dict()
+    after = torch.rand(3)
+    torch.manual_seed(5)
+    assert torch.equal(after, torch.rand(3))
+    again = create_backbone("mobilenet_v2", classes=2, seed=1).state_dict()
+    other = create_backbone("mobilenet_v2", classes=2, seed=2).state_dict()
+    assert all(torch.equal(value, again[key]) for key, value in first.items())
+    assert not torch.equal(first["features.0.0.weight"], other["features.0.0.weight"])
+
+
+class TestForeignNetworks:
+    def test_own_factory(self):
+        network = create_backbone("tests.models.tiny_networks:tiny", classes=4)
+        assert network(torch.rand(2, 3, 16, 16)).shape == (2, 4)
+
+    @pytest.mark.parametrize(
+        ("spec", "message"),
+        [
+            ("resnet19", "resnet18"),
+            ("no_such_module_here:f", "does not import"),
+            ("tests.models.tiny_networks:none", "has no function 'none'"),
+            ("tests.models.tiny_networks:no_module", "returned int"),
+            (":f", "package.module:factory"),
+        ],
+    )
+    def test_a_wrong_name_says_so(self, spec, message):
+        with pytest.raises(ConfigError, match=message):
+            create_backbone(spec, classes=2)
+
+    @pytest.mark.parametrize("library", ["timm", "torchvision"])
+    def test_a_missing_library_says_so(self, library, monkeypatch):
+        monkeypatch.setitem(sys.modules, library, None)
+        with pytest.raises(ConfigError, match=f"{library} does not import"):
+            create_backbone(f"{library}:resnet18", classes=2)
+
+    @pytest.mark.parametrize("name", backbones())
+    def test_torchvisions_own_networks_compute_the_same(self, name):
+        models = pytest.importorskip("torchvision.models", exc_type=Exception)
+        theirs = lived_in(models.get_model(name, weights=None, num_classes=3))
+        ours = create_backbone(name, classes=3).eval()
+        ours.load_state_dict(theirs.state_dict())
+        x = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+        with torch.no_grad():
+            torch.testing.assert_close(ours(x), theirs(x))
+
+    def test_load_factory_returns_the_function(self):
+        assert isinstance(load_factory("tests.models.tiny_networks:tiny")(classes=2), Tiny)
+
+
+class _Bomb:
+    def __reduce__(self):
+        return (print, ("this must never run",))
+
+
+class TestWeights:
+    @pytest.fixture
+    def published(self):
+        return create_backbone("mobilenet_v2", classes=10, seed=3).state_dict()
+
+    @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+    def test_every_weight_is_loaded(self, published, tmp_path, suffix):
+        path = tmp_path / f"weights{suffix}"
+        save_file(published, path) if suffix == ".safetensors" else torch.save(published, path)
+        network = create_backbone("mobilenet_v2", classes=10, weights=path)
+        assert all(torch.equal(value, published[key]) for key, value in network.state_dict().items())
+
+    def test_a_head_for_other_classes_is_left_out_and_said(self, published, tmp_path):
+        save_file(published, tmp_path / "w.safetensors")
+        with pytest.warns(UserWarning, match="head 'classifier.1' has 10 outputs, the network 2"):
+            network = create_backbone("mobilenet_v2", classes=2, weights=tmp_path / "w.safetensors", seed=9)
+        state, fresh = network.state_dict(), create_backbone("mobilenet_v2", classes=2, seed=9).state_dict()
+        for key, value in state.items():
+            expected = fresh if key.startswith("classifier.1.") else published
+            assert torch.equal(value, expected[key])
+
+    def test_densenets_old_names_fit(self, tmp_path):
+        state = create_backbone("densenet121", classes=2, seed=3).state_dict()
+        old = {re.sub(r"(denselayer\d+\.(?:norm|conv))([12])", r"\1.\2", key): value for key, value in state.items()}
+        assert "features.denseblock1.denselayer1.norm.1.weight" in old
+        old = {key: value for key, value in old.items() if not key.endswith("num_batches_tracked")}
+        torch.save(old, tmp_path / "densenet.pth")
+        loaded = create_backbone("densenet121", classes=2, weights=tmp_path / "densenet.pth").state_dict()
+        assert all(torch.equal(value, state[key]) for key, value in loaded.items())
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            (lambda s: s.pop("features.0.0.weight"), "features.0.0.weight is missing"),
+            (lambda s: s.update(surplus=torch.zeros(1)), "surplus is not in the network"),
+            (lambda s: s.update({"features.0.0.weight": torch.zeros(8, 3, 3, 3)}), r"is \(8, 3, 3, 3\), expected"),
+        ],
+    )
+    def test_weights_that_do_not_fit_say_what(self, published, tmp_path, change, message):
+        change(published)
+        save_file(published, tmp_path / "w.safetensors")
+        with pytest.raises(ConfigError, match=message):
+            create_backbone("mobilenet_v2", classes=10, weights=tmp_path / "w.safetensors")
+
+    @pytest.mark.parametrize("content", [b"", b"no weights", pickle.dumps(_Bomb())])
+    @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+    def test_what_is_no_weights_is_refused_and_not_run(self, tmp_path, capsys, content, suffix):
+        path = tmp_path / f"w{suffix}"
+        path.write_bytes(content)
+        with pytest.raises(ConfigError, match="not readable as weights"):
+            create_backbone("mobilenet_v2", classes=10, weights=path)
+        assert "never" not in capsys.readouterr().out
+
+    def test_a_missing_file_is_named(self, tmp_path):
+        with pytest.raises(ConfigError, match="no such file"):
+            create_backbone("mobilenet_v2", classes=2, weights=tmp_path / "absent.pth")

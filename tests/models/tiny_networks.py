@@ -1,0 +1,47 @@
+"""Networks of a few hundred weights, as a user would bring them: ``tests.models.tiny_networks:tiny``."""
+
+import torch
+from torch import Tensor, nn
+
+
+class Tiny(nn.Module):
+    """Convolution, batch norm, in-place ReLU, a residual block, dropout: what real networks are made of."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 6, 3, stride=2, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(6)
+        self.relu = nn.ReLU(inplace=True)
+        self.conv2 = nn.Conv2d(6, 6, 3, padding=1)
+        self.bn2 = nn.BatchNorm2d(6)
+        self.last = nn.ReLU(inplace=True)
+        self.drop = nn.Dropout(0.3)
+        self.fc = nn.Linear(6, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.relu(self.bn1(self.conv1(x)))
+        y = self.bn2(self.conv2(x))
+        y += x
+        y = self.last(y)
+        return self.fc(self.drop(y.mean((2, 3))))
+
+
+def tiny(classes: int) -> nn.Module:
+    return Tiny(classes)
+
+
+def no_module(classes: int) -> int:
+    return classes
+
+
+def lived_in(network: nn.Module, seed: int = 0) -> nn.Module:
+    """Batch norms with the statistics of a network that has seen data, in eval mode."""
+    generator = torch.Generator().manual_seed(seed)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            n = module.num_features
+            module.running_mean.copy_(torch.randn(n, generator=generator) * 0.3)
+            module.running_var.copy_(torch.rand(n, generator=generator) + 0.5)
+            module.weight.data.copy_(torch.rand(n, generator=generator) + 0.5)
+            module.bias.data.copy_(torch.randn(n, generator=generator) * 0.2)
+    return network.eval()
