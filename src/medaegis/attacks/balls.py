@@ -1,0 +1,112 @@
+"""Balls: the set of images an attacker may choose from, around each clean image and inside [0, 1].
+
+A ball knows how to start at random inside it, how to project back onto it, what the steepest step in its norm is,
+and how to round a point to 8-bit pixels without leaving it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+LEVELS = 255  # an 8-bit pixel v stands for v / 255
+
+
+class Ball(Protocol):
+    """Images within `eps` of a clean image; `eps` is `(N, 1, 1, 1)`, in pixel units, one radius per image."""
+
+    @property
+    def name(self) -> str: ...
+
+    def project_(self, z: Tensor, x: Tensor, eps: Tensor) -> Tensor:
+        """Move `z` in place to the nearest point of the ball around `x`, inside [0, 1]."""
+        ...
+
+    def direction(self, grad: Tensor) -> Tensor:
+        """Step of length one (in the ball's norm) along `grad`, shape `(N, C, H, W)`."""
+        ...
+
+    def random(self, x: Tensor, eps: Tensor, generators: list[torch.Generator]) -> Tensor:
+        """A random point of the ball around each `x`, drawn with that image's own generator."""
+        ...
+
+    def to_8bit(self, z: Tensor, x: Tensor, eps: Tensor) -> Tensor:
+        """Nearest 8-bit image (values k / 255) to `z` that is still in the ball around the 8-bit image `x`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Linf:
+    """Every value may change by at most eps.
+
+    On 8-bit pixels a radius of k/256 (or k/255) is k whole grey levels: `round(255 * eps)`. The papers' 1/256 is
+    0.996 levels; counting it as none would make their smallest budget empty, so it counts as one.
+    """
+
+    name = "linf"
+
+    def project_(self, z: Tensor, x: Tensor, eps: Tensor) -> Tensor:
+        torch.minimum(z, x + eps, out=z)
+        torch.maximum(z, x - eps, out=z)
+        return z.clamp_(0, 1)
+
+    def direction(self, grad: Tensor) -> Tensor:
+        return grad.sign()
+
+    def random(self, x: Tensor, eps: Tensor, generators: list[torch.Generator]) -> Tensor:
+        noise = torch.stack([torch.rand(image.shape, generator=g) for image, g in zip(x, generators, strict=True)])
+        return (x + (2 * noise.to(x) - 1) * eps).clamp_(0, 1)
+
+    def to_8bit(self, z: Tensor, x: Tensor, eps: Tensor) -> Tensor:
+        clean, levels = (x * LEVELS).round(), (eps * LEVELS).round()
+        rounded = torch.minimum(torch.maximum((z * LEVELS).round(), clean - levels), clean + levels)
+        return rounded.clamp_(0, LEVELS) / LEVELS
+
+
+@dataclass(frozen=True)
+class L2:
+    """The Euclidean length of the change is at most eps.
+
+    Args:
+        rms: read eps as a root mean square per value, ||d||_2 / sqrt(C*H*W). This is the only reading under which the
+            papers' `L2 = 8/256` means anything for a whole image; False takes eps as the absolute length.
+    """
+
+    rms: bool = True
+    name = "l2"
+
+    def radius(self, x: Tensor, eps: Tensor) -> Tensor:
+        return eps * x[0].numel() ** 0.5 if self.rms else eps
+
+    def project_(self, z: Tensor, x: Tensor, eps: Tensor) -> Tensor:
+        change = z - x
+        change *= (self.radius(x, eps) / _length(change).clamp_min(1e-12)).clamp_max(1)
+        return torch.add(x, change, out=z).clamp_(0, 1)
+
+    def direction(self, grad: Tensor) -> Tensor:
+        unit = grad / _length(grad).clamp_min(1e-30)
+        return unit * grad[0].numel() ** 0.5 if self.rms else unit
+
+    def random(self, x: Tensor, eps: Tensor, generators: list[torch.Generator]) -> Tensor:
+        noise = torch.stack([torch.randn(image.shape, generator=g) for image, g in zip(x, generators, strict=True)])
+        share = torch.stack([torch.rand((1, 1, 1), generator=g) for g in generators]) ** (1 / x[0].numel())
+        step = (noise / _length(noise) * share).to(x)
+        return (x + step * self.radius(x, eps)).clamp_(0, 1)
+
+    def to_8bit(self, z: Tensor, x: Tensor, eps: Tensor) -> Tensor:
+        clean, radius = (x * LEVELS).round(), self.radius(x, eps) * LEVELS
+        change = z * LEVELS - clean
+        rounded = change.round()
+        # Rounding can lengthen the change; truncating towards the clean image cannot.
+        rounded = torch.where(_length(rounded) <= radius, rounded, change.trunc())
+        return (clean + rounded).clamp_(0, LEVELS) / LEVELS
+
+
+def _length(x: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(x, dim=(1, 2, 3), keepdim=True)
+
+
+BALLS: dict[str, Ball] = {"linf": Linf(), "l2": L2()}

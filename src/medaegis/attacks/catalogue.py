@@ -1,0 +1,86 @@
+"""The catalogue: every named attack as a value of the one engine, with its paper and default values.
+
+An entry says what it minimises, in which ball and how it walks; whether it is targeted, how a gradient passes the
+Cushion, eps, steps and restarts are the caller's choice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from medaegis.attacks.balls import L2
+from medaegis.attacks.engine import Attack
+from medaegis.attacks.objectives import CarliniWagner, CrossEntropy, ShieldLogit
+from medaegis.attacks.steps import Adaptive, Descent
+from medaegis.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A named attack.
+
+    Attributes:
+        title: one line for tables.
+        paper: where it comes from.
+        attack: the attack with its default settings.
+        adaptive: aimed at the whole guard (needs a Shield), not at the classifier alone.
+    """
+
+    title: str
+    paper: str
+    attack: Attack
+    adaptive: bool = False
+
+
+_CE, _CW, _SHIELD = CrossEntropy(), CarliniWagner(), ShieldLogit()
+_WHITE_BOX = CarliniWagner(kappa=1.0) + _SHIELD
+
+CATALOGUE: dict[str, Entry] = {
+    "fgsm": Entry("Fast gradient sign", "Goodfellow 2015", Attack(objective=_CE, steps=1, step_size=1.0)),
+    "bim": Entry("Basic iterative method", "Kurakin 2017", Attack(objective=_CE)),
+    "pgd": Entry("Projected gradient descent", "Madry 2018", Attack(objective=_CE, random_start=True)),
+    "pgd-l2": Entry(
+        "Projected gradient descent, L2", "Madry 2018", Attack(objective=_CE, ball=L2(), random_start=True)
+    ),
+    "mim": Entry("Momentum iterative method", "Dong 2018", Attack(objective=_CE, rule=Descent(momentum=1.0))),
+    "cw-linf": Entry(
+        "Carlini-Wagner margin, L-infinity",
+        "Carlini 2017, by PGD as in Madry 2018",
+        Attack(objective=_CW, random_start=True),
+    ),
+    "shield-only": Entry(
+        "Shield logit alone",
+        "Yao, Medical Aegis, eq. 4",
+        Attack(objective=_SHIELD, random_start=True, steps=100),
+        adaptive=True,
+    ),
+    "wb": Entry(
+        "White-box on classifier and Shield (WB)",
+        "Yao, Medical Aegis, section 4.1",
+        Attack(objective=_WHITE_BOX, random_start=True, steps=100),
+        adaptive=True,
+    ),
+    "wb-decay": Entry(
+        "White-box with step decay (WB_d)",
+        "Yao, Medical Aegis, section 4.1",
+        Attack(objective=_WHITE_BOX, rule=Descent(decay=0.1), random_start=True, steps=100),
+        adaptive=True,
+    ),
+    "wb-adaptive": Entry(
+        "White-box with Auto-PGD steps",
+        "Croce 2020 on the loss of Medical Aegis",
+        Attack(objective=_WHITE_BOX, rule=Adaptive(), random_start=True, steps=100),
+        adaptive=True,
+    ),
+}
+
+
+def find_attack(name: str) -> Entry:
+    """Entry of the catalogue.
+
+    Raises:
+        ConfigError: no such attack; lists those there are.
+    """
+    if name not in CATALOGUE:
+        raise ConfigError(f"attack {name!r}", "not in the catalogue", f"choose from {', '.join(CATALOGUE)}")
+    return CATALOGUE[name]

@@ -1,0 +1,208 @@
+"""The attack engine: minimise an objective over a ball with a step rule. Every gradient attack is a value of `Attack`.
+
+Per step: one forward and one backward to the pixels, nothing else. The result is rounded to 8-bit pixels and judged
+again in float32; only that verdict counts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from medaegis.attacks.balls import Ball, Linf
+from medaegis.attacks.objectives import Goal, Objective
+from medaegis.attacks.steps import Descent, Problem, StepRule
+from medaegis.attacks.victim import Verdict, Victim
+from medaegis.errors import ConfigError
+from medaegis.progress import Progress, silent
+
+
+@dataclass(frozen=True)
+class AttackResult:
+    """What an attack made of each image; all tensors have one row per image.
+
+    Attributes:
+        images: adversarial images, 8-bit values k / 255 in float32, inside the ball.
+        verdict: of the victim on those images.
+        fooled: the classifier says what the attacker wants.
+        broken: fooled and accepted by the Shield: the attack got through.
+        forwards, backwards: passes over single images that were spent on gradients; verdicts are not counted.
+        seconds: wall time.
+    """
+
+    images: Tensor
+    verdict: Verdict
+    fooled: Tensor
+    broken: Tensor
+    forwards: int
+    backwards: int
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attack:
+    """An attack: what to minimise, where, and how to walk.
+
+    Args:
+        objective: loss per image, minimised.
+        ball: where the adversarial image may be.
+        rule: how to walk.
+        steps: gradient steps of one start.
+        step_size: length of a step in units of eps; None: 2.5 / steps (Madry 2018), at least 1/8 grey level.
+        random_start: start at a random point of the ball instead of the clean image.
+        restarts: starts in all; later ones go on only with the images that are not yet broken.
+    """
+
+    objective: Objective
+    ball: Ball = field(default_factory=Linf)
+    rule: StepRule = field(default_factory=Descent)
+    steps: int = 10
+    step_size: float | None = None
+    random_start: bool = False
+    restarts: int = 1
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.restarts < 1:
+            raise ConfigError("attack", f"steps={self.steps}, restarts={self.restarts}", "give at least 1 of each")
+        if self.restarts > 1 and not self.random_start:
+            raise ConfigError("attack", "restarts from the same point repeat themselves", "set random_start=True")
+
+    def with_options(self, **options: object) -> Attack:
+        """A copy with some settings changed; None leaves a setting as it is."""
+        return replace(self, **{name: value for name, value in options.items() if value is not None})  # type: ignore[arg-type]
+
+    def run(
+        self,
+        victim: Victim,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        eps: float | Tensor,
+        targets: Tensor | None = None,
+        ids: Tensor | None = None,
+        seed: int = 0,
+        batch_size: int = 32,
+        progress: Progress = silent,
+    ) -> AttackResult:
+        """Attack every image.
+
+        Args:
+            images: `(N, C, H, W)` in [0, 1], on the 8-bit grid (values k / 255).
+            labels: true classes `(N,)`.
+            eps: radius in pixel units, one number or one per image `(N,)`.
+            targets: wanted classes `(N,)`; None: untargeted.
+            ids: one number per image that seeds its random starts; None: its position.
+
+        Raises:
+            ConfigError: images outside [0, 1] or off the 8-bit grid, a target equal to the label, negative eps.
+        """
+        started = time.perf_counter()
+        radius = torch.as_tensor(eps, dtype=torch.float32).expand(len(images))
+        ids = torch.arange(len(images)) if ids is None else ids
+        _check(images, labels, targets, radius)
+        done: list[tuple[Tensor, Verdict]] = []
+        forwards = 0
+        for start in range(0, len(images), batch_size):
+            rows = slice(start, start + batch_size)
+            goal = Goal(labels[rows], None if targets is None else targets[rows])
+            found, verdict, spent = self._batch(victim, images[rows], goal, radius[rows], ids[rows], seed)
+            done.append((found, verdict))
+            forwards += spent
+            progress(min(start + batch_size, len(images)), len(images), "images attacked")
+        verdict = Verdict.concatenate([part for _, part in done])
+        fooled = Goal(labels, targets).reached(verdict.predicted)
+        seconds = time.perf_counter() - started
+        found = torch.cat([part for part, _ in done])
+        return AttackResult(found, verdict, fooled, fooled & verdict.accepted, forwards, forwards, seconds)
+
+    def _batch(
+        self, victim: Victim, x: Tensor, goal: Goal, eps: Tensor, ids: Tensor, seed: int
+    ) -> tuple[Tensor, Verdict, int]:
+        radius = eps.to(x).view(-1, 1, 1, 1)
+        best, spent = x.clone(), 0
+        best_loss = torch.full((len(x),), torch.inf, device=x.device)
+        broken = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+        for restart in range(self.restarts):
+            rows = (~broken).nonzero().squeeze(1)
+            if not len(rows):
+                break
+            clean, near, part = x[rows], radius[rows], goal[rows]
+            z = clean
+            if self.random_start:
+                z = self.ball.random(clean, near, [generator(seed, int(i), restart) for i in ids[rows.cpu()]])
+            z = self.descend(victim, clean, part, near, z)
+            spent += len(rows) * self.steps
+            z = self.ball.to_8bit(z, clean, near)
+            loss, through = self._verify(victim, z, part)
+            better = (loss < best_loss[rows]) | through
+            best[rows[better]], best_loss[rows[better]] = z[better], loss[better]
+            broken[rows] = through
+        return best, victim.judge(best), spent
+
+    @torch.no_grad()
+    def _verify(self, victim: Victim, z: Tensor, goal: Goal) -> tuple[Tensor, Tensor]:
+        """Loss and success of 8-bit images; with a single start there is nothing to choose between."""
+        if self.restarts == 1:
+            return z.new_zeros(len(z)), torch.zeros(len(z), dtype=torch.bool, device=z.device)
+        verdict = victim.judge(z)
+        return self.objective(victim.look(z, goal, self.objective)), goal.reached(verdict.predicted) & verdict.accepted
+
+    def descend(self, victim: Victim, x: Tensor, goal: Goal, eps: Tensor, z: Tensor) -> Tensor:
+        """Walk from `z`: the loop itself. `eps` is `(N, 1, 1, 1)`. Returns float images inside the ball."""
+        relative = 2.5 / self.steps if self.step_size is None else self.step_size
+        size = eps * relative if self.step_size is not None else (eps * relative).clamp_min(1 / (8 * 255))
+        walker = self.rule.begin(Problem(x, eps, size, self.steps, self.ball))
+        z = z.clone()
+        for i in range(self.steps):
+            z.requires_grad_(True)
+            losses = self.objective(victim.look(z, goal, self.objective))
+            (grad,) = torch.autograd.grad(losses.sum(), z)
+            with torch.no_grad():
+                z = walker.step(z.detach(), grad, losses.detach(), i)
+        return walker.result(z)
+
+
+def generator(seed: int, image: int, restart: int) -> torch.Generator:
+    """Random numbers of one image and restart: the same whatever the batch, the order or the number of workers."""
+    digest = hashlib.blake2b(f"{seed}/{image}/{restart}".encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest) >> 1)
+
+
+def pick_targets(labels: Tensor, classes: int, *, ids: Tensor | None = None, seed: int = 0) -> Tensor:
+    """Target classes: the other one of two; a random other one of more, drawn per image."""
+    ids = torch.arange(len(labels)) if ids is None else ids
+    shifts = [int(torch.randint(1, classes, (1,), generator=generator(seed, int(i), -1))) for i in ids]
+    return (labels + torch.tensor(shifts, device=labels.device)) % classes
+
+
+def _check(images: Tensor, labels: Tensor, targets: Tensor | None, eps: Tensor) -> None:
+    if images.ndim != 4 or not images.is_floating_point() or len(images) != len(labels):
+        given = f"{tuple(images.shape)} {images.dtype} with {len(labels)} labels"
+        raise ConfigError("attack images", given, "give float images (N, C, H, W) in [0, 1] and one label each")
+    grid = images * 255
+    if not bool(((grid - grid.round()).abs() < 1e-3).all()) or not bool(((images >= 0) & (images <= 1)).all()):
+        raise ConfigError("attack images", "values outside [0, 1] or off the 8-bit grid", "divide 8-bit pixels by 255")
+    if targets is not None and bool((targets == labels).any()):
+        raise ConfigError("attack targets", "a target equals the true class", "aim at another class")
+    if bool((eps < 0).any()) or not bool(eps.isfinite().all()):
+        raise ConfigError("attack eps", f"{eps.min().item()} is negative or not finite", "give pixel units, as 16/256")
+
+
+def parse_eps(text: str) -> float:
+    """Read `16/256`, `8/255` or `0.03`.
+
+    Raises:
+        ConfigError: not a number in [0, 1].
+    """
+    parts = text.split("/")
+    try:
+        value = float(parts[0]) / float(parts[1]) if len(parts) == 2 else float(text)
+    except (ValueError, ZeroDivisionError):
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise ConfigError(f"eps {text!r}", "not a radius in [0, 1]", "write pixel units, as 16/256 or 8/255")
+    return value

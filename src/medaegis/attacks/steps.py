@@ -1,0 +1,157 @@
+"""Step rules: how an attack walks, given the gradient of its loss. Every rule serves every ball and objective.
+
+A rule is a value (its settings); `begin` returns a walker that holds the state of one batch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from medaegis.attacks.balls import Ball
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One batch to walk in: clean images `x` `(N, C, H, W)`, radii and step lengths `(N, 1, 1, 1)`."""
+
+    x: Tensor
+    eps: Tensor
+    step_size: Tensor
+    steps: int
+    ball: Ball
+
+
+class Walker(Protocol):
+    def step(self, z: Tensor, grad: Tensor, losses: Tensor, i: int) -> Tensor:
+        """Next point from point `z` (may be changed in place), its gradient, its losses `(N,)`, step number `i`."""
+        ...
+
+    def result(self, z: Tensor) -> Tensor:
+        """The point to hand over after the last step."""
+        ...
+
+
+class StepRule(Protocol):
+    def begin(self, problem: Problem) -> Walker: ...
+
+
+@dataclass(frozen=True)
+class Descent:
+    """Steepest descent in the ball's norm: FGSM (one step), BIM, PGD (Madry 2018).
+
+    Args:
+        momentum: decay of the accumulated, L1-normalised gradient (MIM, Dong 2018, eq. 6; 1.0 there); 0 is none.
+        decay, decay_from: multiply the step by `decay` once after that share of the steps (the WB_d attack of
+            Medical Aegis: x 0.1 after 50 of 100 steps).
+    """
+
+    momentum: float = 0.0
+    decay: float = 1.0
+    decay_from: float = 0.5
+
+    def begin(self, problem: Problem) -> Walker:
+        return _DescentWalker(self, problem)
+
+
+class _DescentWalker:
+    def __init__(self, rule: Descent, problem: Problem) -> None:
+        self.rule, self.problem = rule, problem
+        self.turn = int(rule.decay_from * problem.steps) if rule.decay != 1 else problem.steps
+        self.velocity: Tensor | None = None
+
+    def step(self, z: Tensor, grad: Tensor, losses: Tensor, i: int) -> Tensor:
+        problem, rule = self.problem, self.rule
+        if rule.momentum:
+            grad = grad / grad.abs().mean(dim=(1, 2, 3), keepdim=True).clamp_min(1e-30)
+            self.velocity = grad if self.velocity is None else self.velocity.mul_(rule.momentum).add_(grad)
+            grad = self.velocity
+        size = problem.step_size if i < self.turn else problem.step_size * rule.decay
+        z.sub_(problem.ball.direction(grad).mul_(size))
+        return problem.ball.project_(z, problem.x, problem.eps)
+
+    def result(self, z: Tensor) -> Tensor:
+        return z
+
+
+@dataclass(frozen=True)
+class Adaptive:
+    """Auto-PGD (Croce and Hein 2020, algorithm 1): starts at 2 eps, halves an image's step when it stops helping.
+
+    Args:
+        momentum: weight of the new step against the last move (alpha, 0.75 in the paper).
+        rho: share of improving steps below which the step is halved (0.75 in the paper).
+    """
+
+    momentum: float = 0.75
+    rho: float = 0.75
+
+    def begin(self, problem: Problem) -> Walker:
+        return _AdaptiveWalker(self, problem)
+
+
+def checkpoints(steps: int) -> list[int]:
+    """Step numbers at which Auto-PGD looks back: p_0 = 0, p_1 = 0.22, gaps shrinking by 0.03 to 0.06 (their eq. 3)."""
+    shares, gap = [0.0, 0.22], 0.22
+    while shares[-1] < 1:
+        gap = max(gap - 0.03, 0.06)
+        shares.append(shares[-1] + gap)
+    return sorted({-int(-share * steps // 1) for share in shares[1:]} - {0})
+
+
+class _AdaptiveWalker:
+    def __init__(self, rule: Adaptive, problem: Problem) -> None:
+        n, device = len(problem.x), problem.x.device
+        self.rule, self.problem = rule, problem
+        self.size = 2 * problem.eps.clone()
+        self.marks = checkpoints(problem.steps)
+        self.best = problem.x.clone()
+        self.best_grad = torch.zeros_like(problem.x)
+        self.best_loss = torch.full((n,), torch.inf, device=device)
+        self.last_loss = torch.full((n,), torch.inf, device=device)
+        self.improved = torch.zeros(n, device=device)
+        self.halved = torch.ones(n, dtype=torch.bool, device=device)  # no judgement on the best loss at the first mark
+        self.mark_loss = self.best_loss.clone()
+        self.last_mark = 0
+        self.previous: Tensor | None = None
+
+    def step(self, z: Tensor, grad: Tensor, losses: Tensor, i: int) -> Tensor:
+        problem, ball = self.problem, self.problem.ball
+        self.improved += losses < self.last_loss
+        self.last_loss = losses
+        better = losses < self.best_loss
+        self._keep(better, z, grad, losses)
+        if i in self.marks:
+            self._look_back(i)
+            restart = self.halved.view(-1, 1, 1, 1)
+            z, grad = torch.where(restart, self.best, z), torch.where(restart, self.best_grad, grad)
+        step = self.size * self._unit(grad)
+        half = ball.project_(z - step, problem.x, problem.eps)
+        if self.previous is not None:
+            a = self.rule.momentum
+            half = ball.project_(z + a * (half - z) + (1 - a) * (z - self.previous), problem.x, problem.eps)
+        self.previous = z
+        return half
+
+    def _unit(self, grad: Tensor) -> Tensor:
+        return self.problem.ball.direction(grad)
+
+    def _keep(self, better: Tensor, z: Tensor, grad: Tensor, losses: Tensor) -> None:
+        mask = better.view(-1, 1, 1, 1)
+        self.best = torch.where(mask, z, self.best)
+        self.best_grad = torch.where(mask, grad, self.best_grad)
+        self.best_loss = torch.where(better, losses, self.best_loss)
+
+    def _look_back(self, i: int) -> None:
+        too_few = self.improved < self.rule.rho * (i - self.last_mark)
+        stuck = ~self.halved & (self.best_loss >= self.mark_loss)
+        self.halved = too_few | stuck
+        self.size = torch.where(self.halved.view(-1, 1, 1, 1), self.size / 2, self.size)
+        self.mark_loss, self.last_mark = self.best_loss.clone(), i
+        self.improved.zero_()
+
+    def result(self, z: Tensor) -> Tensor:
+        return self.best

@@ -1,0 +1,110 @@
+"""The victim: Cushion, classifier and Shields as one thing that an attack can differentiate and that gives verdicts.
+
+Two copies of the classifier serve two purposes: a fast one for gradients (bfloat16 where the hardware has it), and an
+exact one in float32 that alone decides whether an attack succeeded.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from medaegis.attacks.objectives import Goal, Objective, View
+from medaegis.cushions import Cushion, cushion_with_gradient, parse_cushion
+from medaegis.detectors.shield import ShieldBank
+from medaegis.errors import ConfigError
+from medaegis.models.classifier import Classifier
+from medaegis.models.hardware import has_fast_bfloat16
+
+Gradient = Literal["bpda", "twin"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the protected network says in float32: one row per image.
+
+    Attributes:
+        logits: of the classifier on the cushioned image, `(N, K)`.
+        predicted: class, int64 `(N,)`.
+        score: calibrated suspicion by the Shield of the predicted class, `(N,)`; zeros without Shields.
+        accepted: everything is finite and the score at most 1, bool `(N,)`; without Shields nothing is rejected.
+    """
+
+    logits: Tensor
+    predicted: Tensor
+    score: Tensor
+    accepted: Tensor
+
+    @staticmethod
+    def concatenate(parts: list[Verdict]) -> Verdict:
+        names = ("logits", "predicted", "score", "accepted")
+        return Verdict(*(torch.cat([getattr(part, name) for part in parts]) for name in names))
+
+
+class Victim:
+    """What an attack is aimed at.
+
+    Args:
+        classifier: the protected network.
+        cushion: filter in front of it (None: no filter).
+        shields: detectors behind it (None: a bare classifier).
+        gradient: how a gradient passes the Cushion: straight through ("bpda") or by its differentiable twin ("twin").
+        dtype: arithmetic of the gradients; None takes bfloat16 where the hardware multiplies it natively.
+        fold: fold batch norm into the convolutions (exact up to rounding).
+    """
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        *,
+        cushion: Cushion | None = None,
+        shields: ShieldBank | None = None,
+        gradient: Gradient = "bpda",
+        dtype: torch.dtype | None = None,
+        fold: bool = True,
+    ) -> None:
+        self.cushion = cushion if cushion is not None else parse_cushion("none")
+        if gradient == "twin" and not self.cushion.has_twin:
+            raise ConfigError(f"cushion {self.cushion.spec}", "it has no differentiable twin", "attack it with 'bpda'")
+        self.gradient: Gradient = gradient
+        self.shields = shields
+        if dtype is None:
+            dtype = torch.bfloat16 if has_fast_bfloat16(classifier.device) else torch.float32
+        self.dtype = dtype
+        self.exact = classifier.frozen(fold=fold)
+        self.fast = self.exact if self.dtype == torch.float32 else classifier.frozen(dtype=self.dtype, fold=fold)
+
+    def look(self, z: Tensor, goal: Goal, objective: Objective) -> View:
+        """One differentiable pass over `z` `(N, C, H, W)` that computes just what `objective` needs."""
+        x = cushion_with_gradient(self.cushion, z, self.gradient)
+        needs_logits = objective.needs_logits or (objective.needs_shield and goal.targets is None)
+        taps = objective.taps
+        if objective.needs_shield and self.shields is not None:
+            taps = tuple(dict.fromkeys((*taps, *self.shields.taps)))
+        seen = self.fast.activations(x, logits=needs_logits, taps=taps)
+        return View(goal, seen.logits, seen.features, self._shield_logits if self.shields is not None else None)
+
+    def _shield_logits(self, features: dict[str, Tensor], classes: Tensor) -> Tensor:
+        assert self.shields is not None
+        reduced = self.dtype != torch.float32
+        device_type = classes.device.type
+        with torch.autocast(device_type, self.dtype) if reduced else nullcontext():
+            logits: Tensor = self.shields(features, classes)
+            return logits
+
+    @torch.no_grad()
+    def judge(self, images: Tensor) -> Verdict:
+        """Verdict in float32 on images as they would be read from disk (8-bit values k / 255)."""
+        taps = self.shields.taps if self.shields is not None else ()
+        seen = self.exact.activations(self.cushion(images), taps=taps)
+        assert seen.logits is not None
+        predicted = seen.logits.argmax(1)
+        if self.shields is None:
+            return Verdict(seen.logits, predicted, torch.zeros_like(seen.logits[:, 0]), seen.logits.isfinite().all(1))
+        score = self.shields.suspicion(self.shields(seen.features, predicted), predicted)
+        accepted = (score <= 1) & seen.logits.isfinite().all(1)
+        return Verdict(seen.logits, predicted, score, accepted)

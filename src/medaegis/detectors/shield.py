@@ -1,0 +1,164 @@
+"""The Shield (Medical Aegis section 3): per class, a network on the classifier's shallow-to-deep activations.
+
+It gives one logit S_y: is this activation that of a genuine image of class y? The paper says "DNN-based" and no more;
+ours reads each tap with a small convolutional head, pools it (mean and maximum) and joins the heads by a perceptron.
+No normalisation layers: they would mix clean and adversarial images of a batch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from medaegis.errors import ConfigError, DataError
+
+FINEST = 7  # heads reduce their tap to about this side before pooling
+
+
+class Shield(nn.Module):
+    """Detector of one class.
+
+    Args:
+        shapes: tap name -> shape `(C, H, W)` of one image's activation; `(C,)` for a vector.
+        width: channels of the first layer of a head; deeper ones have up to 8 times as many.
+        hidden: width of the perceptron that joins the heads.
+    """
+
+    def __init__(self, shapes: Mapping[str, Sequence[int]], *, width: int = 32, hidden: int = 128) -> None:
+        super().__init__()
+        if not shapes:
+            raise ConfigError("shield", "it has no taps", "name at least one")
+        self.shapes = {name: tuple(shape) for name, shape in shapes.items()}
+        self.taps = tuple(self.shapes)
+        self.width, self.hidden = width, hidden
+        self.heads = nn.ModuleList(_Head(shape, width) for shape in self.shapes.values())
+        joined = sum(cast(_Head, head).out_features for head in self.heads)
+        self.join = nn.Sequential(nn.Linear(joined, hidden), nn.SiLU(), nn.Linear(hidden, 1))
+        self.apply(_initialise)
+        last = cast(nn.Linear, self.join[2])
+        nn.init.normal_(last.weight, std=0.02)
+
+    def forward(self, features: Mapping[str, Tensor]) -> Tensor:
+        """S_y, float32 `(N,)`; higher is more genuine."""
+        pooled = [head(features[name]) for name, head in zip(self.taps, self.heads, strict=True)]
+        out: Tensor = self.join(torch.cat(pooled, 1))
+        return out.squeeze(1).float()
+
+    @torch.no_grad()
+    def standardise(self, features: Mapping[str, Tensor]) -> None:
+        """Set each head's input scale from clean activations `(N, C, H, W)`: mean 0, deviation 1 per channel."""
+        for name, head in zip(self.taps, self.heads, strict=True):
+            cast(_Head, head).standardise(features[name].float())
+
+
+class _Head(nn.Module):
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, shape: Sequence[int], width: int) -> None:
+        super().__init__()
+        channels, side = shape[0], (max(shape[1:]) if len(shape) > 1 else 1)
+        self.register_buffer("mean", torch.zeros(1, channels, 1, 1))
+        self.register_buffer("std", torch.ones(1, channels, 1, 1))
+        layers: list[nn.Module] = []
+        while side > FINEST:
+            side = (side + 1) // 2
+            out = _channels(side, width)
+            kernel = 5 if channels <= 3 else 3
+            layers += [nn.Conv2d(channels, out, kernel, stride=2, padding=kernel // 2), nn.SiLU()]
+            if side <= 2 * FINEST:
+                layers += [nn.Conv2d(out, out, 3, padding=1), nn.SiLU()]
+            channels = out
+        if not layers:
+            out = _channels(side, width)
+            layers = [nn.Conv2d(channels, out, 1), nn.SiLU(), nn.Conv2d(out, out, 3, padding=1), nn.SiLU()]
+            channels = out
+        self.layers = nn.Sequential(*layers)
+        self.out_features = 2 * channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.view(*x.shape, *(1,) * (4 - x.ndim))
+        z = self.layers((x - self.mean.to(x.dtype)) / self.std.to(x.dtype))
+        return torch.cat([z.mean((2, 3)), z.amax((2, 3))], 1)
+
+    def standardise(self, x: Tensor) -> None:
+        x = x.view(*x.shape, *(1,) * (4 - x.ndim))
+        self.mean.copy_(x.mean((0, 2, 3)).view_as(self.mean))
+        self.std.copy_(x.std((0, 2, 3)).clamp_min(1e-3).view_as(self.std))
+
+
+def _channels(side: int, width: int) -> int:
+    return width * (8 if side <= FINEST else 4 if side <= 2 * FINEST else 2 if side <= 4 * FINEST else 1)
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, nn.Conv2d | nn.Linear):
+        nn.init.kaiming_normal_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+class ShieldBank(nn.Module):
+    """The Shields of all classes, on one scale of suspicion.
+
+    Logits of different Shields do not compare, so each is calibrated on clean images of its class: suspicion
+    (centre - S_y) / scale is 0 for the median clean image and 1 at the threshold; above 1 an image is rejected.
+    Until it is calibrated a bank rejects everything.
+
+    Args:
+        shields: one per class, in the classifier's order.
+    """
+
+    centre: Tensor
+    scale: Tensor
+
+    def __init__(self, shields: Sequence[Shield]) -> None:
+        super().__init__()
+        self.shields = nn.ModuleList(shields)
+        self.register_buffer("centre", torch.full((len(shields),), torch.inf))
+        self.register_buffer("scale", torch.ones(len(shields)))
+        self.taps = tuple(dict.fromkeys(tap for shield in shields for tap in shield.taps))
+
+    def forward(self, features: Mapping[str, Tensor], classes: Tensor) -> Tensor:
+        """Logit of the Shield of each image's class: float32 `(N,)`, `classes` int64 `(N,)`."""
+        present = classes.unique().tolist()
+        if len(present) == 1:
+            return cast(Tensor, self.shields[present[0]](features))
+        logits = torch.zeros(len(classes), device=classes.device)
+        for k in present:
+            rows = (classes == k).nonzero().squeeze(1)
+            shield = cast(Shield, self.shields[k])
+            logits = logits.index_put((rows,), shield({tap: features[tap][rows] for tap in shield.taps}))
+        return logits
+
+    def suspicion(self, logits: Tensor, classes: Tensor) -> Tensor:
+        """Calibrated suspicion of Shield logits `(N,)`: 0 typical, above 1 rejected."""
+        return (self.centre[classes] - logits) / self.scale[classes]
+
+    @torch.no_grad()
+    def calibrate(self, logits: Tensor, classes: Tensor, tnr: float) -> None:
+        """Set each class's scale so that a share `tnr` of these clean images is accepted.
+
+        Args:
+            logits: of the Shield of each image's predicted class, `(N,)`.
+            classes: predicted classes `(N,)`.
+            tnr: true negative rate to reach, in (0, 1).
+
+        Raises:
+            DataError: fewer than 10 images are predicted as some class.
+        """
+        for k in range(len(self.shields)):
+            genuine = logits[classes == k].double()
+            if len(genuine) < 10:
+                raise DataError(
+                    "calibration", f"only {len(genuine)} clean images are predicted as class {k}", "give 10 or more"
+                )
+            ordered = genuine.sort(descending=True).values
+            # The lowest logit still accepted is that of the last of the first ceil(tnr * n) images.
+            last = ordered[math.ceil(tnr * len(ordered) - 1e-9) - 1]
+            centre = genuine.median()
+            self.centre[k], self.scale[k] = centre, (centre - last).clamp_min(1e-6) * (1 + 1e-6)

@@ -1,0 +1,250 @@
+"""The guard: Cushion, classifier and the Shield of the predicted class, with one promise: when in doubt, withhold.
+
+A guard is a folder of safetensors and JSON; loading it checks every byte and executes nothing from it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import Tensor, nn
+
+from medaegis.artefact import read_folder, write_folder
+from medaegis.attacks.victim import Gradient, Verdict, Victim
+from medaegis.cushions import Cushion, parse_cushion
+from medaegis.detectors.shield import Shield, ShieldBank
+from medaegis.errors import ArtefactError, ConfigError, MedaegisError
+from medaegis.models.classifier import Classifier
+from medaegis.models.store import describe_classifier, rebuild_classifier
+
+KIND = "guard"
+log = logging.getLogger(__name__)
+
+Reason = Literal["accepted", "suspicious", "error"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What the guard says of one image.
+
+    Attributes:
+        accepted: only then is there a diagnosis.
+        reason: "accepted"; "suspicious" (the Shield does not trust the activations); "error" (something failed).
+        detail: the reason in words, without patient data.
+        label: class the classifier predicts on the cushioned image; None after an error. For an image that is not
+            accepted this is evidence for an investigation, not a diagnosis.
+        probabilities: class name -> softmax probability; empty after an error.
+        score: suspicion, 0 for a typical clean image, above 1 rejected; None after an error.
+    """
+
+    accepted: bool
+    reason: Reason
+    detail: str
+    label: str | None
+    probabilities: dict[str, float]
+    score: float | None
+
+    @property
+    def diagnosis(self) -> str | None:
+        """The label if the image was accepted, otherwise None: withheld."""
+        return self.label if self.accepted else None
+
+
+class ShieldManifest(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    shapes: dict[str, tuple[int, ...]] = Field(min_length=1, max_length=64)
+    width: int = Field(ge=1, le=1024)
+    hidden: int = Field(ge=1, le=16384)
+
+
+class GuardManifest(BaseModel):
+    """What a guard folder says of itself beside the hashes.
+
+    Attributes:
+        classifier, cushion: descriptions by their own rooms.
+        shields: per class name, tap shapes and widths of its Shield.
+        tnr: the true negative rate its thresholds were set for.
+        calibration: figures reached on validation and test images.
+        training: how it came about: data, split, configuration, seconds.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    classifier: dict[str, Any]
+    cushion: dict[str, Any]
+    shields: dict[str, ShieldManifest]
+    tnr: float = Field(gt=0, lt=1)
+    calibration: dict[str, Any] = {}
+    training: dict[str, Any] = {}
+
+
+class Guard:
+    """A classifier behind its protection.
+
+    Args:
+        classifier: the protected network, not frozen.
+        cushion: filter in front of it.
+        bank: calibrated Shields, one per class.
+        tnr: the true negative rate they were calibrated for.
+        calibration, training: facts for the manifest.
+        digest: of the folder it was loaded from.
+    """
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        cushion: Cushion,
+        bank: ShieldBank,
+        *,
+        tnr: float,
+        calibration: Mapping[str, Any] | None = None,
+        training: Mapping[str, Any] | None = None,
+        digest: str = "",
+    ) -> None:
+        self.classifier, self.cushion, self.bank = classifier, cushion, bank.eval().requires_grad_(False)
+        self.tnr, self.digest = tnr, digest
+        self.calibration, self.training = dict(calibration or {}), dict(training or {})
+        self._exact = Victim(classifier, cushion=cushion, shields=bank, dtype=torch.float32)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.classifier.classes
+
+    def victim(self, *, gradient: Gradient = "bpda", dtype: torch.dtype | None = None) -> Victim:
+        """The whole guard as the target of an attack (see `Victim`)."""
+        return Victim(self.classifier, cushion=self.cushion, shields=self.bank, gradient=gradient, dtype=dtype)
+
+    def judge(self, images: Tensor, *, batch_size: int = 32) -> Verdict:
+        """Raw verdicts of `(N, C, H, W)` images in [0, 1]; errors propagate (`inspect` is the safe door)."""
+        return Verdict.concatenate([self._exact.judge(part) for part in images.split(batch_size)])
+
+    def inspect(self, images: Tensor, *, batch_size: int = 32) -> list[Finding]:
+        """One finding per image of `(N, C, H, W)` in [0, 1]; whatever goes wrong withholds the diagnosis.
+
+        A failure in a batch is narrowed down to the images that cause it; the others get their findings.
+
+        Raises:
+            ConfigError: `images` is not a batch of images at all, so there is nothing to give findings for.
+        """
+        if not isinstance(images, Tensor) or images.ndim != 4:
+            given = f"shape {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
+            raise ConfigError("guard", f"got {given}, expected a tensor (N, C, H, W)", "add a batch dimension")
+        return [finding for part in images.split(batch_size) for finding in self._inspect(part)]
+
+    def _inspect(self, images: Tensor) -> list[Finding]:
+        try:
+            return self._findings(self._exact.judge(images))
+        except Exception as error:  # the boundary where every failure, foreseen or not, must end as "withheld"
+            if len(images) == 1:
+                return [self._failed(error)]
+        return [finding for image in images.split(1) for finding in self._inspect(image)]
+
+    def _findings(self, verdict: Verdict) -> list[Finding]:
+        probabilities = verdict.logits.softmax(1).tolist()
+        scores, accepted = verdict.score.tolist(), verdict.accepted.tolist()
+        finite = (verdict.logits.isfinite().all(1) & verdict.score.isfinite()).tolist()
+        findings = []
+        for i, k in enumerate(verdict.predicted.tolist()):
+            if not finite[i]:
+                findings.append(Finding(False, "error", "the network gave a value that is not finite", None, {}, None))
+                continue
+            reason: Reason = "accepted" if accepted[i] else "suspicious"
+            detail = "within the range of clean images" if accepted[i] else f"suspicion {scores[i]:.2f}, 1.00 allowed"
+            shares = dict(zip(self.classes, probabilities[i], strict=True))
+            findings.append(Finding(accepted[i], reason, detail, self.classes[k], shares, scores[i]))
+        return findings
+
+    def _failed(self, error: Exception) -> Finding:
+        if not isinstance(error, MedaegisError):
+            log.error("guard failed on an image: %s", type(error).__name__)
+        detail = str(error) if isinstance(error, MedaegisError) else f"internal error ({type(error).__name__})"
+        return Finding(False, "error", detail, None, {}, None)
+
+    def save(self, path: Path | str, *, signing_key: Path | None = None) -> None:
+        """Write the guard folder in one step (see `medaegis.artefact.write_folder` for errors)."""
+        manifest = GuardManifest(
+            classifier=describe_classifier(self.classifier),
+            cushion=self.cushion.manifest(),
+            shields={
+                name: ShieldManifest(shapes=shield.shapes, width=shield.width, hidden=shield.hidden)
+                for name, shield in zip(self.classes, self._shields(), strict=True)
+            },
+            tnr=self.tnr,
+            calibration=self.calibration,
+            training=self.training,
+        )
+        parts = {"classifier": self.classifier.network, "shields": self.bank}
+        write_folder(
+            path,
+            kind=KIND,
+            manifest={"guard": manifest.model_dump(mode="json")},
+            tensors={
+                name: {key: value.detach().cpu().contiguous() for key, value in part.state_dict().items()}
+                for name, part in parts.items()
+            },
+            signing_key=signing_key,
+        )
+
+    def _shields(self) -> list[Shield]:
+        return [shield for shield in self.bank.shields if isinstance(shield, Shield)]
+
+    @classmethod
+    def load(
+        cls, path: Path | str, *, public_key: Path | None = None, factory: Callable[..., nn.Module] | None = None
+    ) -> Guard:
+        """Read a guard folder; every byte is checked and nothing in it is executed.
+
+        Args:
+            public_key: Ed25519 key that must have signed it.
+            factory: builds the network of a user's own model (`load_factory`).
+
+        Raises:
+            ArtefactError: the folder is changed, incomplete or foreign; or this machine's codec gives other pixels
+                than the one the guard was calibrated with.
+        """
+        folder = read_folder(path, kind=KIND, public_key=public_key)
+        remedy = "fit the guard anew, or use the version that wrote it"
+        try:
+            manifest = GuardManifest.model_validate(folder.manifest.get("guard"))
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise ArtefactError(path, f"guard entry {where!r}: {first['msg']}", remedy) from error
+        classifier = rebuild_classifier(
+            manifest.classifier, folder.tensors("classifier"), source=Path(path), factory=factory
+        )
+        if tuple(manifest.shields) != classifier.classes:
+            raise ArtefactError(path, "its Shields are not those of its classes", remedy)
+        try:
+            cushion = parse_cushion(str(manifest.cushion.get("spec")))
+            bank = ShieldBank(
+                [Shield(told.shapes, width=told.width, hidden=told.hidden) for told in manifest.shields.values()]
+            )
+            bank.load_state_dict(folder.tensors("shields"))
+            expected = classifier.tap_shapes(bank.taps)
+        except (ConfigError, RuntimeError) as error:
+            problem = " ".join(str(error).split())[:300]
+            raise ArtefactError(path, f"its parts do not fit together: {problem}", remedy) from error
+        for told in manifest.shields.values():
+            if any(tuple(shape) != tuple(expected[tap]) for tap, shape in told.shapes.items()):
+                raise ArtefactError(path, "a Shield's taps have other shapes than the classifier's", remedy)
+        if cushion.manifest()["probe"] != manifest.cushion.get("probe"):
+            raise ArtefactError(
+                path, f"the cushion {cushion.spec} gives other pixels here than where it was calibrated", remedy
+            )
+        return cls(
+            classifier,
+            cushion,
+            bank,
+            tnr=manifest.tnr,
+            calibration=manifest.calibration,
+            training=manifest.training,
+            digest=folder.digest,
+        )

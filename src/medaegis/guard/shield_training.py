@@ -1,0 +1,291 @@
+"""Adversarial training of one Shield (Medical Aegis, eq. 3 and 4, with a growing eps).
+
+Genuine images of the Shield's class against images of the other classes that an attacker with full knowledge pushes
+towards acceptance. What the paper leaves open (steps, memory of perturbations, averaging) is stated in `ShieldConfig`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from medaegis.attacks.balls import Linf
+from medaegis.attacks.engine import Attack
+from medaegis.attacks.objectives import CarliniWagner, Goal, Objective, ShieldLogit
+from medaegis.attacks.victim import Victim
+from medaegis.cushions import Cushion
+from medaegis.detectors.shield import Shield, ShieldBank
+from medaegis.errors import ConfigError, DataError
+from medaegis.images.datasets import Dataset
+from medaegis.models.augment import augment, uniforms
+from medaegis.models.checkpoint import load_checkpoint, save_checkpoint
+from medaegis.models.classifier import Classifier
+from medaegis.progress import Progress, silent
+
+CHECKPOINT_SECONDS = 30.0
+STANDARDISE_ON = 256  # clean images that set the scale of each tap
+
+
+class ShieldConfig(BaseModel):
+    """Everything that decides how a Shield is trained.
+
+    Attributes:
+        taps: module names of the classifier, "input" for the cushioned pixels.
+        width, hidden: size of the Shield's network.
+        updates: optimiser steps.
+        batch_size: genuine images, and as many adversarial ones, per update.
+        eps_start, eps_end, eps_growth: the radius grows from start to end over this share of the updates (the paper:
+            1/256 to 16/256 over all of them).
+        eps_below: share of the adversaries whose radius is drawn from (0, eps of now], so that small budgets are
+            trained too.
+        inner_steps, inner_step: steps of an update's attack, and their length in units of eps.
+        lifetime: an image keeps its perturbation and its augmentation for this many visits, so that short attacks add
+            up to long ones; 1 starts afresh each time, as the paper does.
+        classifier_share: share of the updates whose attack also drives the classifier (the WB attack).
+        lr, weight_decay: of AdamW; `average` is the decay of the weights' moving average, which is what is kept.
+        watch_every: updates between looks at robustness on held-out images; 0 never looks.
+        seed: of weights, order, augmentation and random starts.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    taps: tuple[str, ...]
+    width: int = Field(default=32, ge=4)
+    hidden: int = Field(default=128, ge=8)
+    updates: int = Field(default=1000, ge=1)
+    batch_size: int = Field(default=32, ge=2)
+    eps_start: float = Field(default=1 / 256, gt=0, le=1)
+    eps_end: float = Field(default=16 / 256, gt=0, le=1)
+    eps_growth: float = Field(default=1.0, gt=0, le=1)
+    eps_below: float = Field(default=0.0, ge=0, le=1)
+    inner_steps: int = Field(default=10, ge=1)
+    inner_step: float = Field(default=0.25, gt=0)
+    lifetime: int = Field(default=1, ge=1)
+    classifier_share: float = Field(default=0.0, ge=0, le=1)
+    lr: float = Field(default=1e-3, gt=0)
+    weight_decay: float = Field(default=1e-4, ge=0)
+    average: float = Field(default=0.998, ge=0, lt=1)
+    watch_every: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
+
+
+class ShieldTraining:
+    """One Shield from its first update to its last; a kill at any moment loses at most half a minute.
+
+    Args:
+        classifier: the protected network.
+        cushion: in front of it, differentiated straight through (BPDA).
+        dataset: images to learn from, all classes.
+        label: the class this Shield answers for.
+        config: see `ShieldConfig`.
+        folder: for checkpoints.
+        watch: called with the averaged Shield every `watch_every` updates; what it returns goes into the history.
+
+    Raises:
+        DataError: there is no image of the class, or none of any other.
+    """
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        cushion: Cushion,
+        dataset: Dataset,
+        label: int,
+        config: ShieldConfig,
+        folder: Path,
+        *,
+        watch: Callable[[Shield], dict[str, float]] | None = None,
+    ) -> None:
+        self.dataset, self.label, self.config, self.folder, self.watch = dataset, label, config, folder, watch
+        self.genuine = (dataset.labels == label).nonzero().squeeze(1)
+        self.foreign = (dataset.labels != label).nonzero().squeeze(1)
+        for name, part in (("this class", self.genuine), ("another class", self.foreign)):
+            if len(part) < 2:
+                raise DataError(dataset.spec, f"fewer than 2 images of {name} ({label})", "give more images")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed * 1009 + label)
+            self.shield = Shield(classifier.tap_shapes(config.taps), width=config.width, hidden=config.hidden)
+        self.shield.to(classifier.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.victim = Victim(classifier, cushion=cushion, shields=_OneShield(self.shield, len(dataset.classes)))
+        self._standardise()
+        self.averaged = {name: value.detach().clone() for name, value in self.shield.state_dict().items()}
+        self.optimizer = torch.optim.AdamW(self.shield.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+        self.memory = torch.zeros((len(self.foreign), *dataset.images.shape[1:]), dtype=torch.float16)
+        self.visits = torch.zeros(len(self.foreign), dtype=torch.int64)
+        self.done, self.seconds = 0, 0.0
+        self.history: list[dict[str, float]] = []
+        self.key = hashlib.sha256(
+            json.dumps([config.model_dump(mode="json"), dataset.fingerprint, cushion.spec, label]).encode()
+        ).hexdigest()
+
+    def train(self, progress: Progress = silent) -> Shield:
+        """Go on from the last checkpoint to the end; returns the averaged Shield, in eval mode, weights frozen."""
+        self._restore()
+        began, saved = time.monotonic() - self.seconds, time.monotonic()
+        config, loss = self.config, 0.0
+        while self.done < config.updates:
+            loss += (self._update(self.done) - loss) / min(self.done + 1, 50)
+            self.done += 1
+            self.seconds = time.monotonic() - began
+            last = self.done == config.updates
+            if self.watch is not None and config.watch_every and (last or self.done % config.watch_every == 0):
+                pause = time.monotonic()
+                seen = self.watch(self.result())
+                began += time.monotonic() - pause
+                self.history.append({"update": self.done, "seconds": self.seconds, "loss": loss, **seen})
+            if last or time.monotonic() - saved >= CHECKPOINT_SECONDS:
+                self._save()
+                saved = time.monotonic()
+            told = (
+                f"Shield {self.dataset.classes[self.label]}: loss {loss:.3f}, eps {self._eps(self.done) * 256:.1f}/256"
+            )
+            progress(self.done, config.updates, told)
+        return self.result()
+
+    def result(self) -> Shield:
+        """The averaged Shield as of now."""
+        shield = Shield(self.shield.shapes, width=self.config.width, hidden=self.config.hidden)
+        shield.load_state_dict(self.averaged)
+        shield.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return shield.eval().requires_grad_(False)
+
+    def _eps(self, update: int) -> float:
+        config = self.config
+        share = min(1.0, update / max(1.0, config.eps_growth * config.updates))
+        return config.eps_start + share * (config.eps_end - config.eps_start)
+
+    def _rate(self, update: int) -> float:
+        """A short rise, then flat, then half a cosine down over the last 40 %."""
+        share = update / self.config.updates
+        fall = 0.5 * (1 + math.cos(math.pi * max(0.0, share - 0.6) / 0.4))
+        return self.config.lr * min(1.0, (update + 1) / 100) * max(fall, 0.01)
+
+    def _rows(self, pool: Tensor, update: int, stream: int) -> tuple[Tensor, Tensor]:
+        """Positions in `pool` of this update's batch, by epochs of a seeded order, and the epoch of each."""
+        size = self.config.batch_size
+        places = torch.arange(update * size, (update + 1) * size)
+        epochs = places // len(pool)
+        rows = torch.empty_like(places)
+        for epoch in epochs.unique().tolist():
+            order = torch.argsort(uniforms(self.config.seed, 4 * epoch + stream, self.dataset.ids[pool], 1)[:, 0])
+            inside = epochs == epoch
+            rows[inside] = order[places[inside] % len(pool)]
+        return rows, epochs
+
+    def _augmented(self, pool: Tensor, rows: Tensor, generation: Tensor, stream: int) -> Tensor:
+        """Augmented pixels on the 8-bit grid; the same generation of an image gets the same augmentation."""
+        pixels = self.dataset.pixels(pool[rows])
+        ids = self.dataset.ids[pool[rows]]
+        u = torch.empty(len(rows), 7)
+        for g in generation.unique().tolist():
+            inside = generation == g
+            u[inside] = uniforms(self.config.seed, 4 * g + stream, ids[inside], 7)
+        return (augment(pixels, u) * 255).round() / 255
+
+    def _update(self, update: int) -> float:
+        config, device = self.config, self.victim.exact.device
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._rate(update)
+        rows, epochs = self._rows(self.genuine, update, 0)
+        genuine = self._augmented(self.genuine, rows, epochs, 1).to(device)
+        rows, epochs = self._rows(self.foreign, update, 2)
+        foreign = self._augmented(self.foreign, rows, epochs // config.lifetime, 3).to(device)
+        adversarial = self._attack(foreign, rows, epochs, update)
+        self.shield.requires_grad_(True)
+        loss = self._loss(torch.cat([genuine, adversarial]))
+        if not math.isfinite(loss.item()):
+            raise ConfigError("shield training", f"the loss is not finite at update {update}", "lower lr")
+        self.optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.shield.parameters(), 1.0)
+        self.optimizer.step()
+        decay = min(config.average, 1 - 1 / (update + 1))
+        with torch.no_grad():
+            for name, value in self.shield.state_dict().items():
+                self.averaged[name].lerp_(value, 1 - decay)
+        return float(loss.item())
+
+    def _loss(self, images: Tensor) -> Tensor:
+        """Minus the adversarial loss of eq. 3 / 4; the first half of `images` is genuine."""
+        n = len(images) // 2
+        logits = _shield_logits(self.victim, images, self.label)
+        return F.softplus(-logits[:n]).mean() + F.softplus(logits[n:]).mean()
+
+    def _attack(self, x: Tensor, rows: Tensor, epochs: Tensor, update: int) -> Tensor:
+        """Adversarial images on the 8-bit grid; what each image's attack reached is remembered for its next visit."""
+        config = self.config
+        self.shield.requires_grad_(False)
+        u = uniforms(config.seed, 4 * update + 7, torch.arange(len(x)), 2)
+        eps = torch.full((len(x),), self._eps(update))
+        eps = torch.where(u[:, 0] < config.eps_below, eps * u[:, 1], eps).view(-1, 1, 1, 1).to(x)
+        noise = torch.Generator().manual_seed(config.seed * 1_000_003 + update)
+        start = (2 * torch.rand(x.shape, generator=noise).to(x) - 1) * eps
+        carried = (epochs % config.lifetime != 0) & (self.visits[rows] > 0)
+        start = torch.where(carried.view(-1, 1, 1, 1).to(x.device), self.memory[rows].to(x), start)
+        z = Linf().project_(x + start, x, eps)
+        objective: Objective = ShieldLogit()
+        if float(uniforms(config.seed, 4 * update + 5, torch.zeros(1, dtype=torch.int64), 1)) < config.classifier_share:
+            objective = CarliniWagner(kappa=1.0) + ShieldLogit()
+        attack = Attack(objective=objective, steps=config.inner_steps, step_size=config.inner_step)
+        wanted = torch.full((len(x),), self.label, device=x.device)
+        goal = Goal(self.dataset.labels[self.foreign[rows]].to(x.device), wanted)
+        z = attack.descend(self.victim, x, goal, eps, z)
+        self.memory[rows] = (z - x).to("cpu", torch.float16)
+        self.visits[rows] += 1
+        return Linf().to_8bit(z, x, eps)
+
+    @torch.no_grad()
+    def _standardise(self) -> None:
+        pixels = self.dataset.pixels(self.genuine[:STANDARDISE_ON]).to(self.victim.exact.device)
+        cushioned = self.victim.cushion(pixels)
+        self.shield.standardise(self.victim.exact.activations(cushioned, logits=False, taps=self.shield.taps).features)
+
+    def _save(self) -> None:
+        tensors = {"memory": self.memory, "visits": self.visits}
+        tensors |= {f"shield.{name}": value for name, value in self.shield.state_dict().items()}
+        tensors |= {f"averaged.{name}": value for name, value in self.averaged.items()}
+        for i, state in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{i}.{name}": value for name, value in state.items()}
+        document: dict[str, Any] = {"key": self.key, "seconds": self.seconds, "history": self.history}
+        save_checkpoint(self.folder, tensors, document | {"done": self.done}, serial=self.done)
+
+    def _restore(self) -> None:
+        found = load_checkpoint(self.folder)
+        if found is None:
+            return
+        tensors, document = found
+        if document["key"] != self.key:
+            raise ConfigError(self.folder, "holds another training", "delete it or choose another folder")
+        self.memory, self.visits = tensors["memory"], tensors["visits"]
+        self.shield.load_state_dict({name: tensors[f"shield.{name}"] for name in self.shield.state_dict()})
+        self.averaged = {name: tensors[f"averaged.{name}"] for name in self.averaged}
+        state = self.optimizer.state_dict()
+        for key, value in tensors.items():
+            if key.startswith("optimizer."):
+                _, i, name = key.split(".")
+                state["state"].setdefault(int(i), {})[name] = value
+        self.optimizer.load_state_dict(state)
+        self.done, self.seconds, self.history = document["done"], document["seconds"], document["history"]
+
+
+class _OneShield(ShieldBank):
+    """A bank in which one Shield answers for every class: what a single Shield's attacker sees."""
+
+    def __init__(self, shield: Shield, classes: int) -> None:
+        super().__init__([shield] * classes)
+
+
+def _shield_logits(victim: Victim, images: Tensor, label: int) -> Tensor:
+    """S_y of images `(N, C, H, W)`, differentiable in the Shield's weights."""
+    wanted = torch.full((len(images),), label, device=images.device)
+    return victim.look(images, Goal(wanted, wanted), ShieldLogit()).shield_logit()
