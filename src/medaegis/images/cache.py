@@ -60,7 +60,7 @@ def _user_cache() -> Path:
 
 
 def cache_key(names: Sequence[str], stamps: Sequence[str], *, root: str, size: int, channels: str) -> str:
-    """A hash of everything that decides the pixels: where from, which files in which state, size, channels, decoders."""
+    """A hash of all that decides the pixels: which files in which state, size, channels, decoders."""
     told = {
         "root": root,
         "size": size,
@@ -97,6 +97,8 @@ def write_cache(file: Path, decoded: Decoded) -> None:
         save_file({"images": decoded.images, "kept": decoded.kept.to(torch.int64)}, part, {"failures": failures})
         part.replace(file)
     except (OSError, SafetensorError) as error:
-        raise DataError(file, f"cannot write decoded images ({error})", "free some space or set MEDAEGIS_CACHE") from error
+        raise DataError(
+            file, f"cannot write decoded images ({error})", "free some space or set MEDAEGIS_CACHE"
+        ) from error
     finally:
         part.unlink(missing_ok=True)

@@ -51,7 +51,12 @@ class Dataset:
 
     def __post_init__(self) -> None:
         n = len(self.images)
-        told = {"labels": self.labels, "patients": self.patients, "names": self.names, "ids": self.ids}
+        told: dict[str, Tensor | tuple[str, ...]] = {
+            "labels": self.labels,
+            "patients": self.patients,
+            "names": self.names,
+            "ids": self.ids,
+        }
         for what, values in told.items():
             if len(values) != n:
                 raise DataError(self.spec, f"{n} images but {len(values)} {what}", "give one for every image")
@@ -138,9 +143,9 @@ def load_dataset(
     listing = _list(parsed)
     chosen = np.arange(len(listing.names)) if limit is None else _draw(np.asarray(listing.labels), limit, seed)
 
-    names = [listing.names[i] for i in chosen]
+    names = [listing.names[i] for i in chosen.tolist()]
     root = f"{parsed.scheme}:{Path(parsed.path).expanduser().resolve()}" if parsed.path else parsed.text
-    key = cache_key(names, [listing.stamps[i] for i in chosen], root=root, size=size, channels=channels)
+    key = cache_key(names, [listing.stamps[i] for i in chosen.tolist()], root=root, size=size, channels=channels)
     file = cache_folder(cache_dir) / f"{parsed.scheme}-{key}.safetensors"
     decoded = read_cache(file)
     if decoded is None:

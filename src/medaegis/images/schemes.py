@@ -3,6 +3,7 @@
 Where a set names no patients, an image stands for itself (splits still keep identical pictures together).
 """
 
+import math
 import re
 import zipfile
 from collections.abc import Callable
@@ -42,7 +43,9 @@ def _chest_xray(spec: Spec) -> Listing:
     files = Files(spec, root, classes)
     folders = [(root / part / name, label) for part in ("train", "val", "test") for label, name in enumerate(classes)]
     if not any(folder.is_dir() for folder, _ in folders):
-        raise spec.error(f"{root} has no train, val or test with NORMAL and PNEUMONIA in it", "name the folder above them")
+        raise spec.error(
+            f"{root} has no train, val or test with NORMAL and PNEUMONIA in it", "name the folder above them"
+        )
     for folder, label in folders:
         for path in visible_files(folder) if folder.is_dir() else ():
             match = _CHEST_PATIENT.match(path.name)
@@ -74,7 +77,7 @@ def _aptos2019(spec: Spec) -> Listing:
 
 
 def _messidor(spec: Spec) -> Listing:
-    """Messidor-2 with the adjudicated grades, ungradable images left out; the two eyes of an examination are paired by the set's own table."""
+    """Messidor-2, adjudicated grades, ungradable images left out; the set's own table pairs the eyes of a patient."""
     root = spec.folder()
     files, find = _retina(spec, root), locate(root)
     examination: dict[str, str] = {}
@@ -102,7 +105,7 @@ def _isic(spec: Spec) -> Listing:
 
 
 def _nih14(spec: Spec) -> Listing:
-    """ChestX-ray14 has several findings an image: one class is "No Finding", the other any finding or the one asked for."""
+    """An image may have several findings: one class has none of them, the other any, or the one asked for."""
     root = spec.folder()
     tables = sorted(root.glob("Data_Entry*.csv"))
     if not tables:
@@ -115,7 +118,9 @@ def _nih14(spec: Spec) -> Listing:
         if "No Finding" in findings or not finding or finding in findings:
             files.add(find(row["Image Index"]), int("No Finding" not in findings), row["Patient ID"])
     if finding and finding not in seen - {"No Finding"}:
-        raise spec.error(f"no image with finding={finding!r}", f"take one of {', '.join(sorted(seen - {'No Finding'}))}")
+        raise spec.error(
+            f"no image with finding={finding!r}", f"take one of {', '.join(sorted(seen - {'No Finding'}))}"
+        )
     return files.listing()
 
 
@@ -124,7 +129,9 @@ def _folder(spec: Spec) -> Listing:
     root = spec.folder()
     classes = tuple(sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")))
     if len(classes) < 2:
-        raise spec.error(f"{root} holds {len(classes)} folders, expected one for each of 2 or more classes", "sort them so")
+        raise spec.error(
+            f"{root} holds {len(classes)} folders, expected one for each of 2 or more classes", "sort them so"
+        )
     files = Files(spec, root, classes)
     for label, name in enumerate(classes):
         for path in visible_files(root / name):
@@ -138,7 +145,7 @@ def _csv(spec: Spec) -> Listing:
     file = spec.file()
     table = list(rows(spec, file, ("image", "label")))
     labels = {row["label"] for row in table}
-    classes = tuple(sorted(labels, key=lambda label: (not label.isdigit(), int(label) if label.isdigit() else 0, label)))
+    classes = tuple(sorted(labels, key=lambda label: (int(label) if label.isdecimal() else math.inf, label)))
     if len(classes) < 2:
         raise spec.error(f"{file.name} has {len(classes)} different labels", "give images of 2 or more classes")
     files = Files(spec, file.parent, classes)
@@ -150,6 +157,8 @@ def _csv(spec: Spec) -> Listing:
 def _medmnist(spec: Spec) -> Listing:
     file = spec.file()
     try:
+        if not zipfile.is_zipfile(file):
+            raise ValueError("no zip archive")
         with np.load(file, allow_pickle=False) as store:
             parts = [part for part in ("train", "val", "test") if f"{part}_images" in store]
             images = [store[f"{part}_images"] for part in parts]
@@ -158,11 +167,11 @@ def _medmnist(spec: Spec) -> Listing:
         raise spec.error(f"not a readable .npz ({error})", "give a file of MedMNIST as published") from error
     if not parts:
         raise spec.error("holds no train_images, val_images or test_images", "give a file of MedMNIST as published")
-    for pictures, numbers in zip(images, labels, strict=True):
-        flat = pictures.ndim == 3 or (pictures.ndim == 4 and pictures.shape[3] == 3)
-        if pictures.dtype != np.uint8 or not flat or numbers.reshape(len(numbers), -1).shape != (len(pictures), 1):
+    for of_part, given in zip(images, labels, strict=True):
+        flat = of_part.ndim == 3 or (of_part.ndim == 4 and of_part.shape[3] == 3)
+        if of_part.dtype != np.uint8 or not flat or given.size != len(of_part) or len(of_part) != len(given):
             raise spec.error(
-                f"images {pictures.dtype} {pictures.shape} with labels {numbers.shape}, expected uint8 (N, S, S) or "
+                f"images {of_part.dtype} {of_part.shape} with labels {given.shape}, expected uint8 (N, S, S) or "
                 "(N, S, S, 3) with one label each",
                 "take a 2D set with one label an image",
             )
@@ -171,13 +180,13 @@ def _medmnist(spec: Spec) -> Listing:
     classes = known or tuple(str(number) for number in range(int(numbers.max()) + 1))
     if numbers.min() < 0 or numbers.max() >= len(classes):
         raise spec.error(f"labels go from {numbers.min()} to {numbers.max()}", f"expected 0 to {len(classes) - 1}")
-    names = [f"{part}/{i:06d}" for part, pictures in zip(parts, images, strict=True) for i in range(len(pictures))]
-    flat = [picture for pictures in images for picture in pictures]
+    names = [f"{part}/{i:06d}" for part, of_part in zip(parts, images, strict=True) for i in range(len(of_part))]
+    pictures = [picture for part in images for picture in part]
     stat = file.stat()
     stamps = [f"{stat.st_size}:{stat.st_mtime_ns}"] * len(names)
 
     def read(index: int, size: int) -> Picture:
-        pixels = np.atleast_3d(flat[index]).transpose(2, 0, 1).astype(np.float32) / 255
+        pixels = np.atleast_3d(pictures[index]).transpose(2, 0, 1).astype(np.float32) / np.float32(255)
         return Picture(pixels, 8, f"{file}[{names[index]}]", 0, 1, "npz", ())
 
     return Listing(classes, names, numbers.tolist(), names, stamps, read)
@@ -217,14 +226,22 @@ SCHEMES: dict[str, Scheme] = {
     "phantom-skin": Scheme(_phantom, ("n",), "drawn dermoscopy, nevus or melanoma; ?n=600 images"),
     "folder": Scheme(_folder, (), "PATH/CLASS/image or PATH/CLASS/PATIENT/image"),
     "csv": Scheme(_csv, (), "a table with columns image (relative to it), label and, if known, patient"),
-    "chest-xray": Scheme(_chest_xray, (), "Kaggle Chest X-Ray: PATH/train|val|test/NORMAL|PNEUMONIA, patient from the name"),
+    "chest-xray": Scheme(
+        _chest_xray, (), "Kaggle Chest X-Ray: PATH/train|val|test/NORMAL|PNEUMONIA, patient from the name"
+    ),
     "nih14": Scheme(
         _nih14, ("finding",), "ChestX-ray14: PATH/Data_Entry….csv, No Finding against any or ?finding=Pneumonia"
     ),
-    "aptos2019": Scheme(_aptos2019, ("binary",), "APTOS 2019: PATH/train.csv, train_images; 5 grades, or No DR / DR by ?binary"),
-    "messidor": Scheme(
-        _messidor, ("binary",), "Messidor-2: PATH/messidor_data.csv (grades), messidor-2.csv (eyes of a patient); ?binary"
+    "aptos2019": Scheme(
+        _aptos2019, ("binary",), "APTOS 2019: PATH/train.csv, train_images; 5 grades, or No DR / DR by ?binary"
     ),
-    "isic": Scheme(_isic, (), "ISIC dermoscopy: PATH/metadata.csv (isic_id, lesion_id, target), images; grouped by lesion"),
+    "messidor": Scheme(
+        _messidor,
+        ("binary",),
+        "Messidor-2: PATH/messidor_data.csv (grades), messidor-2.csv (eyes of a patient); ?binary",
+    ),
+    "isic": Scheme(
+        _isic, (), "ISIC dermoscopy: PATH/metadata.csv (isic_id, lesion_id, target), images; grouped by lesion"
+    ),
     "medmnist": Scheme(_medmnist, (), "a MedMNIST file, FILE.npz, its three parts pooled"),
 }

@@ -7,7 +7,6 @@ on, and every reported figure comes from adv_test.
 import hashlib
 import json
 import os
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -116,7 +115,9 @@ def split_dataset(
         DataError: too few patients to give every part every class.
     """
     if len(fractions) != len(PARTS) or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6 or fractions[0] == 0:
-        raise ConfigError(f"fractions {fractions}", "not four shares that add up to 1, the first above 0", "correct them")
+        raise ConfigError(
+            f"fractions {fractions}", "not four shares that add up to 1, the first above 0", "correct them"
+        )
     if by not in get_args(By):
         raise ConfigError(f"by {by!r}", "not known", "split by patient, or by image for comparison")
     groups = _patients(dataset) if by == "patient" else [[place] for place in range(len(dataset))]
@@ -158,7 +159,7 @@ def _patients(dataset: Dataset) -> list[list[int]]:
     return list(groups.values())
 
 
-def _assign(counts: np.ndarray, fractions: np.ndarray, random: np.random.Generator) -> Iterable[int]:
+def _assign(counts: np.ndarray, fractions: np.ndarray, random: np.random.Generator) -> np.ndarray:
     """A part for each group with class `counts` (groups, classes): the largest first, each where it fits best.
 
     "Best" is the part that would be least full afterwards, per class, weighed by the group's images of that class.

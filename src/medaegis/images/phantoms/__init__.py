@@ -1,4 +1,4 @@
-"""Drawn images that look like their modality and carry lesions of graded difficulty, so everything runs without a download.
+"""Drawn images that look like their modality and carry lesions of graded difficulty, so all runs without a download.
 
 Image i is a function of the modality, i and the size alone. Three images make a patient: one anatomy, three exposures.
 They exercise the software; they say nothing about a real modality.

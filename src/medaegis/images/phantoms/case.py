@@ -6,12 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from medaegis.images.phantoms.canvas import Canvas
+from medaegis.images.phantoms.canvas import Array, Canvas
 
 SHOTS = 3
 """Images of one patient."""
 
-Drawing = Callable[[Canvas, np.random.Generator, np.random.Generator, float], NDArray[np.float32]]
+Drawing = Callable[[Canvas, np.random.Generator, np.random.Generator, float], Array]
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,8 @@ class Modality:
         """Image `index`, (C, size, size) in [0, 1]."""
         patient, shot = divmod(index, SHOTS)
         anatomy, image = self._stream(patient, 7), self._stream(patient, shot, 2)
-        return np.clip(self.drawing(Canvas(size), anatomy, image, self.case(index).severity), 0, 1)
+        pixels = self.drawing(Canvas(size), anatomy, image, self.case(index).severity)
+        return np.clip(pixels, 0, 1).astype(np.float32)
 
     def _stream(self, *key: int) -> np.random.Generator:
         return np.random.default_rng([*self.name.encode(), len(key), *key])
