@@ -1,21 +1,14 @@
 """Compressed DICOM frames to arrays, each by one named decoder, in a child process with a time and a memory limit.
 
-The decoders are C and C++ and meet damaged data badly: of frames with a few changed bytes, about one in a hundred
-makes GDCM abort the whole process. A child that dies is one refused picture; the next frame gets a new child.
+Which decoder, is fixed per transfer syntax: the pixels must not depend on what else is installed.
 """
 
-import atexit
-import os
-import subprocess
-import sys
-import threading
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from medaegis.images.decode_worker import receive, send
+from medaegis.images.isolated import ask
 from medaegis.images.limits import UnreadableError
 
 # Transfer syntax UID (PS3.5 annex A) -> (name, pydicom decoding plugin).
@@ -33,62 +26,7 @@ COMPRESSED = {
     "1.2.840.10008.1.2.4.203": ("HTJ2K", "pylibjpeg"),
     "1.2.840.10008.1.2.5": ("RLE Lossless", "pydicom"),
 }
-SECONDS_PER_FRAME = 60.0
 DAMAGED = "export the picture again from the archive; this copy is damaged"
-
-
-class _Child:
-    def __init__(self) -> None:
-        script = Path(__file__).with_name("decode_worker.py")
-        self.process = subprocess.Popen(
-            [sys.executable, "-P", "-W", "ignore", str(script)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            # One thread each: a read-ahead of many threads' stacks would count against the memory limit.
-            env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
-        )
-
-    def ask(self, options: dict[str, Any], frame: bytes) -> tuple[dict[str, Any], bytes] | None:
-        """The child's answer; None when it died or was stopped for taking too long."""
-        pipes = self.process.stdin, self.process.stdout
-        alarm = threading.Timer(SECONDS_PER_FRAME, self.process.kill)
-        alarm.start()
-        try:
-            send(pipes[0], options, frame)  # type: ignore[arg-type]
-            return receive(pipes[1])  # type: ignore[arg-type]
-        except BrokenPipeError:
-            return None
-        finally:
-            alarm.cancel()
-
-    def close(self) -> None:
-        self.process.kill()
-        self.process.communicate()
-
-
-_lock = threading.Lock()
-_idle: list[_Child] = []
-
-
-def _forget_in_fork() -> None:
-    """A forked process must not speak on its parent's pipes: it starts children of its own."""
-    global _lock
-    _lock = threading.Lock()
-    for child in _idle:
-        child.process.returncode = 0  # not ours to wait for
-    _idle.clear()
-
-
-def _close_all() -> None:
-    with _lock:
-        while _idle:
-            _idle.pop().close()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_in_fork)
-atexit.register(_close_all)
 
 
 def decode_frame(frame: bytes, *, transfer_syntax: str, options: dict[str, Any]) -> tuple[npt.NDArray[Any], str]:
@@ -107,19 +45,8 @@ def decode_frame(frame: bytes, *, transfer_syntax: str, options: dict[str, Any])
     """
     name, plugin = COMPRESSED[transfer_syntax]
     _check_header(frame, options)
-    with _lock:
-        child = _idle.pop() if _idle else None
-    child = child or _Child()
-    answer = None
-    try:
-        answer = child.ask({**options, "transfer_syntax": transfer_syntax, "plugin": plugin}, frame)
-    finally:
-        if answer is None:
-            child.close()
-        else:
-            with _lock:
-                _idle.append(child)
-    if answer is None or "error" in answer[0]:
+    answer = ask({"task": "dicom", "transfer_syntax": transfer_syntax, "plugin": plugin, "options": options}, frame)
+    if answer is None:
         raise UnreadableError(f"its {name} data cannot be decoded: damaged, or not of the kind it declares", DAMAGED)
     head, binary = answer
     return np.frombuffer(binary, dtype=head["dtype"]).reshape(head["shape"]), str(head["photometric"])

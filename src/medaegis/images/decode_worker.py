@@ -1,6 +1,6 @@
-"""Child process that decodes compressed DICOM frames, so that a decoder's crash or hunger costs one picture, no more.
+"""Child process that decodes what can crash, hang or devour memory, so that damage costs one picture and no more.
 
-Run as a script by `codec.py`; it imports nothing of the package. On its pipes: a 12-byte head (length of the JSON
+Run as a script by `isolated.py`; it imports nothing of the package. On its pipes: a 12-byte head (length of the JSON
 part, length of the binary part), the JSON part, the binary part; one answer per request, until the input ends.
 """
 
@@ -35,11 +35,34 @@ def send(stream: BinaryIO, message: dict[str, Any], binary: bytes = b"") -> None
     stream.flush()
 
 
-def main() -> None:
+def decode_dicom(request: dict[str, Any], frame: bytes) -> tuple[dict[str, Any], bytes]:
+    """One compressed frame to stored values, YBR already RGB, by the decoder that is named."""
     import numpy as np
     from pydicom.encaps import encapsulate
     from pydicom.pixels.decoders.base import get_decoder
 
+    values, properties = get_decoder(request["transfer_syntax"]).as_array(
+        encapsulate([frame]), index=0, decoding_plugin=request["plugin"], **request["options"]
+    )
+    values = np.ascontiguousarray(values.astype(values.dtype.newbyteorder("<"), copy=False))
+    photometric = str(properties["photometric_interpretation"])
+    return {"dtype": values.dtype.str, "shape": values.shape, "photometric": photometric}, values.tobytes()
+
+
+def decode_tiff(request: dict[str, Any], data: bytes) -> tuple[dict[str, Any], bytes]:
+    """One page of a TIFF, turned upright, to Pillow's mode, size and bytes; a palette is looked up."""
+    from io import BytesIO
+
+    from PIL import Image
+
+    with Image.open(BytesIO(data), formats=["TIFF"]) as image:
+        image.seek(request["page"])
+        image.load()
+        page = image.convert("RGBA" if image.mode == "PA" else "RGB") if image.mode in ("P", "PA") else image
+        return {"mode": page.mode, "size": page.size}, page.tobytes()
+
+
+def main() -> None:
     if sys.platform != "win32":
         import resource
 
@@ -49,25 +72,15 @@ def main() -> None:
         with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
-    while (request := receive(sys.stdin.buffer)) is not None:
-        options, frame = request
-        syntax, plugin = str(options.pop("transfer_syntax")), str(options.pop("plugin"))
+    tasks = {"dicom": decode_dicom, "tiff": decode_tiff}
+    while (message := receive(sys.stdin.buffer)) is not None:
+        request, data = message
         try:
-            # The very decoder is named: pixels must not depend on which other decoders happen to be installed.
-            values, properties = get_decoder(syntax).as_array(
-                encapsulate([frame]), index=0, decoding_plugin=plugin, **options
-            )
+            answer, binary = tasks[request["task"]](request, data)
         except Exception as error:
             # Only the kind: a decoder's text may quote the file.
-            send(sys.stdout.buffer, {"error": type(error).__name__})
-            continue
-        values = np.ascontiguousarray(values.astype(values.dtype.newbyteorder("<"), copy=False))
-        answer = {
-            "dtype": values.dtype.str,
-            "shape": values.shape,
-            "photometric": str(properties["photometric_interpretation"]),
-        }
-        send(sys.stdout.buffer, answer, values.tobytes())
+            answer, binary = {"error": type(error).__name__}, b""
+        send(sys.stdout.buffer, answer, binary)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
+from medaegis.images.isolated import ask
 from medaegis.images.limits import Limits, UnreadableError, check_frame, check_size, quiet
 
 # Pillow logs about odd files; without any handler Python would print that to the user.
@@ -19,6 +20,7 @@ logging.getLogger("PIL").addHandler(logging.NullHandler())
 Pixels = npt.NDArray[np.float32]
 ORIENTATION = 0x0112
 BITS_PER_SAMPLE = 0x0102
+TIFF_COMPRESSION = 0x0103
 TIFF_PHOTOMETRIC = 0x0106
 # A progressive JPEG has some ten scans; each further one costs a pass over the whole picture.
 MAX_JPEG_SCANS = 100
@@ -49,11 +51,18 @@ def read_raster(data: bytes, kind: str, *, frame: int, limits: Limits) -> tuple[
         check_size(*image.size, limits)
         bits, steps = _depth(image, kind, data)
         turned = image.getexif().get(ORIENTATION, 1) in range(2, 9)
+        # Pillow inverts WhiteIsZero for 8 bits, not for 16.
+        white_is_zero = getattr(image, "tag_v2", {}).get(TIFF_PHOTOMETRIC) == 0
+        if kind == "TIFF" and getattr(image, "tag_v2", {}).get(TIFF_COMPRESSION, 1) != 1:
+            image = _load_tiff(data, frame, steps)
         image.load()
         if turned:
             image = ImageOps.exif_transpose(image)
             steps.append("turned upright as its orientation tag says")
-        pixels, bits = _to_pixels(image, bits, steps)
+        if image.mode.startswith("I;16"):
+            pixels = _sixteen(image, bits, white_is_zero, steps)
+        else:
+            pixels, bits = _eight(image, bits, steps)
     return pixels, bits, frames, steps
 
 
@@ -97,14 +106,23 @@ def _depth(image: Image.Image, kind: str, data: bytes) -> tuple[int, list[str]]:
     return bits, [f"{kind}, {image.mode}, {bits} bits per sample"]
 
 
-def _to_pixels(image: Image.Image, bits: int, steps: list[str]) -> tuple[Pixels, int]:
+def _load_tiff(data: bytes, page: int, steps: list[str]) -> Image.Image:
+    """A compressed page, by libtiff in a child process: it prints what it finds wrong, and has crashed before."""
+    answer = ask({"task": "tiff", "page": page}, data)
+    if answer is None:
+        raise UnreadableError("its compressed TIFF data cannot be decoded: damaged or cut short", "export it again")
+    if answer[0]["mode"] in ("RGB", "RGBA") and steps[0].startswith("TIFF, P"):
+        steps.append("palette looked up")
+    return Image.frombytes(answer[0]["mode"], tuple(answer[0]["size"]), answer[1])
+
+
+def _eight(image: Image.Image, bits: int, steps: list[str]) -> tuple[Pixels, int]:
+    """Grey or RGB of up to 8 bits per sample, and the bits that are left."""
     if image.mode == "CMYK":
         raise UnreadableError(
             "it is CMYK, made for printing: its colours on a screen depend on a printing profile",
             "save it as RGB or grey with the program it comes from",
         )
-    if image.mode.startswith("I;16"):
-        return _sixteen(image, bits, steps)
     if image.mode in ("I", "F"):
         raise UnreadableError(
             "it has 32-bit or signed samples, of which no value is known to be white",
@@ -142,15 +160,14 @@ def _to_pixels(image: Image.Image, bits: int, steps: list[str]) -> tuple[Pixels,
     return np.ascontiguousarray(pixels.transpose(2, 0, 1)), bits
 
 
-def _sixteen(image: Image.Image, bits: int, steps: list[str]) -> tuple[Pixels, int]:
+def _sixteen(image: Image.Image, bits: int, white_is_zero: bool, steps: list[str]) -> Pixels:
     """Unsigned grey of 9 to 16 bits, white = 2^bits - 1."""
     values: npt.NDArray[Any] = np.asarray(image)
     white = (1 << bits) - 1
     if int(values.max()) > white:
         raise UnreadableError(f"it declares {bits} bits per sample and holds larger values", "save it again")
     pixels = values.astype(np.float32) / np.float32(white)
-    # Pillow inverts WhiteIsZero for 8 bits, not for 16.
-    if getattr(image, "tag_v2", {}).get(TIFF_PHOTOMETRIC) == 0:
+    if white_is_zero:
         pixels = np.float32(1) - pixels
         steps.append("WhiteIsZero: inverted, so that high values are light")
-    return pixels[np.newaxis], bits
+    return pixels[np.newaxis]
