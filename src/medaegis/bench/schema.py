@@ -7,6 +7,7 @@ measured", never zero.
 from __future__ import annotations
 
 from collections import Counter
+from datetime import datetime
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -168,7 +169,7 @@ class Evaluation(_Model):
 
     format: Literal["medaegis-evaluation"] = "medaegis-evaluation"
     version: Literal[1] = 1
-    created: str
+    created: datetime
     seconds: Amount
     seed: int
     versions: dict[str, str | None]
