@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from medaegis.errors import ConfigError
@@ -24,20 +24,21 @@ PAIR_TOLERANCE_FLOAT32 = 1e-4
 NETWORK_TOLERANCE_FLOAT32 = 1e-3
 
 
-class _Uses(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts how often each tensor is read by an operation, those called outside any module included."""
+class _Uses(TorchFunctionMode):
+    """Counts how often each tensor is read by a function, those called outside any module included."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.count: Counter[int] = Counter()
         self.alive: list[Tensor] = []  # an id is only unique among living objects
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        for leaf in tree_leaves((args, kwargs or {})):
-            if isinstance(leaf, Tensor):
-                self.count[id(leaf)] += 1
-                self.alive.append(leaf)
-        return func(*args, **(kwargs or {}))
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if any(isinstance(leaf, Tensor) for leaf in tree_leaves(result)):  # asking for a shape reads no values
+            read = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+            self.count.update(map(id, read))
+            self.alive += read
+        return result
 
 
 def deviation(value: Tensor, reference: Tensor) -> float:
@@ -47,7 +48,7 @@ def deviation(value: Tensor, reference: Tensor) -> float:
 
 
 def _folded(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
-    """The one convolution that equals ``norm(conv(x))`` in eval mode; computed in float64, kept in conv's type."""
+    """The one float64 convolution that equals ``norm(conv(x))`` in eval mode."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
     scale = (norm.running_var.double() + norm.eps).rsqrt()
@@ -58,19 +59,20 @@ def _folded(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
         shift = shift + norm.bias.double()
     if conv.bias is not None:
         shift = shift + conv.bias.double() * scale
-    folded = copy.deepcopy(conv)
-    folded.weight = nn.Parameter((conv.weight.double() * scale[:, None, None, None]).to(conv.weight.dtype))
-    folded.bias = nn.Parameter(shift.to(conv.weight.dtype))
+    folded = copy.deepcopy(conv).double()
+    folded.weight = nn.Parameter(folded.weight * scale[:, None, None, None])
+    folded.bias = nn.Parameter(shift)
     return folded
 
 
-def _verified(conv: nn.Conv2d, norm: nn.BatchNorm2d, folded: nn.Conv2d, x: Tensor) -> bool:
-    """Whether ``folded(x)`` is ``norm(conv(x))``, in float64 to rounding and in float32 to the stated tolerance."""
-    exact_conv, exact_norm = copy.deepcopy(conv).double(), copy.deepcopy(norm).double()
-    reference = exact_norm(exact_conv(x.double()))
-    in64 = deviation(_folded(exact_conv, exact_norm)(x.double()), reference)
-    in32 = deviation(folded(x).double(), reference)
-    return in64 <= PAIR_TOLERANCE_FLOAT64 and in32 <= PAIR_TOLERANCE_FLOAT32  # False for nan as well
+def _verified(conv: nn.Conv2d, norm: nn.BatchNorm2d, x: Tensor) -> nn.Conv2d | None:
+    """The folded convolution in conv's type; None if it is not ``norm(conv(x))`` within the stated tolerances."""
+    reference = copy.deepcopy(norm).double()(copy.deepcopy(conv).double()(x.double()))
+    folded = _folded(conv, norm)
+    if not deviation(folded(x.double()), reference) <= PAIR_TOLERANCE_FLOAT64:  # not <=: nan fails as well
+        return None
+    folded = folded.to(conv.weight.dtype)
+    return folded if deviation(folded(x).double(), reference) <= PAIR_TOLERANCE_FLOAT32 else None
 
 
 def foldable_pairs(network: nn.Module, example: Tensor, keep: Iterable[str] = ()) -> list[tuple[str, str]]:
@@ -164,8 +166,8 @@ def fold_batchnorm(network: nn.Module, example: Tensor, keep: Iterable[str] = ()
             conv, norm = network.get_submodule(conv_name), network.get_submodule(norm_name)
             assert isinstance(conv, nn.Conv2d)
             assert isinstance(norm, nn.BatchNorm2d)
-            folded = _folded(conv, norm)
-            if _verified(conv, norm, folded, inputs.pop(conv_name)):
+            folded = _verified(conv, norm, inputs.pop(conv_name))
+            if folded is not None:
                 network.set_submodule(conv_name, folded)
                 network.set_submodule(norm_name, nn.Identity())
         found = deviation(network(example), reference)

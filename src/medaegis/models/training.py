@@ -209,7 +209,7 @@ class _Run:
                 logits = self.classifier(x)
         loss = F.cross_entropy(logits, labels, weight=self.class_weights, label_smoothing=self.config.label_smoothing)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         self.optimizer.step()
         value = loss.item()
         if not math.isfinite(value):
