@@ -262,7 +262,7 @@ def test_damage_anywhere_gives_a_picture_or_an_image_error(
     refused = 0
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
-        for _ in range(150):
+        for _ in range(80):
             data = bytearray(whole[: rng.randrange(len(whole))] if rng.random() < 0.3 else whole)
             for _ in range(rng.choice([0, 1, 1, 4, 16])):
                 if data:
@@ -275,7 +275,7 @@ def test_damage_anywhere_gives_a_picture_or_an_image_error(
                 assert 0 <= pixels.min() <= pixels.max() <= 1
             except ImageError:
                 refused += 1
-    assert refused > 20
+    assert refused > 10
     assert not told
     assert capfd.readouterr() == ("", "")
 

@@ -58,7 +58,7 @@ def read_table(item: "Dataset", descriptor: str, data: str, *, big_endian: bool)
         order = ">" if big_endian else "<"
         words = raw if isinstance(raw, bytes) else np.atleast_1d(np.asarray(raw, dtype=f"{order}u2")).tobytes()
         size = size & 0xFFFF or 1 << 16
-        narrow = len(words) < 2 * size
+        narrow = len(words) in (size, size + size % 2) and size > 1
         entries = np.frombuffer(words[: len(words) & ~1], dtype=f"{order}u2").astype("<u2")
         entries = entries.view(np.uint8).astype(np.uint16) if narrow else entries
     except (KeyError, TypeError, ValueError, OverflowError):
