@@ -121,8 +121,8 @@ def test_probes_tell_cushions_apart() -> None:
 @pytest.mark.parametrize(
     "spec",
     ["", "jpg:80", "jpeg", "jpeg:0", "jpeg:101", "jpeg:80.5", "jpeg:80:422", "jpeg:80:420:1", "jpeg:٨٠", "bits",
-     "bits:8", "bits:0", "bits:3:top", "tvm:0.5", "tvm:0:0.03:50", "tvm:nan:0.03:50", "tvm:0.5:0.03:0", "median:4", "median",
-     "gaussian", "gaussian:inf", "gaussian:0", "gaussian:x", "none:1", " jpeg:80"],
+     "bits:8", "bits:0", "bits:3:top", "tvm:0.5", "tvm:0:0.03:50", "tvm:nan:0.03:50", "tvm:0.5:0.03:0", "median:4",
+     "median", "gaussian", "gaussian:inf", "gaussian:0", "gaussian:x", "none:1", " jpeg:80"],
 )  # fmt: skip
 def test_bad_specs_teach_the_syntax(spec: str) -> None:
     with pytest.raises(ConfigError) as caught:

@@ -66,6 +66,16 @@ def test_tiny_images(shape: tuple[int, ...]) -> None:
         assert (cushion.twin(x) - cushion(x)).abs().max() * 255 < 3
 
 
+@pytest.mark.parametrize("width", [3, 4, 5, 6, 9])
+def test_chroma_of_narrow_images(width: int) -> None:
+    """libjpeg repeats the chroma of images up to 4 pixels wide and interpolates it in wider ones."""
+    left, right = torch.tensor([0.8, 0.3, 0.3]), torch.tensor([0.3, 0.4, 0.8])
+    x = torch.where((torch.arange(width) < 2).view(1, 1, 1, -1), left.view(1, 3, 1, 1), right.view(1, 3, 1, 1))
+    x = x.expand(1, 3, 8, width)
+    cushion = parse_cushion("jpeg:100")
+    assert (cushion.twin(x) - cushion(x)).abs().max() * 255 < 4
+
+
 def test_soft_round_follows_round() -> None:
     x = torch.linspace(-3, 3, 1001, dtype=torch.float64)
     assert (jpeg_twin.soft_round(x) - x.round()).abs().max() <= 0.125

@@ -102,6 +102,7 @@ class JpegCushion(Cushion):
         return file.read()
 
     def _twin(self, x: Tensor) -> Tensor:
+        """Coefficients softly rounded; `jpeg_twin` says how far that is from the codec."""
         return jpeg_twin(x, self.quality, halve_chroma=self.subsampling == "420")
 
     def manifest(self) -> dict[str, Any]:

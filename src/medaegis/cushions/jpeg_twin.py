@@ -83,7 +83,12 @@ def jpeg_twin(x: Tensor, quality: int, *, halve_chroma: bool) -> Tensor:
     """JPEG compression and decompression, differentiable.
 
     Left out are the codec's roundings to whole pixel values (input, YCbCr, output); the rounding of coefficients is
-    soft. Clipping has slope zero beyond 0..255, as in the codec. See `JpegCushion.twin` for the distance to the codec.
+    soft. Clipping has slope zero beyond 0..255, as in the codec.
+
+    Distance to the codec in grey levels, mean and worst, on drawn 112 x 112 images with noise: grey at quality 50, 80,
+    95: 1.0 and 15, 1.1 and 13, 0.5 and 5; colour at quality 80: 1.9 and 23 (4:4:4), 1.4 and 20 (4:2:0). About half of
+    it is the codec's own, whose DCT is exact to an eighth only, so that coefficients near a step fall to its other
+    side. To measure again: `python -m pytest tests/cushions/test_jpeg_twin.py -k distance -s`.
 
     Args:
         x: floating point `(N, C, H, W)` in [0, 1], C = 1 or 3 (RGB), any H and W.
