@@ -106,7 +106,8 @@ class L2:
 
 
 def _length(x: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(x, dim=(1, 2, 3), keepdim=True)
+    length: Tensor = torch.linalg.vector_norm(x, dim=(1, 2, 3), keepdim=True)
+    return length
 
 
 BALLS: dict[str, Ball] = {"linf": Linf(), "l2": L2()}

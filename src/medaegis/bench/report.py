@@ -21,7 +21,7 @@ from medaegis.bench.schema import Cell, Evaluation, Example, WorstCase
 from medaegis.bench.summary import BROKEN, FEW_IMAGES, HELD, summarise
 
 # Pictures of the whole page, in characters; a strip is shown while there is room.
-PICTURE_BUDGET = 4_000_000
+PICTURE_BUDGET = 3_500_000
 SIDE = {"gray": 160, "rgb": 128}
 
 

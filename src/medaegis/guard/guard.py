@@ -125,6 +125,12 @@ class Guard:
         """Raw verdicts of `(N, C, H, W)` images in [0, 1]; errors propagate (`inspect` is the safe door)."""
         return Verdict.concatenate([self._exact.judge(part) for part in images.split(batch_size)])
 
+    @torch.no_grad()
+    def classifier_logits(self, images: Tensor) -> Tensor:
+        """Logits of the classifier alone, without Cushion and Shield."""
+        logits: Tensor = self._exact.exact(images)
+        return logits
+
     def inspect(self, images: Tensor, *, batch_size: int = 32) -> list[Finding]:
         """One finding per image of `(N, C, H, W)` in [0, 1]; whatever goes wrong withholds the diagnosis.
 

@@ -1,0 +1,213 @@
+"""Controls: what must come out right in every evaluation, or the evaluation itself is broken.
+
+From the field's experience with broken defences (Carlini et al. 2019; Tramer et al. 2020): noise must pass, the attacks
+must work where nothing protects, a deliberately weak Shield must fall, and more eps must end in full success.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from medaegis.attacks.balls import Linf
+from medaegis.attacks.catalogue import find_attack
+from medaegis.attacks.engine import generator
+from medaegis.bench.schema import Control
+from medaegis.bench.store import Piece
+from medaegis.cushions import parse_cushion
+from medaegis.detectors.shield import ShieldBank
+from medaegis.guard.fitting import clean_logits
+from medaegis.guard.guard import Guard
+from medaegis.guard.shield_training import ShieldConfig, ShieldTraining
+from medaegis.images.datasets import Dataset
+from medaegis.images.splits import Split
+from medaegis.progress import Progress
+
+if TYPE_CHECKING:
+    from medaegis.bench.evaluation import Field, Planned
+
+NOISE_EPS = 16 / 256
+TOLERANCE = 0.10  # difference in acceptance that noise may make
+FULL = 0.99
+FAR_EPS = (32, 64)  # of 256
+FAR_IMAGES = 64
+PLANTED_UPDATES = 150
+PLANTED_EPS = 8 / 256
+
+Outcomes = Sequence[tuple["Planned", Piece]]
+
+
+def run_controls(
+    guard: Guard,
+    dataset: Dataset,
+    split: Split,
+    field: Field,
+    outcomes: Outcomes,
+    *,
+    planted: bool,
+    progress: Progress,
+) -> list[Control]:
+    """Every control that applies to what was measured."""
+    controls = [_noise(guard, field), _extra_jpeg(guard, field)]
+    controls += _undefended(outcomes)
+    controls += _patience(outcomes)
+    controls += _steps_beat_one(outcomes)
+    if any(planned.attack == "wb" for planned, _ in outcomes):
+        controls.append(_full_success(field, outcomes, progress))
+        if planted:
+            controls.append(_planted_weakness(guard, dataset, split, field, progress))
+    return controls
+
+
+def _noise(guard: Guard, field: Field) -> Control:
+    x = field.test.pixels(field.chosen)
+    eps = torch.full((len(x), 1, 1, 1), NOISE_EPS)
+    ball = Linf()
+    noisy = ball.random(x, eps, [generator(field.seed, int(i), 0) for i in field.test.ids[field.chosen]])
+    return _as_clean(guard, field, ball.to_8bit(noisy, x, eps), "Random noise of 16/256")
+
+
+def _extra_jpeg(guard: Guard, field: Field) -> Control:
+    again = parse_cushion("jpeg:90")(field.test.pixels(field.chosen))
+    return _as_clean(guard, field, again, "One more JPEG pass at quality 90")
+
+
+def _as_clean(guard: Guard, field: Field, images: torch.Tensor, name: str) -> Control:
+    clean = float(field.clean.accepted[field.chosen].float().mean())
+    accepted = float(guard.judge(images).accepted.float().mean())
+    return Control(
+        name=name,
+        expectation=f"accepted within {TOLERANCE:.0%} of clean images",
+        measured=f"{accepted:.1%} accepted, clean {clean:.1%}",
+        passed=abs(accepted - clean) <= TOLERANCE,
+        detail=f"{len(images)} images. A guard that rejects harmless changes cries wolf, which is no robustness.",
+    )
+
+
+def _undefended(outcomes: Outcomes) -> list[Control]:
+    """The same attacks, at their largest eps, where nothing protects, and behind the Cushion alone."""
+    iterated = [(p, piece) for p, piece in outcomes if "fooled_bare" in piece and p.value.steps > 1]
+    if not iterated:
+        return []
+    largest = max(p.eps for p, _ in iterated)
+    here = [(p, piece) for p, piece in iterated if p.eps == largest and p.value.ball.name == "linf"]
+    text = here[0][0].eps_text
+    rows = (
+        ("Attacks on the classifier alone", "fooled_bare"),
+        ("Attacks through the Cushion, without Shield", "fooled"),
+    )
+    controls = []
+    for name, key in rows:
+        shares = {p.attack: float(piece[key].float().mean()) for p, piece in here}
+        controls.append(
+            Control(
+                name=f"{name}, {text}",
+                expectation=f"every iterated attack succeeds on more than {FULL:.0%}",
+                measured=", ".join(f"{attack} {share:.1%}" for attack, share in shares.items()),
+                passed=min(shares.values()) > FULL,
+                detail="If they failed here, their failure against the guard would say nothing.",
+            )
+        )
+    return controls
+
+
+def _patience(outcomes: Outcomes) -> list[Control]:
+    """Long attacks beside short ones: training against short attacks must not pass for robustness."""
+    controls = []
+    for short, short_piece in outcomes:
+        for long, long_piece in outcomes:
+            same = (short.attack, short.eps, short.gradient) == (long.attack, long.eps, long.gradient)
+            if not same or short.value.steps >= long.value.steps:
+                continue
+            low, high = (float((p["fooled"] & p["accepted"]).float().mean()) for p in (short_piece, long_piece))
+            controls.append(
+                Control(
+                    name=f"{find_attack(long.attack).title}: {long.value.steps} steps against {short.value.steps}",
+                    expectation="both shown; what only short attacks cannot do is no robustness",
+                    measured=f"undetected {high:.1%} against {low:.1%} at {long.eps_text}",
+                    passed=None,
+                )
+            )
+    return controls
+
+
+def _steps_beat_one(outcomes: Outcomes) -> list[Control]:
+    found = {(p.attack, p.eps): float(piece["fooled"].float().mean()) for p, piece in outcomes}
+    pairs = [
+        (eps, found[("pgd", eps)], found[("fgsm", eps)])
+        for (name, eps) in found
+        if name == "pgd"
+        if ("fgsm", eps) in found
+    ]
+    if not pairs:
+        return []
+    return [
+        Control(
+            name="Many steps beat one",
+            expectation="PGD fools at least as often as FGSM at every eps (otherwise gradients are masked)",
+            measured=", ".join(f"{eps * 256:g}/256: {pgd:.1%} and {fgsm:.1%}" for eps, pgd, fgsm in pairs),
+            passed=all(pgd >= fgsm for _, pgd, fgsm in pairs),
+        )
+    ]
+
+
+def _full_success(field: Field, outcomes: Outcomes, progress: Progress) -> Control:
+    """WB's undetected success over eps must rise to nearly all images."""
+    from medaegis.bench.evaluation import Planned
+
+    curve = {p.eps: (p.eps_text, piece) for p, piece in outcomes if p.attack == "wb" and p.steps is None}
+    shares = {eps: float((piece["fooled"] & piece["accepted"]).float().mean()) for eps, (_, piece) in curve.items()}
+    small = field.first(FAR_IMAGES)
+    for levels in FAR_EPS:
+        if levels / 256 > max(curve):
+            piece = small.attack(Planned("wb", levels / 256, f"{levels}/256"), progress)
+            shares[levels / 256] = float((piece["fooled"] & piece["accepted"]).float().mean())
+    ordered = [shares[eps] for eps in sorted(shares)]
+    rising = all(later >= earlier - 0.05 for earlier, later in zip(ordered, ordered[1:], strict=False))
+    return Control(
+        name="More eps ends in full success (WB)",
+        expectation="undetected success rises with eps and reaches 95 % somewhere (up to 64/256)",
+        measured=", ".join(f"{eps * 256:g}/256: {shares[eps]:.1%}" for eps in sorted(shares)),
+        passed=rising and max(ordered) >= 0.95,
+        detail="A curve that stays flat would mean that the attack is stuck, not that the guard is strong.",
+    )
+
+
+def _planted_weakness(guard: Guard, dataset: Dataset, split: Split, field: Field, progress: Progress) -> Control:
+    """A Shield trained at 1/256 only must be broken by WB."""
+    learn = dataset.subset([*split.train, *split.adv_train])
+    config = ShieldConfig(
+        taps=guard.bank.taps,
+        updates=PLANTED_UPDATES,
+        eps_start=1 / 256,
+        eps_end=1 / 256,
+        inner_steps=3,
+        seed=field.seed,
+    )
+    shields = []
+    for label in range(len(guard.classes)):
+        folder = field.store.folder.with_name("planted") / str(label)
+        training = ShieldTraining(guard.classifier, guard.cushion, learn, label, config, folder)
+        shields.append(training.train(progress))
+    weak = Guard(guard.classifier, guard.cushion, ShieldBank(shields), tnr=guard.tnr)
+    weak.bank.calibrate(*clean_logits(weak.victim(dtype=torch.float32), dataset, split.val), weak.tnr)
+    rows = field.right[:FAR_IMAGES]
+    found = find_attack("wb").attack.run(
+        weak.victim(),
+        field.test.pixels(rows),
+        field.test.labels[rows],
+        eps=PLANTED_EPS,
+        targets=field.targets[: len(rows)],
+        ids=field.test.ids[rows],
+        seed=field.seed,
+    )
+    share = float(found.broken.float().mean())
+    return Control(
+        name="Planted weakness: a Shield trained at 1/256 only",
+        expectation="WB at 8/256 gets at least 90 % through undetected",
+        measured=f"{share:.1%} undetected ({len(rows)} images)",
+        passed=share >= 0.9,
+        detail="Shows that the attacks find a Shield that is weak by construction.",
+    )

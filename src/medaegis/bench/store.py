@@ -1,0 +1,42 @@
+"""What an evaluation has already measured: one small file per piece of work, so a killed run goes on where it was.
+
+A piece is keyed by the hash of everything that its result depends on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+Piece = dict[str, Tensor]
+
+
+class Store:
+    """Finished pieces in a folder; a half-written or damaged one is computed again."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def get(self, key: Mapping[str, Any], compute: Callable[[], Piece]) -> Piece:
+        """The piece of `key` (plain JSON values), computed if it is not there yet."""
+        name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
+        file = self.folder / f"{name}.safetensors"
+        if file.is_file():
+            try:
+                return load_file(file)
+            except SafetensorError:
+                file.unlink()
+        piece = compute()
+        part = file.with_suffix(".part")
+        save_file({field: value.contiguous() for field, value in piece.items()}, part)
+        os.replace(part, file)
+        return piece

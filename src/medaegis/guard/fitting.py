@@ -1,0 +1,216 @@
+"""Fitting a guard: one Shield per class, thresholds on clean validation images, and what they reach on test images.
+
+Every image has one role: Shields learn on "train" and "adv_train", thresholds come from "val", figures from "adv_test".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from medaegis.attacks.engine import Attack
+from medaegis.attacks.objectives import ShieldLogit
+from medaegis.attacks.victim import Victim
+from medaegis.cushions import Cushion
+from medaegis.detectors.shield import Shield, ShieldBank
+from medaegis.errors import ConfigError, DataError
+from medaegis.guard.guard import Guard
+from medaegis.guard.shield_training import ShieldConfig, ShieldTraining
+from medaegis.images.datasets import Dataset
+from medaegis.images.splits import Split
+from medaegis.models.classifier import INPUT, Classifier
+from medaegis.progress import Progress, silent
+
+WATCHED_EPS = (4, 8, 16)  # of 256
+WATCHED_IMAGES = 64
+
+RECIPES: dict[str, str] = {
+    "paper": "Medical Aegis: the backbone's taps, eps growing over the whole training, a fresh start for each attack",
+    "strong": "ours, the default: pixels beside the taps, perturbations carried on, small eps mixed in",
+}
+
+
+def shield_config(recipe: str, classifier: Classifier, *, updates: int, seed: int = 0) -> ShieldConfig:
+    """Settings of a named recipe for a classifier.
+
+    Raises:
+        ConfigError: no such recipe, or a classifier without taps.
+    """
+    if recipe not in RECIPES:
+        raise ConfigError(f"recipe {recipe!r}", "unknown", f"choose from {', '.join(RECIPES)}")
+    taps = tuple(tap for tap in classifier.taps if tap != INPUT)
+    if not taps:
+        raise ConfigError(
+            "classifier", "it names no taps", "train it with taps, or name them: --taps layer1.0,layer2.0"
+        )
+    if recipe == "paper":
+        return ShieldConfig(taps=taps, updates=updates, seed=seed)
+    return ShieldConfig(
+        taps=(INPUT, *taps),
+        updates=updates,
+        seed=seed,
+        eps_growth=0.4,
+        eps_below=0.25,
+        inner_steps=5,
+        lifetime=4,
+    )
+
+
+def fit_guard(
+    classifier: Classifier,
+    dataset: Dataset,
+    split: Split,
+    *,
+    cushion: Cushion,
+    config: ShieldConfig,
+    out_dir: Path,
+    tnr: float = 0.9,
+    signing_key: Path | None = None,
+    about: dict[str, Any] | None = None,
+    progress: Progress = silent,
+) -> Guard:
+    """Train the Shields, calibrate, and write the guard folder; called again after a kill it goes on where it was.
+
+    Args:
+        about: further facts for the manifest, such as the command.
+
+    Raises:
+        DataError: the data or the split do not fit the classifier.
+        ConfigError: `out_dir` was begun with other settings.
+    """
+    _check(classifier, dataset, split)
+    learn = dataset.subset([*split.train, *split.adv_train])
+    watch = dataset.subset(split.val)
+    work = out_dir.with_name(f"{out_dir.name}.fitting")
+    shields, facts = [], {}
+    for label, name in enumerate(classifier.classes):
+        training = ShieldTraining(
+            classifier,
+            cushion,
+            learn,
+            label,
+            config,
+            work / f"shield-{label}",
+            watch=robustness(classifier, cushion, watch, label),
+        )
+        shields.append(training.train(_part_of(progress, label, len(classifier.classes))))
+        facts[name] = {"seconds": training.seconds, "history": training.history}
+    bank = ShieldBank(shields)
+    guard = Guard(classifier, cushion, bank, tnr=tnr)
+    calibration = calibrate(guard, dataset, split)
+    guard = Guard(
+        classifier,
+        cushion,
+        bank,
+        tnr=tnr,
+        calibration=calibration,
+        training={
+            "data": {"spec": dataset.spec, "fingerprint": dataset.fingerprint, "images": len(learn)},
+            "split": {"by": split.by, "seed": split.seed, "fingerprint": split.fingerprint},
+            "config": config.model_dump(mode="json"),
+            "shields": facts,
+            **(about or {}),
+        },
+    )
+    guard.save(out_dir, signing_key=signing_key)
+    return guard
+
+
+def _part_of(progress: Progress, part: int, parts: int) -> Progress:
+    """Progress of one of several equal parts, told as progress of the whole."""
+    return lambda done, total, message: progress(part * total + done, parts * total, message)
+
+
+def calibrate(guard: Guard, dataset: Dataset, split: Split) -> dict[str, Any]:
+    """Set the thresholds on clean "val" images, and measure on "adv_test" what share of clean images they accept."""
+    logits, classes = clean_logits(guard.victim(dtype=torch.float32), dataset, split.val)
+    guard.bank.calibrate(logits, classes, guard.tnr)
+    test = dataset.subset(split.adv_test)
+    verdict = guard.judge(test.pixels())
+    by_class = {name: float(verdict.accepted[test.labels == k].float().mean()) for k, name in enumerate(guard.classes)}
+    return {
+        "tnr_chosen": guard.tnr,
+        "tnr_reached": float(verdict.accepted.float().mean()),
+        "tnr_by_class": by_class,
+        "accuracy": float((verdict.predicted == test.labels).float().mean()),
+        "val_images": len(split.val),
+        "test_images": len(test),
+    }
+
+
+@torch.no_grad()
+def clean_logits(victim: Victim, dataset: Dataset, indices: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Logit of the Shield of each clean image's predicted class, and that class: `(N,)` each."""
+    assert victim.shields is not None
+    logits, classes = [], []
+    for rows in torch.tensor(indices).split(64):
+        seen = victim.exact.activations(victim.cushion(dataset.pixels(rows)), taps=victim.shields.taps)
+        assert seen.logits is not None
+        classes.append(seen.logits.argmax(1))
+        logits.append(victim.shields(seen.features, classes[-1]))
+    return torch.cat(logits), torch.cat(classes)
+
+
+def robustness(
+    classifier: Classifier, cushion: Cushion, dataset: Dataset, label: int
+) -> Callable[[Shield], dict[str, float]]:
+    """A look at a Shield in training: AUROC of clean images of its class against attacked ones of the others.
+
+    The attack raises the Shield's logit alone, in 20 steps; a quick look for the training curve, not an evaluation.
+    """
+    from sklearn.metrics import roc_auc_score
+
+    genuine = dataset.pixels((dataset.labels == label).nonzero().squeeze(1)[: 3 * WATCHED_IMAGES])
+    foreign = (dataset.labels != label).nonzero().squeeze(1)[:WATCHED_IMAGES]
+    if not len(genuine) or not len(foreign):
+        raise DataError(dataset.spec, f"no validation image of class {label} or of another one", "give more images")
+    targets = torch.full((len(foreign),), label)
+    attack = Attack(objective=ShieldLogit(), steps=20, random_start=True)
+
+    def look(shield: Shield) -> dict[str, float]:
+        victim = Victim(classifier, cushion=cushion, shields=ShieldBank([shield] * len(classifier.classes)))
+        clean = shield_logits(victim, genuine, label)
+        seen = {}
+        for eps in WATCHED_EPS:
+            found = attack.run(
+                victim,
+                dataset.pixels(foreign),
+                dataset.labels[foreign],
+                eps=eps / 256,
+                targets=targets,
+                ids=dataset.ids[foreign],
+            )
+            attacked = shield_logits(victim, found.images, label)
+            truth = torch.cat([torch.ones(len(clean)), torch.zeros(len(attacked))])
+            seen[f"auroc_{eps}"] = float(roc_auc_score(truth.numpy(), torch.cat([clean, attacked]).numpy()))
+        return seen
+
+    return look
+
+
+@torch.no_grad()
+def shield_logits(victim: Victim, images: Tensor, label: int) -> Tensor:
+    """S_label in float32 of `(N, C, H, W)` images."""
+    assert victim.shields is not None
+    parts = []
+    for part in images.split(64):
+        seen = victim.exact.activations(victim.cushion(part), logits=False, taps=victim.shields.taps)
+        parts.append(victim.shields(seen.features, torch.full((len(part),), label)))
+    return torch.cat(parts)
+
+
+def _check(classifier: Classifier, dataset: Dataset, split: Split) -> None:
+    if dataset.classes != classifier.classes:
+        given, expected = ", ".join(dataset.classes), ", ".join(classifier.classes)
+        raise DataError(
+            dataset.spec, f"classes {given}; the classifier knows {expected}", "use the data it is made for"
+        )
+    if dataset.size != classifier.size or dataset.channels != classifier.channels:
+        given = f"{dataset.size} px {dataset.channels}"
+        raise DataError(dataset.spec, given, f"load it with {classifier.size} px {classifier.channels}")
+    if split.fingerprint != dataset.fingerprint:
+        raise DataError(dataset.spec, "the split was made for another data set", "use the split of the classifier")
