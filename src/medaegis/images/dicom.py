@@ -133,8 +133,11 @@ def _pixel_element(file: BinaryIO, dataset: "Dataset", syntax: str) -> tuple[str
         if "Rows" in dataset:
             raise UnreadableError("it has an image header but no pixel data: cut short, or header only", DAMAGED)
         uid = dataset.get("SOPClassUID")
-        kind = f"a {uid.name} object" if uid and uid.type == "SOP Class" else "an object of unknown class"
-        raise UnreadableError(f"it holds no pixel data, being {kind}", "give an image object of the same study")
+        kind = uid.name if uid and uid.type == "SOP Class" else "of an unknown class"
+        raise UnreadableError(
+            f"it holds no pixel data (its object is {kind}; an image may have been cut short)",
+            "give an image object of the same study",
+        )
     group, element = struct.unpack(f"{order}HH", head[:4])
     if group << 16 | element != PIXEL_DATA:
         raise UnreadableError(
