@@ -27,10 +27,11 @@ from medaegis.progress import Progress, silent
 
 WATCHED_EPS = (4, 8, 16)  # of 256
 WATCHED_IMAGES = 64
+LOOKS = 8  # at robustness during one training
 
 RECIPES: dict[str, str] = {
     "paper": "Medical Aegis: the backbone's taps, eps growing over the whole training, a fresh start for each attack",
-    "strong": "ours, the default: pixels beside the taps, perturbations carried on, small eps mixed in",
+    "strong": "ours, the default: the pixels and one shallow tap, perturbations carried on, small eps mixed in",
 }
 
 
@@ -47,17 +48,11 @@ def shield_config(recipe: str, classifier: Classifier, *, updates: int, seed: in
         raise ConfigError(
             "classifier", "it names no taps", "train it with taps, or name them: --taps layer1.0,layer2.0"
         )
+    common = {"updates": updates, "seed": seed, "watch_every": max(1, updates // LOOKS)}
     if recipe == "paper":
-        return ShieldConfig(taps=taps, updates=updates, seed=seed)
-    return ShieldConfig(
-        taps=(INPUT, *taps),
-        updates=updates,
-        seed=seed,
-        eps_growth=0.4,
-        eps_below=0.25,
-        inner_steps=5,
-        lifetime=4,
-    )
+        return ShieldConfig(taps=taps, **common)
+    shallow = taps[min(1, len(taps) - 1)]
+    return ShieldConfig(taps=(INPUT, shallow), **common, eps_growth=0.25, eps_below=0.25, inner_steps=5, lifetime=4)
 
 
 def fit_guard(
