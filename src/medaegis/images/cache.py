@@ -24,7 +24,7 @@ from medaegis.errors import DataError, ImageError
 PIXEL_VERSION = 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Decoded:
     """What decoding a listing gave: pictures uint8 (K, C, S, S), their places in the listing (K,), and the failures."""
 

@@ -26,7 +26,7 @@ from medaegis.progress import Progress, silent
 Channels = Literal["gray", "rgb"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Dataset:
     """N labelled images of one size.
 
@@ -84,8 +84,8 @@ class Dataset:
         return hashlib.sha256(told.encode()).hexdigest()
 
     def subset(self, indices: Sequence[int] | Tensor) -> "Dataset":
-        """The images at these places, in this order."""
-        index = torch.as_tensor(indices, dtype=torch.int64)
+        """The images at these places (or where this mask is true), in this order."""
+        index = _places(indices)
         places = index.tolist()
         return replace(
             self,
@@ -99,8 +99,13 @@ class Dataset:
 
     def pixels(self, indices: Sequence[int] | Tensor | None = None) -> Tensor:
         """float32 (n, C, S, S) in [0, 1], of all images or of those at `indices`."""
-        chosen = self.images if indices is None else self.images[torch.as_tensor(indices, dtype=torch.int64)]
+        chosen = self.images if indices is None else self.images[_places(indices)]
         return chosen.to(torch.float32).div_(255)
+
+
+def _places(indices: Sequence[int] | Tensor) -> Tensor:
+    index = torch.as_tensor(indices)
+    return index.nonzero().flatten() if index.dtype == torch.bool else index.to(torch.int64)
 
 
 def dataset_schemes() -> dict[str, str]:

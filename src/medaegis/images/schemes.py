@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from medaegis.images.phantoms import MODALITIES
-from medaegis.images.readers import Picture
-from medaegis.images.sources import Files, Listing, Spec, locate, rows, visible_files
+from medaegis.images.readers import Picture, find_images
+from medaegis.images.sources import Files, Listing, Spec, locate, rows
 
 _GRADES = ("No DR", "Mild", "Moderate", "Severe", "Proliferative DR")
 
@@ -47,7 +47,7 @@ def _chest_xray(spec: Spec) -> Listing:
             f"{root} has no train, val or test with NORMAL and PNEUMONIA in it", "name the folder above them"
         )
     for folder, label in folders:
-        for path in visible_files(folder) if folder.is_dir() else ():
+        for path in find_images([folder]) if folder.is_dir() else ():
             match = _CHEST_PATIENT.match(path.name)
             if match is None:
                 raise spec.error(
@@ -127,14 +127,15 @@ def _nih14(spec: Spec) -> Listing:
 def _folder(spec: Spec) -> Listing:
     """A folder per class; a folder inside it, where there is one, is a patient."""
     root = spec.folder()
-    classes = tuple(sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")))
+    inside = sorted(path.name for path in root.iterdir() if path.is_dir())
+    classes = tuple(name for name in inside if not name.startswith((".", "__MACOSX")))
     if len(classes) < 2:
         raise spec.error(
             f"{root} holds {len(classes)} folders, expected one for each of 2 or more classes", "sort them so"
         )
     files = Files(spec, root, classes)
     for label, name in enumerate(classes):
-        for path in visible_files(root / name):
+        for path in find_images([root / name]):
             inner = path.relative_to(root / name).parts
             files.add(path, label, inner[0] if len(inner) > 1 else f"{name}/{inner[0]}")
     return files.listing()

@@ -4,14 +4,13 @@ A source only lists; pictures are read later, one by one, so listing a large arc
 """
 
 import csv
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from medaegis.errors import DataError
-from medaegis.images.readers import Picture, read_image
+from medaegis.images.readers import Picture, find_images, read_image
 
 
 @dataclass(frozen=True)
@@ -118,21 +117,12 @@ def _stamp(path: Path) -> str:
     return f"{stat.st_size}:{stat.st_mtime_ns}"
 
 
-_NOT_IMAGES = re.compile(r"^(\.|__MACOSX$|Thumbs\.db$|desktop\.ini$)")
-
-
-def visible_files(folder: Path) -> list[Path]:
-    """All files below `folder`, sorted; hidden ones, and what archives of other systems add, are left out."""
-    found = (path for path in folder.rglob("*") if path.is_file())
-    return sorted(p for p in found if not any(_NOT_IMAGES.match(part) for part in p.relative_to(folder).parts))
-
-
 def locate(folder: Path) -> Callable[[str], Path]:
-    """A look-up of the files below `folder` by name, whatever the suffix and its case.
+    """A look-up of the image files below `folder` by name, whatever the suffix and its case.
 
     What is not there is looked up as `folder/name`, so that reading it says that it is missing.
     """
-    known = {path.stem.lower(): path for path in reversed(visible_files(folder))}
+    known = {path.stem.lower(): path for path in reversed(find_images([folder]))}
     return lambda name: known.get(name.lower()) or known.get(Path(name).stem.lower()) or folder / name
 
 

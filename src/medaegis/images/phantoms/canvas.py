@@ -82,7 +82,7 @@ def grow(
     walk = random.standard_normal((len(starts), steps), dtype=np.float32).cumsum(1) * np.float32(wander / steps**0.5)
     angle = headings[:, None] + bends[:, None] * along + walk
     step = (lengths / steps)[:, None, None] * np.stack([np.cos(angle), np.sin(angle)], -1)
-    return (starts[:, None] + step.cumsum(1)).astype(np.float32)
+    return np.asarray(starts[:, None] + step.cumsum(1))
 
 
 def _refine(values: Array, times: int) -> Array:
@@ -93,7 +93,7 @@ def _refine(values: Array, times: int) -> Array:
 
 
 @lru_cache(maxsize=64)
-def _spline(size: int, cells: int) -> Array:
+def _spline(size: int, cells: int) -> NDArray[np.float32]:
     """Cubic B-spline weights (size, cells + 3) that spread one value per cell over `size` pixels."""
     place = (np.arange(size) + 0.5) * cells / size
     cell = np.minimum(place.astype(np.int64), cells - 1)
