@@ -86,25 +86,30 @@ class Median(Cushion):
         self._exchanges = median_network(window * window)
 
     def _cushion(self, pixels: Tensor) -> Tensor:
-        return self._median(pixels)
-
-    def _twin(self, x: Tensor) -> Tensor:
-        """The median itself, whose slope is that of the pixel it picks."""
-        return self._median(x)
-
-    def _median(self, x: Tensor) -> Tensor:
         # Sorting the shifted images against each other handles a whole batch per exchange: some fifty times faster
         # than sorting a window per pixel.
-        height, width = x.shape[2:]
-        padded = pad_edges(pad_edges(x, 2, self.window // 2, self.window // 2), 3, self.window // 2, self.window // 2)
-        shifts = range(self.window)
-        values = [padded[:, :, row : row + height, column : column + width] for row in shifts for column in shifts]
+        values = self._shifted(pixels)
         for low, high in self._exchanges:
-            values[low], values[high] = (
-                torch.minimum(values[low], values[high]),
-                torch.maximum(values[low], values[high]),
-            )
+            smaller = torch.minimum(values[low], values[high])
+            values[high] = torch.maximum(values[low], values[high])
+            values[low] = smaller
         return values[len(values) // 2].contiguous()
+
+    def _twin(self, x: Tensor) -> Tensor:
+        """The median itself, whose slope is that of the (first) pixel it is taken from."""
+        median = self._cushion(x.detach())
+        out, open_ = torch.zeros_like(x), torch.ones_like(x, dtype=torch.bool)
+        for value in self._shifted(x):
+            hit = open_ & (value.detach() == median)
+            out = out + value * hit
+            open_ = open_ & ~hit
+        return out
+
+    def _shifted(self, x: Tensor) -> list[Tensor]:
+        (height, width), radius = x.shape[2:], self.window // 2
+        padded = pad_edges(pad_edges(x, 2, radius, radius), 3, radius, radius)
+        steps = range(self.window)
+        return [padded[:, :, down : down + height, right : right + width] for down in steps for right in steps]
 
 
 _ONE = 1 << 11  # fixed-point one of the Gaussian's weights: twice 11 bits on 8-bit pixels stay within int32

@@ -23,7 +23,7 @@ from medaegis.cushions.jpeg_twin import jpeg_twin
 Subsampling = Literal["420", "444"]
 Bytes = NDArray[np.uint8]
 _TALLEST = 65500  # libjpeg's JPEG_MAX_DIMENSION
-_STACK_PIXELS = 1 << 20  # taller stacks leave the processor's cache and gain nothing
+_STACK_PIXELS = 1 << 18  # taller stacks leave the processor's cache and gain nothing
 _TASK_PIXELS = 1 << 17  # about half a millisecond of coding: less is not worth a thread
 
 

@@ -6,10 +6,12 @@ Bregman, because its steps are the same for every pixel and so work on a whole b
 """
 
 import hashlib
+import math
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from medaegis.cushions.base import Cushion
 from medaegis.cushions.planes import pad_edges
@@ -18,6 +20,8 @@ from medaegis.cushions.planes import pad_edges
 # pixels: 0.1 grey levels from it on average); the primal step is the largest with which the method converges.
 _DUAL_STEP = 0.2
 _PRIMAL_STEP = 1 / (8 * _DUAL_STEP)
+
+_State = tuple[Tensor, Tensor, Tensor, Tensor]  # z, z looked ahead, dual across, dual down
 
 
 class TotalVariation(Cushion):
@@ -56,10 +60,22 @@ class TotalVariation(Cushion):
 
     def _minimise(self, x: Tensor, mask: Tensor) -> Tensor:
         z = _fill(x, mask)
-        ahead, across, down = z, torch.zeros_like(z), torch.zeros_like(z)
+        state = (z, z, torch.zeros_like(z), torch.zeros_like(z))
+        stretch = math.isqrt(self.iterations - 1) + 1
+        for done in range(0, self.iterations, stretch):
+            count = min(stretch, self.iterations - done)
+            if torch.is_grad_enabled() and x.requires_grad:
+                # Keeping only every stretch's ends and computing the rest again takes a seventh of the memory.
+                state = checkpoint(self._iterate, x, mask, state, count, use_reentrant=False, preserve_rng_state=False)
+            else:
+                state = self._iterate(x, mask, state, count)
+        return state[0]
+
+    def _iterate(self, x: Tensor, mask: Tensor, state: _State, count: int) -> _State:
+        z, ahead, across, down = state
         pull = 2 * _PRIMAL_STEP * mask
         target, scale = pull * x, 1 / (1 + pull)
-        for _ in range(self.iterations):
+        for _ in range(count):
             across = across + _DUAL_STEP * _difference(ahead, 3)
             down = down + _DUAL_STEP * _difference(ahead, 2)
             # The tiny addend keeps the slope of the root finite at flat places.
@@ -68,7 +84,7 @@ class TotalVariation(Cushion):
             previous = z
             z = (z + _PRIMAL_STEP * (_divergence(across, 3) + _divergence(down, 2)) + target) * scale
             ahead = 2 * z - previous
-        return z
+        return z, ahead, across, down
 
 
 def _difference(z: Tensor, dim: int) -> Tensor:
