@@ -4,6 +4,7 @@ import io
 import math
 import os
 import random
+import signal
 import struct
 import traceback
 import warnings
@@ -598,8 +599,16 @@ def test_a_decoder_that_hangs_is_stopped(tmp_path: Path, monkeypatch: pytest.Mon
     path = compressed(tmp_path / "a.dcm", dataset(RAMP, bits=12), "rle")
     read_image(path)
     monkeypatch.setattr(isolated, "SECONDS", 0.05)
-    os.kill(isolated._idle[-1].process.pid, 19)  # SIGSTOP: it will answer nothing
+    os.kill(isolated._idle[-1].process.pid, signal.SIGSTOP)  # it will answer nothing
     with pytest.raises(ImageError, match="cannot be decoded"):
+        read_image(path)
+
+
+def test_no_process_to_be_had_is_not_called_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = compressed(tmp_path / "a.dcm", dataset(RAMP, bits=12), "rle")
+    isolated._close_all()
+    monkeypatch.setattr(isolated.sys, "executable", str(tmp_path / "nothing"))
+    with pytest.raises(ImageError, match="no process could be started"):
         read_image(path)
 
 

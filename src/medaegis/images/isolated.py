@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from medaegis.images.decode_worker import receive, send
+from medaegis.images.limits import UnreadableError
 
 SECONDS = 60.0
 
@@ -73,12 +74,20 @@ atexit.register(_close_all)
 
 
 def ask(request: dict[str, Any], data: bytes) -> tuple[dict[str, Any], bytes] | None:
-    """What `decode_worker.py` makes of a request; None when it refused, died, or took more than a minute."""
+    """What `decode_worker.py` makes of a request; None when it refused, died, or took more than a minute.
+
+    Raises:
+        UnreadableError: no child could be started.
+    """
     with _lock:
-        child = _idle.pop() if _idle else _Child()
-    if child.process.poll() is not None:  # ended while idle, so through no fault of this file
+        child = _idle.pop() if _idle else None
+    if child is not None and child.process.poll() is not None:  # ended while idle, so through no fault of this file
         child.close()
-        child = _Child()
+        child = None
+    try:
+        child = child or _Child()
+    except OSError:
+        raise UnreadableError("no process could be started to decode it", "end other processes and try again") from None
     answer = None
     try:
         answer = child.ask(request, data)
