@@ -67,7 +67,7 @@ class TrainConfig(BaseModel):
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     class_weighting: bool = True
     augmentation: bool = True
-    seed: int = Field(default=0, ge=0, lt=2**63)
+    seed: int = Field(default=0, ge=0, lt=2**32)
     device: str = "auto"
 
 
@@ -204,7 +204,10 @@ class _Run:
             group["lr"] = learning_rate(self.step, self.steps, self.config.lr)
         self.classifier.train()
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed(self.config.seed * 1_000_003 + self.step)  # for dropout
+            # For dropout. Not torch.manual_seed: that would reseed every other device for the whole program.
+            torch.default_generator.manual_seed(self.config.seed * 1_000_003 + self.step)
+            if self.device.type == "cuda":
+                torch.cuda.manual_seed(self.config.seed * 1_000_003 + self.step)
             with self._autocast():
                 logits = self.classifier(x)
         loss = F.cross_entropy(logits, labels, weight=self.class_weights, label_smoothing=self.config.label_smoothing)

@@ -1,0 +1,104 @@
+"""Saved classifiers come back the same; what does not fit, or would run code, is refused."""
+
+import json
+
+import pytest
+import torch
+from tests.models.tiny_networks import Tiny, lived_in
+
+from medaegis.artefact import read_folder, write_folder
+from medaegis.errors import ArtefactError, ConfigError
+from medaegis.models.backbones import create_backbone, default_taps, load_factory
+from medaegis.models.classifier import Classifier
+from medaegis.models.store import load_classifier, read_training, save_classifier
+
+OWN = "tests.models.tiny_networks:tiny"
+
+
+def own(**options):
+    told = {"classes": ("a", "b"), "size": 16, "channels": "gray", "taps": ("relu", "input"), "backbone": OWN}
+    return Classifier(lived_in(Tiny(2)), **{**told, **options}).eval()
+
+
+def test_a_registered_backbone_comes_back_by_name(tmp_path):
+    network = lived_in(create_backbone("mobilenet_v2", classes=2))
+    taps = default_taps("mobilenet_v2")
+    c = Classifier(network, classes=("a", "b"), size=32, taps=taps, backbone="mobilenet_v2").eval()
+    save_classifier(c, tmp_path / "c", {"training": {"epochs": 3}})
+    again = load_classifier(tmp_path / "c")
+    x = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(again(x), c(x))
+    assert (again.classes, again.taps, again.size, again.channels) == (c.classes, c.taps, 32, "rgb")
+    assert not again.training
+    assert read_training(tmp_path / "c") == {"epochs": 3}
+
+
+def test_an_own_network_needs_its_factory(tmp_path):
+    c = own(mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.1))
+    save_classifier(c, tmp_path / "c")
+    with pytest.raises(ArtefactError, match=r"may not have code run.*load_factory"):
+        load_classifier(tmp_path / "c")
+    again = load_classifier(tmp_path / "c", factory=load_factory(OWN))
+    x = torch.rand(2, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(again(x), c(x))
+
+
+def test_a_frozen_classifier_is_not_stored(tmp_path):
+    with pytest.raises(ConfigError, match="store the one it was frozen from"):
+        save_classifier(own().frozen(), tmp_path / "c")
+
+
+def test_a_folder_is_never_asked_for_code(tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.import_module", lambda name: pytest.fail(f"{name} was imported"))
+    save_classifier(own(backbone="os:system"), tmp_path / "c")
+    with pytest.raises(ArtefactError, match="may not have code run"):
+        load_classifier(tmp_path / "c")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"size": "huge"}, "'size'"),
+        ({"size": 10**9}, "'size'"),
+        ({"channels": "cmyk"}, "'channels'"),
+        ({"classes": ["a"]}, "'classes'"),
+        ({"surplus": 1}, "'surplus'"),
+        ({"taps": ["nowhere"]}, "no tap 'nowhere'"),
+        ({"classes": ["a", "b", "c"]}, "do not fit"),
+        ({"backbone": "resnet19"}, "do not fit"),
+        ({"mean": [1.0, 2.0]}, "do not fit"),
+    ],
+)
+def test_a_description_that_does_not_fit_is_refused(tmp_path, change, message):
+    save_classifier(own(), tmp_path / "c")
+    stored = read_folder(tmp_path / "c", kind="classifier")
+    told = {**stored.manifest["classifier"], **change}
+    factory = None if "backbone" in change else load_factory(OWN)
+    write_folder(
+        tmp_path / "d", kind="classifier", manifest={"classifier": told}, tensors={"network": stored.tensors("network")}
+    )
+    with pytest.raises(ArtefactError, match=message):
+        load_classifier(tmp_path / "d", factory=factory)
+
+
+def test_a_folder_without_a_description_is_refused(tmp_path):
+    write_folder(tmp_path / "d", kind="classifier", manifest={}, tensors={"network": own().network.state_dict()})
+    with pytest.raises(ArtefactError, match="describes no classifier"):
+        load_classifier(tmp_path / "d")
+
+
+def test_a_changed_weight_is_noticed(tmp_path):
+    save_classifier(own(), tmp_path / "c")
+    file = tmp_path / "c" / "network.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(ArtefactError, match="changed"):
+        load_classifier(tmp_path / "c", factory=load_factory(OWN))
+
+
+def test_the_manifest_is_readable_by_others(tmp_path):
+    save_classifier(own(), tmp_path / "c")
+    told = json.loads((tmp_path / "c" / "manifest.json").read_text())
+    assert told["classifier"]["classes"] == ["a", "b"]
+    assert told["classifier"]["taps"] == ["relu", "input"]
