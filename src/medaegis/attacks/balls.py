@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 LEVELS = 255  # an 8-bit pixel v stands for v / 255
+SHRINKINGS = 12  # bisections that bring a rounded change back into an L2 ball: to 1/2000 of its length
 
 
 class Ball(Protocol):
@@ -97,12 +98,17 @@ class L2:
         return (x + step * self.radius(x, eps)).clamp_(0, 1)
 
     def to_8bit(self, z: Tensor, x: Tensor, eps: Tensor) -> Tensor:
-        clean, radius = (x * LEVELS).round(), self.radius(x, eps) * LEVELS
-        change = z * LEVELS - clean
-        rounded = change.round()
-        # Rounding can lengthen the change; truncating towards the clean image cannot.
-        rounded = torch.where(_length(rounded) <= radius, rounded, change.trunc())
-        return (clean + rounded).clamp_(0, LEVELS) / LEVELS
+        clean, change = (x * LEVELS).round(), z * LEVELS - (x * LEVELS).round()
+        limit = (self.radius(x, eps).double() * LEVELS) ** 2
+        # Rounding can lengthen the change. The rounded length never falls as the change is drawn out, so bisection
+        # finds the longest that fits; squares of whole levels add up exactly.
+        low, high = torch.zeros_like(limit), torch.ones_like(limit)
+        share = high
+        for _ in range(SHRINKINGS):
+            fits = (change * share).round().double().square().sum((1, 2, 3), keepdim=True) <= limit
+            low, high = torch.where(fits, share, low), torch.where(fits, high, share)
+            share = torch.where(low < 1, (low + high) / 2, low)
+        return (clean + (change * low).round().to(clean)).clamp_(0, LEVELS) / LEVELS
 
 
 def _length(x: Tensor) -> Tensor:
