@@ -5,6 +5,7 @@ A rule is a value (its settings); `begin` returns a walker that holds the state 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -99,7 +100,8 @@ def checkpoints(steps: int) -> list[int]:
     while shares[-1] < 1:
         gap = max(gap - 0.03, 0.06)
         shares.append(shares[-1] + gap)
-    return sorted({-int(-share * steps // 1) for share in shares[1:]} - {0})
+    # 0.41 * 100 is 41.000000000000004 and must not become 42.
+    return sorted({math.ceil(share * steps - 1e-9) for share in shares[1:]})
 
 
 class _AdaptiveWalker:
@@ -111,7 +113,7 @@ class _AdaptiveWalker:
         self.best = problem.x.clone()
         self.best_grad = torch.zeros_like(problem.x)
         self.best_loss = torch.full((n,), torch.inf, device=device)
-        self.last_loss = torch.full((n,), torch.inf, device=device)
+        self.last_loss = torch.full((n,), -torch.inf, device=device)  # the start is no improvement on anything
         self.improved = torch.zeros(n, device=device)
         self.halved = torch.ones(n, dtype=torch.bool, device=device)  # no judgement on the best loss at the first mark
         self.mark_loss = self.best_loss.clone()
