@@ -91,30 +91,34 @@ class Attack:
         """Attack every image.
 
         Args:
-            images: `(N, C, H, W)` in [0, 1], on the 8-bit grid (values k / 255).
-            labels: true classes `(N,)`.
+            images: `(N, C, H, W)` in [0, 1], on the 8-bit grid (values k / 255); results come back to their device.
+            labels: true classes, int64 `(N,)`.
             eps: radius in pixel units, one number or one per image `(N,)`.
             targets: wanted classes `(N,)`; None: untargeted.
             ids: one number per image that seeds its random starts; None: its position.
 
         Raises:
-            ConfigError: images outside [0, 1] or off the 8-bit grid, a target equal to the label, negative eps.
+            ConfigError: no images, or some outside [0, 1] or off the 8-bit grid; labels, targets, ids or eps that do
+                not fit; a target equal to the label; a batch size below 1.
         """
         started = time.perf_counter()
-        radius = torch.as_tensor(eps, dtype=torch.float32).expand(len(images))
+        radius = torch.as_tensor(eps, dtype=torch.float32)
         ids = torch.arange(len(images)) if ids is None else ids
-        _check(images, labels, targets, radius)
+        _check_images(images, batch_size)
+        _check_rows(len(images), len(victim.exact.classes), labels, targets, ids, radius)
+        radius = radius.expand(len(images))
         done: list[tuple[Tensor, Verdict]] = []
         forwards = 0
         for start in range(0, len(images), batch_size):
             rows = slice(start, start + batch_size)
-            goal = Goal(labels[rows], None if targets is None else targets[rows])
-            found, verdict, spent = self._batch(victim, images[rows], goal, radius[rows], ids[rows], seed)
-            done.append((found, verdict))
+            goal = Goal(labels[rows], None if targets is None else targets[rows]).to(victim.device)
+            x = images[rows].to(victim.device)
+            found, verdict, spent = self._batch(victim, x, goal, radius[rows], ids[rows], seed)
+            done.append((found.to(images.device), verdict.to(labels.device)))
             forwards += spent
             progress(min(start + batch_size, len(images)), len(images), "images attacked")
         verdict = Verdict.concatenate([part for _, part in done])
-        fooled = Goal(labels, targets).reached(verdict.predicted)
+        fooled = Goal(labels, targets).reached(verdict.predicted) & verdict.logits.isfinite().all(1)
         seconds = time.perf_counter() - started
         found = torch.cat([part for part, _ in done])
         return AttackResult(found, verdict, fooled, fooled & verdict.accepted, forwards, forwards, seconds)
@@ -162,7 +166,8 @@ class Attack:
             losses = self.objective(victim.look(z, goal, self.objective))
             (grad,) = torch.autograd.grad(losses.sum(), z)
             with torch.no_grad():
-                z = walker.step(z.detach(), grad, losses.detach(), i)
+                # Where the network gives no number there is no direction; the image stays, the others go on.
+                z = walker.step(z.detach(), grad.nan_to_num(), losses.detach(), i)
         return walker.result(z)
 
 
@@ -179,17 +184,33 @@ def pick_targets(labels: Tensor, classes: int, *, ids: Tensor | None = None, see
     return (labels + torch.tensor(shifts, device=labels.device)) % classes
 
 
-def _check(images: Tensor, labels: Tensor, targets: Tensor | None, eps: Tensor) -> None:
-    if images.ndim != 4 or not images.is_floating_point() or len(images) != len(labels):
-        given = f"{tuple(images.shape)} {images.dtype} with {len(labels)} labels"
-        raise ConfigError("attack images", given, "give float images (N, C, H, W) in [0, 1] and one label each")
+def _check_images(images: Tensor, batch_size: int) -> None:
+    if images.ndim != 4 or images.dtype != torch.float32 or not len(images):
+        given = f"got {images.dtype} {tuple(images.shape)}"
+        raise ConfigError("attack images", given, "give float32 images (N, C, H, W) in [0, 1], at least one")
+    if batch_size < 1:
+        raise ConfigError("attack", f"batch_size is {batch_size}", "give 1 or more")
     grid = images * 255
     if not bool(((grid - grid.round()).abs() < 1e-3).all()) or not bool(((images >= 0) & (images <= 1)).all()):
         raise ConfigError("attack images", "values outside [0, 1] or off the 8-bit grid", "divide 8-bit pixels by 255")
+
+
+def _check_rows(n: int, classes: int, labels: Tensor, targets: Tensor | None, ids: Tensor, eps: Tensor) -> None:
+    for what, values in (("labels", labels), ("targets", targets), ("ids", ids)):
+        if values is not None and (values.shape != (n,) or values.dtype != torch.int64):
+            given = f"{values.dtype} {tuple(values.shape)}"
+            raise ConfigError(f"attack {what}", f"got {given}", f"give int64 ({n},), one per image")
+    for what, values in (("labels", labels), ("targets", targets)):
+        if values is not None and not bool(((values >= 0) & (values < classes)).all()):
+            low, high = values.min().item(), values.max().item()
+            raise ConfigError(f"attack {what}", f"{low} to {high}", f"give classes from 0 to {classes - 1}")
     if targets is not None and bool((targets == labels).any()):
         raise ConfigError("attack targets", "a target equals the true class", "aim at another class")
-    if bool((eps < 0).any()) or not bool(eps.isfinite().all()):
-        raise ConfigError("attack eps", f"{eps.min().item()} is negative or not finite", "give pixel units, as 16/256")
+    if eps.shape not in ((), (n,)):
+        raise ConfigError("attack eps", f"got shape {tuple(eps.shape)}", f"give one number, or one per image ({n},)")
+    if not bool(((eps >= 0) & (eps <= 1)).all()):
+        given = f"{eps.min().item():g} to {eps.max().item():g} is not in [0, 1]"
+        raise ConfigError("attack eps", given, "give pixel units, as 16/256")
 
 
 def parse_eps(text: str) -> float:

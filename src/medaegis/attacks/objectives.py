@@ -32,6 +32,9 @@ class Goal:
     def __getitem__(self, index: Tensor | slice) -> Goal:
         return Goal(self.labels[index], None if self.targets is None else self.targets[index])
 
+    def to(self, device: torch.device) -> Goal:
+        return Goal(self.labels.to(device), None if self.targets is None else self.targets.to(device))
+
     def reached(self, predicted: Tensor) -> Tensor:
         """Whether each predicted class `(N,)` is what the attacker wants."""
         return predicted != self.labels if self.targets is None else predicted == self.targets

@@ -39,10 +39,15 @@ class Verdict:
     score: Tensor
     accepted: Tensor
 
+    def to(self, device: torch.device) -> Verdict:
+        return Verdict(*(value.to(device) for value in self._columns()))
+
     @staticmethod
     def concatenate(parts: list[Verdict]) -> Verdict:
-        names = ("logits", "predicted", "score", "accepted")
-        return Verdict(*(torch.cat([getattr(part, name) for part in parts]) for name in names))
+        return Verdict(*map(torch.cat, zip(*(part._columns() for part in parts), strict=True)))
+
+    def _columns(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return self.logits, self.predicted, self.score, self.accepted
 
 
 class Victim:
@@ -78,6 +83,11 @@ class Victim:
         self.exact = classifier.frozen(fold=fold)
         self.fast = self.exact if self.dtype == torch.float32 else classifier.frozen(dtype=self.dtype, fold=fold)
 
+    @property
+    def device(self) -> torch.device:
+        """Where it computes; images it looks at and judges must be there."""
+        return self.exact.device
+
     def look(self, z: Tensor, goal: Goal, objective: Objective) -> View:
         """One differentiable pass over `z` `(N, C, H, W)` that computes just what `objective` needs."""
         x = cushion_with_gradient(self.cushion, z, self.gradient)
@@ -106,5 +116,5 @@ class Victim:
         if self.shields is None:
             return Verdict(seen.logits, predicted, torch.zeros_like(seen.logits[:, 0]), seen.logits.isfinite().all(1))
         score = self.shields.suspicion(self.shields(seen.features, predicted), predicted)
-        accepted = (score <= 1) & seen.logits.isfinite().all(1)
+        accepted = (score <= 1) & score.isfinite() & seen.logits.isfinite().all(1)
         return Verdict(seen.logits, predicted, score, accepted)
