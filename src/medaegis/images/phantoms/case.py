@@ -39,7 +39,7 @@ class Modality:
         """What image `index` shows; half of the patients have the lesion."""
         patient, shot = divmod(index, SHOTS)
         label = int(self._stream(patient // 2).integers(2)) ^ (patient % 2)
-        severity = float(self._stream(patient, shot, 1).uniform(0.05, 1)) if label else 0.0
+        severity = float(self._stream(patient, shot, 1).uniform(0.1, 1)) if label else 0.0
         grade = ("hard", "medium", "easy")[min(int(severity * 3), 2)] if label else ""
         name = "-".join(filter(None, (f"{patient:05d}", str(shot), self.classes[label], grade)))
         return Case(label, f"patient-{patient:05d}", severity, name)

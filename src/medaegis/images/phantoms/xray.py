@@ -101,14 +101,14 @@ def _opacities(
     """One or two clouded consolidations or, in every third patient, scattered patches; small and faint if hard."""
     u, v = canvas.x, canvas.y
     patchy = anatomy.random() < 0.33
-    strength = (0.11 + 0.25 * severity) * (0.8 if patchy else 1.0)
+    strength = (0.13 + 0.25 * severity) * (0.85 if patchy else 1.0)
     count = int(anatomy.integers(4, 8)) if patchy else int(anatomy.integers(1, 3))
     total = np.zeros_like(u)
     ragged = canvas.clouds(shot, 7, 2)
     for _ in range(count):
         side = anatomy.choice([-1, 1])
-        x, y = side * anatomy.uniform(0.24, 0.50), anatomy.uniform(-0.40, 0.34)
-        wide = anatomy.uniform(0.06, 0.10) if patchy else anatomy.uniform(0.13, 0.24)
+        x, y = side * anatomy.uniform(0.34 if side > 0 else 0.25, 0.50), anatomy.uniform(-0.40, 0.30)
+        wide = anatomy.uniform(0.07, 0.11) if patchy else anatomy.uniform(0.15, 0.25)
         far = np.hypot(u - x, (v - y) * anatomy.uniform(0.75, 1.2)) / (wide * (0.8 + 0.4 * severity))
         total = np.maximum(total, np.exp(-((far * (1 + 0.16 * ragged)) ** 2)))
     return np.asarray(strength * total * (1 + 0.22 * ragged) * lungs)
