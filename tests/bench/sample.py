@@ -64,7 +64,7 @@ def make_sample(
             share = wilson_interval(int(undetected.sum()), n)
             safe = wilson_interval(int((~undetected & (clean <= threshold)).sum()), n)
             shown = []
-            for k in range(examples):
+            for k in np.argsort(-1.0 * fooled - undetected, kind="stable")[:examples]:
                 true, other = classes[labels[k]], classes[(labels[k] + 1) % len(classes)]
                 shown.append(
                     {

@@ -328,7 +328,8 @@ def test_the_strongest_run_of_a_series_is_the_one_that_gets_most_through(sample:
     [
         (percent(1.0), "100.0 %"), (percent(0.99996), "> 99.9 %"), (percent(0.0), "0.0 %"), (percent(1e-5), "< 0.1 %"),
         (percent(None), "–"), (decimal(0.99999), "> 0.999"), (decimal(1.0), "1.000"), (decimal(0.9726), "0.973"),
-        (duration(0.04), "0.0 s"), (duration(59.7), "1 min 00 s"), (duration(3725), "1 h 02 min"), (duration(None), "–"),
+        (duration(0.04), "< 0.1 s"), (duration(59.7), "1 min 00 s"), (duration(3725), "1 h 02 min"),
+        (duration(None), "–"),
     ],
 )  # fmt: skip
 def test_numbers_never_promise_more_than_was_measured(shown: str, text: str) -> None:

@@ -102,11 +102,12 @@ class Example(_Model):
 class Cell(_Model):
     """One attack at one eps.
 
-    success: share whose diagnosis the attack turns wrong behind the Cushion. undetected: turns it wrong and is
-    accepted. robust_accuracy: share whose clean image is diagnosed rightly and accepted, and whose attacked image is no
-    undetected success (Tramèr 2022). auroc: clean images against all attacked ones; auroc_fooling: against those alone
-    that fool the classifier. tprXX: share of attacked images withheld at XX % TNR. eps is in pixel units, for L2 the
-    root mean square.
+    n: attacked images, those diagnosed rightly when clean. success: share whose diagnosis the attack turns wrong behind
+    the Cushion. undetected: turns it wrong and is accepted. robust_accuracy: share whose clean image is diagnosed
+    rightly and accepted, and whose attacked image is no undetected success (Tramèr 2022). auroc: clean images against
+    all attacked ones; auroc_fooling: against those alone that fool the classifier. tprXX: share of attacked images
+    withheld at XX % TNR. eps is in pixel units, for L2 the root mean square. examples: the attacker's best first, that
+    is undetected, then fooling, then other images.
     """
 
     id: str = Field(pattern=r"^[^/\s]+$")

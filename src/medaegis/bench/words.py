@@ -47,6 +47,8 @@ def duration(seconds: float | None) -> str:
     """A time as `0.4 s`, `12 s`, `4 min 10 s` or `2 h 05 min`."""
     if seconds is None:
         return NOT_MEASURED
+    if 0 < seconds < 0.05:
+        return "< 0.1 s"
     if seconds < 9.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)
