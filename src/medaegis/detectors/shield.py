@@ -13,10 +13,12 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import skip_init
 
 from medaegis.errors import ConfigError, DataError
 
 FINEST = 7  # heads reduce their tap to about this side before pooling
+FEWEST = 10  # clean images of a class that set its threshold
 
 
 class Shield(nn.Module):
@@ -26,9 +28,12 @@ class Shield(nn.Module):
         shapes: tap name -> shape `(C, H, W)` of one image's activation; `(C,)` for a vector.
         width: channels of the first layer of a head; deeper ones have up to 8 times as many.
         hidden: width of the perceptron that joins the heads.
+        seed: of the first weights; no other random state is read or changed.
     """
 
-    def __init__(self, shapes: Mapping[str, Sequence[int]], *, width: int = 32, hidden: int = 128) -> None:
+    def __init__(
+        self, shapes: Mapping[str, Sequence[int]], *, width: int = 32, hidden: int = 128, seed: int = 0
+    ) -> None:
         super().__init__()
         if not shapes:
             raise ConfigError("shield", "it has no taps", "name at least one")
@@ -37,16 +42,23 @@ class Shield(nn.Module):
         self.width, self.hidden = width, hidden
         self.heads = nn.ModuleList(_Head(shape, width) for shape in self.shapes.values())
         joined = sum(cast(_Head, head).out_features for head in self.heads)
-        self.join = nn.Sequential(nn.Linear(joined, hidden), nn.SiLU(), nn.Linear(hidden, 1))
-        self.apply(_initialise)
-        last = cast(nn.Linear, self.join[2])
-        nn.init.normal_(last.weight, std=0.02)
+        self.join = nn.Sequential(_linear(joined, hidden), nn.SiLU(), _linear(hidden, 1))
+        self._initialise(torch.Generator().manual_seed(seed))
 
     def forward(self, features: Mapping[str, Tensor]) -> Tensor:
         """S_y, float32 `(N,)`; higher is more genuine."""
         pooled = [head(features[name]) for name, head in zip(self.taps, self.heads, strict=True)]
         out: Tensor = self.join(torch.cat(pooled, 1))
         return out.squeeze(1).float()
+
+    def _initialise(self, generator: torch.Generator) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                nn.init.kaiming_normal_(module.weight, generator=generator)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        # Near 0 at the start, so that no first step is spent on unlearning a random verdict.
+        nn.init.normal_(cast(nn.Linear, self.join[2]).weight, std=0.02, generator=generator)
 
     @torch.no_grad()
     def standardise(self, features: Mapping[str, Tensor]) -> None:
@@ -69,13 +81,13 @@ class _Head(nn.Module):
             side = (side + 1) // 2
             out = _channels(side, width)
             kernel = 5 if channels <= 3 else 3
-            layers += [nn.Conv2d(channels, out, kernel, stride=2, padding=kernel // 2), nn.SiLU()]
+            layers += [_conv(channels, out, kernel, stride=2), nn.SiLU()]
             if side <= 2 * FINEST:
-                layers += [nn.Conv2d(out, out, 3, padding=1), nn.SiLU()]
+                layers += [_conv(out, out, 3), nn.SiLU()]
             channels = out
         if not layers:
             out = _channels(side, width)
-            layers = [nn.Conv2d(channels, out, 1), nn.SiLU(), nn.Conv2d(out, out, 3, padding=1), nn.SiLU()]
+            layers = [_conv(channels, out, 1), nn.SiLU(), _conv(out, out, 3), nn.SiLU()]
             channels = out
         self.layers = nn.Sequential(*layers)
         self.out_features = 2 * channels
@@ -95,11 +107,13 @@ def _channels(side: int, width: int) -> int:
     return width * (8 if side <= FINEST else 4 if side <= 2 * FINEST else 2 if side <= 4 * FINEST else 1)
 
 
-def _initialise(module: nn.Module) -> None:
-    if isinstance(module, nn.Conv2d | nn.Linear):
-        nn.init.kaiming_normal_(module.weight)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
+# PyTorch's own first weights would come from the global random state.
+def _conv(channels: int, out: int, kernel: int, *, stride: int = 1) -> nn.Module:
+    return cast(nn.Module, skip_init(nn.Conv2d, channels, out, kernel, stride=stride, padding=kernel // 2))
+
+
+def _linear(features: int, out: int) -> nn.Module:
+    return cast(nn.Module, skip_init(nn.Linear, features, out))
 
 
 class ShieldBank(nn.Module):
@@ -146,19 +160,30 @@ class ShieldBank(nn.Module):
         Args:
             logits: of the Shield of each image's predicted class, `(N,)`.
             classes: predicted classes `(N,)`.
-            tnr: true negative rate to reach, in (0, 1).
+            tnr: true negative rate to reach, above 0.5 (the median image defines suspicion 0) and below 1.
 
         Raises:
-            DataError: fewer than 10 images are predicted as some class.
+            ConfigError: another tnr.
+            DataError: fewer than 10 images are predicted as some class, or a logit is not finite.
         """
+        if not 0.5 < tnr < 1:
+            raise ConfigError(f"tnr {tnr}", "expected a share above 0.5 and below 1", "write 0.9 for 90 %")
+        if not bool(logits.isfinite().all()):
+            raise DataError("calibration", "a Shield's logit is not finite", "train the Shields anew")
+        enough_to_calibrate(classes, len(self.shields))
         for k in range(len(self.shields)):
             genuine = logits[classes == k].double()
-            if len(genuine) < 10:
-                raise DataError(
-                    "calibration", f"only {len(genuine)} clean images are predicted as class {k}", "give 10 or more"
-                )
             ordered = genuine.sort(descending=True).values
             # The lowest logit still accepted is that of the last of the first ceil(tnr * n) images.
             last = ordered[math.ceil(tnr * len(ordered) - 1e-9) - 1]
             centre = genuine.median()
             self.centre[k], self.scale[k] = centre, (centre - last).clamp_min(1e-6) * (1 + 1e-6)
+
+
+def enough_to_calibrate(classes: Tensor, count: int) -> None:
+    """Raises DataError unless each of `count` classes is predicted for enough clean images to set a threshold."""
+    for k, n in enumerate(classes.bincount(minlength=count).tolist()):
+        if n < FEWEST:
+            raise DataError(
+                "calibration", f"only {n} clean images are predicted as class {k}", f"give {FEWEST} or more of each"
+            )
