@@ -112,9 +112,12 @@ class ShieldTraining:
         for name, part in (("this class", self.genuine), ("another class", self.foreign)):
             if len(part) < 2:
                 raise DataError(dataset.spec, f"fewer than 2 images of {name} ({label})", "give more images")
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed * 1009 + label)
-            self.shield = Shield(classifier.tap_shapes(config.taps), width=config.width, hidden=config.hidden)
+        self.shield = Shield(
+            classifier.tap_shapes(config.taps),
+            width=config.width,
+            hidden=config.hidden,
+            seed=_seed(config.seed * 1009 + label),
+        )
         self.shield.to(classifier.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.victim = Victim(classifier, cushion=cushion, shields=_OneShield(self.shield, len(dataset.classes)))
         self._standardise()
@@ -122,19 +125,20 @@ class ShieldTraining:
         self.optimizer = torch.optim.AdamW(self.shield.parameters(), lr=config.lr, weight_decay=config.weight_decay)
         self.memory = torch.zeros((len(self.foreign), *dataset.images.shape[1:]), dtype=torch.float16)
         self.visits = torch.zeros(len(self.foreign), dtype=torch.int64)
-        self.done, self.seconds = 0, 0.0
+        self.done, self.seconds, self.loss = 0, 0.0, 0.0
         self.history: list[dict[str, float]] = []
         self.key = hashlib.sha256(
             json.dumps([config.model_dump(mode="json"), dataset.fingerprint, cushion.spec, label]).encode()
         ).hexdigest()
+        self.protected = _weights_digest(classifier)
 
     def train(self, progress: Progress = silent) -> Shield:
         """Go on from the last checkpoint to the end; returns the averaged Shield, in eval mode, weights frozen."""
         self._restore()
         began, saved = time.monotonic() - self.seconds, time.monotonic()
-        config, loss = self.config, 0.0
+        config = self.config
         while self.done < config.updates:
-            loss += (self._update(self.done) - loss) / min(self.done + 1, 50)
+            self.loss += (self._update(self.done) - self.loss) / min(self.done + 1, 50)
             self.done += 1
             self.seconds = time.monotonic() - began
             last = self.done == config.updates
@@ -142,21 +146,19 @@ class ShieldTraining:
                 pause = time.monotonic()
                 seen = self.watch(self.result())
                 began += time.monotonic() - pause
-                self.history.append({"update": self.done, "seconds": self.seconds, "loss": loss, **seen})
+                self.history.append({"update": self.done, "seconds": self.seconds, "loss": self.loss, **seen})
             if last or time.monotonic() - saved >= CHECKPOINT_SECONDS:
                 self._save()
                 saved = time.monotonic()
-            told = (
-                f"Shield {self.dataset.classes[self.label]}: loss {loss:.3f}, eps {self._eps(self.done) * 256:.1f}/256"
-            )
-            progress(self.done, config.updates, told)
+            name, eps = self.dataset.classes[self.label], self._eps(self.done) * 256
+            progress(self.done, config.updates, f"Shield {name}: loss {self.loss:.3f}, eps {eps:.1f}/256")
         return self.result()
 
     def result(self) -> Shield:
         """The averaged Shield as of now."""
         shield = Shield(self.shield.shapes, width=self.config.width, hidden=self.config.hidden)
         shield.load_state_dict(self.averaged)
-        shield.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        shield.to(self.victim.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         return shield.eval().requires_grad_(False)
 
     def _eps(self, update: int) -> float:
@@ -193,7 +195,7 @@ class ShieldTraining:
         return (augment(pixels, u) * 255).round() / 255
 
     def _update(self, update: int) -> float:
-        config, device = self.config, self.victim.exact.device
+        config, device = self.config, self.victim.device
         for group in self.optimizer.param_groups:
             group["lr"] = self._rate(update)
         rows, epochs = self._rows(self.genuine, update, 0)
@@ -228,7 +230,7 @@ class ShieldTraining:
         u = uniforms(config.seed, 4 * update + 7, torch.arange(len(x)), 2)
         eps = torch.full((len(x),), self._eps(update))
         eps = torch.where(u[:, 0] < config.eps_below, eps * u[:, 1], eps).view(-1, 1, 1, 1).to(x)
-        noise = torch.Generator().manual_seed(config.seed * 1_000_003 + update)
+        noise = torch.Generator().manual_seed(_seed(config.seed * 1_000_003 + update))
         start = (2 * torch.rand(x.shape, generator=noise).to(x) - 1) * eps
         carried = (epochs % config.lifetime != 0) & (self.visits[rows] > 0)
         start = torch.where(carried.view(-1, 1, 1, 1).to(x.device), self.memory[rows].to(x), start)
@@ -246,7 +248,7 @@ class ShieldTraining:
 
     @torch.no_grad()
     def _standardise(self) -> None:
-        pixels = self.dataset.pixels(self.genuine[:STANDARDISE_ON]).to(self.victim.exact.device)
+        pixels = self.dataset.pixels(self.genuine[:STANDARDISE_ON]).to(self.victim.device)
         cushioned = self.victim.cushion(pixels)
         self.shield.standardise(self.victim.exact.activations(cushioned, logits=False, taps=self.shield.taps).features)
 
@@ -256,19 +258,25 @@ class ShieldTraining:
         tensors |= {f"averaged.{name}": value for name, value in self.averaged.items()}
         for i, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{i}.{name}": value for name, value in state.items()}
-        document: dict[str, Any] = {"key": self.key, "seconds": self.seconds, "history": self.history}
-        save_checkpoint(self.folder, tensors, document | {"done": self.done}, serial=self.done)
+        document: dict[str, Any] = {"key": self.key, "classifier": self.protected, "history": self.history}
+        document |= {"seconds": self.seconds, "loss": self.loss, "done": self.done}
+        save_checkpoint(self.folder, tensors, document, serial=self.done)
 
     def _restore(self) -> None:
         found = load_checkpoint(self.folder)
         if found is None:
             return
         tensors, document = found
-        if document["key"] != self.key:
-            raise ConfigError(self.folder, "holds another training", "delete it or choose another folder")
+        # A checkpoint from before the classifier was written down is taken at its key's word.
+        if document["key"] != self.key or document.get("classifier", self.protected) != self.protected:
+            raise ConfigError(
+                self.folder,
+                "holds a training with other settings, data, Cushion or classifier",
+                "delete it, or choose another folder",
+            )
         self.memory, self.visits = tensors["memory"], tensors["visits"]
         self.shield.load_state_dict({name: tensors[f"shield.{name}"] for name in self.shield.state_dict()})
-        self.averaged = {name: tensors[f"averaged.{name}"] for name in self.averaged}
+        self.averaged = {name: tensors[f"averaged.{name}"].to(self.victim.device) for name in self.averaged}
         state = self.optimizer.state_dict()
         for key, value in tensors.items():
             if key.startswith("optimizer."):
@@ -276,6 +284,7 @@ class ShieldTraining:
                 state["state"].setdefault(int(i), {})[name] = value
         self.optimizer.load_state_dict(state)
         self.done, self.seconds, self.history = document["done"], document["seconds"], document["history"]
+        self.loss = document.get("loss", 0.0)
 
 
 class _OneShield(ShieldBank):
@@ -283,6 +292,19 @@ class _OneShield(ShieldBank):
 
     def __init__(self, shield: Shield, classes: int) -> None:
         super().__init__([shield] * classes)
+
+
+def _seed(number: int) -> int:
+    """What a generator takes: 63 bits."""
+    return number % 2**63
+
+
+def _weights_digest(classifier: Classifier) -> str:
+    digest = hashlib.sha256()
+    for name, value in classifier.network.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _shield_logits(victim: Victim, images: Tensor, label: int) -> Tensor:
