@@ -16,7 +16,7 @@ from medaegis.attacks.engine import Attack
 from medaegis.attacks.objectives import ShieldLogit
 from medaegis.attacks.victim import Victim
 from medaegis.cushions import Cushion
-from medaegis.detectors.shield import Shield, ShieldBank
+from medaegis.detectors.shield import Shield, ShieldBank, enough_to_calibrate
 from medaegis.errors import ConfigError, DataError
 from medaegis.guard.guard import Guard
 from medaegis.guard.shield_training import ShieldConfig, ShieldTraining
@@ -78,6 +78,7 @@ def fit_guard(
         ConfigError: `out_dir` was begun with other settings.
     """
     _check(classifier, dataset, split)
+    _check_calibration(classifier, cushion, dataset, split)
     learn = dataset.subset([*split.train, *split.adv_train])
     watch = dataset.subset(split.val)
     work = out_dir.with_name(f"{out_dir.name}.fitting")
@@ -126,7 +127,11 @@ def calibrate(guard: Guard, dataset: Dataset, split: Split) -> dict[str, Any]:
     guard.bank.calibrate(logits, classes, guard.tnr)
     test = dataset.subset(split.adv_test)
     verdict = guard.judge(test.pixels())
-    by_class = {name: float(verdict.accepted[test.labels == k].float().mean()) for k, name in enumerate(guard.classes)}
+    by_class = {
+        name: float(verdict.accepted[test.labels == k].float().mean())
+        for k, name in enumerate(guard.classes)
+        if bool((test.labels == k).any())
+    }
     return {
         "tnr_chosen": guard.tnr,
         "tnr_reached": float(verdict.accepted.float().mean()),
@@ -143,7 +148,8 @@ def clean_logits(victim: Victim, dataset: Dataset, indices: tuple[int, ...]) -> 
     assert victim.shields is not None
     logits, classes = [], []
     for rows in torch.tensor(indices).split(64):
-        seen = victim.exact.activations(victim.cushion(dataset.pixels(rows)), taps=victim.shields.taps)
+        pixels = dataset.pixels(rows).to(victim.device)
+        seen = victim.exact.activations(victim.cushion(pixels), taps=victim.shields.taps)
         assert seen.logits is not None
         classes.append(seen.logits.argmax(1))
         logits.append(victim.shields(seen.features, classes[-1]))
@@ -193,9 +199,21 @@ def shield_logits(victim: Victim, images: Tensor, label: int) -> Tensor:
     assert victim.shields is not None
     parts = []
     for part in images.split(64):
-        seen = victim.exact.activations(victim.cushion(part), logits=False, taps=victim.shields.taps)
-        parts.append(victim.shields(seen.features, torch.full((len(part),), label)))
+        cushioned = victim.cushion(part.to(victim.device))
+        seen = victim.exact.activations(cushioned, logits=False, taps=victim.shields.taps)
+        parts.append(victim.shields(seen.features, torch.full((len(part),), label, device=victim.device)).cpu())
     return torch.cat(parts)
+
+
+@torch.no_grad()
+def _check_calibration(classifier: Classifier, cushion: Cushion, dataset: Dataset, split: Split) -> None:
+    """Whether the thresholds can be set at all, asked before hours of training."""
+    if not split.val or not split.adv_test:
+        raise DataError(dataset.spec, "the split has no val or no adv_test images", "split with shares above 0")
+    exact = classifier.frozen()
+    parts = dataset.pixels(split.val).split(64)
+    predicted = torch.cat([exact(cushion(part.to(exact.device))).argmax(1) for part in parts])
+    enough_to_calibrate(predicted, len(classifier.classes))
 
 
 def _check(classifier: Classifier, dataset: Dataset, split: Split) -> None:
