@@ -15,7 +15,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
-from medaegis.artefact import read_folder, write_folder
+from medaegis.artefact import digest, read_folder, write_folder
 from medaegis.attacks.victim import Gradient, Verdict, Victim
 from medaegis.cushions import Cushion, parse_cushion
 from medaegis.detectors.shield import Shield, ShieldBank
@@ -56,10 +56,19 @@ class Finding:
         return self.label if self.accepted else None
 
 
-class ShieldManifest(BaseModel):
+class TapManifest(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    shapes: dict[str, tuple[int, ...]] = Field(min_length=1, max_length=64)
+    name: str
+    shape: tuple[int, ...]
+
+
+class ShieldManifest(BaseModel):
+    """One Shield. Its taps are a list: the order of its heads counts, and JSON objects have none."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    taps: tuple[TapManifest, ...] = Field(min_length=1, max_length=64)
     width: int = Field(ge=1, le=1024)
     hidden: int = Field(ge=1, le=16384)
 
@@ -69,7 +78,7 @@ class GuardManifest(BaseModel):
 
     Attributes:
         classifier, cushion: descriptions by their own rooms.
-        shields: per class name, tap shapes and widths of its Shield.
+        shields: taps and widths of each class's Shield, in the classifier's order.
         tnr: the true negative rate its thresholds were set for.
         calibration: figures reached on validation and test images.
         training: how it came about: data, split, configuration, seconds.
@@ -79,7 +88,7 @@ class GuardManifest(BaseModel):
 
     classifier: dict[str, Any]
     cushion: dict[str, Any]
-    shields: dict[str, ShieldManifest]
+    shields: tuple[ShieldManifest, ...]
     tnr: float = Field(gt=0, lt=1)
     calibration: dict[str, Any] = {}
     training: dict[str, Any] = {}
@@ -94,7 +103,7 @@ class Guard:
         bank: calibrated Shields, one per class.
         tnr: the true negative rate they were calibrated for.
         calibration, training: facts for the manifest.
-        digest: of the folder it was loaded from.
+        digest: of the folder it was loaded from or saved to; empty before.
     """
 
     def __init__(
@@ -108,7 +117,8 @@ class Guard:
         training: Mapping[str, Any] | None = None,
         digest: str = "",
     ) -> None:
-        self.classifier, self.cushion, self.bank = classifier, cushion, bank.eval().requires_grad_(False)
+        self.classifier, self.cushion = classifier, cushion
+        self.bank = bank.to(classifier.device).eval().requires_grad_(False)
         self.tnr, self.digest = tnr, digest
         self.calibration, self.training = dict(calibration or {}), dict(training or {})
         self._exact = Victim(classifier, cushion=cushion, shields=bank, dtype=torch.float32)
@@ -122,14 +132,20 @@ class Guard:
         return Victim(self.classifier, cushion=self.cushion, shields=self.bank, gradient=gradient, dtype=dtype)
 
     def judge(self, images: Tensor, *, batch_size: int = 32) -> Verdict:
-        """Raw verdicts of `(N, C, H, W)` images in [0, 1]; errors propagate (`inspect` is the safe door)."""
-        return Verdict.concatenate([self._exact.judge(part) for part in images.split(batch_size)])
+        """Raw verdicts of `(N, C, H, W)` images in [0, 1]; errors propagate (`inspect` is the safe door).
+
+        Images and verdicts stay on the images' device, wherever the guard computes.
+        """
+        there = self._exact.device
+        return Verdict.concatenate(
+            [self._exact.judge(part.to(there)).to(images.device) for part in images.split(batch_size)]
+        )
 
     @torch.no_grad()
     def classifier_logits(self, images: Tensor) -> Tensor:
         """Logits of the classifier alone, without Cushion and Shield."""
-        logits: Tensor = self._exact.exact(images)
-        return logits
+        logits: Tensor = self._exact.exact(images.to(self._exact.device))
+        return logits.to(images.device)
 
     def inspect(self, images: Tensor, *, batch_size: int = 32) -> list[Finding]:
         """One finding per image of `(N, C, H, W)` in [0, 1]; whatever goes wrong withholds the diagnosis.
@@ -146,7 +162,7 @@ class Guard:
 
     def _inspect(self, images: Tensor) -> list[Finding]:
         try:
-            return self._findings(self._exact.judge(images))
+            return self._findings(self.judge(images, batch_size=max(1, len(images))))
         except Exception as error:  # the boundary where every failure, foreseen or not, must end as "withheld"
             if len(images) == 1:
                 return [self._failed(error)]
@@ -174,14 +190,18 @@ class Guard:
         return Finding(False, "error", detail, None, {}, None)
 
     def save(self, path: Path | str, *, signing_key: Path | None = None) -> None:
-        """Write the guard folder in one step (see `medaegis.artefact.write_folder` for errors)."""
+        """Write the guard folder in one step (see `medaegis.artefact.write_folder` for errors); sets `digest`."""
         manifest = GuardManifest(
             classifier=describe_classifier(self.classifier),
             cushion=self.cushion.manifest(),
-            shields={
-                name: ShieldManifest(shapes=shield.shapes, width=shield.width, hidden=shield.hidden)
-                for name, shield in zip(self.classes, self._shields(), strict=True)
-            },
+            shields=tuple(
+                ShieldManifest(
+                    taps=tuple(TapManifest(name=name, shape=shape) for name, shape in shield.shapes.items()),
+                    width=shield.width,
+                    hidden=shield.hidden,
+                )
+                for shield in self._shields()
+            ),
             tnr=self.tnr,
             calibration=self.calibration,
             training=self.training,
@@ -197,6 +217,7 @@ class Guard:
             },
             signing_key=signing_key,
         )
+        self.digest = digest(path)
 
     def _shields(self) -> list[Shield]:
         return [shield for shield in self.bank.shields if isinstance(shield, Shield)]
@@ -226,21 +247,24 @@ class Guard:
         classifier = rebuild_classifier(
             manifest.classifier, folder.tensors("classifier"), source=Path(path), factory=factory
         )
-        if tuple(manifest.shields) != classifier.classes:
-            raise ArtefactError(path, "its Shields are not those of its classes", remedy)
+        if len(manifest.shields) != len(classifier.classes):
+            raise ArtefactError(path, f"{len(manifest.shields)} Shields for {len(classifier.classes)} classes", remedy)
         try:
             cushion = parse_cushion(str(manifest.cushion.get("spec")))
+            # Shapes first: nothing is built in a size that only the folder vouches for.
+            for tap in (tap for told in manifest.shields for tap in told.taps):
+                if tap.shape != tuple(classifier.tap_shapes([tap.name])[tap.name]):
+                    raise ConfigError(f"tap {tap.name}", f"has not the shape {tap.shape}", remedy)
             bank = ShieldBank(
-                [Shield(told.shapes, width=told.width, hidden=told.hidden) for told in manifest.shields.values()]
+                [
+                    Shield({tap.name: tap.shape for tap in told.taps}, width=told.width, hidden=told.hidden)
+                    for told in manifest.shields
+                ]
             )
             bank.load_state_dict(folder.tensors("shields"))
-            expected = classifier.tap_shapes(bank.taps)
         except (ConfigError, RuntimeError) as error:
             problem = " ".join(str(error).split())[:300]
             raise ArtefactError(path, f"its parts do not fit together: {problem}", remedy) from error
-        for told in manifest.shields.values():
-            if any(tuple(shape) != tuple(expected[tap]) for tap, shape in told.shapes.items()):
-                raise ArtefactError(path, "a Shield's taps have other shapes than the classifier's", remedy)
         if cushion.manifest()["probe"] != manifest.cushion.get("probe"):
             raise ArtefactError(
                 path, f"the cushion {cushion.spec} gives other pixels here than where it was calibrated", remedy
