@@ -274,6 +274,15 @@ class TestWrongUse:
         with pytest.raises(ConfigError, match="called 0 times"):
             classifier(network, taps=("idle",))
 
+    @pytest.mark.parametrize("logits", [True, False])
+    def test_a_tap_that_these_images_do_not_reach(self, logits):
+        class Sometimes(Tiny):
+            def forward(self, x):
+                return super().forward(x) if len(x) == 2 else self.fc(x.new_zeros(len(x), 6))
+
+        with pytest.raises(ConfigError, match=r"did not call the taps \['relu', 'bn2'\]"):
+            classifier(Sometimes(3)).activations(images(5), logits=logits)
+
     @pytest.mark.parametrize(
         "x",
         [

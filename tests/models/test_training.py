@@ -120,6 +120,7 @@ class TestRun:
         expected = torch.rand(2), np.random.random()  # noqa: NPY002
         torch.manual_seed(4)
         np.random.seed(4)  # noqa: NPY002
+        (tmp_path / "c").mkdir()  # an empty folder is as good as none
         train_classifier(*squares(), CONFIG.model_copy(update={"epochs": 1}), tmp_path / "c")
         assert torch.equal(torch.rand(2), expected[0])
         assert np.random.random() == expected[1]  # noqa: NPY002

@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import copy
 import difflib
-import threading
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -18,6 +16,7 @@ from torch import Tensor, nn
 
 from medaegis.errors import ConfigError, DataError
 from medaegis.models.folding import fold_batchnorm
+from medaegis.models.taps import Observed, evaluating, listen, observe, run_tapped
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -37,70 +36,11 @@ class Activations:
     features: dict[str, Tensor]
 
 
-class _DeepestTap(BaseException):
-    """Leaves a forward pass once every tap is filled; no Exception, so that no network can swallow it."""
-
-
-@dataclass
-class _Collector:
-    """One running forward pass: which modules it listens to, and what it has heard."""
-
-    wanted: dict[nn.Module, list[str]]
-    stop: bool
-    copied: frozenset[str]
-    features: dict[str, Tensor] = field(default_factory=dict)
-
-
-class _Running(threading.local):
-    def __init__(self) -> None:
-        self.stack: list[_Collector] = []
-
-
-_running = _Running()
-_hooking = threading.Lock()
-
-
-def _collect(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-    # The hook itself knows nothing: what is heard goes to the pass that runs innermost in this thread. So nested and
-    # threaded passes cannot mix, deep copies keep working, and a network may be shared by several classifiers.
-    if not _running.stack:
-        return
-    collector = _running.stack[-1]
-    names = collector.wanted.get(module)
-    if names is None:
-        return
-    for name in names:
-        collector.features[name] = output.clone() if name in collector.copied else output
-    if collector.stop and len(collector.features) == sum(map(len, collector.wanted.values())):
-        raise _DeepestTap
-
-
-@dataclass(frozen=True)
-class _Output:
-    """What the trial pass saw of one module."""
-
-    calls: int
-    shape: tuple[int, ...] | None  # without the batch; None: not a tensor
-    changed_later: bool  # an in-place operation writes into it after the module has returned
-
-
 def looks_like_probabilities(outputs: Tensor) -> bool:
     """Whether every row of ``(N, K)`` is a probability vector: in [0, 1] and summing to 1 (within 1e-3)."""
     outputs = outputs.detach().float()
     in_range = bool(((outputs >= 0) & (outputs <= 1)).all())
     return in_range and bool(((outputs.sum(1) - 1).abs() <= 1e-3).all())
-
-
-@contextmanager
-def _evaluating(network: nn.Module) -> Iterator[None]:
-    """Eval mode for a while; every module gets its own mode back."""
-    modes = {module: module.training for module in network.modules()}
-    network.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 class Classifier(nn.Module):
@@ -152,7 +92,7 @@ class Classifier(nn.Module):
         like = next(network.parameters())
         self.register_buffer("mean", torch.tensor(mean, device=like.device).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std, device=like.device).view(1, -1, 1, 1), persistent=False)
-        self._outputs = self._trial()
+        self._observed = self._trial()
         self.taps = tuple(dict.fromkeys(taps))
         self._listen(self.taps)
 
@@ -195,23 +135,16 @@ class Classifier(nn.Module):
         names = self.taps if taps is None else tuple(dict.fromkeys(taps))
         if taps is not None:
             self._listen(names)
-        wanted: dict[nn.Module, list[str]] = {}
-        for name in names:
-            if name != INPUT:
-                wanted.setdefault(self.network.get_submodule(name), []).append(name)
+        modules = {name: self._output(name) for name in names if name != INPUT}
         prepared = self._prepare(x)
-        changed = frozenset(name for name in names if name != INPUT and self._outputs[name].changed_later)
-        collector = _Collector(wanted, stop=not logits, copied=changed)
         found: Tensor | None = None
-        if logits or wanted:
-            _running.stack.append(collector)
-            try:
-                found = self.network(prepared)
-            except _DeepestTap:
-                pass
-            finally:
-                _running.stack.pop()
-        features = {name: x if name == INPUT else collector.features[name] for name in names}
+        features: dict[str, Tensor] = {}
+        if logits or modules:
+            found, features = run_tapped(self.network, prepared, modules, to_the_end=logits)
+        silent = [name for name in modules if name not in features]
+        if silent:
+            raise ConfigError(self.backbone, f"did not call the taps {silent} on these images", "tap what always runs")
+        features = {name: x if name == INPUT else features[name] for name in names}
         return Activations(found.float() if logits and found is not None else None, features)
 
     def tap_shapes(self, taps: Sequence[str] | None = None) -> dict[str, tuple[int, ...]]:
@@ -226,7 +159,7 @@ class Classifier(nn.Module):
 
     def tap_names(self) -> list[str]:
         """Every name that can be a tap, in the order of the network's definition."""
-        return [INPUT, *(name for name, out in self._outputs.items() if out.calls == 1 and out.shape is not None)]
+        return [INPUT, *(name for name, out in self._observed.items() if out.calls == 1 and out.shape is not None)]
 
     def frozen(self, *, dtype: torch.dtype = torch.float32, fold: bool = True) -> Classifier:
         """A copy for inference and attacks: eval for good, no weight gradients, batch norm folded.
@@ -237,7 +170,7 @@ class Classifier(nn.Module):
                 Tapped convolutions are left alone.
         """
         if fold:
-            with _evaluating(self.network):
+            with evaluating(self.network):
                 network = fold_batchnorm(self.network, self._prepare(self._example()), keep=self.taps)
         else:
             network = copy.deepcopy(self.network)
@@ -275,40 +208,18 @@ class Classifier(nn.Module):
         ramp = torch.arange(2 * self.in_channels * self.size * self.size, device=self.device, dtype=torch.float32)
         return (ramp * 0.6180339887).frac().view(2, self.in_channels, self.size, self.size)
 
-    def _trial(self) -> dict[str, _Output]:
-        """One pass in eval mode over two images: which modules are called, and what becomes of their outputs."""
-        names: dict[nn.Module, list[str]] = {}
-        for name, module in self.network.named_modules(remove_duplicate=False):
-            if name:
-                names.setdefault(module, []).append(name)
-        heard: dict[nn.Module, list[tuple[Any, int]]] = {module: [] for module in names}
-
-        def listen(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            heard[module].append((output, output._version if isinstance(output, Tensor) else 0))
-
-        handles = [module.register_forward_hook(listen) for module in names]
+    def _trial(self) -> dict[str, Observed]:
+        """Run the network once: does it take such images, are these logits, which modules can be taps?"""
         try:
-            with _evaluating(self.network), torch.inference_mode(False), torch.no_grad():
-                logits = self.network(self._prepare(self._example()))
+            logits, observed = observe(self.network, self._prepare(self._example()))
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
             raise ConfigError(
                 self.backbone,
                 f"does not run on normalised images (N, 3, {self.size}, {self.size}): {error}",
                 "give a network and a size that fit",
             ) from error
-        finally:
-            for handle in handles:
-                handle.remove()
         self._check_logits(logits)
-        outputs: dict[str, _Output] = {}
-        for module, aliases in names.items():
-            results = heard[module]
-            tensors = [result for result, _ in results if isinstance(result, Tensor)]
-            shape = tuple(tensors[0].shape[1:]) if len(tensors) == len(results) == 1 else None
-            changed = any(isinstance(result, Tensor) and result._version != version for result, version in results)
-            for name in aliases:
-                outputs[name] = _Output(len(results), shape, changed)
-        return outputs
+        return observed
 
     def _check_logits(self, logits: Any) -> None:
         expected = (2, len(self.classes))
@@ -326,11 +237,11 @@ class Classifier(nn.Module):
                 "take its last softmax off",
             )
 
-    def _output(self, name: str) -> _Output:
+    def _output(self, name: str) -> Observed:
         """What the trial saw of a tap; raises ConfigError where the name cannot be one."""
-        output = self._outputs.get(name)
+        output = self._observed.get(name)
         if output is None:
-            near = difflib.get_close_matches(name, [INPUT, *self._outputs], n=5, cutoff=0.4)
+            near = difflib.get_close_matches(name, [INPUT, *self._observed], n=5, cutoff=0.4)
             hint = f"near it: {', '.join(near)}" if near else f"for example: {', '.join(self.tap_names()[:8])}"
             raise ConfigError(self.backbone, f"has no tap {name!r}", f"choose another one, {hint}")
         if output.calls != 1 or output.shape is None:
@@ -340,11 +251,6 @@ class Classifier(nn.Module):
 
     def _listen(self, names: Iterable[str]) -> None:
         for name in names:
-            if name == INPUT:
-                continue
-            self._output(name)
-            module = self.network.get_submodule(name)
-            # Once per module and never taken off: a pass in another thread may be walking through the hooks.
-            with _hooking:
-                if _collect not in module._forward_hooks.values():
-                    module.register_forward_hook(_collect)
+            if name != INPUT:
+                self._output(name)
+                listen(self.network.get_submodule(name))

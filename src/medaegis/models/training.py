@@ -108,7 +108,7 @@ def train_classifier(
         raise DataError("split", f"made for other images than {dataset.spec}", "make it from this data set")
     run = _Run(dataset, split, config)
     checkpoints = out_dir.with_name(f"{out_dir.name}.training")
-    if out_dir.exists():
+    if out_dir.exists() and any(out_dir.iterdir()):
         if read_training(out_dir).get("run") != run.key:
             raise ConfigError(out_dir, "holds another classifier", "give another folder, or delete this one")
         shutil.rmtree(checkpoints, ignore_errors=True)

@@ -1,0 +1,139 @@
+"""Read the outputs of named modules during one forward pass, and leave the pass once the last of them is known.
+
+The hook that stays on a tapped module knows nothing itself: what it hears goes to the pass that runs innermost in its
+thread. So nested and threaded passes cannot mix, deep copies keep working, and classifiers may share a network.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What a trial pass saw of one module.
+
+    Attributes:
+        calls: how often it ran; only a module that runs once can be a tap.
+        shape: of its output without the batch; None for anything but one tensor.
+        changed_later: whether an in-place operation writes into its output after it has returned.
+    """
+
+    calls: int
+    shape: tuple[int, ...] | None
+    changed_later: bool
+
+
+class _DeepestTap(BaseException):
+    """Leaves a forward pass once every tap is filled; no Exception, so that no network can swallow it."""
+
+
+@dataclass
+class _Pass:
+    """One running forward pass: which modules it listens to, and what it has heard."""
+
+    wanted: dict[nn.Module, list[str]]
+    copied: frozenset[str]
+    missing: int
+    stop: bool
+    features: dict[str, Tensor] = field(default_factory=dict)
+
+
+class _Running(threading.local):
+    def __init__(self) -> None:
+        self.stack: list[_Pass] = []
+
+
+_running = _Running()
+_hooking = threading.Lock()
+
+
+def _hear(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+    if not _running.stack:
+        return
+    innermost = _running.stack[-1]
+    for name in innermost.wanted.get(module, ()):
+        innermost.features[name] = output.clone() if name in innermost.copied else output
+        innermost.missing -= 1
+        if innermost.stop and innermost.missing == 0:
+            raise _DeepestTap
+
+
+def listen(module: nn.Module) -> None:
+    """Put the hook on a module; once, and it stays: a pass in another thread may be walking through the hooks."""
+    with _hooking:
+        if _hear not in module._forward_hooks.values():
+            module.register_forward_hook(_hear)
+
+
+def run_tapped(
+    network: nn.Module, x: Tensor, taps: Mapping[str, Observed], *, to_the_end: bool
+) -> tuple[Any, dict[str, Tensor]]:
+    """One forward pass; the network's output (None if it was left early) and the taps' outputs.
+
+    Args:
+        taps: module name -> what `observe` saw of it; `listen` was called on each.
+        to_the_end: False leaves the pass at the deepest tap.
+    """
+    wanted: dict[nn.Module, list[str]] = {}
+    for name in taps:
+        wanted.setdefault(network.get_submodule(name), []).append(name)
+    copied = frozenset(name for name, observed in taps.items() if observed.changed_later)
+    this = _Pass(wanted, copied, missing=len(taps), stop=not to_the_end)
+    output: Any = None
+    _running.stack.append(this)
+    try:
+        output = network(x)
+    except _DeepestTap:
+        pass
+    finally:
+        _running.stack.pop()
+    return output, this.features
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Eval mode for a while; every module gets its own mode back."""
+    modes = {module: module.training for module in network.modules()}
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def observe(network: nn.Module, x: Tensor) -> tuple[Any, dict[str, Observed]]:
+    """A trial pass in eval mode without gradients: the network's output, and what became of each module's."""
+    names: dict[nn.Module, list[str]] = {}
+    for name, module in network.named_modules(remove_duplicate=False):
+        if name:
+            names.setdefault(module, []).append(name)
+    heard: dict[nn.Module, list[tuple[Any, int]]] = {module: [] for module in names}
+
+    def note(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        # A tensor counts the in-place operations on it.
+        heard[module].append((output, output._version if isinstance(output, Tensor) else 0))
+
+    handles = [module.register_forward_hook(note) for module in names]
+    try:
+        with evaluating(network), torch.inference_mode(False), torch.no_grad():
+            output = network(x)
+    finally:
+        for handle in handles:
+            handle.remove()
+    observed: dict[str, Observed] = {}
+    for module, aliases in names.items():
+        results = heard[module]
+        shapes = [tuple(result.shape[1:]) for result, _ in results if isinstance(result, Tensor)]
+        changed = any(isinstance(result, Tensor) and result._version != version for result, version in results)
+        for name in aliases:
+            observed[name] = Observed(len(results), shapes[0] if len(shapes) == len(results) == 1 else None, changed)
+    return output, observed
