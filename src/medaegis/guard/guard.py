@@ -5,6 +5,8 @@ A guard is a folder of safetensors and JSON; loading it checks every byte and ex
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,6 +22,7 @@ from medaegis.attacks.victim import Gradient, Verdict, Victim
 from medaegis.cushions import Cushion, parse_cushion
 from medaegis.detectors.shield import Shield, ShieldBank
 from medaegis.errors import ArtefactError, ConfigError, MedaegisError
+from medaegis.guard.fingerprint import weights_fingerprint
 from medaegis.models.classifier import Classifier
 from medaegis.models.store import describe_classifier, rebuild_classifier
 
@@ -126,6 +129,13 @@ class Guard:
     @property
     def classes(self) -> tuple[str, ...]:
         return self.classifier.classes
+
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of all that verdicts depend on; the same before saving and after loading."""
+        shapes = [shield.shapes for shield in self._shields()]
+        told = [describe_classifier(self.classifier), self.cushion.manifest(), [list(s.items()) for s in shapes]]
+        told += [weights_fingerprint(self.classifier), weights_fingerprint(self.bank)]
+        return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
     def victim(self, *, gradient: Gradient = "bpda", dtype: torch.dtype | None = None) -> Victim:
         """The whole guard as the target of an attack (see `Victim`)."""

@@ -26,6 +26,7 @@ from medaegis.attacks.victim import Victim
 from medaegis.cushions import Cushion
 from medaegis.detectors.shield import Shield, ShieldBank
 from medaegis.errors import ConfigError, DataError
+from medaegis.guard.fingerprint import weights_fingerprint
 from medaegis.images.datasets import Dataset
 from medaegis.models.augment import augment, uniforms
 from medaegis.models.checkpoint import load_checkpoint, save_checkpoint
@@ -130,7 +131,7 @@ class ShieldTraining:
         self.key = hashlib.sha256(
             json.dumps([config.model_dump(mode="json"), dataset.fingerprint, cushion.spec, label]).encode()
         ).hexdigest()
-        self.protected = _weights_digest(classifier)
+        self.protected = weights_fingerprint(classifier)
 
     def train(self, progress: Progress = silent) -> Shield:
         """Go on from the last checkpoint to the end; returns the averaged Shield, in eval mode, weights frozen."""
@@ -297,14 +298,6 @@ class _OneShield(ShieldBank):
 def _seed(number: int) -> int:
     """What a generator takes: 63 bits."""
     return number % 2**63
-
-
-def _weights_digest(classifier: Classifier) -> str:
-    digest = hashlib.sha256()
-    for name, value in classifier.network.state_dict().items():
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _shield_logits(victim: Victim, images: Tensor, label: int) -> Tensor:
