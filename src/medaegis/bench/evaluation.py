@@ -7,7 +7,9 @@ is stored when it is done, so a killed run goes on there. What the columns mean:
 from __future__ import annotations
 
 import copy
+import hashlib
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medaegis import __version__
 from medaegis.attacks.catalogue import find_attack
 from medaegis.attacks.engine import Attack, pick_targets
 from medaegis.attacks.victim import Gradient, Verdict, Victim
@@ -73,7 +76,7 @@ class Planned:
     def id(self) -> str:
         attack = self.value
         text = self.eps_text.replace("/", "of")
-        return f"{self.attack}-{text}-{attack.steps}x{attack.restarts}-{self.gradient}"
+        return f"{self.attack}-{''.join(text.split())}-{attack.steps}x{attack.restarts}-{self.gradient}"
 
 
 def plan(attacks: Sequence[str], eps: Sequence[tuple[str, float]], *, gradient: Gradient = "bpda") -> list[Planned]:
@@ -115,14 +118,14 @@ def evaluate_guard(
         planted: also train a deliberately weak Shield and show that the attacks break it.
 
     Raises:
+        ConfigError: the same cell twice, or a limit below 1.
         DataError: the data are not those the guard was fitted for, or no test image is diagnosed rightly.
     """
     started = time.perf_counter()
+    _check(guard, dataset, split, cells, limit)
     test = dataset.subset(split.adv_test)
-    if test.classes != guard.classes or test.size != guard.classifier.size:
-        raise DataError(dataset.spec, "not the classes and size of the guard", f"use {', '.join(guard.classes)}")
     store = Store(out_dir / "pieces")
-    key = {"guard": guard.digest, "data": dataset.fingerprint, "size": dataset.size, "seed": seed}
+    key: dict[str, object] = {"guard": guard.fingerprint(), "seed": seed, "medaegis": __version__}
     clean = guard.judge(test.pixels())
     chosen = _draw(test.labels, limit, seed)
     field = Field(guard, test, clean, chosen, seed, store, key)
@@ -230,7 +233,16 @@ class Field:
 
     def _chunk(self, victim: Victim, planned: Planned, rows: slice) -> Piece:
         ids = self.test.ids[self.right[rows]]
-        key = {**self.key, "cell": planned.id, "attack": repr(planned.value), "eps": planned.eps, "ids": ids.tolist()}
+        key = {
+            **self.key,
+            "attack": repr(planned.value),
+            "eps": planned.eps,
+            "gradient": planned.gradient,
+            "dtype": str(victim.dtype),
+            "ids": ids.tolist(),
+            "labels": self.labels[rows].tolist(),
+            "images": hashlib.sha256(self.test.images[self.right[rows]].numpy().tobytes()).hexdigest(),
+        }
         adaptive = find_attack(planned.attack).adaptive
 
         def compute() -> Piece:
@@ -349,7 +361,8 @@ class Field:
             # Only an image that fools the classifier harms; the suspicion of others counts where nothing fools.
             harmless = torch.stack([torch.where(piece["fooled"], torch.inf, piece["score"]) for _, piece in mine])
             harmful = torch.stack([torch.where(piece["fooled"], piece["score"], torch.inf) for _, piece in mine])
-            score = torch.where(harmful.amin(0).isfinite(), harmful.amin(0), harmless.amin(0))
+            fooled = torch.stack([piece["fooled"] for _, piece in mine]).any(0)
+            score = torch.where(fooled, harmful.amin(0), harmless.amin(0))
             undetected = wilson_interval(int(broken.sum()), len(broken))
             rows.append(
                 WorstCase(
@@ -366,16 +379,39 @@ class Field:
         return rows
 
 
+def _check(guard: Guard, dataset: Dataset, split: Split, cells: Sequence[Planned], limit: int | None) -> None:
+    """Whatever could stop the evaluation, before any hour is spent on it."""
+    wanted = (guard.classes, guard.classifier.size, guard.classifier.channels)
+    if (dataset.classes, dataset.size, dataset.channels) != wanted:
+        given = f"{', '.join(dataset.classes)} at {dataset.size} px {dataset.channels}"
+        expected = f"{', '.join(guard.classes)} at {guard.classifier.size} px {guard.classifier.channels}"
+        raise DataError(dataset.spec, f"is {given}, the guard is for {expected}", "use the data it was fitted for")
+    if split.fingerprint != dataset.fingerprint:
+        raise DataError(dataset.spec, "the split was made for other images", "use the split of the guard's classifier")
+    if not split.adv_test:
+        raise DataError(dataset.spec, "the split has no adv_test images", "split with a share above 0 for it")
+    if not cells:
+        raise ConfigError("evaluation", "no attack is planned", "name at least one")
+    repeated = [name for name, times in Counter(cell.id for cell in cells).items() if times > 1]
+    if repeated:
+        raise ConfigError("evaluation", f"the cell {repeated[0]} is planned twice", "name each attack and eps once")
+    if limit is not None and limit < 1:
+        raise ConfigError(f"limit {limit}", "leaves no image", "take 1 or more, or no limit")
+
+
 def _draw(labels: Tensor, limit: int | None, seed: int) -> Tensor:
-    """Rows of at most `limit` images, classes in proportion, in their order."""
-    if limit is None or limit >= len(labels):
-        return torch.arange(len(labels))
-    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
-    chosen: list[Tensor] = []
+    """Rows of `limit` images in their order, the classes in proportion: each is ranked at random, the ranks merged."""
+    share = torch.empty(len(labels), dtype=torch.float64)
+    generator = torch.Generator().manual_seed(seed)
     for k in labels.unique().tolist():
-        rows = order[labels[order] == k]
-        chosen.append(rows[: max(1, round(limit * len(rows) / len(labels)))])
-    return torch.cat(chosen).sort().values
+        rows = (labels == k).nonzero().squeeze(1)
+        share[rows] = (torch.randperm(len(rows), generator=generator) + 0.5).double() / len(rows)
+    return share.argsort(stable=True)[:limit].sort().values
+
+
+def _mean(values: Tensor) -> float | None:
+    """Share of true ones; None of nothing."""
+    return float(values.float().mean()) if len(values) else None
 
 
 def _array(values: Tensor) -> Array:
@@ -403,24 +439,22 @@ def _guard_facts(guard: Guard) -> GuardFacts:
 def _clean_result(guard: Guard, test: Dataset, clean: Verdict) -> CleanResult:
     bare = torch.cat([guard.classifier_logits(part) for part in test.pixels().split(64)])
     right = clean.predicted == test.labels
+    labels = test.labels.numpy()
     binary = len(test.classes) == 2
-    probabilities = clean.logits.softmax(1).numpy()
     accuracy = wilson_interval(int(right.sum()), len(test))
     accepted = wilson_interval(int(clean.accepted.sum()), len(test))
-    recall = [float(right[test.labels == k].float().mean()) for k in range(len(test.classes))]
-    ranked = probabilities[:, 1]
-    labels = test.labels.numpy()
+    recall = [_mean(right[test.labels == k]) for k in range(len(test.classes))]
+    # Logits, not probabilities: a softmax makes ties at 1.
+    ranked = (clean.logits[:, 1] - clean.logits[:, 0]).numpy()
     return CleanResult(
         n=len(test),
         accuracy=accuracy.value,
-        accuracy_without_cushion=float((bare.argmax(1) == test.labels).float().mean()),
-        auroc=auroc(ranked[labels == 0], ranked[labels == 1]) if binary else None,
+        accuracy_without_cushion=_mean(bare.argmax(1) == test.labels),
+        auroc=auroc(ranked[labels == 0], ranked[labels == 1]) if binary and len(np.unique(labels)) == 2 else None,
         sensitivity=recall[1] if binary else None,
         specificity=recall[0] if binary else None,
-        ece=expected_calibration_error(probabilities, labels),
+        ece=expected_calibration_error(clean.logits.softmax(1).numpy(), labels),
         tnr_reached=accepted.value,
-        tnr_by_class={
-            name: float(clean.accepted[test.labels == k].float().mean()) for k, name in enumerate(test.classes)
-        },
+        tnr_by_class={name: _mean(clean.accepted[test.labels == k]) for k, name in enumerate(test.classes)},
         intervals={"accuracy": (accuracy.low, accuracy.high), "tnr_reached": (accepted.low, accepted.high)},
     )

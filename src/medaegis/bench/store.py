@@ -36,7 +36,7 @@ class Store:
             except SafetensorError:
                 file.unlink()
         piece = compute()
-        part = file.with_suffix(".part")
+        part = file.with_suffix(f".{os.getpid()}.part")
         save_file({field: value.contiguous() for field, value in piece.items()}, part)
         os.replace(part, file)
         return piece
