@@ -7,6 +7,8 @@ must work where nothing protects, a deliberately weak Shield must fall, and more
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
@@ -88,11 +90,15 @@ def _as_clean(guard: Guard, field: Field, images: torch.Tensor, name: str) -> Co
 
 def _undefended(outcomes: Outcomes) -> list[Control]:
     """The same attacks, at their largest eps, where nothing protects, and behind the Cushion alone."""
-    iterated = [(p, piece) for p, piece in outcomes if "fooled_bare" in piece and p.value.steps > 1]
+    iterated = [
+        (p, piece)
+        for p, piece in outcomes
+        if "fooled_bare" in piece and p.value.steps > 1 and p.value.ball.name == "linf"
+    ]
     if not iterated:
         return []
     largest = max(p.eps for p, _ in iterated)
-    here = [(p, piece) for p, piece in iterated if p.eps == largest and p.value.ball.name == "linf"]
+    here = [(p, piece) for p, piece in iterated if p.eps == largest]
     text = here[0][0].eps_text
     rows = (
         ("Attacks on the classifier alone", "fooled_bare"),
@@ -118,8 +124,7 @@ def _patience(outcomes: Outcomes) -> list[Control]:
     controls = []
     for short, short_piece in outcomes:
         for long, long_piece in outcomes:
-            same = (short.attack, short.eps, short.gradient) == (long.attack, long.eps, long.gradient)
-            if not same or short.value.steps >= long.value.steps:
+            if _alike(short) != _alike(long) or short.value.steps >= long.value.steps:
                 continue
             low, high = (float((p["fooled"] & p["accepted"]).float().mean()) for p in (short_piece, long_piece))
             controls.append(
@@ -131,6 +136,11 @@ def _patience(outcomes: Outcomes) -> list[Control]:
                 )
             )
     return controls
+
+
+def _alike(planned: Planned) -> tuple[str, float, str, int]:
+    """What two cells share that differ in their steps alone."""
+    return planned.attack, planned.eps, planned.gradient, planned.value.restarts
 
 
 def _steps_beat_one(outcomes: Outcomes) -> list[Control]:
@@ -155,17 +165,21 @@ def _steps_beat_one(outcomes: Outcomes) -> list[Control]:
 
 def _full_success(field: Field, outcomes: Outcomes, progress: Progress) -> Control:
     """WB's undetected success over eps must rise to nearly all images."""
-    from medaegis.bench.evaluation import Planned
-
-    curve = {p.eps: (p.eps_text, piece) for p, piece in outcomes if p.attack == "wb" and p.steps is None}
-    shares = {eps: float((piece["fooled"] & piece["accepted"]).float().mean()) for eps, (_, piece) in curve.items()}
+    found = [(p, piece) for p, piece in outcomes if p.attack == "wb"]
+    longest = max((p for p, _ in found), key=lambda p: p.value.steps)
+    shares = {
+        p.eps: float((piece["fooled"] & piece["accepted"]).float().mean())
+        for p, piece in found
+        if p.value.steps == longest.value.steps
+    }
+    measured = max(shares)
     small = field.first(FAR_IMAGES)
     for levels in FAR_EPS:
-        if levels / 256 > max(curve):
-            piece = small.attack(Planned("wb", levels / 256, f"{levels}/256"), progress)
+        if levels / 256 > measured:
+            piece = small.attack(replace(longest, eps=levels / 256, eps_text=f"{levels}/256"), progress)
             shares[levels / 256] = float((piece["fooled"] & piece["accepted"]).float().mean())
     ordered = [shares[eps] for eps in sorted(shares)]
-    rising = all(later >= earlier - 0.05 for earlier, later in zip(ordered, ordered[1:], strict=False))
+    rising = all(later >= earlier - 0.05 for earlier, later in pairwise(ordered))
     return Control(
         name="More eps ends in full success (WB)",
         expectation="undetected success rises with eps and reaches 95 % somewhere (up to 64/256)",
@@ -188,7 +202,7 @@ def _planted_weakness(guard: Guard, dataset: Dataset, split: Split, field: Field
     )
     shields = []
     for label in range(len(guard.classes)):
-        folder = field.store.folder.with_name("planted") / str(label)
+        folder = field.store.folder.with_name("planted") / guard.fingerprint()[:16] / str(label)
         training = ShieldTraining(guard.classifier, guard.cushion, learn, label, config, folder)
         shields.append(training.train(progress))
     weak = Guard(guard.classifier, guard.cushion, ShieldBank(shields), tnr=guard.tnr)
