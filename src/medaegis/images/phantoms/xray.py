@@ -101,7 +101,7 @@ def _opacities(
     """One or two clouded consolidations or, in every third patient, scattered patches; small and faint if hard."""
     u, v = canvas.x, canvas.y
     patchy = anatomy.random() < 0.33
-    strength = (0.13 + 0.25 * severity) * (0.85 if patchy else 1.0)
+    strength = (0.17 + 0.23 * severity) * (0.85 if patchy else 1.0)
     count = int(anatomy.integers(4, 8)) if patchy else int(anatomy.integers(1, 3))
     total = np.zeros_like(u)
     ragged = canvas.clouds(shot, 7, 2)
