@@ -1,0 +1,95 @@
+"""The program: global options and the list of commands. Nothing heavy is imported before a command runs."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from medaegis import __version__
+from medaegis.cli import (
+    attack,
+    check,
+    console,
+    data,
+    demo,
+    evaluate,
+    fit,
+    keys,
+    listings,
+    report,
+    screen,
+    train,
+)
+from medaegis.cli.command import add_command
+
+app = typer.Typer(
+    help="Guard a medical image classifier against adversarial images: Cushion, classifier, Shield.",
+    epilog="First steps: medaegis demo --out runs/demo. Results, speed and limits: README.md and docs/.",
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
+)
+data_app = typer.Typer(help="Look at data sets.", no_args_is_help=True)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"medaegis {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def settings(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an unexpected error.")] = False,
+) -> None:
+    console.state.debug = debug
+
+
+add_command(
+    app,
+    demo.demo,
+    example="medaegis demo --out runs/demo",
+    panel="Start here",
+)
+add_command(app, listings.doctor, example="medaegis doctor", panel="Start here")
+add_command(data_app, data.inspect, example="medaegis data inspect chest-xray:/data/chest_xray --size 112")
+add_command(data_app, data.schemes, example="medaegis data schemes")
+app.add_typer(data_app, name="data", rich_help_panel="Build")
+add_command(
+    app,
+    train.train,
+    example="medaegis train chest-xray:/data/chest_xray --backbone resnet18 --size 112 --out runs/classifier",
+    panel="Build",
+)
+add_command(
+    app,
+    fit.fit,
+    example="medaegis fit runs/classifier chest-xray:/data/chest_xray --cushion jpeg:80 --out runs/guard",
+    panel="Build",
+)
+add_command(
+    app,
+    screen.screen,
+    example="medaegis screen runs/guard incoming/ scan.dcm --format csv --quarantine quarantine/ > findings.csv",
+    panel="Use",
+)
+add_command(app, check.verify, example="medaegis verify runs/guard --public-key public-key.pem", panel="Use")
+add_command(app, keys.keys, example="medaegis keys ~/medaegis-keys", panel="Use")
+add_command(
+    app,
+    attack.attack,
+    example="medaegis attack runs/guard phantom-xray --attack wb --eps 16/256 --steps 100 --out runs/attacked",
+    panel="Measure",
+)
+add_command(
+    app,
+    evaluate.evaluate,
+    example="medaegis evaluate runs/guard phantom-xray --attacks pgd,wb --eps 4/256,8/256 --out runs/evaluation",
+    panel="Measure",
+)
+add_command(app, report.report, example="medaegis report runs/evaluation", panel="Measure")
+add_command(app, listings.attacks, example="medaegis attacks", panel="Measure")
+add_command(app, listings.cushions, example="medaegis cushions", panel="Build")

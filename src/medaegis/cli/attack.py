@@ -1,0 +1,161 @@
+"""`medaegis attack`: adversarial images of test images, as lossless files to look at and to screen."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from medaegis.cli import console, datasets
+from medaegis.cli.options import AsJson, Factory, Gradient, GuardDir, Images, Seed, Spec, factory
+from medaegis.errors import DataError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from medaegis.attacks.engine import AttackResult
+    from medaegis.guard.guard import Guard
+    from medaegis.images import Dataset
+
+
+def attack(
+    guard_dir: GuardDir,
+    spec: Spec,
+    out: Annotated[Path, typer.Option("--out", help="Folder for the images and their table.", show_default=False)],
+    attack: Annotated[str, typer.Option("--attack", help="Name from `medaegis attacks`.")] = "wb",
+    eps: Annotated[
+        str, typer.Option("--eps", help="Largest change of a pixel, in units of full brightness.")
+    ] = "8/256",
+    steps: Annotated[
+        int | None, typer.Option("--steps", min=1, help="Gradient steps.", show_default="the attack's own")
+    ] = None,
+    restarts: Annotated[int, typer.Option("--restarts", min=1, help="Random starts.")] = 1,
+    gradient: Annotated[
+        Gradient, typer.Option("--gradient", help="Through the Cushion: straight (bpda) or by its twin.")
+    ] = Gradient.bpda,
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, help="Attack at most so many.", show_default="all")
+    ] = None,
+    images: Images = None,
+    seed: Seed = 0,
+    network: Factory = None,
+    as_json: AsJson = False,
+) -> None:
+    """Attack the test images that the guard diagnoses rightly, with full knowledge of it.
+
+    Writes one PNG each, of the classifier's size, attack.csv and attack.json. Every figure is of those 8-bit files.
+    """
+    from medaegis.attacks.catalogue import find_attack
+    from medaegis.attacks.engine import parse_eps
+    from medaegis.guard.guard import Guard
+
+    entry = find_attack(attack)
+    chosen = entry.attack.with_options(steps=steps, restarts=None if restarts == 1 else restarts)
+    radius = parse_eps(eps)
+    guard = Guard.load(guard_dir, factory=factory(network))
+    dataset, split = datasets.data_of_guard(guard, spec, images=images)
+    test = dataset.subset(split.adv_test)
+    rows = rightly_diagnosed(guard, test, limit)
+    with console.progress("Attacking") as progress:
+        found = run_attack(guard, test, rows, chosen, eps=radius, gradient=gradient.value, seed=seed, progress=progress)
+    fooled, undetected = int(found.fooled.sum()), int(found.broken.sum())
+    told: dict[str, Any] = {
+        "attack": attack,
+        "eps": eps,
+        "steps": chosen.steps,
+        "restarts": chosen.restarts,
+        "gradient": gradient.value,
+        "seed": seed,
+        "guard": guard.digest,
+        "images": len(rows),
+        "fooled": fooled,
+        "undetected": undetected,
+        "seconds": round(found.seconds, 1),
+    }
+    write_attacked(out, guard, test, rows, found, told)
+    if as_json:
+        console.write_json({"out": str(out), **told})
+        return
+    lines = {
+        "Images": f"{len(rows)} test images that the guard diagnoses rightly",
+        "Wrong diagnosis behind the Cushion": f"{fooled} ({console.percent(fooled / len(rows))})",
+        "Wrong and accepted by the Shield": f"{undetected} ({console.percent(undetected / len(rows))})",
+        "Time": f"{found.seconds:.1f} s",
+    }
+    console.write(console.facts(lines, title=f"{entry.title}, eps {eps}, {chosen.steps} steps"))
+    console.say(f"Written to {out}. Next: medaegis screen {guard_dir} {out}")
+
+
+def rightly_diagnosed(guard: Guard, test: Dataset, limit: int | None) -> Tensor:
+    """Rows of the test images whose clean diagnosis is right; with a limit, spread over all of them."""
+    import torch
+
+    verdict = guard.judge(test.pixels())
+    right = (verdict.predicted == test.labels).nonzero().squeeze(1)
+    if not len(right):
+        raise DataError(test.spec, "no test image is diagnosed rightly, so none can be attacked", "train longer")
+    if limit is not None and limit < len(right):
+        right = right[torch.linspace(0, len(right) - 1, limit).long()]
+    return right
+
+
+def run_attack(
+    guard: Guard, test: Dataset, rows: Tensor, chosen: Any, *, eps: float, gradient: str, seed: int, progress: Any
+) -> AttackResult:
+    """Targeted attack on these rows of `test`, each image with its own target class and random start."""
+    from medaegis.attacks.engine import pick_targets
+
+    labels, ids = test.labels[rows], test.ids[rows]
+    result: AttackResult = chosen.run(
+        guard.victim(gradient=gradient),  # type: ignore[arg-type]
+        test.pixels(rows),
+        labels,
+        eps=eps,
+        targets=pick_targets(labels, len(test.classes), ids=ids, seed=seed),
+        ids=ids,
+        seed=seed,
+        progress=progress,
+    )
+    return result
+
+
+def write_attacked(
+    out: Path, guard: Guard, test: Dataset, rows: Tensor, found: AttackResult, told: dict[str, Any]
+) -> None:
+    """The images as PNG, attack.csv with a line each, attack.json with the settings and counts."""
+    out.mkdir(parents=True, exist_ok=True)
+    eps = str(told["eps"]).replace("/", "of")
+    table = []
+    for i, row in enumerate(rows.tolist()):
+        name = f"{told['attack']}-{eps}-{int(test.ids[row]):06d}.png"
+        write_png(out / name, found.images[i])
+        table.append(
+            {
+                "file": name,
+                "source": test.names[row],
+                "label": test.classes[int(test.labels[row])],
+                "predicted": guard.classes[int(found.verdict.predicted[i])],
+                "suspicion": float(found.verdict.score[i]),
+                "accepted": bool(found.verdict.accepted[i]),
+                "fooled": bool(found.fooled[i]),
+                "undetected": bool(found.broken[i]),
+            }
+        )
+    with (out / "attack.csv").open("w", newline="", encoding="utf-8", errors="backslashreplace") as stream:
+        writer = csv.DictWriter(stream, list(table[0]))
+        writer.writeheader()
+        writer.writerows(table)
+    (out / "attack.json").write_text(json.dumps(told, indent=2), encoding="utf-8")
+
+
+def write_png(path: Path, image: torch.Tensor) -> None:
+    """Write `(1 or 3, H, W)` in [0, 1] without loss."""
+    import torch
+    from PIL import Image
+
+    pixels = (image * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(path, "PNG")

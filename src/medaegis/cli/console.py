@@ -1,0 +1,141 @@
+"""What the commands write: answers on stdout (tables, or JSON for programs), progress and complaints on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from medaegis.progress import Progress
+
+PLAIN_SECONDS = 15.0  # between two progress lines where stderr is no terminal
+PLAIN_WIDTH = 160  # of tables written to a file or a pipe
+
+
+@dataclass
+class State:
+    """Global options."""
+
+    debug: bool = False
+
+
+state = State()
+
+
+def shown(text: object) -> str:
+    """Text from outside, safe to print: control characters and bytes that are no text appear as escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in str(text))
+
+
+def say(text: str) -> None:
+    """A remark for the person at the terminal; stderr, so that it never mixes with an answer."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def complain(text: str) -> None:
+    """An error, in one line."""
+    say(f"medaegis: {shown(text)}")
+
+
+def write(renderable: RenderableType) -> None:
+    """Print a rich object on stdout."""
+    from rich.console import Console
+
+    terminal = sys.stdout.isatty()
+    Console(file=sys.stdout, width=None if terminal else PLAIN_WIDTH, highlight=False).print(renderable)
+
+
+def write_json(value: object, *, lines: bool = False) -> None:
+    """Print JSON on stdout; `lines` keeps it in one."""
+    print(json.dumps(value, indent=None if lines else 2, allow_nan=False), flush=lines)
+
+
+def table(*columns: str, rows: Sequence[Sequence[object]], title: str | None = None) -> RenderableType:
+    """A plain table; cells are text from outside and never markup."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    made = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
+    for column in columns:
+        made.add_column(column, overflow="fold")
+    for row in rows:
+        made.add_row(*(cell if isinstance(cell, Text) else Text(shown(cell)) for cell in row))
+    return made
+
+
+def facts(pairs: Mapping[str, object], title: str | None = None) -> RenderableType:
+    """Names and values, a line each."""
+    from rich.table import Table
+    from rich.text import Text
+
+    made = Table(box=None, show_header=False, title=title, title_justify="left", pad_edge=False)
+    made.add_column(style="dim")
+    made.add_column(overflow="fold")
+    for name, value in pairs.items():
+        made.add_row(name, Text(shown(value)))
+    return made
+
+
+@contextmanager
+def progress(title: str) -> Iterator[Progress]:
+    """A listener for long work: a bar at a terminal, elsewhere a line now and then."""
+    if sys.stderr.isatty():
+        with _bar(title) as listener:
+            yield listener
+    else:
+        yield _lines(title)
+
+
+@contextmanager
+def _bar(title: str) -> Iterator[Progress]:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    columns = [
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("[dim]{task.fields[message]}"),
+    ]
+    with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
+        task = bars.add_task(title, total=None, message="")
+
+        def listen(done: int, total: int, message: str) -> None:
+            bars.update(task, completed=done, total=total, message=escape(shown(message)))
+
+        yield listen
+
+
+def _lines(title: str) -> Progress:
+    last = time.monotonic()
+
+    def listen(done: int, total: int, message: str) -> None:
+        nonlocal last
+        if time.monotonic() - last >= PLAIN_SECONDS:
+            last = time.monotonic()
+            say(f"{title}: {done}/{total}, {shown(message)}")
+
+    return listen
+
+
+def percent(share: Any) -> str:
+    """A share as `97.3 %`, or a dash."""
+    return "–" if share is None else f"{100 * share:.1f} %"
+
+
+def decimal(value: Any) -> str:
+    """An area under the curve as `0.973`, or a dash."""
+    return "–" if value is None else f"{value:.3f}"

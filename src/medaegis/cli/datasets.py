@@ -1,0 +1,91 @@
+"""Data sets as commands need them: loaded with progress, and split just as the classifier or the guard was made."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from medaegis.cli import console
+from medaegis.errors import ArtefactError, DataError
+
+if TYPE_CHECKING:
+    from medaegis.guard.guard import Guard
+    from medaegis.images import Dataset, Split
+    from medaegis.models import Classifier
+
+GRAY_SCHEMES = ("phantom-xray", "chest-xray", "nih14")
+SHOWN_FAILURES = 3
+
+
+def channels_of(spec: str, asked: str) -> Literal["gray", "rgb"]:
+    """The channels asked for; "auto" takes grey for radiographs and colour for all else."""
+    if asked != "auto":
+        return "gray" if asked == "gray" else "rgb"
+    return "gray" if spec.partition(":")[0].partition("?")[0] in GRAY_SCHEMES else "rgb"
+
+
+def load(spec: str, *, size: int, channels: Literal["gray", "rgb"], images: int | None, seed: int) -> Dataset:
+    """The data set, with a bar while it is decoded; images that cannot be read are told and left out."""
+    from medaegis.images import load_dataset
+
+    with console.progress("Decoding") as progress:
+        dataset = load_dataset(spec, size=size, channels=channels, limit=images, seed=seed, progress=progress)
+    if dataset.failures:
+        console.say(f"{len(dataset.failures)} images could not be read and are left out:")
+        for failure in dataset.failures[:SHOWN_FAILURES]:
+            console.say(f"  {console.shown(failure)}")
+        if len(dataset.failures) > SHOWN_FAILURES:
+            console.say("  … (medaegis data inspect lists all)")
+    return dataset
+
+
+def data_of_classifier(folder: Path, classifier: Classifier, spec: str, *, images: int | None) -> tuple[Dataset, Split]:
+    """The data set a classifier was trained on, and the very split it was trained with.
+
+    Raises:
+        DataError: other images.
+        ArtefactError: the classifier was not trained with `medaegis train`.
+    """
+    from medaegis.artefact import read_folder
+    from medaegis.images import Split
+
+    stored = read_folder(folder, kind="classifier")
+    if "split" not in stored.document_names:
+        problem = "says nothing about the images it learned from"
+        raise ArtefactError(folder, problem, "train the classifier with `medaegis train`")
+    seed = int(stored.document("split")["seed"])
+    dataset = load(spec, size=classifier.size, channels=classifier.channels, images=images, seed=seed)
+    return dataset, Split.load(folder / "split.json", dataset)
+
+
+def split_facts(split: Split) -> str:
+    """SHA-256 of who is in which part; a guard keeps it, so that a rebuilt split can be compared."""
+    return hashlib.sha256(json.dumps(split.parts, sort_keys=True).encode()).hexdigest()
+
+
+def data_of_guard(guard: Guard, spec: str, *, images: int | None) -> tuple[Dataset, Split]:
+    """The data set a guard was fitted on and its split, made again and compared with what the guard remembers.
+
+    Raises:
+        DataError: other images, or images that fall into other parts: the guard may have learned from any of them.
+    """
+    from medaegis.images import split_dataset
+
+    told = guard.training.get("split")
+    if not isinstance(told, dict):
+        raise ArtefactError("guard", "does not say how its images were split", "fit it with `medaegis fit`")
+    limit = images if images is not None else guard.training.get("images")
+    dataset = load(
+        spec, size=guard.classifier.size, channels=guard.classifier.channels, images=limit, seed=told["seed"]
+    )
+    remedy = "give the data set, and --images, that `medaegis train` and `medaegis fit` had"
+    if dataset.fingerprint != told.get("fingerprint"):
+        problem = f"other images ({len(dataset)}) than those the guard was fitted on, which it may have learned from"
+        raise DataError(spec, problem, remedy)
+    split = split_dataset(dataset, by=told["by"], seed=told["seed"])
+    parts = guard.training.get("split_parts")
+    if parts is not None and split_facts(split) != parts:
+        raise DataError(spec, "its images fall into other parts than when the guard was fitted", remedy)
+    return dataset, split

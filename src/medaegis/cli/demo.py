@@ -1,0 +1,250 @@
+"""`medaegis demo`: the whole path once, small: data, classifier, guard, attack, screening, evaluation, report.
+
+Sized for a few minutes on two cores. It shows how the parts work together; its figures are those of a toy.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from medaegis.cli import console, datasets
+from medaegis.cli.options import Seed, without_path
+
+if TYPE_CHECKING:
+    from medaegis.bench.schema import Evaluation
+    from medaegis.cli.screening import Screened
+    from medaegis.guard.guard import Guard
+    from medaegis.images import Dataset, Split
+    from medaegis.models import Classifier
+
+DRAWN = "phantom-xray?n=800"
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What makes the demo small."""
+
+    pixels: int = 64
+    images: int = 800
+    epochs: int = 10
+    updates: int = 150
+    batch_size: int = 16
+    lr: float = 2e-3
+    average: float = 0.97  # of a short training: an average over the last updates, not over all
+    eps: tuple[str, ...] = ("4/256", "8/256")
+    attacks: tuple[str, ...] = ("fgsm", "pgd", "wb")
+    attacked: int = 32
+    screened: int = 8
+
+
+@dataclass
+class Diary:
+    """What was made where, with its key figures, for the closing table."""
+
+    rows: list[tuple[str, str, str, str]] = field(default_factory=list)
+
+    @contextmanager
+    def stage(self, number: int, name: str, where: Path | None) -> Iterator[list[str]]:
+        """Times a stage; the figures appended to the list yielded go into its row."""
+        console.say(f"[{number}/6] {name}")
+        figures: list[str] = []
+        started = time.perf_counter()
+        yield figures
+        seconds = f"{time.perf_counter() - started:.0f} s"
+        console.say(f"      {', '.join(figures)} ({seconds})")
+        self.rows.append((name, ", ".join(figures), "" if where is None else str(where), seconds))
+
+
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="Folder for everything it makes.")] = Path("runs/demo"),
+    data: Annotated[
+        str, typer.Option("--data", metavar="SPEC", help="Data set, for instance chest-xray:PATH; drawn by default.")
+    ] = DRAWN,
+    seed: Seed = 0,
+) -> None:
+    """Show the whole path in a few minutes: train, guard, attack, screen, evaluate, report.
+
+    Run again, it goes on where it was. Its figures are those of a small network trained briefly.
+    """
+    run_demo(out, data, seed=seed, sizes=Sizes())
+
+
+def run_demo(out: Path, data: str, *, seed: int, sizes: Sizes) -> None:
+    """The demo in given sizes."""
+    started = time.perf_counter()
+    diary = Diary()
+    console.say("A small demonstration. It makes everything from nothing; figures of a real guard are in docs/results.")
+    with diary.stage(1, "Images", None) as figures:
+        dataset, split = _images(data, sizes, seed)
+        patients = len(set(dataset.patients))
+        figures += [f"{len(dataset)} images of {patients} patients", " / ".join(map(console.shown, dataset.classes))]
+    with diary.stage(2, "Classifier", out / "classifier") as figures:
+        classifier, accuracy = _classifier(dataset, split, sizes, seed, out / "classifier")
+        figures += [accuracy]
+    with diary.stage(3, "Guard", out / "guard") as figures:
+        guard = _guard(classifier, dataset, split, sizes, seed, out / "guard")
+        figures += [f"accepts {console.percent(guard.calibration['tnr_reached'])} of clean test images, 90 % chosen"]
+    with diary.stage(4, "Mixed folder", out / "mixed") as figures:
+        screened = _mixed(guard, dataset.subset(split.adv_test), sizes, seed, out / "mixed")
+        figures += [_caught(screened, name) for name in ("clean", "pgd", "wb")]
+    _show(screened)
+    with diary.stage(5, "Evaluation", out / "evaluation") as figures:
+        found = _evaluation(guard, dataset, split, sizes, seed, data, out / "evaluation")
+        figures += _key_figures(found)
+    with diary.stage(6, "Report", out / "report.html") as figures:
+        from medaegis.bench.report import write_report
+
+        page = write_report(out / "evaluation", out / "report.html")
+        figures += [f"{page.stat().st_size / 1e6:.1f} MB, opens in any browser"]
+    _close(diary, out, data, time.perf_counter() - started)
+
+
+def _images(data: str, sizes: Sizes, seed: int) -> tuple[Dataset, Split]:
+    from medaegis.images import split_dataset
+
+    channels = datasets.channels_of(data, "auto")
+    dataset = datasets.load(data, size=sizes.pixels, channels=channels, images=sizes.images, seed=seed)
+    return dataset, split_dataset(dataset, seed=seed)
+
+
+def _classifier(dataset: Dataset, split: Split, sizes: Sizes, seed: int, out: Path) -> tuple[Classifier, str]:
+    from medaegis.models.store import load_classifier, read_training
+    from medaegis.models.training import TrainConfig, train_classifier
+
+    config = TrainConfig(backbone="resnet18", epochs=sizes.epochs, seed=seed, device="cpu")
+    with console.progress("Training") as progress:
+        train_classifier(dataset, split, config, out, progress)
+    test = read_training(out)["metrics"]["adv_test"]
+    figures = f"accuracy {console.percent(test['accuracy'])}, AUROC {console.decimal(test['auroc'])} on test patients"
+    return load_classifier(out), figures
+
+
+def _guard(classifier: Classifier, dataset: Dataset, split: Split, sizes: Sizes, seed: int, out: Path) -> Guard:
+    from medaegis.cushions import parse_cushion
+    from medaegis.guard.fitting import fit_guard, shield_config
+    from medaegis.guard.guard import Guard
+
+    recipe = shield_config("strong", classifier, updates=sizes.updates, seed=seed)
+    short = {"batch_size": sizes.batch_size, "lr": sizes.lr, "average": sizes.average, "watch_every": 0}
+    config = recipe.model_copy(update=short)
+    about = {"recipe": "strong", "images": sizes.images, "split_parts": datasets.split_facts(split)}
+    with console.progress("Fitting") as progress:
+        fit_guard(
+            classifier,
+            dataset,
+            split,
+            cushion=parse_cushion("jpeg:80"),
+            config=config,
+            out_dir=out,
+            about=about,
+            progress=progress,
+        )
+    return Guard.load(out)  # as a deployed guard is read: every byte checked
+
+
+def _mixed(guard: Guard, test: Dataset, sizes: Sizes, seed: int, out: Path) -> list[Screened]:
+    """Clean images and attacked ones of other patients in one folder, screened as a hospital would."""
+    from medaegis.attacks.catalogue import find_attack
+    from medaegis.attacks.engine import parse_eps
+    from medaegis.cli.attack import rightly_diagnosed, run_attack, write_png
+    from medaegis.cli.screening import screen_files
+    from medaegis.images import find_images
+
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    rows = rightly_diagnosed(guard, test, 3 * sizes.screened)
+    text = sizes.eps[-1]
+    for part, name in enumerate(("clean", "pgd", "wb")):
+        mine = rows[part::3]
+        images = test.pixels(mine)
+        if name != "clean":
+            with console.progress(f"Attacking ({name})") as progress:
+                images = run_attack(
+                    guard,
+                    test,
+                    mine,
+                    find_attack(name).attack,
+                    eps=parse_eps(text),
+                    gradient="bpda",
+                    seed=seed,
+                    progress=progress,
+                ).images
+        for row, image in zip(mine.tolist(), images, strict=True):
+            write_png(out / f"{name}-{int(test.ids[row]):06d}-{_plain(test.classes[int(test.labels[row])])}.png", image)
+    return list(screen_files(guard, find_images([out])))
+
+
+def _plain(name: str) -> str:
+    return "".join(c if c.isalnum() else "-" for c in name)
+
+
+def _caught(screened: list[Screened], name: str) -> str:
+    mine = [one for one in screened if one.path.name.startswith(f"{name}-")]
+    rejected = sum(one.status != "accepted" for one in mine)
+    return f"{rejected} of {len(mine)} {name} rejected"
+
+
+def _show(screened: list[Screened]) -> None:
+    from medaegis.cli.screen import findings_table
+
+    console.write(findings_table(screened))
+
+
+def _evaluation(
+    guard: Guard, dataset: Dataset, split: Split, sizes: Sizes, seed: int, data: str, out: Path
+) -> Evaluation:
+    from medaegis.attacks.engine import parse_eps
+    from medaegis.bench.evaluation import evaluate_guard, plan
+
+    with console.progress("Evaluating") as progress:
+        return evaluate_guard(
+            guard,
+            dataset,
+            split,
+            cells=plan(sizes.attacks, [(text, parse_eps(text)) for text in sizes.eps]),
+            out_dir=out,
+            limit=sizes.attacked,
+            planted=False,
+            seed=seed,
+            command=f"medaegis demo --data {without_path(data)} --seed {seed}",
+            progress=progress,
+        )
+
+
+def _key_figures(found: Evaluation) -> list[str]:
+    """AUROC of each attack at the largest eps, in its full length."""
+    largest = max(cell.eps for cell in found.cells)
+    full = {cell.attack: cell for cell in reversed(found.cells) if cell.eps == largest}
+    shown = [f"{name} {console.decimal(cell.auroc)}" for name, cell in reversed(full.items())]
+    text = next(cell.eps_text for cell in found.cells if cell.eps == largest)
+    return [f"AUROC of the Shield at {text}: {', '.join(shown)}"]
+
+
+def _close(diary: Diary, out: Path, data: str, seconds: float) -> None:
+    title = f"Made in {seconds // 60:.0f} min {seconds % 60:.0f} s"
+    console.write(console.table("What", "Key figures", "Where", "Time", rows=diary.rows, title=title))
+    drawn = data.startswith("phantom-")
+    told = [
+        "These figures are those of a toy: a small network, few images, minutes of training"
+        + (", drawn pictures." if drawn else "."),
+        "What a guard trained properly on real X-rays reaches, and where it breaks, is in docs/results/chest-xray.md.",
+        "",
+        "What to try next:",
+        f"  open {out / 'report.html'}",
+        f"  medaegis screen {out / 'guard'} YOUR_IMAGE.png --format jsonl",
+        f"  medaegis attack {out / 'guard'} {without_path(data)} --attack wb --eps 16/256 --out {out / 'attacked'}",
+        f"  medaegis evaluate {out / 'guard'} {without_path(data)} --out {out / 'full-evaluation'}",
+    ]
+    if drawn:
+        told.append("  make demo DATA=chest-xray:PATH     (the same with real images)")
+    write: Callable[[str], None] = print
+    for line in told:
+        write(line)

@@ -1,0 +1,123 @@
+"""`medaegis evaluate`: every attack at every eps against a guard, with controls."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from medaegis.cli import console, datasets
+from medaegis.cli.command import FAILED
+from medaegis.cli.options import (
+    AsJson,
+    Factory,
+    Gradient,
+    GuardDir,
+    Images,
+    Seed,
+    Spec,
+    comma_separated,
+    eps_list,
+    factory,
+    without_path,
+)
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from medaegis.bench.schema import Evaluation
+
+
+def evaluate(
+    guard_dir: GuardDir,
+    spec: Spec,
+    out: Annotated[Path, typer.Option("--out", help="Folder for figures and scores.", show_default=False)],
+    attacks: Annotated[
+        str, typer.Option("--attacks", help="Names from `medaegis attacks`, with commas between, or all.")
+    ] = "all",
+    eps: Annotated[
+        str, typer.Option("--eps", help="Largest changes of a pixel, with commas between.")
+    ] = "1/256,4/256,8/256,16/256",
+    gradient: Annotated[
+        Gradient, typer.Option("--gradient", help="Through the Cushion: straight (bpda) or by its twin.")
+    ] = Gradient.bpda,
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, help="Attack at most so many test images.", show_default="all")
+    ] = None,
+    planted: Annotated[
+        bool, typer.Option(help="Control: also train a weak Shield and show that the attacks break it.")
+    ] = True,
+    images: Images = None,
+    seed: Seed = 0,
+    network: Factory = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a guard on test images that nothing was trained on, the attacker knowing everything.
+
+    Called again after a kill with the same options, it goes on where it was. Exit code 1 if a control failed, which
+    means that the figures are not to be relied on yet.
+    """
+    from medaegis.attacks.catalogue import CATALOGUE
+    from medaegis.bench.evaluation import evaluate_guard, plan
+    from medaegis.guard.guard import Guard
+
+    names = list(CATALOGUE) if attacks == "all" else comma_separated(attacks, "--attacks")
+    cells = plan(names, eps_list(eps), gradient=gradient.value)
+    guard = Guard.load(guard_dir, factory=factory(network))
+    dataset, split = datasets.data_of_guard(guard, spec, images=images)
+    options = ["--attacks", attacks, "--eps", eps, "--gradient", gradient.value, "--seed", str(seed)]
+    options += [] if limit is None else ["--limit", str(limit)]
+    options += [] if planted else ["--no-planted"]
+    command = " ".join(["medaegis evaluate", guard_dir.name, without_path(spec), *options])
+    with console.progress("Evaluating") as progress:
+        found = evaluate_guard(
+            guard,
+            dataset,
+            split,
+            cells=cells,
+            out_dir=out,
+            limit=limit,
+            planted=planted,
+            seed=seed,
+            command=command,
+            progress=progress,
+        )
+    if as_json:
+        console.write_json(
+            found.model_dump(mode="json", include={"clean", "cells", "worst_case", "controls"})
+            | {"out": str(out), "seconds": found.seconds}
+        )
+    else:
+        console.write(cells_table(found))
+        console.write(controls_table(found))
+        console.say(f"Written to {out}. Next: medaegis report {out}")
+    if any(control.passed is False for control in found.controls):
+        raise typer.Exit(FAILED)
+
+
+def cells_table(found: Evaluation) -> RenderableType:
+    """A line per attack and eps."""
+    rows = [
+        [
+            cell.attack,
+            cell.eps_text,
+            cell.steps,
+            cell.n,
+            console.percent(cell.success_on_classifier),
+            console.percent(cell.success),
+            console.decimal(cell.auroc),
+            console.percent(cell.tpr90),
+            console.percent(cell.undetected),
+        ]
+        for cell in found.cells
+    ]
+    columns = ("Attack", "eps", "Steps", "n", "Fools bare", "Fools cushioned", "AUROC", "TPR at 90 % TNR", "Undetected")
+    return console.table(*columns, rows=rows)
+
+
+def controls_table(found: Evaluation) -> RenderableType:
+    """A line per control."""
+    word = {True: "passed", False: "FAILED", None: "shown"}
+    rows = [[control.name, word[control.passed], control.measured, control.expectation] for control in found.controls]
+    return console.table("Control", "Outcome", "Measured", "Expected", rows=rows)

@@ -1,0 +1,86 @@
+"""`medaegis fit`: a guard around a classifier."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medaegis.cli import console, datasets
+from medaegis.cli.options import AsJson, Factory, Images, Seed, Spec, factory
+
+
+class Recipe(StrEnum):
+    """How Shields are trained."""
+
+    strong = "strong"
+    paper = "paper"
+
+
+def fit(
+    classifier_dir: Annotated[
+        Path, typer.Argument(metavar="CLASSIFIER_DIR", help="Folder that `medaegis train` wrote.")
+    ],
+    spec: Spec,
+    out: Annotated[Path, typer.Option("--out", help="Folder for the guard.", show_default=False)],
+    cushion: Annotated[str, typer.Option("--cushion", help="Filter in front (medaegis cushions).")] = "jpeg:80",
+    recipe: Annotated[Recipe, typer.Option("--recipe", help="strong: ours; paper: as published.")] = Recipe.strong,
+    updates: Annotated[int, typer.Option("--updates", min=1, help="Training steps of each Shield.")] = 1000,
+    tnr: Annotated[
+        float, typer.Option("--tnr", min=0.5, max=0.999, help="Share of clean images to be accepted.")
+    ] = 0.9,
+    sign: Annotated[
+        Path | None,
+        typer.Option("--sign", metavar="KEY", help="Ed25519 private key (medaegis keys).", show_default="unsigned"),
+    ] = None,
+    images: Images = None,
+    seed: Seed = 0,
+    network: Factory = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train the Shields, set their thresholds on validation images, write the guard.
+
+    Called again after a kill with the same options, it goes on where it was. The images are split as for the
+    classifier: what it was tested on, no Shield learns from.
+    """
+    from medaegis.cushions import parse_cushion
+    from medaegis.guard.fitting import fit_guard, shield_config
+    from medaegis.models.store import load_classifier
+    from medaegis.signing import load_signing_key
+
+    filtering = parse_cushion(cushion)
+    if sign is not None:
+        load_signing_key(sign)  # better refused now than after the training
+    classifier = load_classifier(classifier_dir, factory(network))
+    config = shield_config(recipe, classifier, updates=updates, seed=seed)
+    dataset, split = datasets.data_of_classifier(classifier_dir, classifier, spec, images=images)
+    with console.progress("Fitting") as progress:
+        guard = fit_guard(
+            classifier,
+            dataset,
+            split,
+            cushion=filtering,
+            config=config,
+            out_dir=out,
+            tnr=tnr,
+            signing_key=sign,
+            about={"recipe": recipe.value, "images": images, "split_parts": datasets.split_facts(split)},
+            progress=progress,
+        )
+    told = guard.calibration
+    if as_json:
+        console.write_json({"guard": str(out), "calibration": told})
+        return
+    seconds = sum(shield["seconds"] for shield in guard.training["shields"].values())
+    lines = {
+        "Cushion": filtering.spec,
+        "Shields": f"{len(guard.classes)} of recipe {recipe.value}, {updates} updates each, {seconds:.0f} s",
+        "Accepts of clean test images": f"{console.percent(told['tnr_reached'])} (chosen {console.percent(tnr)})",
+        **{f"  {name}": console.percent(share) for name, share in told["tnr_by_class"].items()},
+        "Accuracy behind the Cushion": console.percent(told["accuracy"]),
+        "Signed": "yes" if sign is not None else "no",
+    }
+    console.write(console.facts(lines, title=f"Guard for {', '.join(map(console.shown, guard.classes))}"))
+    console.say(f"Written to {out}. Next: medaegis evaluate {out} {spec} --out EVALUATION_DIR")

@@ -1,0 +1,58 @@
+"""Lists: a check-up of the installation, the attacks and the cushions there are."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import typer
+
+from medaegis.cli import console
+from medaegis.cli.command import FAILED
+from medaegis.cli.options import AsJson
+
+
+def doctor(as_json: AsJson = False) -> None:
+    """Check that this installation and machine can do the work. Exit code 1 if something will not work."""
+    from medaegis.environment import doctor as check_up
+    from medaegis.environment import environment
+
+    checks = check_up()
+    if as_json:
+        console.write_json({"checks": [asdict(check) for check in checks], **environment()})
+    else:
+        rows = [[check.name, check.status, check.detail, check.remedy] for check in checks]
+        console.write(console.table("Check", "State", "Found", "What to do", rows=rows))
+    if any(check.status == "fail" for check in checks):
+        raise typer.Exit(FAILED)
+
+
+def attacks(as_json: AsJson = False) -> None:
+    """List the named attacks and their default settings."""
+    from medaegis.attacks.catalogue import CATALOGUE
+
+    found = [
+        {
+            "name": name,
+            "title": entry.title,
+            "paper": entry.paper,
+            "steps": entry.attack.steps,
+            "norm": entry.attack.ball.name,
+            "aims_at": "classifier and Shield" if entry.adaptive else "classifier",
+        }
+        for name, entry in CATALOGUE.items()
+    ]
+    if as_json:
+        console.write_json(found)
+    else:
+        columns = ("Name", "Attack", "Paper", "Steps", "Norm", "Aims at")
+        console.write(console.table(*columns, rows=[list(entry.values()) for entry in found]))
+
+
+def cushions(as_json: AsJson = False) -> None:
+    """List the cushions: filters in front of the classifier."""
+    from medaegis.cushions import cushions as known
+
+    if as_json:
+        console.write_json(known())
+    else:
+        console.write(console.table("Name", "Write", rows=list(known().items())))

@@ -1,0 +1,99 @@
+"""Options that several commands share, and how their texts are read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+from medaegis.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+    from torch import nn
+
+Spec = Annotated[
+    str, typer.Argument(metavar="SPEC", help="Data set: phantom-xray, chest-xray:PATH, folder:PATH … (data schemes).")
+]
+GuardDir = Annotated[Path, typer.Argument(metavar="GUARD_DIR", help="Folder that `medaegis fit` wrote.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Answer in JSON, for programs.")]
+Images = Annotated[
+    int | None,
+    typer.Option(
+        "--images", min=1, help="Use so many of the data set's images, drawn with the seed.", show_default="all"
+    ),
+]
+Seed = Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Decides all randomness.")]
+Factory = Annotated[
+    str | None,
+    typer.Option(
+        "--factory",
+        metavar="PACKAGE.MODULE:FUNCTION",
+        help="Builds the network of a model of your own. Runs that code: name only what you trust.",
+        show_default="none",
+    ),
+]
+
+
+class Gradient(StrEnum):
+    """How an attack's gradient passes the Cushion."""
+
+    bpda = "bpda"
+    twin = "twin"
+
+
+class Channels(StrEnum):
+    """Colour of the images."""
+
+    auto = "auto"
+    gray = "gray"
+    rgb = "rgb"
+
+
+def comma_separated(text: str, option: str) -> list[str]:
+    """The parts of `a,b,c`, each once."""
+    parts = list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    if not parts:
+        raise ConfigError(option, "is empty", "give one or more names, with commas between them")
+    return parts
+
+
+def eps_list(text: str) -> list[tuple[str, float]]:
+    """`4/256,8/256` as (text, value) pairs."""
+    from medaegis.attacks.engine import parse_eps
+
+    return [(part, parse_eps(part)) for part in comma_separated(text, "--eps")]
+
+
+def factory(spec: str | None) -> Callable[..., nn.Module] | None:
+    """The function that builds a user's own network."""
+    if spec is None:
+        return None
+    from medaegis.models import load_factory
+
+    return load_factory(spec)
+
+
+Model = TypeVar("Model", bound="BaseModel")
+
+
+def checked(model: type[Model], **values: Any) -> Model:
+    """A configuration from options; what does not fit is told as a usage error."""
+    from pydantic import ValidationError
+
+    try:
+        return model(**values)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name = "--" + "-".join(str(part) for part in first["loc"][:1]).replace("_", "-")
+        message = f"{first['msg'][:1].lower()}{first['msg'][1:]}, not {first['input']!r}"
+        raise ConfigError(name, message, "see --help for its range") from None
+
+
+def without_path(spec: str) -> str:
+    """A spec for a record: its path, which says something about this machine only, is left out."""
+    return re.sub(r"^([a-z0-9-]+):[^?]*", r"\1:PATH", spec)

@@ -1,0 +1,134 @@
+"""`medaegis screen`: images through a guard; a diagnosis for those it accepts, a reason for those it does not."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from medaegis.cli import console
+from medaegis.cli.check import PublicKey
+from medaegis.cli.command import FAILED
+from medaegis.cli.options import Factory, GuardDir, factory
+from medaegis.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from medaegis.cli.screening import Screened
+
+
+class Format(StrEnum):
+    """How findings are written."""
+
+    table = "table"
+    csv = "csv"
+    jsonl = "jsonl"
+
+
+def screen(
+    guard_dir: GuardDir,
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="PATH...", help="Image files, DICOM files, folders (searched to any depth).")
+    ],
+    form: Annotated[
+        Format, typer.Option("--format", help="table for people, csv and jsonl (a JSON object a line) for programs.")
+    ] = Format.table,
+    quarantine: Annotated[
+        Path | None,
+        typer.Option("--quarantine", metavar="DIR", help="Copy rejected files there.", show_default="no copies"),
+    ] = None,
+    frame: Annotated[
+        int | None,
+        typer.Option("--frame", min=0, help="Judge this frame of every file, from 0.", show_default="all frames"),
+    ] = None,
+    public_key: PublicKey = None,
+    network: Factory = None,
+) -> None:
+    """Judge images. A diagnosis is shown only for accepted images; files that cannot be read are listed at the end.
+
+    Exit code 0 if every image was accepted, 1 if one was rejected or could not be read.
+    """
+    from medaegis.cli.screening import screen_files
+    from medaegis.guard.guard import Guard
+    from medaegis.images import find_images
+
+    guard = Guard.load(guard_dir, public_key=public_key, factory=factory(network))
+    files = find_images(paths)
+    if quarantine is not None:
+        kept = quarantine.resolve()
+        files = [path for path in files if kept not in path.resolve().parents]
+    if not files:
+        raise ConfigError(", ".join(map(str, paths)), "no image in it", "name image files or a folder that holds some")
+    with console.progress("Screening") as progress:
+        screened = screen_files(guard, files, frame=frame, quarantine=quarantine, progress=progress)
+        found = list(_told(screened, form))
+    if form is Format.table:
+        console.write(findings_table(found))
+    for line in closing_lines(found, files=len(files)):
+        console.say(line)
+    if any(one.status != "accepted" for one in found):
+        raise typer.Exit(FAILED)
+
+
+def _told(screened: Iterator[Screened], form: Format) -> Iterator[Screened]:
+    """Hands findings on; those for programs are written as they come."""
+    writer = None
+    for one in screened:
+        record = one.record()
+        if form is Format.jsonl:
+            console.write_json(record, lines=True)
+        elif form is Format.csv:
+            if writer is None:
+                writer = csv.DictWriter(sys.stdout, list(record), lineterminator="\n")
+                writer.writeheader()
+            writer.writerow({name: console.shown(v) if isinstance(v, str) else v for name, v in record.items()})
+        yield one
+
+
+_STYLE = {"accepted": "green", "rejected": "bold red", "failed": "bold red", "unreadable": "yellow"}
+
+
+def findings_table(found: list[Screened]) -> RenderableType:
+    """A line per judged frame; unreadable ones are left to the closing lines."""
+    from rich.text import Text
+
+    rows = []
+    for one in found:
+        if one.finding is None:
+            continue
+        record = one.record()
+        name = f"{one.path} [{one.frame + 1}/{one.frames}]" if one.frames > 1 else str(one.path)
+        score = one.finding.score
+        rows.append(
+            [
+                name,
+                Text(one.status, style=_STYLE[one.status]),
+                record["diagnosis"] or "withheld",
+                "" if record["probability"] is None else console.percent(record["probability"]),
+                "" if score is None else f"{score:.2f}",
+                one.reason,
+            ]
+        )
+    return console.table("Image", "Verdict", "Diagnosis", "Probability", "Suspicion", "Reason", rows=rows)
+
+
+def closing_lines(found: list[Screened], *, files: int) -> list[str]:
+    """How many of each, and every file that cannot be read, with what to do."""
+    counted: Counter[str] = Counter(one.status for one in found)
+    shares = ", ".join(f"{counted[status]} {status}" for status in _STYLE if counted[status])
+    lines = [f"{len(found)} images of {files} files: {shares}. Suspicion above 1.00 is rejected."]
+    copies = {one.copy for one in found if one.copy is not None}
+    if copies:
+        lines.append(f"{len(copies)} files are in quarantine in {console.shown(next(iter(copies)).parent)}.")
+    unreadable = [one.error for one in found if one.error is not None]
+    if unreadable:
+        lines.append("Unreadable:")
+        lines += [f"  {console.shown(error)}" for error in unreadable]
+    return lines

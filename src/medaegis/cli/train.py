@@ -1,0 +1,78 @@
+"""`medaegis train`: a classifier with taps, from a data set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medaegis.cli import console, datasets
+from medaegis.cli.options import AsJson, Channels, Images, Seed, Spec, checked, comma_separated
+
+
+def train(
+    spec: Spec,
+    out: Annotated[Path, typer.Option("--out", help="Folder for the classifier.", show_default=False)],
+    backbone: Annotated[
+        str,
+        typer.Option(
+            "--backbone",
+            help="resnet18, resnet34, resnet50, vgg16, vgg16_bn, densenet121, mobilenet_v2, timm:NAME, "
+            "torchvision:NAME or package.module:factory.",
+        ),
+    ] = "resnet18",
+    size: Annotated[int, typer.Option("--size", min=8, help="Side of the images in pixels.")] = 112,
+    channels: Annotated[
+        Channels, typer.Option("--channels", help="auto: gray for radiographs, else rgb.")
+    ] = Channels.auto,
+    epochs: Annotated[int, typer.Option("--epochs", min=1, help="Passes over the training images.")] = 12,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=2, help="Images per step.")] = 32,
+    lr: Annotated[float, typer.Option("--lr", help="Highest learning rate; 2e-4 suits pretrained weights.")] = 1e-3,
+    weights: Annotated[
+        Path | None,
+        typer.Option("--weights", help="Pretrained weights, .safetensors or .pth.", show_default="random"),
+    ] = None,
+    taps: Annotated[
+        str | None,
+        typer.Option("--taps", help="Modules whose activations Shields read.", show_default="the backbone's own"),
+    ] = None,
+    split_by: Annotated[
+        str, typer.Option("--split-by", help="patient; image leaks and shows by how much.")
+    ] = "patient",
+    images: Images = None,
+    seed: Seed = 0,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Train a classifier; called again after a kill with the same options, it goes on where it was."""
+    from medaegis.images import split_dataset
+    from medaegis.models.store import read_training
+    from medaegis.models.training import TrainConfig, train_classifier
+
+    config = checked(
+        TrainConfig,
+        backbone=backbone,
+        weights=weights,
+        taps=None if taps is None else tuple(comma_separated(taps, "--taps")),
+        epochs=epochs,
+        batch_size=batch_size,
+        lr=lr,
+        seed=seed,
+        device=device,
+    )
+    dataset = datasets.load(spec, size=size, channels=datasets.channels_of(spec, channels), images=images, seed=seed)
+    split = split_dataset(dataset, by=split_by, seed=seed)  # type: ignore[arg-type]  # it checks the name itself
+    with console.progress("Training") as progress:
+        train_classifier(dataset, split, config, out, progress)
+    told = read_training(out)
+    if as_json:
+        console.write_json({"classifier": str(out), "metrics": told["metrics"], "seconds": told["seconds"]})
+        return
+    rows = [
+        [part, of["n"], console.percent(of["accuracy"]), console.decimal(of["auroc"]), console.decimal(of["ece"])]
+        for part, of in told["metrics"].items()
+    ]
+    title = f"{backbone} on {len(split.train)} images, {size} px {dataset.channels}, {told['seconds']:.0f} s"
+    console.write(console.table("Part", "Images", "Accuracy", "AUROC", "Calibration error", rows=rows, title=title))
+    console.say(f"Written to {out}. Next: medaegis fit {out} {spec} --out GUARD_DIR")

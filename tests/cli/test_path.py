@@ -1,0 +1,203 @@
+"""The whole path by its commands: what one writes, the next takes, and their figures agree with each other."""
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tests.cli.shop import SPEC, Shop, call
+
+from medaegis.cli.demo import Sizes, run_demo
+from medaegis.guard.guard import Guard
+from medaegis.images import Split, load_dataset
+
+
+def test_inspect_tells_what_train_will_use(shop: Shop):
+    told = json.loads(call("data", "inspect", SPEC, "--size", 32, "--json").stdout)
+    assert told["images"] == 240
+    assert told["patients"] == 80  # three images each
+    assert told["channels"] == "gray"
+    split = Split.load(shop.classifier / "split.json", load_dataset(SPEC, size=32, channels="gray"))
+    for part, rows in split.parts.items():
+        assert sum(told["split"][part]["images"].values()) == len(rows)
+
+
+def test_unreadable_images_of_a_data_set_are_listed(tmp_path: Path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for i in range(12):
+            pixels = np.random.default_rng(i).integers(0, 256, (20, 20), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / name / f"{name}{i}.png")
+    (tmp_path / "a" / "torn.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    result = call("data", "inspect", f"folder:{tmp_path}", "--size", 16, "--json")
+    assert result.exit_code == 1
+    (entry,) = json.loads(result.stdout)["unreadable"]
+    assert entry["file"].endswith("torn.png")
+    assert entry["remedy"]
+
+
+def test_a_finished_training_is_not_done_again(shop: Shop):
+    before = (shop.classifier / "manifest.json").read_bytes()
+    again = call("train", SPEC, "--size", 32, "--epochs", 4, "--device", "cpu", "--out", shop.classifier, "--json")
+    assert again.exit_code == 0
+    assert set(json.loads(again.stdout)["metrics"]) == {"val", "adv_test"}
+    assert (shop.classifier / "manifest.json").read_bytes() == before
+    other = call("train", SPEC, "--size", 32, "--epochs", 5, "--device", "cpu", "--out", shop.classifier)
+    assert other.exit_code == 2
+    assert "another classifier" in other.stderr
+
+
+def test_fit_refuses_images_the_classifier_was_not_made_with(shop: Shop, tmp_path: Path):
+    result = call("fit", shop.classifier, "phantom-xray?n=120", "--updates", 1, "--out", tmp_path / "g")
+    assert result.exit_code == 2
+    assert "other images" in result.stderr
+    wrong = call("fit", shop.guard, SPEC, "--updates", 1, "--out", tmp_path / "g")  # a guard is no classifier
+    assert wrong.exit_code == 1
+    assert not (tmp_path / "g").exists()
+
+
+def test_attacked_files_are_in_the_ball_and_screening_says_of_them_what_the_attack_said(shop: Shop, tmp_path: Path):
+    out = tmp_path / "attacked"
+    options = ("--attack", "wb", "--eps", "4/256", "--steps", 3, "--limit", 9)
+    result = call("attack", shop.guard, SPEC, *options, "--out", out, "--json")
+    assert result.exit_code == 0
+    told = json.loads(result.stdout)
+    rows = list(csv.DictReader((out / "attack.csv").open()))
+    assert told["images"] == len(rows) == 9
+    assert told["undetected"] == sum(row["undetected"] == "True" for row in rows)
+
+    clean = load_dataset(SPEC, size=32, channels="gray")
+    split = Split.load(shop.classifier / "split.json", clean)
+    for row in rows:
+        place = clean.names.index(row["source"])
+        assert place in split.adv_test
+        change = np.asarray(Image.open(out / row["file"])).astype(int) - clean.images[place, 0].numpy()
+        assert 0 < np.abs(change).max() <= 4
+
+    screened = call("screen", shop.guard, out, "--format", "jsonl")
+    found = {Path(one["file"]).name: one for one in map(json.loads, screened.stdout.splitlines())}
+    for row in rows:
+        one = found[row["file"]]
+        assert (one["status"] == "accepted") == (row["accepted"] == "True")
+        assert one["suspicion"] == pytest.approx(float(row["suspicion"]), abs=1e-3)
+        if one["diagnosis"] is not None:
+            assert one["diagnosis"] == row["predicted"]
+
+
+def test_evaluate_and_report(shop: Shop, tmp_path: Path):
+    out = tmp_path / "evaluation"
+    options = ("--attacks", "fgsm,pgd", "--eps", "4/256,8/256", "--limit", 8, "--no-planted", "--out", out, "--json")
+    result = call("evaluate", shop.guard, SPEC, *options)
+    told = json.loads(result.stdout)
+    assert {(cell["attack"], cell["eps_text"]) for cell in told["cells"]} == {
+        (attack, eps) for attack in ("fgsm", "pgd") for eps in ("4/256", "8/256")
+    }
+    failed = [control for control in told["controls"] if control["passed"] is False]
+    assert result.exit_code == (1 if failed else 0)
+    assert "PATH" not in json.loads((out / "evaluation.json").read_text())["command"]  # a drawn set has none
+
+    page = call("report", out)
+    assert page.exit_code == 0
+    written = Path(page.stdout.strip())
+    assert written == out / "report.html"
+    assert "<html" in written.read_text(encoding="utf-8")
+
+
+def test_evaluate_refuses_images_the_guard_may_have_learned_from(shop: Shop, tmp_path: Path):
+    result = call("evaluate", shop.guard, "phantom-xray?n=243", "--attacks", "fgsm", "--out", tmp_path / "e")
+    assert result.exit_code == 2
+    assert "may have learned from" in result.stderr
+
+
+def test_records_name_no_folder_of_this_machine():
+    from medaegis.cli.options import without_path
+
+    assert without_path("chest-xray:/home/somebody/data?x=1") == "chest-xray:PATH?x=1"
+    assert without_path("phantom-xray?n=3") == "phantom-xray?n=3"
+
+
+def test_verify_tells_who_signed(shop: Shop):
+    told = json.loads(call("verify", shop.guard, "--json").stdout)
+    assert told["digest"] == Guard.load(shop.guard).digest
+    assert told["signer"] is not None
+    assert not told["signature_checked"]
+    assert json.loads(call("verify", shop.guard, "--public-key", shop.public_key, "--json").stdout)["signature_checked"]
+
+
+def damage_byte(guard: Path) -> None:
+    file = guard / "shields.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-5] ^= 1
+    file.write_bytes(content)
+
+
+def damage_pickle(guard: Path) -> None:
+    (guard / "classifier.safetensors").write_bytes(b"\x80\x04\x95" + bytes(40))
+
+
+def damage_version(guard: Path) -> None:
+    told = json.loads((guard / "manifest.json").read_text())
+    (guard / "manifest.json").write_text(json.dumps(told | {"format_version": 99}))
+
+
+DAMAGES = {
+    "changed byte": damage_byte,
+    "missing file": lambda guard: (guard / "shields.safetensors").unlink(),
+    "foreign file": lambda guard: (guard / "extra.py").write_text("print(1)"),
+    "pickle": damage_pickle,
+    "other version": damage_version,
+    "no manifest": lambda guard: (guard / "manifest.json").unlink(),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_a_changed_guard_is_refused_by_every_command(name: str, shop: Shop, tmp_path: Path):
+    guard = shop.copy_of_guard(tmp_path)
+    DAMAGES[name](guard)
+    Image.new("L", (32, 32)).save(tmp_path / "image.png")
+    for command in (("verify", guard), ("screen", guard, tmp_path / "image.png")):
+        result = call(*command)
+        assert result.exit_code == 1
+        assert result.stdout == ""
+        assert "guard" in result.stderr
+        assert "Traceback" not in result.stderr
+
+
+def test_a_guard_signed_by_somebody_else_is_refused(shop: Shop, tmp_path: Path):
+    assert call("keys", tmp_path / "other").exit_code == 0
+    for command in (("verify", shop.guard), ("screen", shop.guard, tmp_path)):
+        result = call(*command, "--public-key", tmp_path / "other" / "public-key.pem")
+        assert result.exit_code == 1
+        assert "sign" in result.stderr
+
+
+@pytest.mark.parametrize("command", ["attacks", "cushions"])
+def test_listings(command: str):
+    assert json.loads(call(command, "--json").stdout)
+    assert call(command).exit_code == 0
+
+
+def test_doctor():
+    told = json.loads(call("doctor", "--json").stdout)
+    assert {check["status"] for check in told["checks"]} <= {"ok", "warn"}
+    assert told["versions"]["medaegis"]
+
+
+def test_demo_makes_everything_and_goes_on(shop: Shop, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    sizes = replace(
+        Sizes(), pixels=32, images=240, epochs=4, updates=2, eps=("8/256",), attacks=("fgsm",), attacked=4, screened=2
+    )
+    run_demo(tmp_path / "demo", SPEC, seed=0, sizes=sizes)
+    shown = capsys.readouterr().out
+    page = (tmp_path / "demo" / "report.html").read_text(encoding="utf-8")
+    assert "<html" in page
+    names = sorted(path.name.split("-")[0] for path in (tmp_path / "demo" / "mixed").iterdir())
+    assert names == ["clean", "clean", "pgd", "pgd", "wb", "wb"]
+    assert "toy" in shown
+    assert "What to try next" in shown
+    digest = Guard.load(tmp_path / "demo" / "guard").digest
+    run_demo(tmp_path / "demo", SPEC, seed=0, sizes=sizes)
+    assert Guard.load(tmp_path / "demo" / "guard").digest == digest
