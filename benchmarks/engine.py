@@ -1,0 +1,142 @@
+"""The attack engine against the bare network and against other libraries: PGD, L-infinity, 8/255, ten steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from benchmarks.peers import missing, peers
+from benchmarks.record import Record
+from benchmarks.subjects import Normalised, as_classifier, near_pictures, splitting_network
+from benchmarks.timing import Case
+from medaegis.attacks.engine import Attack
+from medaegis.attacks.objectives import CrossEntropy, Goal
+from medaegis.attacks.victim import Victim
+from medaegis.models.classifier import Classifier
+
+ABOUT = (
+    "PGD on ResNet-50 at 224 px: ours, the bare network's forward and input gradient, and other libraries with the "
+    "same ball, step and start. A case's success is counted by one judge: the float32 network as built, on the result "
+    "rounded to 8 bits. `medaegis` is the whole attack, its own verification in float32 included; `loop` is what it "
+    "spends on steps, and what is compared with the bare gradient."
+)
+EPS, STEP, STEPS = 8 / 255, 2 / 255, 10
+
+
+def run(record: Record) -> None:
+    quick = record.quick
+    name, size, batches = ("resnet18", 64, (4,)) if quick else ("resnet50", 224, (8, 16))
+    record.settings(network=name, size=size, eps="8/255", step="2/255", steps=STEPS, random_start=False)
+    images = near_pictures(max(batches), size, seed=record.seed)
+    model = splitting_network(name, images, seed=record.seed)
+    classifier = as_classifier(model, name, size=size)
+    fast = Victim(classifier)
+    plain = Victim(classifier, dtype=torch.float32, fold=False)
+    record.settings(arithmetic=str(fast.dtype).removeprefix("torch."))
+    with torch.no_grad():
+        labels = model(images).argmax(1)
+    attack = Attack(objective=CrossEntropy(), steps=STEPS, step_size=STEP / EPS)
+    for batch in batches:
+        _overhead(record, attack, fast, images[:batch], labels[:batch])
+    x, y = images[: batches[0]], labels[: batches[0]]
+    _peers(record, attack, fast, plain, model, x, y)
+
+
+def _overhead(record: Record, attack: Attack, fast: Victim, x: Tensor, y: Tensor) -> None:
+    """Ours against the bare gradient, in the fast arithmetic."""
+    eps = torch.full((len(x), 1, 1, 1), EPS)
+    goal = Goal(y)
+    cases = [
+        _case("bare folded gradient", lambda steps: _bare(fast.fast, x, y, steps), x),
+        _case("loop", lambda steps: _short(attack, steps).descend(fast, x, goal, eps, x), x),
+        _case("medaegis", lambda steps: _short(attack, steps).run(fast, x, y, eps=EPS, batch_size=len(x)), x),
+    ]
+    group = f"overhead, batch {len(x)}"
+    seconds = record.measure(group, cases, unit="image-step", rounds=5, budget=5 if record.quick else 45)
+    record.ratio(
+        f"loop / bare folded gradient, batch {len(x)}", seconds, "loop", "bare folded gradient", goal="<= 1.05"
+    )
+    record.ratio(
+        f"whole attack of {STEPS} steps / bare folded gradient, batch {len(x)}",
+        seconds,
+        "medaegis",
+        "bare folded gradient",
+    )
+
+
+def _peers(
+    record: Record, attack: Attack, fast: Victim, plain: Victim, model: Normalised, x: Tensor, y: Tensor
+) -> None:
+    """Ours against other libraries, and what folding, layout and arithmetic give."""
+    found: dict[str, Tensor] = {}
+
+    def kept(name: str, make: Callable[[int], Tensor]) -> Case:
+        def run(steps: int) -> None:
+            found[name] = make(steps)
+
+        return _case(name, run, x)
+
+    cases = [
+        kept("medaegis", lambda steps: _short(attack, steps).run(fast, x, y, eps=EPS, batch_size=len(x)).images),
+        kept(
+            "medaegis, float32, not folded",
+            lambda steps: _short(attack, steps).run(plain, x, y, eps=EPS, batch_size=len(x)).images,
+        ),
+        _case("bare float32 channels-last gradient", lambda steps: _bare(plain.fast, x, y, steps), x),
+    ]
+    others = peers(model, size=x.shape[-1], eps=EPS, step=STEP, threads=torch.get_num_threads())
+    cases += [kept(name, partial(pgd, x, y)) for name, pgd in others.items()]
+    group = f"batch {len(x)}"
+    seconds = record.measure(group, cases, unit="image-step", rounds=3, budget=20 if record.quick else 240)
+    for name, images in found.items():
+        share = _success(model, images, x, y)
+        for row in record.content["measurements"]:
+            if row["group"] == group and row["name"] == name:
+                row["extra"] = {"success": share}
+    for name in others:
+        goal = ">= 4" if name == "torchattacks" else ">= 5"
+        record.ratio(f"{name} / medaegis", seconds, name, "medaegis", goal=goal)
+        record.ratio(f"{name} / medaegis in float32, not folded", seconds, name, "medaegis, float32, not folded")
+    record.ratio(
+        "medaegis in float32, not folded / bare float32 channels-last gradient",
+        seconds,
+        "medaegis, float32, not folded",
+        "bare float32 channels-last gradient",
+    )
+    if absent := missing():
+        record.note(f"Not installed and so not measured: {', '.join(absent)} (`make bench` installs them).")
+
+
+def _case(name: str, run: Callable[[int], object], x: Tensor) -> Case:
+    return Case(name, lambda: run(STEPS), work=len(x) * STEPS, warm=lambda: run(1))
+
+
+def _short(attack: Attack, steps: int) -> Attack:
+    return attack if steps == attack.steps else attack.with_options(steps=steps)
+
+
+def _bare(classifier: Classifier, x: Tensor, y: Tensor, steps: int) -> None:
+    """The least there is to do: loss and gradient at the network's own input, ready in its type and layout."""
+    network: nn.Module = classifier.network
+    z = ((x - classifier.mean) / classifier.std).to(classifier.dtype, memory_format=torch.channels_last)
+    z.requires_grad_(True)
+    for _ in range(steps):
+        torch.autograd.grad(F.cross_entropy(network(z).float(), y, reduction="sum"), z)
+
+
+@torch.no_grad()
+def _success(model: nn.Module, images: Tensor, x: Tensor, y: Tensor) -> float:
+    """Share of rounded results that the network takes for another class.
+
+    Raises:
+        RuntimeError: a result lies outside the ball.
+    """
+    furthest = float((images - x).abs().max())
+    if furthest > EPS + 1e-6:
+        raise RuntimeError(f"a result is {furthest * 255:.3f}/255 away from its image, allowed are 8/255")
+    rounded = (images * 255).round() / 255
+    return float((model(rounded).argmax(1) != y).float().mean())

@@ -1,0 +1,105 @@
+"""One step of Shield training against the sum of its parts: what the machinery around them costs."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from benchmarks.record import Record
+from benchmarks.subjects import pictures
+from benchmarks.timing import Case, Ratio, ratio
+from medaegis.cushions import parse_cushion
+from medaegis.guard.fitting import shield_config
+from medaegis.guard.shield_training import ShieldTraining
+from medaegis.images.datasets import Dataset
+from medaegis.models.backbones import create_backbone, default_taps
+from medaegis.models.classifier import Classifier
+
+ABOUT = (
+    "One update of a Shield (default recipe, JPEG-80, grey images, the victim's fast arithmetic) against its parts, "
+    "each done by hand with nothing around it: forward and input gradient of the inner attack, the Cushion as often "
+    "as a step needs it, and the Shield's own update."
+)
+
+
+def run(record: Record) -> None:
+    size, batch = (64, 4) if record.quick else (112, 16)
+    name = "resnet18"
+    training = _training(name, size, batch, record.seed)
+    config, victim, shield = training.config, training.victim, training.shield
+    record.settings(
+        network=name,
+        size=size,
+        batch=f"{batch} + {batch}",
+        inner_steps=config.inner_steps,
+        cushion="jpeg:80",
+        arithmetic=str(victim.dtype).removeprefix("torch."),
+    )
+    images = training.dataset.pixels()[: 2 * batch]
+    wanted = torch.full((2 * batch,), training.label)
+    updates = iter(range(10**9))
+    optimizer = torch.optim.AdamW(shield.parameters(), lr=0.0)
+
+    def gradient() -> None:
+        shield.requires_grad_(False)
+        for _ in range(config.inner_steps):
+            z = images[:batch].clone().requires_grad_(True)
+            seen = victim.fast.activations(z, logits=False, taps=shield.taps)
+            with torch.autocast("cpu", victim.dtype, enabled=victim.dtype != torch.float32):
+                logits = shield(seen.features)
+            torch.autograd.grad(-logits.sum(), z)
+
+    def cushion() -> None:
+        for _ in range(config.inner_steps):
+            victim.cushion(images[:batch])
+        victim.cushion(images)
+
+    def update() -> None:
+        shield.requires_grad_(True)
+        seen = victim.fast.activations(images, logits=False, taps=shield.taps)
+        with torch.autocast("cpu", victim.dtype, enabled=victim.dtype != torch.float32):
+            logits = shield(seen.features)
+        optimizer.zero_grad()
+        F.binary_cross_entropy_with_logits(logits, (wanted == training.label).float()).backward()
+        optimizer.step()
+
+    whole = "whole training step"
+    parts = {"inner attack's gradients": gradient, "cushion": cushion, "Shield's update": update}
+    cases = [
+        Case(whole, lambda: training._update(next(updates)), batch),  # what train() repeats, without its checkpoints
+        *(Case(part, work, batch) for part, work in parts.items()),
+    ]
+    group = f"{batch} genuine + {batch} adversarial"
+    seconds = record.measure(group, cases, unit="image", rounds=10, budget=5 if record.quick else 40)
+    total = {**seconds, "sum": [sum(each) for each in zip(*(seconds[part] for part in parts), strict=True)]}
+    record.add("whole training step / sum of its parts", ratio(total, whole, "sum"))
+    for part in parts:
+        value: Ratio = ratio(total, part, whole)
+        record.add(f"share of the step: {part}", value)
+
+
+def _training(name: str, size: int, batch: int, seed: int) -> ShieldTraining:
+    count = 4 * batch
+    dataset = Dataset(
+        spec="drawn",
+        images=pictures(count, 1, size, seed=seed),
+        labels=torch.arange(count) % 2,
+        classes=("0", "1"),
+        patients=tuple(map(str, range(count))),
+        names=tuple(map(str, range(count))),
+        ids=torch.arange(count),
+    )
+    classifier = Classifier(
+        create_backbone(name, classes=2, seed=seed),
+        classes=dataset.classes,
+        size=size,
+        channels="gray",
+        taps=default_taps(name),
+        backbone=name,
+    ).eval()
+    config = shield_config("strong", classifier, updates=1000, seed=seed).model_copy(update={"batch_size": batch})
+    with tempfile.TemporaryDirectory() as folder:  # nothing is written: checkpoints belong to train()
+        return ShieldTraining(classifier, parse_cushion("jpeg:80"), dataset, 1, config, Path(folder))
