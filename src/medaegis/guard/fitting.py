@@ -48,7 +48,7 @@ def shield_config(recipe: str, classifier: Classifier, *, updates: int, seed: in
         raise ConfigError(
             "classifier", "it names no taps", "train it with taps, or name them: --taps layer1.0,layer2.0"
         )
-    common = {"updates": updates, "seed": seed, "watch_every": max(1, updates // LOOKS)}
+    common = {"updates": updates, "seed": seed, "watch_every": updates // LOOKS}
     if recipe == "paper":
         return ShieldConfig(taps=taps, **common)
     shallow = taps[min(1, len(taps) - 1)]
