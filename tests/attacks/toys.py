@@ -1,0 +1,83 @@
+"""Victims of a few hundred weights, seeded without the global random state, for attacks that take milliseconds."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from medaegis.attacks.victim import Victim
+from medaegis.cushions import parse_cushion
+from medaegis.detectors.shield import Shield, ShieldBank
+from medaegis.models.classifier import Classifier
+from tests.models.tiny_networks import Tiny, lived_in
+
+SIZE = 16
+TAPS = ("relu", "last")
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+def toy_classifier(
+    classes: int = 2, *, channels: str = "gray", seed: int = 0, shift: float = 0.0, taps: tuple[str, ...] = TAPS
+) -> Classifier:
+    """A random `Tiny` whose logits are spread out; `shift` moves them all, which changes nothing but their signs."""
+    with seeded(seed):
+        network = lived_in(Tiny(classes), seed)
+    network.fc.weight.data.mul_(20)
+    network.fc.bias.data.zero_()
+    classifier = Classifier(
+        network,
+        classes=[f"class {k}" for k in range(classes)],
+        size=SIZE,
+        channels=channels,
+        taps=taps,
+        backbone="tests.models.tiny_networks:tiny",
+    ).eval()
+    # Centred on noise, so that every class is predicted for some images.
+    with torch.no_grad():
+        network.fc.bias.data -= classifier(toy_images(64, classifier)).mean(0) - shift
+    return classifier
+
+
+def toy_images(n: int, classifier: Classifier, *, seed: int = 1, levels: int = 255) -> Tensor:
+    """Smooth random images with black and white patches, on the grid of k / levels."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand((n, classifier.in_channels, 4, 4), generator=generator)
+    images = nn.functional.interpolate(coarse, size=classifier.size, mode="bilinear").clamp(0, 1)
+    images[:, :, :3, :3], images[:, :, -3:, -3:] = 0.0, 1.0
+    return (images * levels).round() / levels
+
+
+def toy_bank(classifier: Classifier, *, taps: tuple[str, ...] = ("input", *TAPS), seed: int = 0) -> ShieldBank:
+    """Random Shields, their thresholds set on random images."""
+    shapes = classifier.tap_shapes(taps)
+    bank = ShieldBank([Shield(shapes, width=4, hidden=8, seed=seed + k) for k in range(len(classifier.classes))])
+    images = toy_images(400, classifier, seed=99)
+    with torch.no_grad():
+        for shield in bank.shields:
+            shield.standardise(classifier.activations(images, taps=taps).features)
+            # A verdict that depends on the image enough for an attack to have something to do.
+            shield.join[2].weight.mul_(50)
+        seen = classifier.activations(images, taps=taps)
+        predicted = seen.logits.argmax(1)
+        bank.calibrate(bank(seen.features, predicted), predicted, 0.9)
+    return bank.eval().requires_grad_(False)
+
+
+def toy_victim(classes: int = 2, *, cushion: str = "none", shields: bool = False, seed: int = 0, **options) -> Victim:
+    classifier = toy_classifier(classes, seed=seed)
+    bank = toy_bank(classifier) if shields else None
+    options = {"dtype": torch.float32, **options}
+    return Victim(classifier, cushion=parse_cushion(cushion), shields=bank, **options)
+
+
+@torch.no_grad()
+def toy_labels(victim: Victim, images: Tensor) -> Tensor:
+    """What the victim predicts on the clean images: then every success is the attack's."""
+    return victim.judge(images).predicted
