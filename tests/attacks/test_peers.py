@@ -1,16 +1,17 @@
 """The engine against foolbox and torchattacks: the same network, float32, nothing folded, no random start.
 
 The engine shows the network what would be written to disk, pixels rounded to 8 bits; the peers show it floats. So they
-are compared twice. "exact": the peers attack the network with that rounding in front, images and steps are multiples of
-1/256, so that every sum is exact in whatever order: the results are equal bit for bit. "plain": the peers attack the
-bare network, images and steps are whole grey levels k/255, which no library keeps to the last bit: the results are equal
-as 8-bit images, and within 2e-6 as floats.
+are compared twice. "exact": the peers attack the network with that rounding in front, images and steps are multiples
+of 1/256, so that every sum is exact in whatever order: the results are equal bit for bit. "plain": the peers attack
+the bare network, images and steps are whole grey levels k/255, which no library keeps to the last bit: the results
+are equal as 8-bit images, and within 2e-6 as floats.
 """
 
 from dataclasses import dataclass
 
 import pytest
 import torch
+from tests.attacks.toys import toy_classifier, toy_images
 from torch import nn
 
 from medaegis.attacks.balls import L2
@@ -19,7 +20,6 @@ from medaegis.attacks.objectives import CrossEntropy, Goal
 from medaegis.attacks.steps import Descent
 from medaegis.attacks.victim import Victim
 from medaegis.cushions import cushion_with_gradient, parse_cushion
-from tests.attacks.toys import toy_classifier, toy_images
 
 LEVELS = {"exact": 256, "plain": 255}
 CASES = {"fgsm": (16, 1), "bim": (2, 12), "pgd": (2, 12)}  # levels per step, steps

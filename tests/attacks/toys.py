@@ -4,13 +4,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from tests.models.tiny_networks import Tiny, lived_in
 from torch import Tensor, nn
 
 from medaegis.attacks.victim import Victim
 from medaegis.cushions import parse_cushion
 from medaegis.detectors.shield import Shield, ShieldBank
 from medaegis.models.classifier import Classifier
-from tests.models.tiny_networks import Tiny, lived_in
 
 SIZE = 16
 TAPS = ("relu", "last")

@@ -1,0 +1,103 @@
+"""Objectives against closed forms."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medaegis.attacks.objectives import CarliniWagner, CrossEntropy, Goal, ShieldLogit, View, margin, without
+from medaegis.errors import ConfigError
+
+LOGITS = torch.tensor([[-3.0, -1.0, -2.0], [4.0, 0.0, 1.0], [-5.0, -5.5, -9.0]])
+LABELS = torch.tensor([1, 0, 0])
+TARGETS = torch.tensor([0, 2, 1])
+logit = st.floats(-50, 50, width=32)
+
+
+def view(targets=None, *, logits=LOGITS, shield=None):
+    return View(Goal(LABELS[: len(logits)], targets), logits, {}, shield)
+
+
+def test_cross_entropy():
+    for i, row in enumerate(LOGITS.tolist()):
+        total = math.log(sum(math.exp(v) for v in row))
+        untargeted = CrossEntropy()(view())[i].item()
+        assert untargeted == pytest.approx(row[LABELS[i]] - total, abs=1e-6)
+        assert CrossEntropy()(view(TARGETS))[i].item() == pytest.approx(total - row[TARGETS[i]], abs=1e-6)
+
+
+def test_margin_of_negative_logits():
+    """The largest other logit by masking with a product would be 0 here."""
+    assert CarliniWagner()(view()).tolist() == [1.0, 3.0, 0.5]
+    assert CarliniWagner()(view(TARGETS)).tolist() == [2.0, 3.0, 0.5]
+
+
+def test_class_0_is_a_target():
+    goal = Goal(torch.tensor([1, 2]), torch.tensor([0, 0]))
+    logits = torch.tensor([[1.0, 3.0, 0.0], [5.0, 0.0, 1.0]])
+    assert margin(logits, goal).tolist() == [2.0, -4.0]
+    assert goal.reached(torch.tensor([0, 1])).tolist() == [True, False]
+
+
+@pytest.mark.parametrize("kappa", [0.0, 1.0, 2.5])
+def test_kappa_stops_the_margin(kappa):
+    logits = torch.tensor([[0.0, 10.0, 1.0]], requires_grad=True)
+    goal = Goal(torch.tensor([0]), torch.tensor([1]))
+    loss = CarliniWagner(kappa)(View(goal, logits, {}))
+    assert loss.item() == -kappa
+    assert torch.autograd.grad(loss.sum(), logits)[0].eq(0).all()
+    assert CarliniWagner()(View(goal, logits, {})).item() == -9.0
+
+
+@given(st.lists(logit, min_size=2, max_size=6), st.data())
+def test_margin_says_whether_the_goal_is_reached(row, data):
+    k = len(row)
+    label = data.draw(st.integers(0, k - 1))
+    target = data.draw(st.none() | st.integers(0, k - 1).filter(lambda t: t != label))
+    goal = Goal(torch.tensor([label]), None if target is None else torch.tensor([target]))
+    logits = torch.tensor([row])
+    distance = margin(logits, goal).item()
+    others = [v for i, v in enumerate(logits[0].tolist()) if i != (label if target is None else target)]
+    mine = logits[0, label if target is None else target].item()
+    assert distance == pytest.approx(mine - max(others) if target is None else max(others) - mine, abs=1e-5)
+    if distance != 0:
+        assert bool(goal.reached(logits.argmax(1))) == (distance < 0)
+
+
+def test_without_takes_one_class_out():
+    assert without(LOGITS, LABELS).argmax(1).tolist() == [2, 2, 1]
+    assert torch.isfinite(LOGITS).all(), "changed in place"
+
+
+def test_shield_logit_asks_the_shield_of_the_class_to_be():
+    asked = []
+
+    def shield(features, classes):
+        asked.append(classes.tolist())
+        return torch.tensor([0.5, -1.0, 2.0])
+
+    assert ShieldLogit()(view(TARGETS, shield=shield)).tolist() == [-0.5, 1.0, -2.0]
+    ShieldLogit()(view(shield=shield))
+    assert asked == [[0, 2, 1], [2, 2, 1]]
+
+
+def test_objectives_add_and_scale():
+    def shield(features, classes):
+        return torch.tensor([0.5, -1.0, 2.0])
+
+    joint = CarliniWagner(kappa=1.0) + 0.1 * ShieldLogit() + CrossEntropy()
+    seen = view(TARGETS, shield=shield)
+    expected = CarliniWagner(1.0)(seen) - 0.1 * torch.tensor([0.5, -1.0, 2.0]) + CrossEntropy()(seen)
+    torch.testing.assert_close(joint(seen), expected)
+    assert joint.needs_shield
+    assert joint.needs_logits
+    assert not (2.0 * ShieldLogit()).needs_logits
+
+
+def test_what_is_missing_is_said():
+    with pytest.raises(ConfigError, match="needs a Shield"):
+        ShieldLogit()(view(TARGETS))
+    with pytest.raises(ConfigError, match="targets"):
+        Goal(LABELS).class_to_be(None)
