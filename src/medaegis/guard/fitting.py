@@ -14,6 +14,7 @@ from torch import Tensor
 
 from medaegis.attacks.engine import Attack
 from medaegis.attacks.objectives import ShieldLogit
+from medaegis.attacks.steps import Descent
 from medaegis.attacks.victim import Victim
 from medaegis.cushions import Cushion
 from medaegis.detectors.shield import Shield, ShieldBank, enough_to_calibrate
@@ -25,13 +26,13 @@ from medaegis.images.splits import Split
 from medaegis.models.classifier import INPUT, Classifier
 from medaegis.progress import Progress, silent
 
-WATCHED_EPS = (4, 8, 16)  # of 256
+WATCHED_EPS = (4, 8, 16, 64)  # of 256; at 64 a sound attack must win, or gradients are masked
 WATCHED_IMAGES = 64
 LOOKS = 8  # at robustness during one training
 
 RECIPES: dict[str, str] = {
     "paper": "Medical Aegis: the backbone's taps, eps growing over the whole training, a fresh start for each attack",
-    "strong": "ours, the default: the pixels and one shallow tap, perturbations carried on, small eps mixed in",
+    "strong": "ours, the default: the pixels and one shallow tap, attacks of many kinds, small eps mixed in",
 }
 
 
@@ -52,7 +53,15 @@ def shield_config(recipe: str, classifier: Classifier, *, updates: int, seed: in
     if recipe == "paper":
         return ShieldConfig(taps=taps, **common)
     shallow = taps[min(1, len(taps) - 1)]
-    return ShieldConfig(taps=(INPUT, shallow), **common, eps_growth=0.25, eps_below=0.25, inner_steps=5, lifetime=4)
+    return ShieldConfig(
+        taps=(INPUT, shallow),
+        **common,
+        eps_growth=0.25,
+        eps_below=0.25,
+        inner_steps=7,
+        inner_step=(0.1, 0.4),
+        momentum_share=0.5,
+    )
 
 
 def fit_guard(
@@ -170,7 +179,7 @@ def robustness(
     if not len(genuine) or not len(foreign):
         raise DataError(dataset.spec, f"no validation image of class {label} or of another one", "give more images")
     targets = torch.full((len(foreign),), label)
-    attack = Attack(objective=ShieldLogit(), steps=20, random_start=True)
+    attack = Attack(objective=ShieldLogit(), rule=Descent(momentum=1.0), steps=20)
 
     def look(shield: Shield) -> dict[str, float]:
         victim = Victim(classifier, cushion=cushion, shields=ShieldBank([shield] * len(classifier.classes)))

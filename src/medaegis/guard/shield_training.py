@@ -16,12 +16,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import Tensor
 
 from medaegis.attacks.balls import Linf
 from medaegis.attacks.engine import Attack
 from medaegis.attacks.objectives import CarliniWagner, Goal, Objective, ShieldLogit
+from medaegis.attacks.steps import Descent
 from medaegis.attacks.victim import Victim
 from medaegis.cushions import Cushion
 from medaegis.detectors.shield import Shield, ShieldBank
@@ -49,7 +50,10 @@ class ShieldConfig(BaseModel):
             1/256 to 16/256 over all of them).
         eps_below: share of the adversaries whose radius is drawn from (0, eps of now], so that small budgets are
             trained too.
-        inner_steps, inner_step: steps of an update's attack, and their length in units of eps.
+        inner_steps, inner_step: steps of an update's attack, and the bounds of their length in units of eps, drawn
+            anew (log-uniform) for every update.
+        momentum_share: share of the updates whose attack accumulates its gradients (MIM). Against one kind of step
+            alone a Shield learns to be rough where that step lands instead of robust.
         lifetime: an image keeps its perturbation and its augmentation for this many visits, so that short attacks add
             up to long ones; 1 starts afresh each time, as the paper does.
         classifier_share: share of the updates whose attack also drives the classifier (the WB attack).
@@ -70,7 +74,8 @@ class ShieldConfig(BaseModel):
     eps_growth: float = Field(default=1.0, gt=0, le=1)
     eps_below: float = Field(default=0.0, ge=0, le=1)
     inner_steps: int = Field(default=10, ge=1)
-    inner_step: float = Field(default=0.25, gt=0)
+    inner_step: tuple[float, float] = (0.25, 0.25)
+    momentum_share: float = Field(default=0.0, ge=0, le=1)
     lifetime: int = Field(default=1, ge=1)
     classifier_share: float = Field(default=0.0, ge=0, le=1)
     lr: float = Field(default=1e-3, gt=0)
@@ -78,6 +83,13 @@ class ShieldConfig(BaseModel):
     average: float = Field(default=0.998, ge=0, lt=1)
     watch_every: int = Field(default=0, ge=0)
     seed: int = Field(default=0, ge=0, lt=2**63)
+
+    @field_validator("inner_step")
+    @classmethod
+    def _bounds(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not 0 < value[0] <= value[1]:
+            raise ValueError("give the shortest and the longest step, both above 0")
+        return value
 
 
 class ShieldTraining:
@@ -236,10 +248,17 @@ class ShieldTraining:
         carried = (epochs % config.lifetime != 0) & (self.visits[rows] > 0)
         start = torch.where(carried.view(-1, 1, 1, 1).to(x.device), self.memory[rows].to(x), start)
         z = Linf().project_(x + start, x, eps)
+        draws = uniforms(config.seed, 4 * update + 5, torch.zeros(1, dtype=torch.int64), 3)[0].tolist()
         objective: Objective = ShieldLogit()
-        if float(uniforms(config.seed, 4 * update + 5, torch.zeros(1, dtype=torch.int64), 1)) < config.classifier_share:
+        if draws[0] < config.classifier_share:
             objective = CarliniWagner(kappa=1.0) + ShieldLogit()
-        attack = Attack(objective=objective, steps=config.inner_steps, step_size=config.inner_step)
+        low, high = config.inner_step
+        attack = Attack(
+            objective=objective,
+            rule=Descent(momentum=1.0 if draws[1] < config.momentum_share else 0.0),
+            steps=config.inner_steps,
+            step_size=low * (high / low) ** draws[2],
+        )
         wanted = torch.full((len(x),), self.label, device=x.device)
         goal = Goal(self.dataset.labels[self.foreign[rows]].to(x.device), wanted)
         z = attack.descend(self.victim, x, goal, eps, z)
