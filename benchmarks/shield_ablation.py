@@ -3,7 +3,7 @@
     python -m benchmarks.shield_ablation runs/classifier chest-xray:PATH --out benchmarks/results/shield-ablation.jsonl
 
 One JSON line per look: variant, update, seconds of training, AUROC on clean validation images against attacked ones (20
-steps on the Shield's logit) at 4, 8 and 16 of 256. A killed run goes on where it was; finished variants stay.
+steps on the Shield's logit) at 4, 8, 16 and 64 of 256. A killed run goes on where it was; finished variants stay.
 """
 
 from __future__ import annotations
@@ -34,9 +34,10 @@ def variants(taps: tuple[str, ...]) -> dict[str, dict[str, Any]]:
         "shallow tap only": {"taps": (shallow,)},
         "the paper's taps": {"taps": taps},
         "pixels and all taps": {"taps": (INPUT, *taps)},
-        "fresh start each time": {"lifetime": 1},
-        "fresh start, 10 steps": {"lifetime": 1, "inner_steps": 10},
+        "one kind of step": {"inner_step": (0.25, 0.25), "momentum_share": 0.0},
+        "one kind of step, carried on": {"inner_step": (0.25, 0.25), "momentum_share": 0.0, "lifetime": 4},
         "3 inner steps": {"inner_steps": 3},
+        "15 inner steps": {"inner_steps": 15},
         "eps of now only": {"eps_below": 0.0},
         "half of the attacks are WB": {"classifier_share": 0.5},
         "no Cushion": {"cushion": "none"},

@@ -66,6 +66,12 @@ CATALOGUE: dict[str, Entry] = {
         Attack(objective=_WHITE_BOX, rule=Descent(decay=0.1), random_start=True, steps=100),
         adaptive=True,
     ),
+    "wb-momentum": Entry(
+        "White-box with momentum, from the clean image",
+        "Dong 2018 on the loss of Medical Aegis",
+        Attack(objective=_WHITE_BOX, rule=Descent(momentum=1.0), steps=100),
+        adaptive=True,
+    ),
     "wb-adaptive": Entry(
         "White-box with Auto-PGD steps",
         "Croce 2020 on the loss of Medical Aegis",

@@ -49,19 +49,18 @@ def shield_config(recipe: str, classifier: Classifier, *, updates: int, seed: in
         raise ConfigError(
             "classifier", "it names no taps", "train it with taps, or name them: --taps layer1.0,layer2.0"
         )
-    common = {"updates": updates, "seed": seed, "watch_every": updates // LOOKS}
+    paper = ShieldConfig(taps=taps, updates=updates, seed=seed, watch_every=updates // LOOKS)
     if recipe == "paper":
-        return ShieldConfig(taps=taps, **common)
-    shallow = taps[min(1, len(taps) - 1)]
-    return ShieldConfig(
-        taps=(INPUT, shallow),
-        **common,
-        eps_growth=0.25,
-        eps_below=0.25,
-        inner_steps=7,
-        inner_step=(0.1, 0.4),
-        momentum_share=0.5,
-    )
+        return paper
+    ours = {
+        "taps": (INPUT, taps[min(1, len(taps) - 1)]),
+        "eps_growth": 0.25,
+        "eps_below": 0.25,
+        "inner_steps": 7,
+        "inner_step": (0.1, 0.4),
+        "momentum_share": 0.5,
+    }
+    return paper.model_copy(update=ours)
 
 
 def fit_guard(
