@@ -174,8 +174,8 @@ class Guard:
         try:
             return self._findings(self.judge(images, batch_size=max(1, len(images))))
         except Exception as error:  # the boundary where every failure, foreseen or not, must end as "withheld"
-            if len(images) == 1:
-                return [self._failed(error)]
+            if len(images) < 2:
+                return [self._failed(error) for _ in images]
         return [finding for image in images.split(1) for finding in self._inspect(image)]
 
     def _findings(self, verdict: Verdict) -> list[Finding]:
