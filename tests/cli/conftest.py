@@ -1,29 +1,30 @@
 """One tiny guard, made once by the very commands under test; every test that needs a guard shares it."""
 
+from collections.abc import Iterator
+
 import pytest
-from tests.cli.shop import SPEC, Shop, call
+from tests.cli.shop import SIDE, TRAINING, Shop, call, draw
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Decoded images never go into the user's cache; the tests of a session share one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MEDAEGIS_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
-    """train -> keys -> fit, once a session, on 240 drawn images of 32 px."""
+    """data -> train -> keys -> fit, once a session."""
     made = Shop(tmp_path_factory.mktemp("shop"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MEDAEGIS_CACHE", str(made.root / "cache"))
-        for arguments in (
-            ("keys", made.root / "keys"),
-            ("train", SPEC, "--size", 32, "--epochs", 4, "--device", "cpu", "--out", made.classifier),
-            (
-                *("fit", made.classifier, SPEC, "--updates", 4, "--out", made.guard),
-                *("--sign", made.root / "keys" / "signing-key.pem"),
-            ),
-        ):
-            result = call(*arguments)
-            assert result.exit_code == 0, result.output
+    draw(made.root / "data")
+    secret = made.root / "keys" / "signing-key.pem"
+    for command in (
+        f"keys {made.root / 'keys'}",
+        f"train {made.spec} --size {SIDE} --channels gray {TRAINING} --out {made.classifier}",
+        f"fit {made.classifier} {made.spec} --updates 4 --sign {secret} --out {made.guard}",
+    ):
+        result = call(*command.split())
+        assert result.exit_code == 0, result.output
     return made
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Decoded images never go into the user's cache; tests of a session share one."""
-    monkeypatch.setenv("MEDAEGIS_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))

@@ -40,6 +40,17 @@ def test_help_shows_an_example_whose_options_exist(command: tuple[str, ...], mon
         assert re.search(rf"{option}\b", result.stdout), option
 
 
+def test_every_command_is_in_the_readme_and_every_example_there_is_a_command():
+    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    table = text[text.index("## Commands") : text.index("Every `--help`")]
+    named = {tuple(words.split()) for words in re.findall(r"medaegis ((?:data )?[a-z]+)", table)}
+    assert named | {("data", "schemes")} == set(COMMANDS)
+    for line in re.findall(r"^medaegis +(.*)$", text, re.MULTILINE):
+        verb, *words = shlex.split(line)
+        shown = call(verb, "--help").stdout
+        assert all(word in shown for word in words if word.startswith("--")), line
+
+
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 def test_options_with_a_default_show_it(command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("COLUMNS", "400")  # no line is broken

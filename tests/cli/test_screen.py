@@ -12,15 +12,17 @@ import pytest
 from PIL import Image
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
-from tests.cli.shop import SPEC, Shop, call
+from tests.cli.shop import SIDE, Shop, call
 
 from medaegis.images import load_dataset
 
 UNKNOWN_SYNTAX = "1.2.826.0.1.3680043.8.498.1"
 
 
-def drawn(count: int) -> np.ndarray:
-    return load_dataset(SPEC, size=32, channels="gray").images[:count, 0].numpy()
+def drawn(shop: Shop, count: int) -> np.ndarray:
+    """Some images of both classes."""
+    dataset = load_dataset(shop.spec, size=SIDE, channels="gray", limit=count)
+    return dataset.images[:, 0].numpy()
 
 
 def png(path: Path, pixels: np.ndarray, mode: str | None = None) -> None:
@@ -59,10 +61,10 @@ def dicom(
 
 
 @pytest.fixture(scope="module")
-def batch(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def batch(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Good files of many kinds beside every bad one of the acceptance list."""
     folder = tmp_path_factory.mktemp("batch")
-    images = drawn(4)
+    images = drawn(shop, 4)
     png(folder / "good.png", images[0])
     png(folder / "good-palette.png", images[0], "P")
     Image.fromarray(images[1].astype(np.uint16) * 257).save(folder / "good-16bit.png")
@@ -132,7 +134,7 @@ def noise(folder: Path, count: int) -> list[Path]:
 
 
 def test_only_accepted_images_get_a_diagnosis(shop: Shop, tmp_path: Path):
-    for i, image in enumerate(drawn(24)):
+    for i, image in enumerate(drawn(shop, 24)):
         png(tmp_path / f"clean-{i:02d}.png", image)
     noise(tmp_path, 8)
     result = call("screen", shop.guard, tmp_path, "--format", "csv")
@@ -150,7 +152,7 @@ def test_only_accepted_images_get_a_diagnosis(shop: Shop, tmp_path: Path):
 
 
 def test_exit_code_is_0_when_all_are_accepted(shop: Shop, tmp_path: Path):
-    for i, image in enumerate(drawn(12)):
+    for i, image in enumerate(drawn(shop, 12)):
         png(tmp_path / f"{i}.png", image)
     found = [json.loads(line) for line in call("screen", shop.guard, tmp_path, "--format", "jsonl").stdout.splitlines()]
     accepted = [one["file"] for one in found if one["status"] == "accepted"]
