@@ -5,7 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PEERS_READY := $(VENV)/.peers
-# Installed without dependencies: torchattacks would bring torchvision and an old requests.
+# Tests and benchmarks compare with them. Installed without dependencies: torchattacks would bring torchvision and an
+# old requests.
 PEERS := torchattacks foolbox eagerpy adversarial-robustness-toolbox \
 	GitPython gitdb smmap six tqdm requests certifi charset-normalizer idna urllib3
 
@@ -20,7 +21,7 @@ help: ## show this list
 demo: $(READY) ## phantoms to a guarded diagnosis and a report, in runs/demo (DATA=chest-xray:PATH for real images)
 	$(BIN)/medaegis demo --out runs/demo $(if $(DATA),--data "$(DATA)")
 
-test: $(READY) ## all tests, two at a time
+test: $(PEERS_READY) ## all tests, two at a time; the engine against other libraries too
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 lint: $(READY) ## style, formatting and strict types
