@@ -141,7 +141,7 @@ class Guard:
         """The whole guard as the target of an attack (see `Victim`)."""
         return Victim(self.classifier, cushion=self.cushion, shields=self.bank, gradient=gradient, dtype=dtype)
 
-    def judge(self, images: Tensor, *, batch_size: int = 32) -> Verdict:
+    def judge(self, images: Tensor, *, batch_size: int = 16) -> Verdict:
         """Raw verdicts of `(N, C, H, W)` images in [0, 1]; errors propagate (`inspect` is the safe door).
 
         Images and verdicts stay on the images' device, wherever the guard computes.
@@ -157,7 +157,7 @@ class Guard:
         logits: Tensor = self._exact.exact(images.to(self._exact.device))
         return logits.to(images.device)
 
-    def inspect(self, images: Tensor, *, batch_size: int = 32) -> list[Finding]:
+    def inspect(self, images: Tensor, *, batch_size: int = 16) -> list[Finding]:
         """One finding per image of `(N, C, H, W)` in [0, 1]; whatever goes wrong withholds the diagnosis.
 
         A failure in a batch is narrowed down to the images that cause it; the others get their findings.
