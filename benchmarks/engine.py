@@ -56,7 +56,7 @@ def _overhead(record: Record, attack: Attack, fast: Victim, x: Tensor, y: Tensor
         _case("medaegis", lambda steps: _short(attack, steps).run(fast, x, y, eps=EPS, batch_size=len(x)), x),
     ]
     group = f"overhead, batch {len(x)}"
-    seconds = record.measure(group, cases, unit="image-step", rounds=5, budget=5 if record.quick else 45)
+    seconds = record.measure(group, cases, unit="image-step", rounds=5, budget=5 if record.quick else 35)
     record.ratio(
         f"loop / bare folded gradient, batch {len(x)}", seconds, "loop", "bare folded gradient", goal="<= 1.05"
     )
@@ -91,7 +91,7 @@ def _peers(
     others = peers(model, size=x.shape[-1], eps=EPS, step=STEP, threads=torch.get_num_threads())
     cases += [kept(name, partial(pgd, x, y)) for name, pgd in others.items()]
     group = f"batch {len(x)}"
-    seconds = record.measure(group, cases, unit="image-step", rounds=3, budget=20 if record.quick else 240)
+    seconds = record.measure(group, cases, unit="image-step", rounds=3, budget=20 if record.quick else 200)
     for name, images in found.items():
         share = _success(model, images, x, y)
         for row in record.content["measurements"]:

@@ -55,7 +55,7 @@ def _infer(way: str, name: str, size: int, batch: int) -> Callable[[], object]:
         frozen = as_classifier(model, name, size=size).frozen()
         return lambda: frozen(images)
     guard = guarded(as_classifier(model, name, size=size))
-    return lambda: guard.inspect(images, batch_size=batch)
+    return lambda: guard.inspect(images)
 
 
 def main(arguments: list[str]) -> None:
