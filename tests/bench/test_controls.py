@@ -1,0 +1,208 @@
+"""Controls must fail where they should: for victims and attacks that deserve it."""
+
+import dataclasses
+from types import SimpleNamespace
+
+import pytest
+import torch
+from tests.bench.small import fitted
+
+from medaegis.attacks.victim import Verdict
+from medaegis.bench import controls
+from medaegis.bench.controls import run_controls
+from medaegis.bench.evaluation import Field, Planned
+from medaegis.bench.store import Store
+from medaegis.progress import silent
+
+N = 40
+
+
+def piece(fooled, accepted=0.0, *, bare=None):
+    """Stored outcome in which a share of N images fools, and a share of those is accepted."""
+    made = torch.arange(N) < round(fooled * N)
+    found = {"fooled": made, "accepted": torch.arange(N) < round(accepted * fooled * N)}
+    return found if bare is None else {**found, "fooled_bare": torch.arange(N) < round(bare * N)}
+
+
+def planned(attack, levels, **options):
+    return Planned(attack, levels / 256, f"{levels}/256", **options)
+
+
+def by_name(found):
+    return {control.name.split(":")[0].split(",")[0]: control for control in found}
+
+
+# ---- from outcomes alone
+
+
+@pytest.mark.parametrize(
+    ("bare", "cushioned", "expected"),
+    [(1.0, 1.0, (True, True)), (0.975, 1.0, (False, True)), (1.0, 0.9, (True, False))],
+)
+def test_attacks_must_work_where_nothing_protects(bare, cushioned, expected):
+    outcomes = [
+        (planned("pgd", 16), piece(cushioned, bare=bare)),
+        (planned("bim", 16), piece(1.0, bare=1.0)),
+        (planned("fgsm", 16), piece(0.1, bare=0.1)),  # one step proves nothing
+        (planned("pgd", 4), piece(0.1, bare=0.1)),  # nor does a small eps
+        (planned("pgd-l2", 64), piece(0.1, bare=0.1)),
+        (planned("wb", 64), piece(0.1)),
+    ]
+    alone, through = controls._undefended(outcomes)
+    assert (alone.passed, through.passed) == expected
+    assert "16/256" in alone.name
+    assert "fgsm" not in alone.measured
+
+
+def test_no_iterated_linf_attack_no_such_control():
+    assert controls._undefended([(planned("pgd-l2", 8), piece(1.0, bare=1.0))]) == []
+    assert controls._undefended([(planned("wb", 8), piece(1.0))]) == []
+
+
+@pytest.mark.parametrize(("pgd", "fgsm", "passed"), [(0.9, 0.5, True), (0.9, 0.9, True), (0.5, 0.6, False)])
+def test_many_steps_must_beat_one(pgd, fgsm, passed):
+    outcomes = [(planned("pgd", 8), piece(pgd)), (planned("fgsm", 8), piece(fgsm)), (planned("pgd", 4), piece(0.0))]
+    (control,) = controls._steps_beat_one(outcomes)
+    assert control.passed is passed
+    assert controls._steps_beat_one(outcomes[1:]) == []
+
+
+def test_short_attacks_stand_beside_long_ones():
+    outcomes = [
+        (planned("wb", 16), piece(1.0, 0.8)),
+        (planned("wb", 16, steps=20), piece(1.0, 0.2)),
+        (planned("wb", 4, steps=20), piece(1.0, 0.2)),
+        (planned("wb", 16, steps=20, gradient="twin"), piece(1.0, 0.2)),
+        (planned("wb", 16, steps=20, restarts=5), piece(1.0, 0.2)),
+    ]
+    (control,) = controls._patience(outcomes)
+    assert control.measured == "undetected 80.0% against 20.0% at 16/256"
+    assert control.passed is None
+
+
+class Far:
+    """A field whose attacks get a given share through."""
+
+    def __init__(self, shares):
+        self.shares, self.asked = shares, []
+
+    def first(self, n):
+        return self
+
+    def attack(self, cell, progress):
+        self.asked.append(cell)
+        return piece(1.0, self.shares[cell.eps_text])
+
+
+@pytest.mark.parametrize(
+    ("curve", "far", "passed"),
+    [
+        ({4: 0.0, 16: 0.5}, {"32/256": 0.9, "64/256": 1.0}, True),
+        ({4: 0.0, 16: 0.5}, {"32/256": 0.5, "64/256": 0.5}, False),  # stuck
+        ({4: 0.8, 16: 0.2}, {"32/256": 0.9, "64/256": 1.0}, False),  # falls
+        ({4: 0.0, 64: 1.0}, {}, True),
+    ],
+)
+def test_more_eps_must_end_in_full_success(curve, far, passed):
+    field = Far(far)
+    outcomes = [(planned("wb", levels, steps=7), piece(1.0, share)) for levels, share in curve.items()]
+    outcomes.append((planned("wb", max(curve), steps=2), piece(1.0, 0.0)))
+    control = controls._full_success(field, outcomes, silent)
+    assert control.passed is passed
+    assert [cell.eps_text for cell in field.asked] == list(far)
+    assert all(cell.steps == 7 for cell in field.asked), "the far end is walked as long as the rest"
+
+
+# ---- with a real guard
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    return tmp_path_factory.mktemp("work")
+
+
+@pytest.fixture
+def scene(work, tmp_path):
+    guard, dataset, split = fitted(work)
+    test = dataset.subset(split.adv_test)
+    key = {"guard": guard.fingerprint()}
+    field = Field(guard, test, guard.judge(test.pixels()), torch.arange(len(test)), 0, Store(tmp_path / "pieces"), key)
+    return guard, dataset, split, field
+
+
+def test_harmless_changes_are_measured_on_real_noise(scene):
+    guard, _, _, field = scene
+    seen = []
+    judge = guard.judge
+
+    def watching(images):
+        seen.append(images)
+        return judge(images)
+
+    guard.judge = watching
+    for control, images in zip((controls._noise(guard, field), controls._extra_jpeg(guard, field)), seen, strict=True):
+        share = float(judge(images).accepted.float().mean())
+        clean = float(field.clean.accepted.float().mean())
+        assert control.passed is (abs(share - clean) <= 0.1)
+        assert f"{share:.1%} accepted" in control.measured
+    noisy, pressed = ((images - field.test.pixels()) * 255 for images in seen)
+    assert noisy.round().abs().max() == 16
+    assert noisy.mean().abs() < 1
+    assert 0 < pressed.abs().mean() < 16
+
+
+def test_a_guard_that_cries_wolf_fails(scene):
+    """It rejects whatever is not bit for bit an image it knows."""
+    _guard, _, _, field = scene
+    known = {bytes(image.numpy()) for image in field.test.images}
+
+    def judge(images):
+        found = torch.tensor([bytes((image * 255).round().to(torch.uint8).numpy()) in known for image in images])
+        return Verdict(torch.zeros(len(images), 2), torch.zeros(len(images)).long(), torch.zeros(len(images)), found)
+
+    paranoid = SimpleNamespace(judge=judge)
+    field.clean = judge(field.test.pixels())
+    assert controls._noise(paranoid, field).passed is False
+    assert controls._extra_jpeg(paranoid, field).passed is False
+    calm = SimpleNamespace(
+        judge=lambda images: dataclasses.replace(judge(images), accepted=torch.ones(len(images)) > 0)
+    )
+    assert controls._noise(calm, field).passed is True
+
+
+def test_the_planted_weakness_is_broken_and_blunt_attacks_are_found_out(scene, monkeypatch):
+    """With an attack that stands still the control fails: it is not passed by construction."""
+    guard, dataset, split, field = scene
+    monkeypatch.setattr(controls, "PLANTED_UPDATES", 6)
+    monkeypatch.setattr(controls, "FAR_IMAGES", 12)
+    entry = controls.find_attack("wb")
+    shorter = dataclasses.replace(entry, attack=entry.attack.with_options(steps=15))
+    monkeypatch.setattr(controls, "find_attack", lambda name: shorter)
+    sharp = controls._planted_weakness(guard, dataset, split, field, silent)
+    blunt_entry = dataclasses.replace(
+        entry, attack=entry.attack.with_options(steps=1, step_size=1e-9, random_start=False)
+    )
+    monkeypatch.setattr(controls, "find_attack", lambda name: blunt_entry)
+    blunt = controls._planted_weakness(guard, dataset, split, field, silent)
+    share = [float(control.measured.split("%")[0]) for control in (sharp, blunt)]
+    assert share[0] > share[1] == 0
+    assert blunt.passed is False
+    assert sharp.passed is (share[0] >= 90)
+
+
+def test_run_controls_takes_what_applies(scene, monkeypatch):
+    guard, dataset, split, field = scene
+    monkeypatch.setattr(controls, "_planted_weakness", lambda *_: pytest.fail("asked for"))
+    monkeypatch.setattr(controls, "FAR_IMAGES", 4)
+    few = [(planned("pgd", 8), piece(1.0, bare=1.0))]
+    names = by_name(run_controls(guard, dataset, split, field, few, planted=True, progress=silent))
+    assert list(names) == [
+        "Random noise of 16/256",
+        "One more JPEG pass at quality 90",
+        "Attacks on the classifier alone",
+        "Attacks through the Cushion",
+    ]
+    more = [*few, (planned("fgsm", 8), piece(0.5, bare=0.5)), (planned("wb", 8, steps=2), piece(0.5))]
+    names = by_name(run_controls(guard, dataset, split, field, more, planted=False, progress=silent))
+    assert "Many steps beat one" in names
+    assert "More eps ends in full success (WB)" in names
