@@ -121,7 +121,9 @@ class Guard:
         digest: str = "",
     ) -> None:
         self.classifier, self.cushion = classifier, cushion
-        self.bank = bank.to(classifier.device).eval().requires_grad_(False)
+        # The same memory layout however it came about, so that a loaded guard computes the very bits of the saved one.
+        bank.to(classifier.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.bank = bank.eval().requires_grad_(False)
         self.tnr, self.digest = tnr, digest
         self.calibration, self.training = dict(calibration or {}), dict(training or {})
         self._exact = Victim(classifier, cushion=cushion, shields=bank, dtype=torch.float32)
