@@ -287,8 +287,7 @@ class ShieldTraining:
         if found is None:
             return
         tensors, document = found
-        # A checkpoint from before the classifier was written down is taken at its key's word.
-        if document["key"] != self.key or document.get("classifier", self.protected) != self.protected:
+        if (document.get("key"), document.get("classifier")) != (self.key, self.protected):
             raise ConfigError(
                 self.folder,
                 "holds a training with other settings, data, Cushion or classifier",
@@ -304,7 +303,7 @@ class ShieldTraining:
                 state["state"].setdefault(int(i), {})[name] = value
         self.optimizer.load_state_dict(state)
         self.done, self.seconds, self.history = document["done"], document["seconds"], document["history"]
-        self.loss = document.get("loss", 0.0)
+        self.loss = document["loss"]
 
 
 class _OneShield(ShieldBank):
