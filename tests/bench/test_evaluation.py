@@ -1,0 +1,333 @@
+"""A whole evaluation on drawn X-rays: every column by hand from the stored pieces, and a kill in the middle."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import roc_auc_score
+from tests.bench.small import CELLS, data, fitted, measure
+
+from medaegis.attacks.engine import pick_targets
+from medaegis.bench import controls, evaluation
+from medaegis.bench.archive import read_evaluation
+from medaegis.bench.evaluation import Planned, _draw, evaluate_guard, plan
+from medaegis.bench.store import Store
+from medaegis.errors import ConfigError, DataError
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    return tmp_path_factory.mktemp("work")
+
+
+@pytest.fixture(scope="module")
+def whole(work):
+    """The evaluation, its folder, and every piece that was stored for it, in order."""
+    pieces, ask = [], Store.get
+
+    def get(self, key, compute):
+        piece = ask(self, key, compute)
+        pieces.append((key, piece))
+        return piece
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Store, "get", get)
+        patch.setattr(evaluation, "CHUNK", 8)
+        patch.setattr(controls, "FAR_IMAGES", 8)
+        found = measure(work, work / "whole")
+    return found, work / "whole", pieces
+
+
+@pytest.fixture(scope="module")
+def scene(work):
+    """What is attacked, worked out again from the guard."""
+    guard, dataset, split = fitted(work)
+    test = dataset.subset(split.adv_test)
+    verdict = guard.judge(test.pixels())
+    right = (verdict.predicted == test.labels).numpy()
+    return guard, test, verdict, right
+
+
+def rows_of(cell, pieces):
+    """The pieces of a cell, put together."""
+    planned = next(p for p in CELLS if p.id == cell.id)
+    mine = [
+        piece
+        for key, piece in pieces
+        if key["attack"] == repr(planned.value) and key["eps"] == planned.eps and key["gradient"] == planned.gradient
+    ]
+    return {name: torch.cat([piece[name] for piece in mine]).numpy() for name in mine[0]}
+
+
+def test_columns_by_hand(whole, scene):
+    found, _, pieces = whole
+    guard, test, clean, right = scene
+    n, accepted = len(test), clean.accepted.numpy()
+    assert [cell.id for cell in found.cells] == [planned.id for planned in CELLS]
+    assert 0 < right.sum() < n + 1
+    for cell in found.cells:
+        piece = rows_of(cell, pieces)
+        assert cell.n == right.sum() == len(piece["score"])
+        again = guard.judge(torch.from_numpy(piece["images"]).float() / 255)
+        fooled = again.predicted.numpy() != test.labels[right].numpy()
+        broken = fooled & again.accepted.numpy()
+        assert cell.success == pytest.approx(fooled.mean())
+        assert cell.undetected == pytest.approx(broken.mean())
+        assert cell.auroc == pytest.approx(
+            roc_auc_score([0] * n + [1] * cell.n, np.r_[clean.score.numpy(), again.score.numpy()]), abs=1e-4
+        )
+        if fooled.any():
+            truth = [0] * n + [1] * int(fooled.sum())
+            scores = np.r_[clean.score.numpy(), again.score.numpy()[fooled]]
+            assert cell.auroc_fooling == pytest.approx(roc_auc_score(truth, scores), abs=1e-4)
+        for tnr, told in ((0.9, cell.tpr90), (0.95, cell.tpr95), (0.99, cell.tpr99)):
+            threshold = np.sort(clean.score.numpy())[int(np.ceil(tnr * n - 1e-9)) - 1]
+            assert told == pytest.approx((again.score.numpy() > threshold + 1e-5).mean(), abs=1.5 / cell.n)
+        # Of all test images: diagnosed rightly and accepted when clean, and no undetected success when attacked.
+        undetected = np.zeros(n, bool)
+        undetected[right] = broken
+        wrongly_lost = ~(right & accepted)
+        assert cell.robust_accuracy == pytest.approx((~wrongly_lost & ~undetected).mean())
+        assert cell.robust_accuracy <= 1 - wrongly_lost.mean()
+        for name, told in cell.by_class.items():
+            mine = test.labels[right].numpy() == guard.classes.index(name)
+            assert (told.n, told.success) == (mine.sum(), pytest.approx(fooled[mine].mean()))
+            assert told.undetected == pytest.approx(broken[mine].mean())
+        for bounds, value in (
+            (cell.auroc_interval, cell.auroc),
+            (cell.undetected_interval, cell.undetected),
+            (cell.robust_accuracy_interval, cell.robust_accuracy),
+        ):
+            assert bounds[0] - 1e-9 <= value <= bounds[1] + 1e-9
+        assert cell.forwards == cell.backwards == cell.n * cell.steps * cell.restarts
+        assert (cell.success_on_classifier is None) == cell.adaptive
+
+
+def test_images_are_inside_their_budget(whole, scene):
+    found, _, pieces = whole
+    _, test, _, right = scene
+    clean = test.images.numpy()[right].astype(int)
+    for cell in found.cells:
+        change = rows_of(cell, pieces)["images"].astype(int) - clean
+        if cell.norm == "Linf":
+            assert abs(change).max() == round(255 * cell.eps)
+        else:
+            assert np.sqrt((change**2).mean((1, 2, 3))).max() <= 255 * cell.eps
+
+
+def test_clean_figures_by_hand(whole, scene):
+    found, _, _ = whole
+    guard, test, clean, right = scene
+    told, labels = found.clean, test.labels.numpy()
+    assert told.n == len(test)
+    assert told.accuracy == pytest.approx(right.mean())
+    assert told.sensitivity == pytest.approx(right[labels == 1].mean())
+    assert told.specificity == pytest.approx(right[labels == 0].mean())
+    assert told.tnr_reached == pytest.approx(clean.accepted.float().mean().item())
+    assert told.auroc == pytest.approx(roc_auc_score(labels, (clean.logits[:, 1] - clean.logits[:, 0]).numpy()))
+    bare = guard.classifier(test.pixels()).argmax(1)
+    assert told.accuracy_without_cushion == pytest.approx((bare == test.labels).float().mean().item(), abs=0.03)
+
+
+def test_worst_case_is_as_bad_as_every_cell(whole, scene):
+    found, _, pieces = whole
+    _, _, clean, _ = scene
+    assert {(row.eps, row.norm) for row in found.worst_case} == {(8 / 256, "Linf"), (16 / 256, "Linf"), (8 / 256, "L2")}
+    for row in found.worst_case:
+        mine = [cell for cell in found.cells if (cell.eps, cell.norm) == (row.eps, row.norm)]
+        parts = [rows_of(cell, pieces) for cell in mine]
+        broken = np.any([part["fooled"] & part["accepted"] for part in parts], axis=0)
+        assert row.n == len(broken)
+        assert row.undetected == pytest.approx(broken.mean())
+        assert row.undetected >= max(cell.undetected for cell in mine) - 1e-9
+        assert row.robust_accuracy <= min(cell.robust_accuracy for cell in mine) + 1e-9
+        # An image's score: the lowest with which it was made wrong, or the lowest of all where nothing made it wrong.
+        scores = []
+        for i in range(row.n):
+            harmful = [part["score"][i] for part in parts if part["fooled"][i]]
+            scores.append(min(harmful or [part["score"][i] for part in parts]))
+        assert row.auroc == pytest.approx(
+            roc_auc_score([0] * len(clean.score) + [1] * row.n, np.r_[clean.score.numpy(), scores]), abs=1e-4
+        )
+
+
+def test_the_folder_holds_what_was_returned(whole):
+    found, out, pieces = whole
+    stored = read_evaluation(out)
+    assert stored.evaluation == found
+    for cell in found.cells:
+        piece = rows_of(cell, pieces)
+        assert np.array_equal(stored.scores[cell.id], piece["score"])
+        assert np.array_equal(stored.scores[f"{cell.id}/fooled"], piece["fooled"])
+        assert len(cell.examples) == len(stored.examples[f"{cell.id}/adversarial"])
+    assert {control.name.split(" (")[0] for control in found.controls} >= {"Many steps beat one"}
+
+
+def timeless(evaluation_):
+    """Without what a clock decides."""
+    told = json.loads(evaluation_.model_dump_json())
+    for holder in (told, *told["cells"]):
+        for name in ("created", "seconds"):
+            holder.pop(name, None)
+    return told
+
+
+def test_killed_and_resumed_is_the_same_and_repeats_nothing(whole, work):
+    found, _, pieces = whole
+    command = [sys.executable, "-m", "tests.bench.small", str(work)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    computed = 0
+    for stop in (3, 5):
+        process = subprocess.Popen([*command, "0.2"], stdout=subprocess.PIPE, text=True, env=environment)
+        for count, _ in enumerate(process.stdout, 1):
+            computed += 1
+            if count == stop:
+                process.send_signal(signal.SIGKILL)
+                break
+        process.wait()
+        assert process.returncode == -signal.SIGKILL
+    # A piece is printed when it is computed and stored right after: a kill in between loses that one.
+    before = len(list((work / "out" / "pieces").glob("*.safetensors")))
+    assert computed - 2 <= before <= computed
+    lines = subprocess.run([*command, "0"], stdout=subprocess.PIPE, text=True, env=environment, check=True).stdout
+    assert lines.split()[-1] == "done"
+    assert lines.count("computed") == len(pieces) - before
+    again, expected = timeless(read_evaluation(work / "out").evaluation), timeless(found)
+    for one, other in zip(again["cells"], expected["cells"], strict=True):
+        assert one == other
+    assert again == expected
+
+
+def test_a_second_run_computes_nothing(whole, work, monkeypatch):
+    found, out, _ = whole
+    monkeypatch.setattr(evaluation, "CHUNK", 8)
+    monkeypatch.setattr(controls, "FAR_IMAGES", 8)
+    ask = Store.get
+
+    def get(self, key, compute):
+        def never():
+            raise AssertionError("computed again")
+
+        return ask(self, key, never)
+
+    monkeypatch.setattr(Store, "get", get)
+    assert timeless(measure(work, out)) == timeless(found)
+
+
+def test_pieces_belong_to_their_guard_seed_and_images(work, tmp_path, monkeypatch):
+    keys = []
+
+    def get(self, key, compute):
+        keys.append(json.dumps(key, sort_keys=True))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Store, "get", get)
+    guard, dataset, split = fitted(work)
+
+    def ask(dataset=dataset, seed=0):
+        with pytest.raises(KeyboardInterrupt):
+            evaluate_guard(guard, dataset, split, cells=CELLS[:1], out_dir=tmp_path, seed=seed)
+        return keys[-1]
+
+    first = ask()
+    assert ask() == first
+    digest, guard.digest = guard.digest, ""
+    assert ask() == first
+    guard.digest = digest
+    assert ask(seed=1) != first
+    assert ask(dataset=dataclasses.replace(dataset, images=dataset.images ^ 1)) != first
+    guard.bank.scale.mul_(1.001)
+    assert ask() != first
+
+
+def test_plan_adds_short_runs_of_adaptive_attacks_at_the_largest_eps():
+    cells = plan(["pgd", "wb"], [("16/256", 16 / 256), ("4/256", 4 / 256)])
+    assert [(p.attack, p.eps_text, p.value.steps) for p in cells] == [
+        ("pgd", "16/256", 10),
+        ("pgd", "4/256", 10),
+        ("wb", "16/256", 100),
+        ("wb", "4/256", 100),
+        ("wb", "16/256", 20),
+    ]
+    with pytest.raises(ConfigError, match="none given"):
+        plan(["pgd"], [])
+    with pytest.raises(ConfigError, match="catalogue"):
+        plan(["pdg"], [("4/256", 4 / 256)])
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 7, 10, 40])
+def test_a_limit_is_kept_and_drawn_in_proportion(limit):
+    labels = torch.tensor([0] * 30 + [1] * 10)
+    chosen = _draw(labels, limit, 3)
+    assert len(chosen) == len(chosen.unique()) == limit
+    assert torch.equal(chosen, chosen.sort().values)
+    assert abs(int((labels[chosen] == 1).sum()) - limit / 4) <= 1
+    assert torch.equal(chosen, _draw(labels, limit, 3))
+    assert torch.equal(_draw(labels, None, 3), torch.arange(40))
+    assert not 1 < limit < 40 or not torch.equal(chosen, _draw(labels, limit, 4))
+
+
+def test_a_limited_evaluation_attacks_the_chosen_images_only(work, tmp_path, scene):
+    found = measure(work, tmp_path, cells=CELLS[:1], limit=10)
+    _, test, clean, right = scene
+    chosen = _draw(test.labels, 10, 0)
+    assert found.cells[0].n == right[chosen.numpy()].sum()
+    assert found.clean.n == len(test)
+    safe = clean.accepted[chosen].numpy() & right[chosen.numpy()]
+    assert found.cells[0].robust_accuracy <= safe.mean()
+
+
+def test_targets_do_not_depend_on_the_limit(scene):
+    _, test, _, _ = scene
+    every = pick_targets(test.labels, 2, ids=test.ids)
+    some = torch.tensor([3, 7, 11])
+    assert torch.equal(pick_targets(test.labels[some], 2, ids=test.ids[some]), every[some])
+
+
+def test_a_class_missing_from_the_test_part(work, tmp_path):
+    """Figures that need it are not measured; the rest is."""
+    guard, dataset, split = fitted(work)
+    only = tuple(i for i in split.adv_test if dataset.labels[i] == 1)
+    moved = tuple(sorted({*split.adv_train, *split.adv_test} - {*only}))
+    odd = dataclasses.replace(split, adv_test=only, adv_train=moved)
+    found = evaluate_guard(guard, dataset, odd, cells=CELLS[:2], out_dir=tmp_path, planted=False)
+    assert found.clean.auroc is None
+    assert found.clean.specificity is None
+    assert found.clean.tnr_by_class["clear"] is None
+    assert found.clean.sensitivity is not None
+    assert list(found.cells[0].by_class) == ["opacity"]
+
+
+def test_what_does_not_fit_is_refused_before_any_work(work, tmp_path, monkeypatch):
+    monkeypatch.setattr(Store, "get", lambda *_: pytest.fail("worked"))
+    guard, dataset, split = fitted(work)
+    renamed = dataclasses.replace(dataset, classes=("a", "b"))
+    large = dataclasses.replace(dataset, images=dataset.images.repeat(1, 1, 2, 2))
+    colour = dataclasses.replace(dataset, images=dataset.images.repeat(1, 3, 1, 1))
+    for other in (renamed, large, colour):
+        with pytest.raises(DataError, match="the guard is for clear, opacity at 32 px gray"):
+            evaluate_guard(guard, other, split, cells=CELLS, out_dir=tmp_path)
+    fewer, its_split = data(work, n=210)
+    with pytest.raises(DataError, match="split was made for other images"):
+        evaluate_guard(guard, dataset, its_split, cells=CELLS, out_dir=tmp_path)
+    assert len(fewer) == 210
+    with pytest.raises(ConfigError, match="planned twice"):
+        evaluate_guard(guard, dataset, split, cells=[*CELLS, CELLS[0]], out_dir=tmp_path)
+    with pytest.raises(ConfigError, match="no attack is planned"):
+        evaluate_guard(guard, dataset, split, cells=[], out_dir=tmp_path)
+    with pytest.raises(ConfigError, match="limit 0"):
+        evaluate_guard(guard, dataset, split, cells=CELLS, out_dir=tmp_path, limit=0)
+    empty = dataclasses.replace(split, adv_test=(), train=split.train + split.adv_test)
+    with pytest.raises(DataError, match="no adv_test"):
+        evaluate_guard(guard, dataset, empty, cells=CELLS, out_dir=tmp_path)
+
+
+def test_cell_ids_are_what_the_format_takes():
+    assert Planned("wb", 16 / 256, " 16 / 256", steps=3).id == "wb-16of256-3x1-bpda"
+    assert Planned("wb", 0.0625, "0.0625", gradient="twin").id == "wb-0.0625-100x1-twin"
