@@ -17,6 +17,9 @@ from torch.nn.utils import skip_init
 
 from medaegis.errors import ConfigError, DataError
 
+# Monotone and never flat. SiLU was tried: training drove half of its hidden units to where their slope is nil or of the
+# wrong sign, so that attacks lost their way (masked gradients) while nothing became robust.
+SLOPE = 0.1
 FINEST = 7  # heads reduce their tap to about this side before pooling
 FEWEST = 10  # clean images of a class that set its threshold
 
@@ -42,7 +45,7 @@ class Shield(nn.Module):
         self.width, self.hidden = width, hidden
         self.heads = nn.ModuleList(_Head(shape, width) for shape in self.shapes.values())
         joined = sum(cast(_Head, head).out_features for head in self.heads)
-        self.join = nn.Sequential(_linear(joined, hidden), nn.SiLU(), _linear(hidden, 1))
+        self.join = nn.Sequential(_linear(joined, hidden), nn.LeakyReLU(SLOPE), _linear(hidden, 1))
         self._initialise(torch.Generator().manual_seed(seed))
 
     def forward(self, features: Mapping[str, Tensor]) -> Tensor:
@@ -81,13 +84,13 @@ class _Head(nn.Module):
             side = (side + 1) // 2
             out = _channels(side, width)
             kernel = 5 if channels <= 3 else 3
-            layers += [_conv(channels, out, kernel, stride=2), nn.SiLU()]
+            layers += [_conv(channels, out, kernel, stride=2), nn.LeakyReLU(SLOPE)]
             if side <= 2 * FINEST:
-                layers += [_conv(out, out, 3), nn.SiLU()]
+                layers += [_conv(out, out, 3), nn.LeakyReLU(SLOPE)]
             channels = out
         if not layers:
             out = _channels(side, width)
-            layers = [_conv(channels, out, 1), nn.SiLU(), _conv(out, out, 3), nn.SiLU()]
+            layers = [_conv(channels, out, 1), nn.LeakyReLU(SLOPE), _conv(out, out, 3), nn.LeakyReLU(SLOPE)]
             channels = out
         self.layers = nn.Sequential(*layers)
         self.out_features = 2 * channels
