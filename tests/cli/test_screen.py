@@ -161,8 +161,8 @@ def test_exit_code_is_0_when_all_are_accepted(shop: Shop, tmp_path: Path):
 
 
 def test_quarantine_copies_and_overwrites_nothing(shop: Shop, tmp_path: Path):
-    source, other, kept = tmp_path / "in", tmp_path / "in2", tmp_path / "in" / "quarantine"
-    source.mkdir(), other.mkdir(), kept.mkdir()
+    source, kept = tmp_path / "in", tmp_path / "in" / "quarantine"
+    kept.mkdir(parents=True)
     files = noise(source, 8)
     (kept / "noise-0.png").write_bytes(b"of somebody else")
     (kept / "noise-1.png").symlink_to(tmp_path / "outside.png")

@@ -62,8 +62,8 @@ def screen(
     guard = Guard.load(guard_dir, public_key=public_key, factory=factory(network))
     files = find_images(paths)
     if quarantine is not None:
-        kept = quarantine.resolve()
-        files = [path for path in files if kept not in path.resolve().parents]
+        kept = quarantine.resolve()  # a link in it is in it, wherever it points
+        files = [path for path in files if kept not in (path.parent.resolve() / path.name).parents]
     if not files:
         raise ConfigError(", ".join(map(str, paths)), "no image in it", "name image files or a folder that holds some")
     with console.progress("Screening") as progress:
