@@ -1,0 +1,142 @@
+"""Fitting: from a classifier to a guard folder, with thresholds from val alone and refusals before the work."""
+
+import dataclasses
+
+import pytest
+import torch
+from tests.attacks.toys import toy_classifier
+from tests.guard.fitted import CONFIG, learned_classifier
+from tests.models.drawn import squares
+from tests.models.tiny_networks import tiny
+
+from medaegis.cushions import parse_cushion
+from medaegis.errors import ConfigError, DataError
+from medaegis.guard import fitting, shield_training
+from medaegis.guard.fitting import LOOKS, calibrate, fit_guard, robustness, shield_config
+from medaegis.guard.guard import Guard
+from medaegis.guard.shield_training import ShieldTraining
+
+SHORT = CONFIG.model_copy(update={"updates": 4})
+
+
+def fit(folder, *, dataset=None, split=None, classifier=None, **options):
+    made, its_split = squares(240)
+    return fit_guard(
+        classifier or learned_classifier(),
+        dataset or made,
+        split or its_split,
+        **{"cushion": parse_cushion("jpeg:80"), "config": SHORT, "out_dir": folder / "guard", **options},
+    )
+
+
+def test_a_guard_from_start_to_folder(tmp_path):
+    told, state = [], torch.random.get_rng_state()
+    guard = fit(tmp_path, about={"command": "medaegis fit"}, progress=lambda *what: told.append(what))
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert [(done, total) for done, total, _ in told] == [(i, 8) for i in range(1, 9)]
+    again = Guard.load(tmp_path / "guard", factory=tiny)
+    assert guard.digest == again.digest
+    assert again.training["command"] == "medaegis fit"
+    assert again.training["data"]["images"] == len({*squares(240)[1].train, *squares(240)[1].adv_train})
+    dataset, split = squares(240)
+    val, test = dataset.subset(split.val), dataset.subset(split.adv_test)
+    accepted = again.judge(val.pixels())
+    for k in range(2):
+        mine = accepted.accepted[accepted.predicted == k]
+        assert int(mine.sum()) == -(-9 * len(mine) // 10), "the threshold on val is not the chosen one"
+    reached = again.judge(test.pixels()).accepted.float().mean().item()
+    assert again.calibration["tnr_reached"] == pytest.approx(reached)
+    assert again.calibration["accuracy"] > 0.9
+    assert fit(tmp_path).fingerprint() == guard.fingerprint(), "fitted again it is another guard"
+
+
+def test_thresholds_come_from_val_alone(tmp_path):
+    guard = fit(tmp_path)
+    dataset, split = squares(240)
+    scale = guard.bank.scale.clone()
+    images = dataset.images.clone()
+    images[list(split.adv_test)] = 0
+    calibrate(guard, dataclasses.replace(dataset, images=images), split)
+    assert torch.equal(guard.bank.scale, scale)
+    images = dataset.images.clone()
+    images[list(split.val)] ^= 7
+    calibrate(guard, dataclasses.replace(dataset, images=images), split)
+    assert not torch.equal(guard.bank.scale, scale)
+
+
+def test_a_class_missing_from_the_test_part_is_left_out(tmp_path):
+    dataset, split = squares(240)
+    only = tuple(i for i in split.adv_test if dataset.labels[i] == 0)
+    moved = tuple(sorted({*split.train, *split.adv_test} - {*only}))
+    guard = fit(tmp_path, split=dataclasses.replace(split, adv_test=only, train=moved))
+    assert list(guard.calibration["tnr_by_class"]) == ["dark"]
+
+
+def test_what_cannot_be_calibrated_is_refused_before_training(tmp_path, monkeypatch):
+    monkeypatch.setattr(ShieldTraining, "train", lambda *_: pytest.fail("trained"))
+    dataset, split = squares(240)
+    bright = [i for i in split.val if dataset.labels[i] == 1]
+    few = dataclasses.replace(split, val=tuple(sorted({*split.val} - {*bright[3:]})))
+    with pytest.raises(DataError, match="clean images are predicted as class 1"):
+        fit(tmp_path, split=few)
+    for part in ("val", "adv_test"):
+        with pytest.raises(DataError, match="no val or no adv_test"):
+            fit(tmp_path, split=dataclasses.replace(split, **{part: ()}))
+
+
+def test_data_that_do_not_fit_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(ShieldTraining, "train", lambda *_: pytest.fail("trained"))
+    dataset, _split = squares(240)
+    with pytest.raises(DataError, match="the classifier knows dark, bright"):
+        fit(tmp_path, dataset=dataclasses.replace(dataset, classes=("a", "b")))
+    with pytest.raises(DataError, match="load it with 16 px gray"):
+        fit(tmp_path, dataset=dataclasses.replace(dataset, images=dataset.images.repeat(1, 3, 1, 1)))
+    with pytest.raises(DataError, match="split was made for another data set"):
+        fit(tmp_path, split=squares(80)[1])
+
+
+def test_other_settings_in_a_begun_folder_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(shield_training, "CHECKPOINT_SECONDS", 0.0)
+    fit(tmp_path)
+    with pytest.raises(ConfigError, match="delete it"):
+        fit(tmp_path, config=SHORT.model_copy(update={"lr": 0.1}))
+
+
+def test_recipes():
+    classifier = learned_classifier()
+    paper = shield_config("paper", classifier, updates=50, seed=3)
+    assert (paper.watch_every, shield_config("paper", classifier, updates=3).watch_every) == (50 // LOOKS, 0)
+    assert (paper.taps, paper.updates, paper.seed, paper.lifetime) == (("relu", "last"), 50, 3, 1)
+    assert shield_config("strong", classifier, updates=50).taps == ("input", "last")
+    assert (paper.eps_start, paper.eps_end, paper.eps_growth) == (1 / 256, 16 / 256, 1.0)
+    with pytest.raises(ConfigError, match="choose from paper, strong"):
+        shield_config("best", classifier, updates=1)
+    with pytest.raises(ConfigError, match="no taps"):
+        shield_config("paper", toy_classifier(taps=()), updates=1)
+
+
+def test_the_look_at_robustness_is_an_auroc(monkeypatch):
+    """A Shield that tells the two kinds of squares apart at eps 0 only, and one that says the same of everything."""
+    monkeypatch.setattr(fitting, "WATCHED_EPS", (0, 64))
+    monkeypatch.setattr(fitting, "WATCHED_IMAGES", 8)
+    dataset, split = squares(240)
+    classifier = learned_classifier()
+    look = robustness(classifier, parse_cushion("none"), dataset.subset(split.val), 1)
+
+    class Margin(torch.nn.Module):
+        taps = ("last",)
+
+        def __init__(self, gain):
+            super().__init__()
+            self.fc, self.gain = classifier.network.fc, gain
+
+        def forward(self, features):
+            logits = self.fc(features["last"].float().mean((2, 3)))
+            return self.gain * (logits[:, 1] - logits[:, 0])
+
+    seen = look(Margin(1.0))
+    assert seen["auroc_0"] > 0.95
+    assert seen["auroc_64"] < seen["auroc_0"]
+    assert look(Margin(0.0)) == {"auroc_0": 0.5, "auroc_64": 0.5}
+    with pytest.raises(DataError, match="no validation image"):
+        robustness(classifier, parse_cushion("none"), dataset.subset(dataset.labels == 0), 1)

@@ -1,0 +1,254 @@
+"""Training a Shield: it learns, it goes on after a kill as if nothing had been, and it refuses what does not fit."""
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+from tests.guard.fitted import CONFIG, learned_classifier, training
+from tests.models.drawn import squares
+
+from medaegis.attacks.catalogue import find_attack
+from medaegis.cushions import parse_cushion
+from medaegis.detectors.shield import ShieldBank
+from medaegis.errors import ArtefactError, ConfigError, DataError
+from medaegis.guard import shield_training
+from medaegis.guard.fitting import calibrate
+from medaegis.guard.guard import Guard
+from medaegis.guard.shield_training import ShieldTraining
+
+
+def weights(shield):
+    return {name: value.clone() for name, value in shield.state_dict().items()}
+
+
+def equal(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.fixture
+def every_update(monkeypatch):
+    monkeypatch.setattr(shield_training, "CHECKPOINT_SECONDS", 0.0)
+
+
+def test_killed_and_resumed_is_as_never_killed(tmp_path):
+    """SIGKILL in a process of its own, at an update it does not choose, twice."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    seen = 0
+    for stop in (5, 14):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.guard.fitted", str(tmp_path / "killed"), "0.05"],
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+        for line in process.stdout:
+            assert int(line) > seen, "work was done again that had been saved"
+            if int(line) >= stop:
+                process.send_signal(signal.SIGKILL)
+                break
+        process.wait()
+        assert process.returncode == -signal.SIGKILL
+        seen = stop - 1
+    resumed, whole = training(tmp_path / "killed"), training(tmp_path / "whole")
+    shield = resumed.train()
+    assert equal(weights(shield), weights(whole.train()))
+    assert torch.equal(resumed.memory, whole.memory)
+    assert torch.equal(resumed.visits, whole.visits)
+    assert resumed.loss == whole.loss
+    assert resumed.done == CONFIG.updates
+
+
+def test_finished_training_is_not_repeated(tmp_path):
+    shield = training(tmp_path).train()
+    again = training(tmp_path)
+    told = []
+    assert equal(weights(again.train(lambda *what: told.append(what))), weights(shield))
+    assert told == []
+
+
+def test_it_leaves_the_classifier_and_the_global_random_state_alone(tmp_path):
+    classifier, state = learned_classifier(), torch.random.get_rng_state()
+    before = weights(classifier)
+    training(tmp_path, config=CONFIG.model_copy(update={"updates": 3})).train()
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert equal(weights(classifier), before)
+    assert all(p.grad is None or not p.grad.any() for p in classifier.parameters())
+
+
+def test_it_repeats_with_the_seed(tmp_path):
+    short = CONFIG.model_copy(update={"updates": 4})
+    first = weights(training(tmp_path / "a", config=short).train())
+    assert equal(first, weights(training(tmp_path / "b", config=short).train()))
+    other = short.model_copy(update={"seed": 1})
+    assert not equal(first, weights(training(tmp_path / "c", config=other).train()))
+    training(tmp_path / "d", config=short.model_copy(update={"seed": 2**63 - 1})).train()
+
+
+def strength(shields):
+    """Share of test images that the white-box attack at 64/256 gets past such Shields, and their TNR."""
+    dataset, split = squares(240)
+    guard = Guard(learned_classifier(), parse_cushion("none"), ShieldBank(shields), tnr=0.9)
+    figures = calibrate(guard, dataset, split)
+    test = dataset.subset(split.adv_test)
+    right = guard.judge(test.pixels()).predicted == test.labels
+    attack, labels = find_attack("wb").attack.with_options(steps=20), test.labels[right]
+    victim = guard.victim(dtype=torch.float32)
+    found = attack.run(victim, test.pixels(right), labels, eps=64 / 256, targets=1 - labels)
+    return float(found.broken.float().mean()), figures["tnr_reached"]
+
+
+def test_a_trained_shield_resists_what_breaks_an_untrained_one(tmp_path):
+    """And its loss falls. Also for one that was trained at 1/256 only: the planted weakness."""
+    config = CONFIG.model_copy(
+        update={"updates": 150, "width": 8, "inner_steps": 4, "eps_end": 64 / 256, "eps_growth": 0.4, "lr": 3e-3}
+    )
+    weak = config.model_copy(update={"updates": 60, "eps_end": 1 / 256, "inner_steps": 1})
+    losses = []
+    strong_shields, weak_shields, none = [], [], []
+    for label in range(2):
+        none.append(training(tmp_path / f"none-{label}", label=label, config=config).result())
+        weak_shields.append(training(tmp_path / f"weak-{label}", label=label, config=weak).train())
+        strong = training(tmp_path / f"strong-{label}", label=label, config=config)
+        strong_shields.append(
+            strong.train(lambda done, total, message, s=strong: losses.append(s.loss) if done in (1, total) else None)
+        )
+    assert losses[1] < 0.7 * losses[0]
+    assert losses[3] < 0.7 * losses[2]
+    broken, reached = strength(strong_shields)
+    assert broken < 0.2
+    assert reached > 0.75
+    assert strength(none)[0] > 0.8
+    assert strength(weak_shields)[0] > 0.8
+
+
+def test_adversaries_are_inside_their_radius_and_on_the_grid(tmp_path):
+    """With perturbations carried on from visit to visit."""
+    run = training(tmp_path, config=CONFIG.model_copy(update={"eps_below": 0.0, "lifetime": 4}))
+    for update in range(12):
+        rows, epochs = run._rows(run.foreign, update, 2)
+        foreign = run._augmented(run.foreign, rows, epochs // 4, 3)
+        attacked = run._attack(foreign, rows, epochs, update)
+        change = ((attacked - foreign) * 255).round()
+        assert change.abs().max() <= round(255 * run._eps(update))
+        assert torch.equal((attacked * 255).round() / 255, attacked)
+    assert run.visits.sum() == 12 * CONFIG.batch_size
+    assert run.memory.any()
+
+
+def test_every_image_is_visited_once_an_epoch(tmp_path):
+    run = training(tmp_path)
+    pool, size = run.foreign, CONFIG.batch_size
+    seen = torch.cat([run._rows(pool, update, 2)[0] for update in range(3 * len(pool) // size + 1)])
+    for epoch in range(3):
+        assert sorted(seen[epoch * len(pool) : (epoch + 1) * len(pool)].tolist()) == list(range(len(pool)))
+    assert not torch.equal(seen[: len(pool)], seen[len(pool) : 2 * len(pool)])
+
+
+def test_fewer_images_than_a_batch(tmp_path):
+    dataset, _ = squares(240)
+    few = dataset.subset([*range(0, 6), *range(100, 103)])
+    run = ShieldTraining(learned_classifier(), parse_cushion("none"), few, 1, CONFIG, tmp_path)
+    assert len(run.genuine) < CONFIG.batch_size
+    assert len(run.foreign) < CONFIG.batch_size
+    assert all(value.isfinite().all() for value in run.train().state_dict().values())
+
+
+def test_half_of_the_attacks_may_drive_the_classifier_too(tmp_path):
+    config = CONFIG.model_copy(update={"classifier_share": 1.0, "updates": 3})
+    plain = training(tmp_path / "a", config=CONFIG.model_copy(update={"updates": 3})).train()
+    assert not equal(weights(training(tmp_path / "b", config=config).train()), weights(plain))
+
+
+def test_the_watch_is_asked_and_remembered(tmp_path, every_update):
+    config = CONFIG.model_copy(update={"updates": 5, "watch_every": 2})
+    asked = []
+
+    def watch(shield):
+        asked.append(not any(p.requires_grad for p in shield.parameters()))
+        return {"auroc_16": 0.5}
+
+    run = training(tmp_path, config=config, watch=watch)
+    run.train()
+    assert asked == [True, True, True]
+    assert [look["update"] for look in run.history] == [2, 4, 5]
+    assert run.history[-1]["auroc_16"] == 0.5
+    again = training(tmp_path, config=config, watch=watch)
+    again.train()
+    assert again.history == run.history
+
+
+def begun(folder, monkeypatch, **options):
+    monkeypatch.setattr(shield_training, "CHECKPOINT_SECONDS", 0.0)
+
+    class Stop(Exception):
+        pass
+
+    def stop(done, total, message):
+        raise Stop
+
+    with pytest.raises(Stop):
+        training(folder, **options).train(stop)
+
+
+def test_another_training_in_the_folder_is_refused(tmp_path, monkeypatch):
+    begun(tmp_path, monkeypatch)
+    other = CONFIG.model_copy(update={"lr": 0.5})
+    for options in ({"config": other}, {"label": 0}, {"cushion": "bits:3"}):
+        with pytest.raises(ConfigError, match="other settings, data, Cushion or classifier; delete it"):
+            training(tmp_path, **options).train()
+    dataset, _ = squares(240)
+    fewer = ShieldTraining(learned_classifier(), parse_cushion("none"), dataset.subset(range(40)), 1, CONFIG, tmp_path)
+    with pytest.raises(ConfigError, match="delete it"):
+        fewer.train()
+
+
+def test_another_classifier_is_refused(tmp_path, monkeypatch):
+    begun(tmp_path, monkeypatch)
+    run = training(tmp_path)
+    classifier = learned_classifier()
+    bias = classifier.network.fc.bias
+    saved = bias.detach().clone()
+    try:
+        with torch.no_grad():
+            bias.add_(1e-3)
+        with pytest.raises(ConfigError, match="classifier"):
+            training(tmp_path).train()
+    finally:
+        with torch.no_grad():
+            bias.copy_(saved)
+    run._restore()
+
+
+def test_a_damaged_checkpoint_is_refused(tmp_path, monkeypatch):
+    begun(tmp_path, monkeypatch)
+    (file,) = tmp_path.glob("*.safetensors")
+    file.write_bytes(file.read_bytes()[:-10])
+    with pytest.raises(ArtefactError, match="damaged checkpoint"):
+        training(tmp_path).train()
+
+
+def test_too_few_images_are_named(tmp_path):
+    dataset, _ = squares(240)
+    for label, wording in ((0, "another class"), (1, "this class")):
+        only = dataset.subset(dataset.labels == 0)
+        with pytest.raises(DataError, match=f"fewer than 2 images of {wording}"):
+            ShieldTraining(learned_classifier(), parse_cushion("none"), only, label, CONFIG, tmp_path)
+
+
+def test_a_loss_without_a_number_stops_the_training(tmp_path):
+    run = training(tmp_path, config=CONFIG.model_copy(update={"lr": 1e30, "updates": 300}))
+    with torch.no_grad():
+        run.shield.join[2].bias.fill_(torch.nan)
+    with pytest.raises(ConfigError, match="not finite at update 0; lower lr"):
+        run.train()
+
+
+def test_a_dataset_of_another_shape_is_refused(tmp_path):
+    dataset, _ = squares(240)
+    large = dataclasses.replace(dataset, images=dataset.images.repeat(1, 1, 2, 2))
+    with pytest.raises(DataError, match="16"):
+        ShieldTraining(learned_classifier(), parse_cushion("none"), large, 1, CONFIG, tmp_path)
