@@ -198,8 +198,8 @@ def test_demo_makes_everything_and_goes_on(shop: Shop, tmp_path: Path, capsys: p
         images=PATIENTS * SHOTS,
         epochs=12,
         updates=2,
-        eps=("8/256",),
         attacks=("fgsm",),
+        eps=("4/256",),
         attacked=4,
         screened=2,
     )
