@@ -10,7 +10,7 @@ from tests.bench.small import fitted
 from medaegis.attacks.victim import Verdict
 from medaegis.bench import controls
 from medaegis.bench.controls import run_controls
-from medaegis.bench.evaluation import Field, Planned
+from medaegis.bench.field import Field, Planned
 from medaegis.bench.store import Store
 from medaegis.progress import silent
 

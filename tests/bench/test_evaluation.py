@@ -14,9 +14,10 @@ from sklearn.metrics import roc_auc_score
 from tests.bench.small import CELLS, data, fitted, measure
 
 from medaegis.attacks.engine import pick_targets
-from medaegis.bench import controls, evaluation
+from medaegis.bench import controls, field
 from medaegis.bench.archive import read_evaluation
-from medaegis.bench.evaluation import Planned, _draw, evaluate_guard, plan
+from medaegis.bench.evaluation import _draw, evaluate_guard, plan
+from medaegis.bench.field import Planned
 from medaegis.bench.store import Store
 from medaegis.errors import ConfigError, DataError
 
@@ -38,7 +39,7 @@ def whole(work):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Store, "get", get)
-        patch.setattr(evaluation, "CHUNK", 8)
+        patch.setattr(field, "CHUNK", 8)
         patch.setattr(controls, "FAR_IMAGES", 8)
         found = measure(work, work / "whole")
     return found, work / "whole", pieces
@@ -206,7 +207,7 @@ def test_killed_and_resumed_is_the_same_and_repeats_nothing(whole, work):
 
 def test_a_second_run_computes_nothing(whole, work, monkeypatch):
     found, out, _ = whole
-    monkeypatch.setattr(evaluation, "CHUNK", 8)
+    monkeypatch.setattr(field, "CHUNK", 8)
     monkeypatch.setattr(controls, "FAR_IMAGES", 8)
     ask = Store.get
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 import torch
 
 from medaegis.attacks.balls import Linf
 from medaegis.attacks.catalogue import find_attack
 from medaegis.attacks.engine import generator
+from medaegis.bench.field import Field, Planned
 from medaegis.bench.schema import Control
 from medaegis.bench.store import Piece
 from medaegis.cushions import parse_cushion
@@ -27,9 +27,6 @@ from medaegis.images.datasets import Dataset
 from medaegis.images.splits import Split
 from medaegis.progress import Progress
 
-if TYPE_CHECKING:
-    from medaegis.bench.evaluation import Field, Planned
-
 NOISE_EPS = 16 / 256
 TOLERANCE = 0.10  # difference in acceptance that noise may make
 FULL = 0.99
@@ -38,7 +35,7 @@ FAR_IMAGES = 64
 PLANTED_UPDATES = 150
 PLANTED_EPS = 8 / 256
 
-Outcomes = Sequence[tuple["Planned", Piece]]
+Outcomes = Sequence[tuple[Planned, Piece]]
 
 
 def run_controls(

@@ -6,12 +6,9 @@ is stored when it is done, so a killed run goes on there. What the columns mean:
 
 from __future__ import annotations
 
-import copy
-import hashlib
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -21,22 +18,18 @@ from torch import Tensor
 
 from medaegis import __version__
 from medaegis.attacks.catalogue import find_attack
-from medaegis.attacks.engine import Attack, pick_targets
-from medaegis.attacks.victim import Gradient, Verdict, Victim
+from medaegis.attacks.victim import Gradient, Verdict
 from medaegis.bench.archive import Array, EvaluationFolder, write_evaluation
 from medaegis.bench.controls import run_controls
-from medaegis.bench.metrics import auroc, bootstrap_interval, expected_calibration_error, tpr_at_tnr, wilson_interval
+from medaegis.bench.field import Field, Planned, as_array
+from medaegis.bench.metrics import auroc, expected_calibration_error, wilson_interval
 from medaegis.bench.schema import (
     Cell,
-    ClassResult,
     CleanResult,
     DataFacts,
     Evaluation,
-    Example,
     GuardFacts,
-    WorstCase,
 )
-from medaegis.bench.schema import Verdict as ShownVerdict
 from medaegis.bench.store import Piece, Store
 from medaegis.environment import environment
 from medaegis.errors import ConfigError, DataError
@@ -45,9 +38,6 @@ from medaegis.images.datasets import Dataset
 from medaegis.images.splits import Split
 from medaegis.progress import Progress, silent
 
-CHUNK = 32  # images between two savings
-EXAMPLES = 4
-
 THREAT_MODEL = (
     "The attacker knows everything: the Cushion, the classifier, the Shields, their weights and thresholds. He may "
     "change every pixel by at most eps before the image reaches the guard, on 8-bit pixels, and wants a wrong class "
@@ -55,28 +45,6 @@ THREAT_MODEL = (
     "Cushion straight through (BPDA) or by its differentiable twin. Thresholds were set on clean images before any "
     "attack."
 )
-
-
-@dataclass(frozen=True)
-class Planned:
-    """One cell to measure: a catalogue entry, eps in pixel units and as text, and what to change of its defaults."""
-
-    attack: str
-    eps: float
-    eps_text: str
-    steps: int | None = None
-    restarts: int | None = None
-    gradient: Gradient = "bpda"
-
-    @property
-    def value(self) -> Attack:
-        return find_attack(self.attack).attack.with_options(steps=self.steps, restarts=self.restarts)
-
-    @property
-    def id(self) -> str:
-        attack = self.value
-        text = self.eps_text.replace("/", "of")
-        return f"{self.attack}-{''.join(text.split())}-{attack.steps}x{attack.restarts}-{self.gradient}"
 
 
 def plan(attacks: Sequence[str], eps: Sequence[tuple[str, float]], *, gradient: Gradient = "bpda") -> list[Planned]:
@@ -133,7 +101,7 @@ def evaluate_guard(
         raise DataError(dataset.spec, "no test image is diagnosed rightly, so none can be attacked", "train longer")
     total, done = sum(cell.value.steps for cell in cells), 0
     measured: list[Cell] = []
-    scores: dict[str, Array] = {"clean": _array(clean.score)}
+    scores: dict[str, Array] = {"clean": as_array(clean.score)}
     examples: dict[str, Array] = {}
     outcomes: list[tuple[Planned, Piece]] = []
     for planned in cells:
@@ -146,7 +114,7 @@ def evaluate_guard(
         done += size
         measured.append(field.cell(planned, piece))
         outcomes.append((planned, piece))
-        scores[planned.id] = _array(piece["score"])
+        scores[planned.id] = as_array(piece["score"])
         scores[f"{planned.id}/fooled"] = piece["fooled"].numpy().astype(np.uint8)
         examples |= field.pictures(planned, piece)
     controls = run_controls(guard, dataset, split, field, outcomes, planted=planted, progress=progress)
@@ -175,208 +143,6 @@ def evaluate_guard(
     )
     write_evaluation(out_dir, EvaluationFolder(evaluation, scores, examples))
     return evaluation
-
-
-class Field:
-    """The images under attack: those of the chosen test images that the guard's classifier gets right.
-
-    Attributes:
-        chosen: rows of `test` that the shares are taken over; right: the attacked ones among them.
-    """
-
-    def __init__(
-        self,
-        guard: Guard,
-        test: Dataset,
-        clean: Verdict,
-        chosen: Tensor,
-        seed: int,
-        store: Store,
-        key: dict[str, object],
-    ) -> None:
-        self.guard, self.test, self.clean, self.seed = guard, test, clean, seed
-        self.store, self.key = store, key
-        self.chosen = chosen
-        self.right = chosen[clean.predicted[chosen] == test.labels[chosen]]
-        self.labels = test.labels[self.right]
-        self.targets = pick_targets(self.labels, len(test.classes), ids=test.ids[self.right], seed=seed)
-        self.accepted = clean.accepted[self.right]
-        self._victims: dict[str, Victim] = {}
-
-    def first(self, n: int) -> Field:
-        """The field with its first n attacked images only."""
-        small = copy.copy(self)
-        small.right, small.labels, small.targets = self.right[:n], self.labels[:n], self.targets[:n]
-        small.accepted = self.accepted[:n]
-        return small
-
-    def victim(self, gradient: Gradient) -> Victim:
-        if gradient not in self._victims:
-            self._victims[gradient] = self.guard.victim(gradient=gradient)
-        return self._victims[gradient]
-
-    def bare(self) -> Victim:
-        """The classifier alone, without Cushion and Shield."""
-        if "bare" not in self._victims:
-            self._victims["bare"] = Victim(self.guard.classifier)
-        return self._victims["bare"]
-
-    def attack(self, planned: Planned, progress: Progress) -> Piece:
-        """Adversarial images, scores and verdicts of a cell, chunk by chunk, each stored when done."""
-        parts = []
-        victim = self.victim(planned.gradient)
-        for start in range(0, len(self.right), CHUNK):
-            rows = slice(start, start + CHUNK)
-            parts.append(self._chunk(victim, planned, rows))
-            progress(min(start + CHUNK, len(self.right)), len(self.right), planned.id)
-        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-
-    def _chunk(self, victim: Victim, planned: Planned, rows: slice) -> Piece:
-        ids = self.test.ids[self.right[rows]]
-        key = {
-            **self.key,
-            "attack": repr(planned.value),
-            "eps": planned.eps,
-            "gradient": planned.gradient,
-            "dtype": str(victim.dtype),
-            "ids": ids.tolist(),
-            "labels": self.labels[rows].tolist(),
-            "images": hashlib.sha256(self.test.images[self.right[rows]].numpy().tobytes()).hexdigest(),
-        }
-        adaptive = find_attack(planned.attack).adaptive
-
-        def compute() -> Piece:
-            pixels = self.test.pixels(self.right[rows])
-            labels, targets = self.labels[rows], self.targets[rows]
-            options = {"eps": planned.eps, "targets": targets, "ids": ids, "seed": self.seed}
-            found = planned.value.run(victim, pixels, labels, **options, batch_size=CHUNK)  # type: ignore[arg-type]
-            piece = {
-                "images": (found.images * 255).round().to(torch.uint8),
-                "score": torch.nan_to_num(found.verdict.score, nan=torch.inf, posinf=torch.inf, neginf=-torch.inf),
-                "predicted": found.verdict.predicted,
-                "accepted": found.verdict.accepted,
-                "fooled": found.fooled,
-                "cost": torch.tensor([found.seconds, found.forwards, found.backwards]).expand(1, 3).double(),
-            }
-            if not adaptive:
-                bare = planned.value.run(self.bare(), pixels, labels, **options, batch_size=CHUNK)  # type: ignore[arg-type]
-                piece["fooled_bare"] = bare.fooled
-            return piece
-
-        return self.store.get(key, compute)
-
-    def cell(self, planned: Planned, piece: Piece) -> Cell:
-        """The figures of a cell."""
-        attack, entry = planned.value, find_attack(planned.attack)
-        clean, attacked = _array(self.clean.score[self.chosen]), _array(piece["score"])
-        fooled = piece["fooled"].numpy()
-        broken = fooled & piece["accepted"].numpy()
-        groups = [[self.test.patients[i] for i in rows.tolist()] for rows in (self.chosen, self.right)]
-        interval = bootstrap_interval(auroc, [clean, attacked], n=500, seed=self.seed, groups=groups)
-        undetected = wilson_interval(int(broken.sum()), len(broken))
-        safe = self.accepted.numpy() & ~broken
-        robust = wilson_interval(int(safe.sum()), len(self.chosen))
-        seconds, forwards, backwards = piece["cost"].sum(0).tolist()
-        by_class = {}
-        for k, name in enumerate(self.test.classes):
-            rows = (self.labels == k).numpy()
-            if rows.any():
-                by_class[name] = ClassResult(
-                    n=int(rows.sum()),
-                    success=float(fooled[rows].mean()),
-                    auroc=auroc(clean, attacked[rows]),
-                    undetected=float(broken[rows].mean()),
-                )
-        return Cell(
-            id=planned.id,
-            attack=planned.attack,
-            title=entry.title,
-            access="white-box",
-            adaptive=entry.adaptive,
-            eps=planned.eps,
-            eps_text=planned.eps_text,
-            norm="L2" if attack.ball.name == "l2" else "Linf",
-            steps=attack.steps,
-            restarts=attack.restarts,
-            gradient=planned.gradient,
-            n=len(fooled),
-            success=float(fooled.mean()),
-            success_on_classifier=float(piece["fooled_bare"].float().mean()) if "fooled_bare" in piece else None,
-            auroc=interval.value,
-            auroc_interval=(interval.low, interval.high),
-            auroc_fooling=auroc(clean, attacked[fooled]) if fooled.any() else None,
-            tpr90=tpr_at_tnr(clean, attacked, 0.90),
-            tpr95=tpr_at_tnr(clean, attacked, 0.95),
-            tpr99=tpr_at_tnr(clean, attacked, 0.99),
-            undetected=undetected.value,
-            undetected_interval=(undetected.low, undetected.high),
-            robust_accuracy=robust.value,
-            robust_accuracy_interval=(robust.low, robust.high),
-            seconds=seconds,
-            forwards=int(forwards),
-            backwards=int(backwards),
-            seed=self.seed,
-            by_class=by_class,
-            examples=[self._example(i, piece) for i in self._shown(piece)],
-        )
-
-    def _shown(self, piece: Piece) -> list[int]:
-        """Images for the picture strip: undetected ones first, then those that fool, then the rest."""
-        rank = piece["fooled"].int() + (piece["fooled"] & piece["accepted"]).int()
-        return torch.argsort(rank, descending=True, stable=True)[:EXAMPLES].tolist()
-
-    def _example(self, i: int, piece: Piece) -> Example:
-        row = int(self.right[i])
-        names = self.test.classes
-
-        def shown(predicted: Tensor, accepted: Tensor, score: Tensor) -> ShownVerdict:
-            value = float(score) if bool(score.isfinite()) else None
-            return ShownVerdict(predicted=names[int(predicted)], accepted=bool(accepted), score=value)
-
-        return Example(
-            name=f"test image {int(self.test.ids[row])}",
-            label=names[int(self.labels[i])],
-            clean=shown(self.clean.predicted[row], self.clean.accepted[row], self.clean.score[row]),
-            adversarial=shown(piece["predicted"][i], piece["accepted"][i], piece["score"][i]),
-        )
-
-    def pictures(self, planned: Planned, piece: Piece) -> dict[str, Array]:
-        """Pixels of the examples of a cell: clean, adversarial, and that after the Cushion."""
-        rows = self._shown(piece)
-        adversarial = piece["images"][rows]
-        cushioned = self.guard.cushion(adversarial.float() / 255)
-        views = {
-            "clean": self.test.images[self.right[rows]],
-            "adversarial": adversarial,
-            "cushioned": (cushioned * 255).round().to(torch.uint8),
-        }
-        return {f"{planned.id}/{name}": view.numpy() for name, view in views.items()}
-
-    def worst_cases(self, outcomes: Sequence[tuple[Planned, Piece]]) -> list[WorstCase]:
-        """At each eps and norm, for each image its strongest result: broken first, then the lowest suspicion."""
-        rows = []
-        for eps, norm in sorted({(planned.eps, planned.value.ball.name) for planned, _ in outcomes}):
-            mine = [(p, piece) for p, piece in outcomes if p.eps == eps and p.value.ball.name == norm]
-            broken = torch.stack([piece["fooled"] & piece["accepted"] for _, piece in mine]).any(0)
-            # Only an image that fools the classifier harms; the suspicion of others counts where nothing fools.
-            harmless = torch.stack([torch.where(piece["fooled"], torch.inf, piece["score"]) for _, piece in mine])
-            harmful = torch.stack([torch.where(piece["fooled"], piece["score"], torch.inf) for _, piece in mine])
-            fooled = torch.stack([piece["fooled"] for _, piece in mine]).any(0)
-            score = torch.where(fooled, harmful.amin(0), harmless.amin(0))
-            undetected = wilson_interval(int(broken.sum()), len(broken))
-            rows.append(
-                WorstCase(
-                    eps=eps,
-                    eps_text=mine[0][0].eps_text,
-                    norm="L2" if norm == "l2" else "Linf",
-                    n=len(broken),
-                    auroc=auroc(_array(self.clean.score[self.chosen]), _array(score)),
-                    undetected=undetected.value,
-                    undetected_interval=(undetected.low, undetected.high),
-                    robust_accuracy=float((self.accepted & ~broken).sum()) / len(self.chosen),
-                )
-            )
-        return rows
 
 
 def _check(guard: Guard, dataset: Dataset, split: Split, cells: Sequence[Planned], limit: int | None) -> None:
@@ -412,10 +178,6 @@ def _draw(labels: Tensor, limit: int | None, seed: int) -> Tensor:
 def _mean(values: Tensor) -> float | None:
     """Share of true ones; None of nothing."""
     return float(values.float().mean()) if len(values) else None
-
-
-def _array(values: Tensor) -> Array:
-    return torch.nan_to_num(values.float(), nan=torch.inf, posinf=torch.inf, neginf=-torch.inf).numpy()
 
 
 def _guard_facts(guard: Guard) -> GuardFacts:
