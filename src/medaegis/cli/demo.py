@@ -104,8 +104,8 @@ def run_demo(out: Path, data: str, *, seed: int, sizes: Sizes) -> None:
         guard = _guard(classifier, dataset, split, sizes, seed, out / "guard")
         figures += [f"accepts {console.percent(guard.calibration['tnr_reached'])} of clean test images, 90 % chosen"]
     with diary.stage(4, "Mixed folder", out / "mixed") as figures:
-        screened = _mixed(guard, dataset.subset(split.adv_test), sizes, seed, out / "mixed")
-        figures += [_caught(screened, name) for name in ("clean", "pgd", "wb")]
+        screened, truth = _mixed(guard, dataset.subset(split.adv_test), sizes, seed, out / "mixed")
+        figures += [_outcome(screened, truth, name) for name in ("clean", "pgd", "wb")]
     _show(screened)
     with diary.stage(5, "Evaluation", out / "evaluation") as figures:
         found = _evaluation(guard, dataset, split, sizes, seed, data, out / "evaluation")
@@ -160,8 +160,8 @@ def _guard(classifier: Classifier, dataset: Dataset, split: Split, sizes: Sizes,
     return Guard.load(out)  # as a deployed guard is read: every byte checked
 
 
-def _mixed(guard: Guard, test: Dataset, sizes: Sizes, seed: int, out: Path) -> list[Screened]:
-    """Clean images and attacked ones of other patients in one folder, screened as a hospital would."""
+def _mixed(guard: Guard, test: Dataset, sizes: Sizes, seed: int, out: Path) -> tuple[list[Screened], dict[str, str]]:
+    """Clean images and attacked others in one folder, screened as a hospital would; and each file's true class."""
     from medaegis.attacks.catalogue import find_attack
     from medaegis.attacks.engine import parse_eps
     from medaegis.cli.attack import rightly_diagnosed, run_attack, write_png
@@ -171,6 +171,7 @@ def _mixed(guard: Guard, test: Dataset, sizes: Sizes, seed: int, out: Path) -> l
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     rows = rightly_diagnosed(guard, test, 3 * sizes.screened)
+    truth: dict[str, str] = {}
     for part, name in enumerate(("clean", "pgd", "wb")):
         mine = rows[part::3]
         images = test.pixels(mine)
@@ -187,18 +188,19 @@ def _mixed(guard: Guard, test: Dataset, sizes: Sizes, seed: int, out: Path) -> l
                     progress=progress,
                 ).images
         for row, image in zip(mine.tolist(), images, strict=True):
-            write_png(out / f"{name}-{int(test.ids[row]):06d}-{_plain(test.classes[int(test.labels[row])])}.png", image)
-    return list(screen_files(guard, find_images([out])))
+            label = test.classes[int(test.labels[row])]
+            file = f"{name}-{int(test.ids[row]):06d}-{''.join(c if c.isalnum() else '-' for c in label)}.png"
+            write_png(out / file, image)
+            truth[file] = label
+    return list(screen_files(guard, find_images([out]))), truth
 
 
-def _plain(name: str) -> str:
-    return "".join(c if c.isalnum() else "-" for c in name)
-
-
-def _caught(screened: list[Screened], name: str) -> str:
+def _outcome(screened: list[Screened], truth: dict[str, str], name: str) -> str:
     mine = [one for one in screened if one.path.name.startswith(f"{name}-")]
     rejected = sum(one.status != "accepted" for one in mine)
-    return f"{rejected} of {len(mine)} {name} rejected"
+    shown = [(one.record()["diagnosis"], truth[one.path.name]) for one in mine]
+    wrong = sum(diagnosis is not None and diagnosis != label for diagnosis, label in shown)
+    return f"{name}: {rejected} of {len(mine)} rejected, {wrong} wrong diagnoses shown"
 
 
 def _show(screened: list[Screened]) -> None:
