@@ -31,19 +31,32 @@ def run(record: Record) -> None:
     quick = record.quick
     name, size, batches = ("resnet18", 64, (4,)) if quick else ("resnet50", 224, (8, 16))
     record.settings(network=name, size=size, eps="8/255", step="2/255", steps=STEPS, random_start=False)
-    images = near_pictures(max(batches), size, seed=record.seed)
+    images = near_pictures(2 * max(batches), size, seed=record.seed)
     model = splitting_network(name, images, seed=record.seed)
     classifier = as_classifier(model, name, size=size)
     fast = Victim(classifier)
     plain = Victim(classifier, dtype=torch.float32, fold=False)
     record.settings(arithmetic=str(fast.dtype).removeprefix("torch."))
-    with torch.no_grad():
-        labels = model(images).argmax(1)
+    images, labels = _movable(model, images, record.seed)
     attack = Attack(objective=CrossEntropy(), steps=STEPS, step_size=STEP / EPS)
     for batch in batches:
         _overhead(record, attack, fast, images[:batch], labels[:batch])
     x, y = images[: batches[0]], labels[: batches[0]]
     _peers(record, attack, fast, plain, model, x, y)
+
+
+@torch.no_grad()
+def _movable(model: Normalised, images: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+    """The half of the images that any attack moves over the boundary, and their labels.
+
+    In a network of random weights perturbations of any kind push towards one class; images of that class stay in it,
+    and an attack that does nothing would do as well on them.
+    """
+    labels = model(images).argmax(1)
+    noise = torch.rand(images.shape, generator=torch.Generator().manual_seed(seed)) - 0.5
+    towards = model((images + EPS * noise.sign()).clamp(0, 1)).argmax(1).mode().values
+    rows = labels != towards
+    return images[rows], labels[rows]
 
 
 def _overhead(record: Record, attack: Attack, fast: Victim, x: Tensor, y: Tensor) -> None:

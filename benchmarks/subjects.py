@@ -31,10 +31,14 @@ def pictures(count: int, channels: int, size: int, *, seed: int) -> Tensor:
 
 
 def near_pictures(count: int, size: int, *, seed: int) -> Tensor:
-    """Variations of one drawing, a few grey levels apart: float32 `(count, 3, size, size)`, values k / 255."""
-    first = pictures(1, 3, size, seed=seed).int()
-    change = torch.randint(-3, 4, (count, 3, size, size), generator=torch.Generator().manual_seed(seed + 1))
-    return (first + change).clamp(0, 255).float() / 255
+    """Variations of one drawing, up to 3 grey levels apart: float32 `(count, 3, size, size)`, values k / 255.
+
+    The changes are soft. Were they grain, an attack could only ever add to it, and would fool half of the images.
+    """
+    first = pictures(1, 3, size, seed=seed).float()
+    coarse = 6 * torch.rand(count, 3, 7, 7, generator=torch.Generator().manual_seed(seed + 1)) - 3
+    change = F.interpolate(coarse, size=size, mode="bicubic")
+    return (first + change).round().clamp(0, 255) / 255
 
 
 class Normalised(nn.Module):
