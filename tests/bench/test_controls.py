@@ -80,6 +80,20 @@ def test_short_attacks_stand_beside_long_ones():
     assert control.passed is None
 
 
+@pytest.mark.parametrize(("skipped", "passed"), [(0.1, True), (0.3, False)])
+def test_a_shield_that_hides_behind_the_cushion_is_noticed(skipped, passed):
+    outcomes = [
+        (planned("wb", 4, steps=100), piece(1.0, 0.0)),
+        (planned("wb", 16, steps=100), piece(1.0, 0.1)),
+        (planned("wb", 16, steps=100, gradient="twin"), piece(1.0, 0.0)),
+        (planned("wb", 16, steps=100, gradient="skip"), piece(1.0, skipped)),
+        (planned("wb-momentum", 16, steps=100), piece(1.0, 0.9)),
+    ]
+    (control,) = controls._ways_through(outcomes)
+    assert control.passed is passed
+    assert control.measured == f"BPDA 10.0%, twin 0.0%, without it {skipped:.1%}"
+
+
 class Far:
     """A field whose attacks get a given share through."""
 
@@ -107,6 +121,7 @@ def test_more_eps_must_end_in_full_success(curve, far, passed):
     field = Far(far)
     outcomes = [(planned("wb", levels, steps=7), piece(1.0, share)) for levels, share in curve.items()]
     outcomes.append((planned("wb", max(curve), steps=2), piece(1.0, 0.0)))
+    outcomes.append((planned("wb", max(curve), steps=7, gradient="skip"), piece(1.0, 0.0)))
     control = controls._full_success(field, outcomes, silent)
     assert control.passed is passed
     assert [cell.eps_text for cell in field.asked] == list(far)

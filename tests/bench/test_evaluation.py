@@ -70,6 +70,7 @@ def test_columns_by_hand(whole, scene):
     found, _, pieces = whole
     guard, test, clean, right = scene
     n, accepted = len(test), clean.accepted.numpy()
+    genuine = clean.score.numpy()[right]  # what is told from attacked images; wrong diagnoses may well be rejected
     assert [cell.id for cell in found.cells] == [planned.id for planned in CELLS]
     assert 0 < right.sum() < n + 1
     for cell in found.cells:
@@ -81,14 +82,14 @@ def test_columns_by_hand(whole, scene):
         assert cell.success == pytest.approx(fooled.mean())
         assert cell.undetected == pytest.approx(broken.mean())
         assert cell.auroc == pytest.approx(
-            roc_auc_score([0] * n + [1] * cell.n, np.r_[clean.score.numpy(), again.score.numpy()]), abs=1e-4
+            roc_auc_score([0] * cell.n + [1] * cell.n, np.r_[genuine, again.score.numpy()]), abs=1e-4
         )
         if fooled.any():
-            truth = [0] * n + [1] * int(fooled.sum())
-            scores = np.r_[clean.score.numpy(), again.score.numpy()[fooled]]
+            truth = [0] * len(genuine) + [1] * int(fooled.sum())
+            scores = np.r_[genuine, again.score.numpy()[fooled]]
             assert cell.auroc_fooling == pytest.approx(roc_auc_score(truth, scores), abs=1e-4)
         for tnr, told in ((0.9, cell.tpr90), (0.95, cell.tpr95), (0.99, cell.tpr99)):
-            threshold = np.sort(clean.score.numpy())[int(np.ceil(tnr * n - 1e-9)) - 1]
+            threshold = np.sort(genuine)[int(np.ceil(tnr * len(genuine) - 1e-9)) - 1]
             assert told == pytest.approx((again.score.numpy() > threshold + 1e-5).mean(), abs=1.5 / cell.n)
         # Of all test images: diagnosed rightly and accepted when clean, and no undetected success when attacked.
         undetected = np.zeros(n, bool)
@@ -132,13 +133,16 @@ def test_clean_figures_by_hand(whole, scene):
     assert told.specificity == pytest.approx(right[labels == 0].mean())
     assert told.tnr_reached == pytest.approx(clean.accepted.float().mean().item())
     assert told.auroc == pytest.approx(roc_auc_score(labels, (clean.logits[:, 1] - clean.logits[:, 0]).numpy()))
+    rejected = ~clean.accepted.numpy()
+    assert (told.wrong, told.wrong_rejected) == ((~right).sum(), pytest.approx(rejected[~right].mean()))
     bare = guard.classifier(test.pixels()).argmax(1)
     assert told.accuracy_without_cushion == pytest.approx((bare == test.labels).float().mean().item(), abs=0.03)
 
 
 def test_worst_case_is_as_bad_as_every_cell(whole, scene):
     found, _, pieces = whole
-    _, _, clean, _ = scene
+    _, _, clean, right = scene
+    genuine = clean.score.numpy()[right]
     assert {(row.eps, row.norm) for row in found.worst_case} == {(8 / 256, "Linf"), (16 / 256, "Linf"), (8 / 256, "L2")}
     for row in found.worst_case:
         mine = [cell for cell in found.cells if (cell.eps, cell.norm) == (row.eps, row.norm)]
@@ -154,7 +158,7 @@ def test_worst_case_is_as_bad_as_every_cell(whole, scene):
             harmful = [part["score"][i] for part in parts if part["fooled"][i]]
             scores.append(min(harmful or [part["score"][i] for part in parts]))
         assert row.auroc == pytest.approx(
-            roc_auc_score([0] * len(clean.score) + [1] * row.n, np.r_[clean.score.numpy(), scores]), abs=1e-4
+            roc_auc_score([0] * len(genuine) + [1] * row.n, np.r_[genuine, scores]), abs=1e-4
         )
 
 
@@ -255,6 +259,12 @@ def test_plan_adds_short_runs_of_adaptive_attacks_at_the_largest_eps():
         ("wb", "16/256", 100),
         ("wb", "4/256", 100),
         ("wb", "16/256", 20),
+    ]
+    ways = plan(["pgd", "wb"], [("16/256", 16 / 256), ("4/256", 4 / 256)], other_ways=["twin", "skip"])
+    assert ways[: len(cells)] == cells
+    assert [(p.attack, p.eps_text, p.gradient) for p in ways[len(cells) :]] == [
+        ("wb", "16/256", "twin"),
+        ("wb", "16/256", "skip"),
     ]
     with pytest.raises(ConfigError, match="none given"):
         plan(["pgd"], [])

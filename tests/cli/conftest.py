@@ -23,7 +23,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
     for command in (
         f"keys {made.root / 'keys'}",
         f"train {made.spec} --size {SIDE} --channels gray {TRAINING} --out {made.classifier}",
-        f"fit {made.classifier} {made.spec} --updates 4 --sign {secret} --out {made.guard}",
+        f"fit {made.classifier} {made.spec} --updates 40 --sign {secret} --out {made.guard}",
     ):
         result = call(*command.split())
         assert result.exit_code == 0, result.output

@@ -109,6 +109,14 @@ def test_evaluate_and_report(shop: Shop, tmp_path: Path):
     assert written == out / "report.html"
     assert "<html" in written.read_text(encoding="utf-8")
 
+    tables = call("report", out, "--out", tmp_path / "tables.md")
+    assert Path(tables.stdout.strip()) == tmp_path / "tables.md"
+    lines = (tmp_path / "tables.md").read_text(encoding="utf-8").splitlines()
+    row = next(line.split(" | ") for line in lines if line.startswith("| pgd | 8/256"))
+    cell = next(cell for cell in told["cells"] if (cell["attack"], cell["eps_text"]) == ("pgd", "8/256"))
+    assert row[7] == f"{cell['auroc']:.3f}"
+    assert len({line.count(" | ") for line in lines if line.startswith(("| attack |", "| pgd |", "| **worst"))}) == 1
+
 
 def test_evaluate_refuses_images_the_guard_may_have_learned_from(shop: Shop, tmp_path: Path):
     result = call("evaluate", shop.guard, shop.spec, "--images", 200, "--attacks", "fgsm", "--out", tmp_path / "e")

@@ -57,6 +57,12 @@ def test_batch_size_order_and_layout_change_nothing(spec: str, channels: int) ->
 
 
 @spec_cases
+def test_an_attack_can_leave_the_cushion_out(spec: str) -> None:
+    x = drawn((2, 3, 18, 21)).requires_grad_()
+    assert cushion_with_gradient(parse_cushion(spec), x, "skip") is x
+
+
+@spec_cases
 @pytest.mark.parametrize("gradient", ["bpda", "twin"])
 def test_forward_is_exact_whatever_the_gradient(spec: str, gradient: str) -> None:
     x = drawn((2, 3, 18, 21)).requires_grad_()
@@ -100,7 +106,7 @@ def test_wrong_shapes_and_types_are_refused(spec: str, x: torch.Tensor) -> None:
 
 
 def test_unknown_gradient_is_refused() -> None:
-    with pytest.raises(ConfigError, match="'bpda' or 'twin'"):
+    with pytest.raises(ConfigError, match="bpda, twin, skip"):
         cushion_with_gradient(parse_cushion("none"), drawn((1, 1, 8, 8)), "identity")
 
 

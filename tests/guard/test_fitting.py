@@ -107,7 +107,7 @@ def test_recipes():
     paper = shield_config("paper", classifier, updates=50, seed=3)
     assert (paper.watch_every, shield_config("paper", classifier, updates=3).watch_every) == (50 // LOOKS, 0)
     assert (paper.taps, paper.updates, paper.seed, paper.lifetime) == (("relu", "last"), 50, 3, 1)
-    assert shield_config("strong", classifier, updates=50).taps == ("input", "last")
+    assert shield_config("strong", classifier, updates=50).taps == ("input",)
     assert (paper.eps_start, paper.eps_end, paper.eps_growth) == (1 / 256, 16 / 256, 1.0)
     with pytest.raises(ConfigError, match="choose from paper, strong"):
         shield_config("best", classifier, updates=1)

@@ -12,13 +12,15 @@ from tests.guard.fitted import CONFIG, learned_classifier, training
 from tests.models.drawn import squares
 
 from medaegis.attacks.catalogue import find_attack
+from medaegis.attacks.engine import Attack
+from medaegis.attacks.steps import Adaptive, Descent
 from medaegis.cushions import parse_cushion
 from medaegis.detectors.shield import ShieldBank
 from medaegis.errors import ArtefactError, ConfigError, DataError
 from medaegis.guard import shield_training
 from medaegis.guard.fitting import calibrate
 from medaegis.guard.guard import Guard
-from medaegis.guard.shield_training import ShieldTraining
+from medaegis.guard.shield_training import ShieldConfig, ShieldTraining
 
 
 def weights(shield):
@@ -161,6 +163,33 @@ def test_half_of_the_attacks_may_drive_the_classifier_too(tmp_path):
     config = CONFIG.model_copy(update={"classifier_share": 1.0, "updates": 3})
     plain = training(tmp_path / "a", config=CONFIG.model_copy(update={"updates": 3})).train()
     assert not equal(weights(training(tmp_path / "b", config=config).train()), weights(plain))
+
+
+def test_steps_are_of_every_kind_in_their_shares(tmp_path, monkeypatch):
+    rules = []
+    monkeypatch.setattr(Attack, "descend", lambda self, victim, x, goal, eps, z: rules.append(self.rule) or z)
+    config = CONFIG.model_copy(update={"momentum_share": 0.5, "adaptive_share": 0.25, "updates": 200})
+    run = training(tmp_path, config=config)
+    for update in range(config.updates):
+        rows, epochs = run._rows(run.foreign, update, 2)
+        run._attack(run.dataset.pixels(run.foreign[rows]), rows, epochs, update)
+    kinds = [rules.count(kind) / 200 for kind in (Descent(momentum=1.0), Adaptive(), Descent())]
+    assert kinds == pytest.approx([0.5, 0.25, 0.25], abs=0.1)
+    with pytest.raises(ValueError, match="exceed 1"):
+        ShieldConfig(taps=("input",), momentum_share=0.7, adaptive_share=0.7)
+
+
+def test_a_shield_can_learn_without_the_cushion(tmp_path):
+    """Then the Cushion has no part in it, but for the scale of its input."""
+    images = torch.rand(6, 1, 16, 16).mul(255).round() / 255
+    run = training(tmp_path / "a", cushion="bits:4", config=CONFIG.model_copy(update={"cushioned": 0.0}))
+    behind = training(tmp_path / "b", cushion="bits:4")
+    coarse = parse_cushion("bits:4")(images)
+    for update in range(5):
+        torch.testing.assert_close(behind._loss(images, update), behind._loss(coarse, update))
+        assert run._loss(images, update) != run._loss(coarse, update)
+    half = training(tmp_path / "c", cushion="bits:4", config=CONFIG.model_copy(update={"cushioned": 0.5}))
+    assert 60 < sum(half._seen(update) is half.bare for update in range(200)) < 140
 
 
 def test_the_watch_is_asked_and_remembered(tmp_path, every_update):

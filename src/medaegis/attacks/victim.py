@@ -8,19 +8,16 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from medaegis.attacks.objectives import Goal, Objective, View
-from medaegis.cushions import Cushion, cushion_with_gradient, parse_cushion
+from medaegis.cushions import Cushion, Gradient, cushion_with_gradient, parse_cushion
 from medaegis.detectors.shield import ShieldBank
 from medaegis.errors import ConfigError
 from medaegis.models.classifier import Classifier
 from medaegis.models.hardware import has_fast_bfloat16
-
-Gradient = Literal["bpda", "twin"]
 
 
 @dataclass(frozen=True)
@@ -57,7 +54,8 @@ class Victim:
         classifier: the protected network.
         cushion: filter in front of it (None: no filter).
         shields: detectors behind it (None: a bare classifier).
-        gradient: how a gradient passes the Cushion: straight through ("bpda") or by its differentiable twin ("twin").
+        gradient: how a gradient passes the Cushion: straight through ("bpda"), by its differentiable twin ("twin"), or
+            not at all ("skip": the attack walks as if there were no Cushion).
         dtype: arithmetic of the gradients; None takes bfloat16 where the hardware multiplies it natively.
         fold: fold batch norm into the convolutions (exact up to rounding).
     """
@@ -75,7 +73,7 @@ class Victim:
         self.cushion = cushion if cushion is not None else parse_cushion("none")
         if gradient == "twin" and not self.cushion.has_twin:
             raise ConfigError(f"cushion {self.cushion.spec}", "it has no differentiable twin", "attack it with 'bpda'")
-        self.gradient: Gradient = gradient
+        self.gradient = gradient
         self.shields = shields
         if dtype is None:
             dtype = torch.bfloat16 if has_fast_bfloat16(classifier.device) else torch.float32

@@ -31,9 +31,10 @@ SHOWN_PROBLEMS = 12
 class EvaluationFolder:
     """An evaluation with its arrays.
 
-    scores: "clean" float32 (n_clean,), "<cell id>" float32 (n,), "<cell id>/fooled" uint8 (n,); higher = more
-    suspicious, +inf where the guard withheld for an error. examples: "<cell id>/clean", "/adversarial", "/cushioned"
-    (the adversarial image after the Cushion), each uint8 (k, C, H, W) with k = the number of the cell's examples.
+    scores: "clean" float32, of clean images diagnosed rightly, "clean/wrong" of the others, "<cell id>" float32 (n,),
+    "<cell id>/fooled" uint8 (n,); higher = more suspicious, +inf where the guard withheld for an error. examples:
+    "<cell id>/clean", "/adversarial", "/cushioned" (the adversarial image after the Cushion), each uint8 (k, C, H, W)
+    with k = the number of the cell's examples.
     """
 
     evaluation: Evaluation
@@ -69,8 +70,8 @@ def write_evaluation(folder: Path | str, found: EvaluationFolder) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(found.evaluation.model_dump(mode="json"), indent=1, ensure_ascii=False, allow_nan=False)
     for name, arrays in (("scores", found.scores), ("examples", found.examples)):
-        _replace(folder / f"{name}.safetensors", save({key: np.ascontiguousarray(a) for key, a in arrays.items()}))
-    _replace(folder / "evaluation.json", text.encode())
+        replace_file(folder / f"{name}.safetensors", save({key: np.ascontiguousarray(a) for key, a in arrays.items()}))
+    replace_file(folder / "evaluation.json", text.encode())
 
 
 def _problems(error: ValidationError) -> str:
@@ -124,7 +125,9 @@ def _arrays(path: Path) -> Mapping[str, Array]:
     return arrays
 
 
-def _replace(path: Path, content: bytes) -> None:
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file at once or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial")
     partial.write_bytes(content)
     os.replace(partial, path)

@@ -18,6 +18,7 @@ from medaegis.attacks.engine import generator
 from medaegis.bench.field import Field, Planned
 from medaegis.bench.schema import Control
 from medaegis.bench.store import Piece
+from medaegis.bench.words import gradient_name
 from medaegis.cushions import parse_cushion
 from medaegis.detectors.shield import ShieldBank
 from medaegis.guard.fitting import clean_logits
@@ -52,6 +53,7 @@ def run_controls(
     controls = [_noise(guard, field), _extra_jpeg(guard, field)]
     controls += _undefended(outcomes)
     controls += _patience(outcomes)
+    controls += _ways_through(outcomes)
     controls += _steps_beat_one(outcomes)
     if any(planned.attack == "wb" for planned, _ in outcomes):
         controls.append(_full_success(field, outcomes, progress))
@@ -135,6 +137,30 @@ def _patience(outcomes: Outcomes) -> list[Control]:
     return controls
 
 
+def _ways_through(outcomes: Outcomes) -> list[Control]:
+    """WB through the Cushion by every gradient there is: none of them may do much better than the one used."""
+    shares: dict[tuple[float, int], dict[str, float]] = {}
+    for planned, piece in outcomes:
+        if planned.attack == "wb":
+            broken = float((piece["fooled"] & piece["accepted"]).float().mean())
+            shares.setdefault((planned.eps, planned.value.steps), {})[planned.gradient] = broken
+    controls = []
+    for (eps, steps), by_way in shares.items():
+        if len(by_way) < 2:
+            continue
+        used, *others = by_way.values()
+        controls.append(
+            Control(
+                name=f"Ways through the Cushion, WB at {eps * 256:g}/256, {steps} steps",
+                expectation=f"no other way gets {TOLERANCE:.0%} more through than the one used everywhere",
+                measured=", ".join(f"{gradient_name(way)} {share:.1%}" for way, share in by_way.items()),
+                passed=max(others) - used <= TOLERANCE,
+                detail="A Shield can hide behind the Cushion's rounding, where no gradient leads, and look robust.",
+            )
+        )
+    return controls
+
+
 def _alike(planned: Planned) -> tuple[str, float, str, int]:
     """What two cells share that differ in their steps alone."""
     return planned.attack, planned.eps, planned.gradient, planned.value.restarts
@@ -167,7 +193,7 @@ def _full_success(field: Field, outcomes: Outcomes, progress: Progress) -> Contr
     shares = {
         p.eps: float((piece["fooled"] & piece["accepted"]).float().mean())
         for p, piece in found
-        if p.value.steps == longest.value.steps
+        if (p.value.steps, p.gradient) == (longest.value.steps, longest.gradient)
     }
     measured = max(shares)
     small = field.first(FAR_IMAGES)

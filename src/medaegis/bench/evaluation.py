@@ -18,7 +18,7 @@ from torch import Tensor
 
 from medaegis import __version__
 from medaegis.attacks.catalogue import find_attack
-from medaegis.attacks.victim import Gradient, Verdict
+from medaegis.attacks.victim import Verdict
 from medaegis.bench.archive import Array, EvaluationFolder, write_evaluation
 from medaegis.bench.controls import run_controls
 from medaegis.bench.field import Field, Planned, as_array
@@ -31,6 +31,7 @@ from medaegis.bench.schema import (
     GuardFacts,
 )
 from medaegis.bench.store import Piece, Store
+from medaegis.cushions import Gradient
 from medaegis.environment import environment
 from medaegis.errors import ConfigError, DataError
 from medaegis.guard.guard import Guard
@@ -47,10 +48,21 @@ THREAT_MODEL = (
 )
 
 
-def plan(attacks: Sequence[str], eps: Sequence[tuple[str, float]], *, gradient: Gradient = "bpda") -> list[Planned]:
-    """Every attack at every eps, adaptive ones also with a fifth of their steps at the largest eps.
+def plan(
+    attacks: Sequence[str],
+    eps: Sequence[tuple[str, float]],
+    *,
+    gradient: Gradient = "bpda",
+    other_ways: Sequence[Gradient] = (),
+) -> list[Planned]:
+    """Every attack at every eps; at the largest eps adaptive ones also with a fifth of their steps, and WB other ways.
 
-    The short runs stand beside the long ones so that training against short attacks cannot pass for robustness.
+    The short runs stand beside the long ones so that training against short attacks cannot pass for robustness; the
+    other ways through the Cushion, so that a Shield that hides behind its rounding cannot either.
+
+    Args:
+        gradient: way through the Cushion.
+        other_ways: further ones, for WB alone.
 
     Raises:
         ConfigError: an attack that is not in the catalogue, or no eps.
@@ -59,11 +71,12 @@ def plan(attacks: Sequence[str], eps: Sequence[tuple[str, float]], *, gradient: 
         raise ConfigError("eps", "none given", "give at least one, as 8/256")
     cells = [Planned(name, value, text, gradient=gradient) for name in attacks for text, value in eps]
     text, value = max(eps, key=lambda pair: pair[1])
-    short = [name for name in attacks if find_attack(name).adaptive]
-    return cells + [
+    cells += [
         Planned(name, value, text, steps=max(1, find_attack(name).attack.steps // 5), gradient=gradient)
-        for name in short
+        for name in attacks
+        if find_attack(name).adaptive
     ]
+    return cells + [Planned("wb", value, text, gradient=way) for way in other_ways if "wb" in attacks]
 
 
 def evaluate_guard(
@@ -101,7 +114,10 @@ def evaluate_guard(
         raise DataError(dataset.spec, "no test image is diagnosed rightly, so none can be attacked", "train longer")
     total, done = sum(cell.value.steps for cell in cells), 0
     measured: list[Cell] = []
-    scores: dict[str, Array] = {"clean": as_array(clean.score)}
+    scores: dict[str, Array] = {
+        "clean": as_array(clean.score[field.genuine]),
+        "clean/wrong": as_array(clean.score[clean.predicted != test.labels]),
+    }
     examples: dict[str, Array] = {}
     outcomes: list[tuple[Planned, Piece]] = []
     for planned in cells:
@@ -201,6 +217,7 @@ def _guard_facts(guard: Guard) -> GuardFacts:
 def _clean_result(guard: Guard, test: Dataset, clean: Verdict) -> CleanResult:
     bare = torch.cat([guard.classifier_logits(part) for part in test.pixels().split(64)])
     right = clean.predicted == test.labels
+    wrong = ~right
     labels = test.labels.numpy()
     binary = len(test.classes) == 2
     accuracy = wilson_interval(int(right.sum()), len(test))
@@ -210,6 +227,8 @@ def _clean_result(guard: Guard, test: Dataset, clean: Verdict) -> CleanResult:
     ranked = (clean.logits[:, 1] - clean.logits[:, 0]).numpy()
     return CleanResult(
         n=len(test),
+        wrong=int(wrong.sum()),
+        wrong_rejected=_mean(~clean.accepted[wrong]),
         accuracy=accuracy.value,
         accuracy_without_cushion=_mean(bare.argmax(1) == test.labels),
         auroc=auroc(ranked[labels == 0], ranked[labels == 1]) if binary and len(np.unique(labels)) == 2 else None,

@@ -15,12 +15,13 @@ from torch import Tensor
 
 from medaegis.attacks.catalogue import find_attack
 from medaegis.attacks.engine import Attack, pick_targets
-from medaegis.attacks.victim import Gradient, Verdict, Victim
+from medaegis.attacks.victim import Verdict, Victim
 from medaegis.bench.archive import Array
 from medaegis.bench.metrics import auroc, bootstrap_interval, tpr_at_tnr, wilson_interval
 from medaegis.bench.schema import Cell, ClassResult, Example, WorstCase
 from medaegis.bench.schema import Verdict as ShownVerdict
 from medaegis.bench.store import Piece, Store
+from medaegis.cushions import Gradient
 from medaegis.guard.guard import Guard
 from medaegis.images.datasets import Dataset
 from medaegis.progress import Progress
@@ -56,6 +57,8 @@ class Field:
 
     Attributes:
         chosen: rows of `test` that the shares are taken over; right: the attacked ones among them.
+        genuine: every row of `test` diagnosed rightly when clean: what attacked images are told from (AUROC), as HFC
+            section 5.1 drops the misclassified ones. A misdiagnosis that is rejected is no false alarm.
     """
 
     def __init__(
@@ -71,6 +74,7 @@ class Field:
         self.guard, self.test, self.clean, self.seed = guard, test, clean, seed
         self.store, self.key = store, key
         self.chosen = chosen
+        self.genuine = (clean.predicted == test.labels).nonzero().squeeze(1)
         self.right = chosen[clean.predicted[chosen] == test.labels[chosen]]
         self.labels = test.labels[self.right]
         self.targets = pick_targets(self.labels, len(test.classes), ids=test.ids[self.right], seed=seed)
@@ -142,10 +146,10 @@ class Field:
     def cell(self, planned: Planned, piece: Piece) -> Cell:
         """The figures of a cell."""
         attack, entry = planned.value, find_attack(planned.attack)
-        clean, attacked = as_array(self.clean.score[self.chosen]), as_array(piece["score"])
+        clean, attacked = as_array(self.clean.score[self.genuine]), as_array(piece["score"])
         fooled = piece["fooled"].numpy()
         broken = fooled & piece["accepted"].numpy()
-        groups = [[self.test.patients[i] for i in rows.tolist()] for rows in (self.chosen, self.right)]
+        groups = [[self.test.patients[i] for i in rows.tolist()] for rows in (self.genuine, self.right)]
         interval = bootstrap_interval(auroc, [clean, attacked], n=500, seed=self.seed, groups=groups)
         undetected = wilson_interval(int(broken.sum()), len(broken))
         safe = self.accepted.numpy() & ~broken
@@ -244,7 +248,7 @@ class Field:
                     eps_text=mine[0][0].eps_text,
                     norm="L2" if norm == "l2" else "Linf",
                     n=len(broken),
-                    auroc=auroc(as_array(self.clean.score[self.chosen]), as_array(score)),
+                    auroc=auroc(as_array(self.clean.score[self.genuine]), as_array(score)),
                     undetected=undetected.value,
                     undetected_interval=(undetected.low, undetected.high),
                     robust_accuracy=float((self.accepted & ~broken).sum()) / len(self.chosen),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from medaegis.bench.archive import read_evaluation
+from medaegis.bench.archive import read_evaluation, replace_file
 from medaegis.bench.schema import Cell, Evaluation, WorstCase
 from medaegis.bench.words import decimal, decimal_range, duration, gradient_name, percent, percent_range
 
@@ -18,6 +18,12 @@ def markdown(evaluation_dir: Path | str) -> str:
     """
     evaluation = read_evaluation(evaluation_dir).evaluation
     return "\n\n".join([_source(evaluation), _clean(evaluation), _attacks(evaluation), _controls(evaluation)]) + "\n"
+
+
+def write_markdown(evaluation_dir: Path | str, out: Path) -> Path:
+    """Writes those tables to `out`, and returns it."""
+    replace_file(out, markdown(evaluation_dir).encode())
+    return out
 
 
 def _source(evaluation: Evaluation) -> str:
@@ -42,6 +48,7 @@ def _clean(evaluation: Evaluation) -> str:
         ("sensitivity", percent(clean.sensitivity), ""),
         ("specificity", percent(clean.specificity), ""),
         ("accepted (TNR reached)", percent(clean.tnr_reached), percent_range(clean.intervals.get("tnr_reached"))),
+        (f"rejected of the {clean.wrong} diagnosed wrongly", percent(clean.wrong_rejected), ""),
         *((f"accepted, {name}", percent(share), "") for name, share in clean.tnr_by_class.items()),
     ]
     return table(("clean images", "value", "95 %"), rows)

@@ -5,7 +5,6 @@ Everything in it comes from the evaluation folder; names come from outside and a
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ import numpy.typing as npt
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from medaegis.bench import plots, words
-from medaegis.bench.archive import read_evaluation
+from medaegis.bench.archive import read_evaluation, replace_file
 from medaegis.bench.pictures import change_picture, magnification, picture
 from medaegis.bench.schema import Cell, Evaluation, Example, WorstCase
 from medaegis.bench.summary import BROKEN, FEW_IMAGES, HELD, summarise
@@ -60,10 +59,7 @@ def write_report(evaluation_dir: Path | str, out_html: Path | str | None = None)
     found = read_evaluation(folder)
     page = _render(found.evaluation, found.scores, found.examples)
     out = folder / "report.html" if out_html is None else Path(out_html)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f"{out.name}.partial")
-    partial.write_text(page, encoding="utf-8")
-    os.replace(partial, out)
+    replace_file(out, page.encode())
     return out
 
 

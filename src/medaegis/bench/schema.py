@@ -59,9 +59,15 @@ class DataFacts(_Model):
 
 
 class CleanResult(_Model):
-    """Images nobody attacked. `tnr_reached` is the share of them the guard accepts; intervals are by field name."""
+    """Images nobody attacked.
+
+    tnr_reached: share of all of them that the guard accepts. wrong: how many the classifier diagnoses wrongly;
+    wrong_rejected: share of those that the guard rejects. intervals: by field name.
+    """
 
     n: Count
+    wrong: Count | None = None
+    wrong_rejected: Share | None = None
     accuracy: Share | None = None
     accuracy_without_cushion: Share | None = None
     auroc: Share | None = None
@@ -104,10 +110,11 @@ class Cell(_Model):
 
     n: attacked images, those diagnosed rightly when clean. success: share whose diagnosis the attack turns wrong behind
     the Cushion. undetected: turns it wrong and is accepted. robust_accuracy: share whose clean image is diagnosed
-    rightly and accepted, and whose attacked image is no undetected success (Tramèr 2022). auroc: clean images against
-    all attacked ones; auroc_fooling: against those alone that fool the classifier. tprXX: share of attacked images
-    withheld at XX % TNR. eps is in pixel units, for L2 the root mean square. examples: the attacker's best first, that
-    is undetected, then fooling, then other images.
+    rightly and accepted, and whose attacked image is no undetected success (Tramèr 2022). auroc: clean images that are
+    diagnosed rightly against all attacked ones (HFC section 5.1 drops misclassified images too); auroc_fooling: against
+    those alone that fool the classifier. tprXX: share of attacked images withheld at XX % TNR over the same clean
+    images. eps is in pixel units, for L2 the root mean square. examples: the attacker's best first, that is undetected,
+    then fooling, then other images.
     """
 
     id: str = Field(pattern=r"^[^/\s]+$")

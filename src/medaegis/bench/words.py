@@ -77,7 +77,9 @@ def moment(when: datetime) -> str:
 
 def gradient_name(gradient: str | None) -> str:
     """How the way through the Cushion is written."""
-    return NOT_MEASURED if gradient is None else "BPDA" if gradient == "bpda" else gradient
+    if gradient is None:
+        return NOT_MEASURED
+    return {"bpda": "BPDA", "skip": "without it"}.get(gradient, gradient)
 
 
 def shortened(text: str, length: int) -> str:

@@ -35,7 +35,7 @@ def attack(
     ] = None,
     restarts: Annotated[int, typer.Option("--restarts", min=1, help="Random starts.")] = 1,
     gradient: Annotated[
-        Gradient, typer.Option("--gradient", help="Through the Cushion: straight (bpda) or by its twin.")
+        Gradient, typer.Option("--gradient", help="Through the Cushion: straight, by its twin, or ignoring it.")
     ] = Gradient.bpda,
     limit: Annotated[
         int | None, typer.Option("--limit", min=1, help="Attack at most so many.", show_default="all")

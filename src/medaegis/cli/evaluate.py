@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
@@ -40,7 +40,7 @@ def evaluate(
         str, typer.Option("--eps", help="Largest changes of a pixel, with commas between.")
     ] = "1/256,4/256,8/256,16/256",
     gradient: Annotated[
-        Gradient, typer.Option("--gradient", help="Through the Cushion: straight (bpda) or by its twin.")
+        Gradient, typer.Option("--gradient", help="Through the Cushion: straight, by its twin, or ignoring it.")
     ] = Gradient.bpda,
     limit: Annotated[
         int | None, typer.Option("--limit", min=1, help="Attack at most so many test images.", show_default="all")
@@ -60,11 +60,15 @@ def evaluate(
     """
     from medaegis.attacks.catalogue import CATALOGUE
     from medaegis.bench.evaluation import evaluate_guard, plan
+    from medaegis.cushions import Gradient as Way
     from medaegis.guard.guard import Guard
 
     names = list(CATALOGUE) if attacks == "all" else comma_separated(attacks, "--attacks")
-    cells = plan(names, eps_list(eps), gradient=gradient.value)
+    other_ways = [way for way in get_args(Way) if way != gradient.value]
+    cells = plan(names, eps_list(eps), gradient=gradient.value, other_ways=other_ways)
     guard = Guard.load(guard_dir, factory=factory(network))
+    if guard.cushion.spec == "none":
+        cells = [cell for cell in cells if cell.gradient == gradient.value]
     dataset, split = datasets.data_of_guard(guard, spec, images=images)
     options = ["--attacks", attacks, "--eps", eps, "--gradient", gradient.value, "--seed", str(seed)]
     options += [] if limit is None else ["--limit", str(limit)]

@@ -44,6 +44,7 @@ class Gradient(StrEnum):
 
     bpda = "bpda"
     twin = "twin"
+    skip = "skip"
 
 
 class Channels(StrEnum):

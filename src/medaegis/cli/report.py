@@ -1,4 +1,4 @@
-"""`medaegis report`: one HTML page from an evaluation."""
+"""`medaegis report`: one HTML page from an evaluation, or its tables as Markdown."""
 
 from __future__ import annotations
 
@@ -10,9 +10,20 @@ import typer
 
 def report(
     evaluation_dir: Annotated[Path, typer.Argument(metavar="DIR", help="Folder that `medaegis evaluate` wrote.")],
-    out: Annotated[Path | None, typer.Option("--out", help="The page.", show_default="report.html in DIR")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            help="The page; a name that ends in .md gets the tables as Markdown.",
+            show_default="report.html in DIR",
+        ),
+    ] = None,
 ) -> None:
     """Write the report: one self-contained HTML page that opens offline and prints. Prints its path."""
+    from medaegis.bench.markdown import write_markdown
     from medaegis.bench.report import write_report
 
-    typer.echo(write_report(evaluation_dir, out))
+    if out is not None and out.suffix == ".md":
+        typer.echo(write_markdown(evaluation_dir, out))
+    else:
+        typer.echo(write_report(evaluation_dir, out))

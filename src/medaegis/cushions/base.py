@@ -7,14 +7,14 @@ attacker's choice: identity (BPDA, Athalye et al. 2018, section 4.1) or the deri
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from medaegis.errors import ConfigError, ImageError
 
-Gradient = Literal["bpda", "twin"]
+Gradient = Literal["bpda", "twin", "skip"]
 
 
 class Cushion(ABC):
@@ -147,17 +147,20 @@ def cushion_with_gradient(cushion: Cushion, x: Tensor, gradient: Gradient) -> Te
         cushion: any cushion.
         x: float32 or float64 `(N, C, H, W)` in [0, 1].
         gradient: "bpda" passes the gradient through unchanged (straight-through identity; Athalye et al. 2018);
-            "twin" takes the derivative of `cushion.twin` at x.
+            "twin" takes the derivative of `cushion.twin` at x; "skip" leaves the cushion out, value and all: what is
+            found that way meets the cushion only when it is judged, and shows defences that hide behind its rounding.
 
     Returns:
-        Bit for bit `cushion(x)`, whatever the gradient.
+        Bit for bit `cushion(x)`, whatever the gradient; x itself for "skip".
 
     Raises:
         ConfigError: the gradient is unknown, the cushion has no twin, or x does not fit.
         ImageError: as `Cushion.__call__`.
     """
-    if gradient not in ("bpda", "twin"):
-        raise ConfigError("gradient", f"got {gradient!r}, expected 'bpda' or 'twin'", "choose one of the two")
+    if gradient not in get_args(Gradient):
+        raise ConfigError("gradient", f"got {gradient!r}", f"choose from {', '.join(get_args(Gradient))}")
+    if gradient == "skip":
+        return x
     if gradient == "twin" and not cushion.has_twin:
         raise ConfigError(f"cushion {cushion.spec}", "it has no differentiable twin", "use gradient 'bpda'")
     exact = cushion(x)

@@ -28,11 +28,11 @@ from medaegis.progress import Progress, silent
 
 WATCHED_EPS = (4, 8, 16, 64)  # of 256; at 64 a sound attack must win, or gradients are masked
 WATCHED_IMAGES = 64
-LOOKS = 8  # at robustness during one training
+LOOKS = 16  # at robustness during one training
 
 RECIPES: dict[str, str] = {
     "paper": "Medical Aegis: the backbone's taps, eps growing over the whole training, a fresh start for each attack",
-    "strong": "ours, the default: the pixels and one shallow tap, attacks of many kinds, small eps mixed in",
+    "strong": "ours, the default: the cushioned pixels alone, attacks of many kinds, small eps mixed in",
 }
 
 
@@ -53,12 +53,16 @@ def shield_config(recipe: str, classifier: Classifier, *, updates: int, seed: in
     if recipe == "paper":
         return paper
     ours = {
-        "taps": (INPUT, taps[min(1, len(taps) - 1)]),
-        "eps_growth": 0.25,
+        "taps": (INPUT,),
+        "batch_size": 16,
+        "lr": 1.5e-3,
+        "eps_growth": 0.2,
         "eps_below": 0.25,
         "inner_steps": 7,
-        "inner_step": (0.1, 0.4),
-        "momentum_share": 0.5,
+        "inner_step": (0.15, 0.4),
+        "momentum_share": 0.25,
+        "adaptive_share": 0.25,
+        "cushioned": 0.0,
     }
     return paper.model_copy(update=ours)
 

@@ -18,8 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
 from medaegis.artefact import digest, read_folder, write_folder
-from medaegis.attacks.victim import Gradient, Verdict, Victim
-from medaegis.cushions import Cushion, parse_cushion
+from medaegis.attacks.victim import Verdict, Victim
+from medaegis.cushions import Cushion, Gradient, parse_cushion
 from medaegis.detectors.shield import Shield, ShieldBank
 from medaegis.errors import ArtefactError, ConfigError, MedaegisError
 from medaegis.guard.fingerprint import weights_fingerprint

@@ -12,17 +12,17 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from torch import Tensor
 
 from medaegis.attacks.balls import Linf
 from medaegis.attacks.engine import Attack
 from medaegis.attacks.objectives import CarliniWagner, Goal, Objective, ShieldLogit
-from medaegis.attacks.steps import Descent
+from medaegis.attacks.steps import Adaptive, Descent, StepRule
 from medaegis.attacks.victim import Victim
 from medaegis.cushions import Cushion
 from medaegis.detectors.shield import Shield, ShieldBank
@@ -52,11 +52,14 @@ class ShieldConfig(BaseModel):
             trained too.
         inner_steps, inner_step: steps of an update's attack, and the bounds of their length in units of eps, drawn
             anew (log-uniform) for every update.
-        momentum_share: share of the updates whose attack accumulates its gradients (MIM). Against one kind of step
+        momentum_share, adaptive_share: shares of the updates whose attack accumulates its gradients (MIM), or walks
+            like Auto-PGD (which sets its step length itself); the others take sign steps. Against one kind of step
             alone a Shield learns to be rough where that step lands instead of robust.
         lifetime: an image keeps its perturbation and its augmentation for this many visits, so that short attacks add
             up to long ones; 1 starts afresh each time, as the paper does.
         classifier_share: share of the updates whose attack also drives the classifier (the WB attack).
+        cushioned: share of the updates whose images, clean and attacked, pass the Cushion. Where they always do, a long
+            training ends in masked gradients: the Shield hides behind the Cushion's rounding, which is not robust.
         lr, weight_decay: of AdamW; `average` is the decay of the weights' moving average, which is what is kept.
         watch_every: updates between looks at robustness on held-out images; 0 never looks.
         seed: of weights, order, augmentation and random starts.
@@ -76,13 +79,21 @@ class ShieldConfig(BaseModel):
     inner_steps: int = Field(default=10, ge=1)
     inner_step: tuple[float, float] = (0.25, 0.25)
     momentum_share: float = Field(default=0.0, ge=0, le=1)
+    adaptive_share: float = Field(default=0.0, ge=0, le=1)
     lifetime: int = Field(default=1, ge=1)
     classifier_share: float = Field(default=0.0, ge=0, le=1)
+    cushioned: float = Field(default=1.0, ge=0, le=1)
     lr: float = Field(default=1e-3, gt=0)
     weight_decay: float = Field(default=1e-4, ge=0)
     average: float = Field(default=0.998, ge=0, lt=1)
     watch_every: int = Field(default=0, ge=0)
     seed: int = Field(default=0, ge=0, lt=2**63)
+
+    @model_validator(mode="after")
+    def _shares(self) -> Self:
+        if self.momentum_share + self.adaptive_share > 1:
+            raise ValueError("momentum_share and adaptive_share together exceed 1")
+        return self
 
     @field_validator("inner_step")
     @classmethod
@@ -132,7 +143,9 @@ class ShieldTraining:
             seed=_seed(config.seed * 1009 + label),
         )
         self.shield.to(classifier.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.victim = Victim(classifier, cushion=cushion, shields=_OneShield(self.shield, len(dataset.classes)))
+        bank = _OneShield(self.shield, len(dataset.classes))
+        self.victim = Victim(classifier, cushion=cushion, shields=bank)
+        self.bare = Victim(classifier, shields=bank)
         self._standardise()
         self.averaged = {name: value.detach().clone() for name, value in self.shield.state_dict().items()}
         self.optimizer = torch.optim.AdamW(self.shield.parameters(), lr=config.lr, weight_decay=config.weight_decay)
@@ -192,7 +205,7 @@ class ShieldTraining:
         epochs = places // len(pool)
         rows = torch.empty_like(places)
         for epoch in epochs.unique().tolist():
-            order = torch.argsort(uniforms(self.config.seed, 4 * epoch + stream, self.dataset.ids[pool], 1)[:, 0])
+            order = torch.argsort(uniforms(self.config.seed, 8 * epoch + stream, self.dataset.ids[pool], 1)[:, 0])
             inside = epochs == epoch
             rows[inside] = order[places[inside] % len(pool)]
         return rows, epochs
@@ -204,7 +217,7 @@ class ShieldTraining:
         u = torch.empty(len(rows), 7)
         for g in generation.unique().tolist():
             inside = generation == g
-            u[inside] = uniforms(self.config.seed, 4 * g + stream, ids[inside], 7)
+            u[inside] = uniforms(self.config.seed, 8 * g + stream, ids[inside], 7)
         return (augment(pixels, u) * 255).round() / 255
 
     def _update(self, update: int) -> float:
@@ -217,7 +230,7 @@ class ShieldTraining:
         foreign = self._augmented(self.foreign, rows, epochs // config.lifetime, 3).to(device)
         adversarial = self._attack(foreign, rows, epochs, update)
         self.shield.requires_grad_(True)
-        loss = self._loss(torch.cat([genuine, adversarial]))
+        loss = self._loss(torch.cat([genuine, adversarial]), update)
         if not math.isfinite(loss.item()):
             raise ConfigError("shield training", f"the loss is not finite at update {update}", "lower lr")
         self.optimizer.zero_grad()
@@ -230,17 +243,28 @@ class ShieldTraining:
                 self.averaged[name].lerp_(value, 1 - decay)
         return float(loss.item())
 
-    def _loss(self, images: Tensor) -> Tensor:
+    def _draws(self, update: int) -> list[float]:
+        """What an update's attack is made of: uniform numbers for objective, step rule, step length and Cushion."""
+        numbers: list[float] = uniforms(self.config.seed, 8 * update + 5, torch.zeros(1, dtype=torch.int64), 4)[
+            0
+        ].tolist()
+        return numbers
+
+    def _seen(self, update: int) -> Victim:
+        """Whom an update trains: the Shield behind the Cushion, or on bare pixels."""
+        return self.victim if self._draws(update)[3] < self.config.cushioned else self.bare
+
+    def _loss(self, images: Tensor, update: int) -> Tensor:
         """Minus the adversarial loss of eq. 3 / 4; the first half of `images` is genuine."""
         n = len(images) // 2
-        logits = _shield_logits(self.victim, images, self.label)
+        logits = _shield_logits(self._seen(update), images, self.label)
         return F.softplus(-logits[:n]).mean() + F.softplus(logits[n:]).mean()
 
     def _attack(self, x: Tensor, rows: Tensor, epochs: Tensor, update: int) -> Tensor:
         """Adversarial images on the 8-bit grid; what each image's attack reached is remembered for its next visit."""
         config = self.config
         self.shield.requires_grad_(False)
-        u = uniforms(config.seed, 4 * update + 7, torch.arange(len(x)), 2)
+        u = uniforms(config.seed, 8 * update + 7, torch.arange(len(x)), 2)
         eps = torch.full((len(x),), self._eps(update))
         eps = torch.where(u[:, 0] < config.eps_below, eps * u[:, 1], eps).view(-1, 1, 1, 1).to(x)
         noise = torch.Generator().manual_seed(_seed(config.seed * 1_000_003 + update))
@@ -248,20 +272,25 @@ class ShieldTraining:
         carried = (epochs % config.lifetime != 0) & (self.visits[rows] > 0)
         start = torch.where(carried.view(-1, 1, 1, 1).to(x.device), self.memory[rows].to(x), start)
         z = Linf().project_(x + start, x, eps)
-        draws = uniforms(config.seed, 4 * update + 5, torch.zeros(1, dtype=torch.int64), 3)[0].tolist()
+        draws = self._draws(update)
         objective: Objective = ShieldLogit()
         if draws[0] < config.classifier_share:
             objective = CarliniWagner(kappa=1.0) + ShieldLogit()
+        rule: StepRule = Descent()
+        if draws[1] < config.momentum_share:
+            rule = Descent(momentum=1.0)
+        elif draws[1] < config.momentum_share + config.adaptive_share:
+            rule = Adaptive()
         low, high = config.inner_step
         attack = Attack(
             objective=objective,
-            rule=Descent(momentum=1.0 if draws[1] < config.momentum_share else 0.0),
+            rule=rule,
             steps=config.inner_steps,
             step_size=low * (high / low) ** draws[2],
         )
         wanted = torch.full((len(x),), self.label, device=x.device)
         goal = Goal(self.dataset.labels[self.foreign[rows]].to(x.device), wanted)
-        z = attack.descend(self.victim, x, goal, eps, z)
+        z = attack.descend(self._seen(update), x, goal, eps, z)
         self.memory[rows] = (z - x).to("cpu", torch.float16)
         self.visits[rows] += 1
         return Linf().to_8bit(z, x, eps)
