@@ -30,17 +30,21 @@ def variants(taps: tuple[str, ...]) -> dict[str, dict[str, Any]]:
     shallow = taps[min(1, len(taps) - 1)]
     return {
         "strong": {},
-        "pixels only": {"taps": (INPUT,)},
         "shallow tap only": {"taps": (shallow,)},
-        "the paper's taps": {"taps": taps},
+        "pixels and a shallow tap": {"taps": (INPUT, shallow)},
         "pixels and all taps": {"taps": (INPUT, *taps)},
-        "one kind of step": {"inner_step": (0.25, 0.25), "momentum_share": 0.0},
-        "one kind of step, carried on": {"inner_step": (0.25, 0.25), "momentum_share": 0.0, "lifetime": 4},
+        "the paper's taps": {"taps": taps},
+        "behind the Cushion": {"cushioned": 1.0},
+        "half behind the Cushion": {"cushioned": 0.5},
+        "sign steps only": {"momentum_share": 0.0, "adaptive_share": 0.0},
         "3 inner steps": {"inner_steps": 3},
         "15 inner steps": {"inner_steps": 15},
+        "long inner steps": {"inner_steps": 5, "inner_step": (0.25, 0.5)},
+        "carried on for 4 visits": {"lifetime": 4},
+        "batch of 32": {"batch_size": 32},
+        "width 48": {"width": 48},
         "eps of now only": {"eps_below": 0.0},
         "half of the attacks are WB": {"classifier_share": 0.5},
-        "no Cushion": {"cushion": "none"},
     }
 
 
@@ -60,11 +64,11 @@ def main() -> int:
     split = split_dataset(dataset, seed=told["seed"])
     learn, watch = dataset.subset([*split.train, *split.adv_train]), dataset.subset(split.val)
     done = {line["variant"] for line in _lines(options.out) if line["update"] == options.updates}
+    cushion = parse_cushion("jpeg:80")
     about = {"date": datetime.now(UTC).date().isoformat(), **environment()}
     for name, changes in variants(classifier.taps).items():
         if name in done or (options.only and name not in options.only):
             continue
-        cushion = parse_cushion(changes.pop("cushion", "jpeg:80"))
         config = shield_config("strong", classifier, updates=options.updates).model_copy(update=changes)
         look = robustness(classifier, cushion, watch, options.label)
         training = ShieldTraining(
