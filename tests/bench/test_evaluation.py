@@ -264,7 +264,9 @@ def test_plan_adds_short_runs_of_adaptive_attacks_at_the_largest_eps():
     assert ways[: len(cells)] == cells
     assert [(p.attack, p.eps_text, p.gradient) for p in ways[len(cells) :]] == [
         ("wb", "16/256", "twin"),
+        ("wb", "4/256", "twin"),
         ("wb", "16/256", "skip"),
+        ("wb", "4/256", "skip"),
     ]
     with pytest.raises(ConfigError, match="none given"):
         plan(["pgd"], [])

@@ -16,7 +16,6 @@ from sklearn.metrics import roc_curve as sklearn_roc_curve
 from medaegis.bench.metrics import (
     auroc,
     bootstrap_interval,
-    expected_calibration_error,
     roc_curve,
     threshold_at_tnr,
     tpr_at_tnr,
@@ -167,26 +166,6 @@ def test_a_patient_alone_on_one_side_never_leaves_it_empty() -> None:
     assert (interval.low, interval.high) == (1.0, 1.0)
 
 
-@settings(max_examples=40, deadline=None)
-@given(st.integers(2, 5), st.integers(1, 60), st.integers(1, 20), st.integers(0, 2**31))
-def test_calibration_error_agrees_with_the_definition(classes: int, n: int, bins: int, seed: int) -> None:
-    generator = np.random.default_rng(seed)
-    probs = generator.dirichlet(np.ones(classes), size=n)
-    labels = generator.integers(0, classes, size=n)
-    expected = 0.0
-    for k in range(bins):
-        members = [i for i in range(n) if k / bins < probs[i].max() <= (k + 1) / bins]
-        if members:
-            right = np.mean([probs[i].argmax() == labels[i] for i in members])
-            expected += len(members) / n * abs(right - np.mean([probs[i].max() for i in members]))
-    assert expected_calibration_error(probs, labels, bins=bins) == pytest.approx(expected, abs=1e-9)
-
-
-def test_calibration_error_of_a_sure_and_wrong_classifier_is_one() -> None:
-    assert expected_calibration_error([[1.0, 0.0]] * 3, [1, 1, 1]) == 1.0
-    assert expected_calibration_error([[1.0, 0.0]] * 3, [0, 0, 0]) == 0.0
-
-
 @pytest.mark.parametrize("function", [auroc, roc_curve, partial(tpr_at_tnr, tnr=0.9)])
 @pytest.mark.parametrize(
     ("negatives", "positives", "names"),
@@ -222,12 +201,6 @@ def test_bad_share_is_refused(tnr: float) -> None:
         lambda: wilson_interval(2, 1),
         lambda: wilson_interval(0, 0),
         lambda: wilson_interval(1, 2, confidence=1.0),
-        lambda: expected_calibration_error([[0.5, 0.6]], [0]),
-        lambda: expected_calibration_error([[np.nan, 0.5]], [0]),
-        lambda: expected_calibration_error([[0.5, 0.5]], [2]),
-        lambda: expected_calibration_error([[0.5, 0.5]], [0.0]),
-        lambda: expected_calibration_error([[0.5, 0.5]], [0, 1]),
-        lambda: expected_calibration_error(np.zeros((0, 2)), []),
     ],
 )
 def test_other_bad_input_is_refused(call: Any) -> None:

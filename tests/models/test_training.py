@@ -261,6 +261,19 @@ class TestMetrics:
         mixed = np.array([[0.6, 0.4]] * 5 + [[0.9, 0.1]] * 5)
         assert calibration_error(mixed, np.array([0] * 5 + [1] * 5)) == pytest.approx((0.4 + 0.9) / 2)
 
+    @pytest.mark.parametrize("classes", [2, 3, 5])
+    @pytest.mark.parametrize("n", [1, 7, 60])
+    def test_calibration_agrees_with_its_definition(self, classes, n):
+        draw = np.random.default_rng(classes * n)
+        probabilities, labels = draw.dirichlet(np.ones(classes), size=n), draw.integers(0, classes, size=n)
+        expected = 0.0
+        for k in range(15):
+            members = [i for i in range(n) if k / 15 <= probabilities[i].max() < (k + 1) / 15]
+            if members:
+                right = np.mean([probabilities[i].argmax() == labels[i] for i in members])
+                expected += len(members) / n * abs(right - np.mean([probabilities[i].max() for i in members]))
+        assert calibration_error(probabilities, labels) == pytest.approx(expected, abs=1e-9)
+
 
 class TestCheckpoint:
     def test_round_trip_and_one_at_a_time(self, tmp_path):

@@ -155,7 +155,8 @@ def _ways_through(outcomes: Outcomes) -> list[Control]:
                 expectation=f"no other way gets {TOLERANCE:.0%} more through than the one used everywhere",
                 measured=", ".join(f"{gradient_name(way)} {share:.1%}" for way, share in by_way.items()),
                 passed=max(others) - used <= TOLERANCE,
-                detail="A Shield can hide behind the Cushion's rounding, where no gradient leads, and look robust.",
+                detail="A Shield can hide behind the Cushion's rounding, where no gradient leads, and look robust. "
+                "Should this fail, evaluate with the --gradient that gets most through.",
             )
         )
     return controls

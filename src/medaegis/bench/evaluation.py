@@ -22,7 +22,7 @@ from medaegis.attacks.victim import Verdict
 from medaegis.bench.archive import Array, EvaluationFolder, write_evaluation
 from medaegis.bench.controls import run_controls
 from medaegis.bench.field import Field, Planned, as_array
-from medaegis.bench.metrics import auroc, expected_calibration_error, wilson_interval
+from medaegis.bench.metrics import wilson_interval
 from medaegis.bench.schema import (
     Cell,
     CleanResult,
@@ -37,6 +37,7 @@ from medaegis.errors import ConfigError, DataError
 from medaegis.guard.guard import Guard
 from medaegis.images.datasets import Dataset
 from medaegis.images.splits import Split
+from medaegis.models.metrics import classification_metrics
 from medaegis.progress import Progress, silent
 
 THREAT_MODEL = (
@@ -55,7 +56,7 @@ def plan(
     gradient: Gradient = "bpda",
     other_ways: Sequence[Gradient] = (),
 ) -> list[Planned]:
-    """Every attack at every eps; at the largest eps adaptive ones also with a fifth of their steps, and WB other ways.
+    """Every attack at every eps, WB also by other ways; at the largest eps adaptive ones also with a fifth of the steps.
 
     The short runs stand beside the long ones so that training against short attacks cannot pass for robustness; the
     other ways through the Cushion, so that a Shield that hides behind its rounding cannot either.
@@ -76,7 +77,8 @@ def plan(
         for name in attacks
         if find_attack(name).adaptive
     ]
-    return cells + [Planned("wb", value, text, gradient=way) for way in other_ways if "wb" in attacks]
+    ways = other_ways if "wb" in attacks else ()
+    return cells + [Planned("wb", value, text, gradient=way) for way in ways for text, value in eps]
 
 
 def evaluate_guard(
@@ -216,25 +218,20 @@ def _guard_facts(guard: Guard) -> GuardFacts:
 
 def _clean_result(guard: Guard, test: Dataset, clean: Verdict) -> CleanResult:
     bare = torch.cat([guard.classifier_logits(part) for part in test.pixels().split(64)])
-    right = clean.predicted == test.labels
-    wrong = ~right
-    labels = test.labels.numpy()
-    binary = len(test.classes) == 2
-    accuracy = wilson_interval(int(right.sum()), len(test))
+    told = classification_metrics(clean.logits, test.labels, test.classes)
+    wrong = clean.predicted != test.labels
+    accuracy = wilson_interval(len(test) - int(wrong.sum()), len(test))
     accepted = wilson_interval(int(clean.accepted.sum()), len(test))
-    recall = [_mean(right[test.labels == k]) for k in range(len(test.classes))]
-    # Logits, not probabilities: a softmax makes ties at 1.
-    ranked = (clean.logits[:, 1] - clean.logits[:, 0]).numpy()
     return CleanResult(
         n=len(test),
         wrong=int(wrong.sum()),
         wrong_rejected=_mean(~clean.accepted[wrong]),
         accuracy=accuracy.value,
         accuracy_without_cushion=_mean(bare.argmax(1) == test.labels),
-        auroc=auroc(ranked[labels == 0], ranked[labels == 1]) if binary and len(np.unique(labels)) == 2 else None,
-        sensitivity=recall[1] if binary else None,
-        specificity=recall[0] if binary else None,
-        ece=expected_calibration_error(clean.logits.softmax(1).numpy(), labels),
+        auroc=told["auroc"],
+        sensitivity=told.get("sensitivity"),
+        specificity=told.get("specificity"),
+        ece=told["ece"],
         tnr_reached=accepted.value,
         tnr_by_class={name: _mean(clean.accepted[test.labels == k]) for k, name in enumerate(test.classes)},
         intervals={"accuracy": (accuracy.low, accuracy.high), "tnr_reached": (accepted.low, accepted.high)},

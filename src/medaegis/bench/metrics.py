@@ -133,29 +133,6 @@ def bootstrap_interval(
     return Interval(float(statistic(*data)), float(low), float(high))
 
 
-def expected_calibration_error(probs: npt.ArrayLike, labels: npt.ArrayLike, *, bins: int = 15) -> float:
-    """Mean gap between confidence and accuracy of the top class over equally wide bins (Guo et al. 2017, eq. 3).
-
-    probs: (n, k), rows in [0, 1] that sum to 1; labels: (n,) class indices. Raises ConfigError on empty input, NaN,
-    rows that are no distribution, labels outside 0..k-1, or bins < 1.
-    """
-    values, targets = np.asarray(probs, dtype=np.float64), np.asarray(labels)
-    if values.ndim != 2 or targets.shape != values.shape[:1] or not values.size or bins < 1:
-        problem = f"got probs {values.shape}, labels {targets.shape}, bins {bins}; expected (n, k), (n,), bins >= 1"
-        raise ConfigError("expected_calibration_error", problem, "pass one row of class probabilities per image")
-    # NaN fails these comparisons too.
-    if not (np.all((values >= 0) & (values <= 1)) and np.all(np.abs(values.sum(axis=1) - 1) <= 1e-3)):
-        raise ConfigError("probs", "expected rows in [0, 1] that sum to 1, without NaN", "apply a softmax first")
-    if not np.issubdtype(targets.dtype, np.integer) or targets.min() < 0 or targets.max() >= values.shape[1]:
-        problem = f"expected integer class indices in 0..{values.shape[1] - 1}, got {targets.dtype}"
-        raise ConfigError("labels", problem, "map class names to their indices")
-    confidence = values.max(axis=1)
-    correct = values.argmax(axis=1) == targets
-    index = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
-    gaps = np.bincount(index, weights=correct - confidence, minlength=bins)
-    return float(np.abs(gaps).sum() / len(targets))
-
-
 def _scores(name: str, values: npt.ArrayLike) -> FloatArray:
     """`values` as a (n,) float64 array, refused when empty or not a number."""
     array = np.asarray(values, dtype=np.float64)

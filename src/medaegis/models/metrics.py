@@ -29,14 +29,6 @@ def calibration_error(probabilities: np.ndarray, labels: np.ndarray) -> float:
     return float(np.abs(gaps).sum() / len(labels))
 
 
-def _auroc(scores: np.ndarray, positive: np.ndarray) -> float:
-    """Chance that a positive scores above a negative, ties counting half (Mann & Whitney 1947)."""
-    _, place, times = np.unique(scores, return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(times) - (times - 1) / 2)[place]
-    n = int(positive.sum())
-    return float((ranks[positive].sum() - n * (n + 1) / 2) / (n * (len(scores) - n)))
-
-
 def classification_metrics(logits: Tensor, labels: Tensor, classes: Sequence[str]) -> dict[str, Any]:
     """Figures of merit, ready for JSON.
 
@@ -50,6 +42,8 @@ def classification_metrics(logits: Tensor, labels: Tensor, classes: Sequence[str
         a class has no image), ``ece``, ``recall`` per class (None without images), and for two classes
         ``sensitivity`` and ``specificity``, the second class being the positive one.
     """
+    from sklearn.metrics import roc_auc_score  # slow to import
+
     probabilities = logits.double().softmax(1).cpu().numpy()
     truth = labels.cpu().numpy()
     predicted = probabilities.argmax(1)
@@ -63,7 +57,7 @@ def classification_metrics(logits: Tensor, labels: Tensor, classes: Sequence[str
     odds = [(chances[:, k] - chances[:, ~own[k]].logsumexp(1)).numpy() for k in range(len(classes))]
     complete = all(value is not None for value in recall.values())
     positives = [1] if len(classes) == 2 else range(len(classes))
-    auroc = float(np.mean([_auroc(odds[k], truth == k) for k in positives])) if complete else None
+    auroc = float(np.mean([roc_auc_score(truth == k, odds[k]) for k in positives])) if complete else None
     result: dict[str, Any] = {
         "n": len(truth),
         "accuracy": float((predicted == truth).mean()),
