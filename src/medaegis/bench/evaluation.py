@@ -56,10 +56,10 @@ def plan(
     gradient: Gradient = "bpda",
     other_ways: Sequence[Gradient] = (),
 ) -> list[Planned]:
-    """Every attack at every eps, WB also by other ways; at the largest eps adaptive ones also with a fifth of the steps.
+    """Every attack at every eps, WB also by other ways; adaptive ones at the largest eps also with fewer steps.
 
-    The short runs stand beside the long ones so that training against short attacks cannot pass for robustness; the
-    other ways through the Cushion, so that a Shield that hides behind its rounding cannot either.
+    The short runs (a fifth of the steps) stand beside the long ones so that training against short attacks cannot pass
+    for robustness; the other ways through the Cushion, so that a Shield that hides behind its rounding cannot either.
 
     Args:
         gradient: way through the Cushion.
