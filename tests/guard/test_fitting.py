@@ -12,7 +12,7 @@ from tests.models.tiny_networks import tiny
 from medaegis.cushions import parse_cushion
 from medaegis.errors import ConfigError, DataError
 from medaegis.guard import fitting, shield_training
-from medaegis.guard.fitting import LOOKS, calibrate, fit_guard, robustness, shield_config
+from medaegis.guard.fitting import LOOKS, calibrate, fit_guard, robustness, shield_config, soundness
 from medaegis.guard.guard import Guard
 from medaegis.guard.shield_training import ShieldTraining
 
@@ -113,6 +113,11 @@ def test_recipes():
         shield_config("best", classifier, updates=1)
     with pytest.raises(ConfigError, match="no taps"):
         shield_config("paper", toy_classifier(taps=()), updates=1)
+
+
+def test_a_shield_that_stands_where_none_can_is_not_sound():
+    assert soundness({"auroc_4": 0.9, "auroc_16": 0.8, "auroc_64": 0.05}) == 0.8
+    assert soundness({"auroc_4": 1.0, "auroc_16": 1.0, "auroc_64": 0.9}) is None
 
 
 def test_the_look_at_robustness_is_an_auroc(monkeypatch):

@@ -210,6 +210,38 @@ def test_the_watch_is_asked_and_remembered(tmp_path, every_update):
     assert again.history == run.history
 
 
+def ranked(folder, ranks):
+    """A training whose looks get these ranks, and the weights that each look saw."""
+    seen = []
+
+    def watch(shield):
+        seen.append(weights(shield))
+        return {"look": float(len(seen))}
+
+    def rank(told):
+        return ranks[int(told["look"]) - 1]
+
+    config = CONFIG.model_copy(update={"updates": 6, "watch_every": 1})
+    return training(folder, config=config, watch=watch, rank=rank), seen
+
+
+def test_the_best_sound_look_is_kept(tmp_path):
+    run, seen = ranked(tmp_path / "a", [0.1, 0.7, 0.3, 0.7, 0.2, 0.6])
+    assert equal(weights(run.train()), seen[3])
+    assert run.done == 6
+    unsound, seen = ranked(tmp_path / "b", [None] * 6)  # nothing to fall back on: the last one, alarms in its history
+    assert equal(weights(unsound.train()), seen[5])
+
+
+def test_training_ends_where_a_sound_shield_turns_unsound(tmp_path, every_update):
+    run, seen = ranked(tmp_path, [None, 0.5, 0.4, None, 0.9, 0.9])
+    assert equal(weights(run.train()), seen[1])
+    assert (run.done, len(run.history)) == (4, 4)
+    again, unseen = ranked(tmp_path, [0.0] * 6)  # a second call finds all that in the checkpoint
+    assert equal(weights(again.train()), seen[1])
+    assert (again.done, unseen) == (4, [])
+
+
 def begun(folder, monkeypatch, **options):
     monkeypatch.setattr(shield_training, "CHECKPOINT_SECONDS", 0.0)
 

@@ -1,7 +1,7 @@
 """The Shield (Medical Aegis section 3): per class, a network on the classifier's shallow-to-deep activations.
 
 It gives one logit S_y: is this activation that of a genuine image of class y? The paper says "DNN-based" and no more;
-ours reads each tap with a small convolutional head, pools it (mean and maximum) and joins the heads by a perceptron.
+ours reads each tap with a small convolutional head, averages it over its places and joins the heads by a perceptron.
 No normalisation layers: they would mix clean and adversarial images of a batch.
 """
 
@@ -93,12 +93,15 @@ class _Head(nn.Module):
             layers = [_conv(channels, out, 1), nn.LeakyReLU(SLOPE), _conv(out, out, 3), nn.LeakyReLU(SLOPE)]
             channels = out
         self.layers = nn.Sequential(*layers)
-        self.out_features = 2 * channels
+        self.out_features = channels
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.view(*x.shape, *(1,) * (4 - x.ndim))
         z = self.layers((x - self.mean.to(x.dtype)) / self.std.to(x.dtype))
-        return torch.cat([z.mean((2, 3)), z.amax((2, 3))], 1)
+        # The mean alone: a maximum shows an attacker one place at a time, and leads short attacks, those of training
+        # among them, in circles.
+        pooled: Tensor = z.mean((2, 3))
+        return pooled
 
     def standardise(self, x: Tensor) -> None:
         x = x.view(*x.shape, *(1,) * (4 - x.ndim))

@@ -5,7 +5,7 @@ Every image has one role: Shields learn on "train" and "adv_train", thresholds c
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from medaegis.models.classifier import INPUT, Classifier
 from medaegis.progress import Progress, silent
 
 WATCHED_EPS = (4, 8, 16, 64)  # of 256; at 64 a sound attack must win, or gradients are masked
+MASKED = 0.1  # AUROC at the largest watched eps above which a Shield is taken to hide its gradients
 WATCHED_IMAGES = 64
 LOOKS = 16  # at robustness during one training
 
@@ -103,6 +104,7 @@ def fit_guard(
             config,
             work / f"shield-{label}",
             watch=robustness(classifier, cushion, watch, label),
+            rank=soundness,
         )
         shields.append(training.train(_part_of(progress, label, len(classifier.classes))))
         facts[name] = {"seconds": training.seconds, "history": training.history}
@@ -204,6 +206,15 @@ def robustness(
         return seen
 
     return look
+
+
+def soundness(seen: Mapping[str, float]) -> float | None:
+    """Rank of a look: AUROC at the largest eps but one; None where not even the largest eps gets everything through.
+
+    At 64/256 an attacker can paint almost any picture. A Shield that stands there has learned to lead short attacks
+    astray, in training and in the look alike; longer or other ones would break it.
+    """
+    return None if seen[f"auroc_{WATCHED_EPS[-1]}"] > MASKED else seen[f"auroc_{WATCHED_EPS[-2]}"]
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -114,6 +114,8 @@ class ShieldTraining:
         config: see `ShieldConfig`.
         folder: for checkpoints.
         watch: called with the averaged Shield every `watch_every` updates; what it returns goes into the history.
+        rank: of what `watch` returned, higher is better, None is not sound. The Shield of the best look is the one that
+            is kept, and training ends at the first look that is not sound after one that was.
 
     Raises:
         DataError: there is no image of the class, or none of any other.
@@ -129,8 +131,10 @@ class ShieldTraining:
         folder: Path,
         *,
         watch: Callable[[Shield], dict[str, float]] | None = None,
+        rank: Callable[[Mapping[str, float]], float | None] | None = None,
     ) -> None:
-        self.dataset, self.label, self.config, self.folder, self.watch = dataset, label, config, folder, watch
+        self.dataset, self.label, self.config, self.folder = dataset, label, config, folder
+        self.watch, self.rank = watch, rank
         self.genuine = (dataset.labels == label).nonzero().squeeze(1)
         self.foreign = (dataset.labels != label).nonzero().squeeze(1)
         for name, part in (("this class", self.genuine), ("another class", self.foreign)):
@@ -153,17 +157,19 @@ class ShieldTraining:
         self.visits = torch.zeros(len(self.foreign), dtype=torch.int64)
         self.done, self.seconds, self.loss = 0, 0.0, 0.0
         self.history: list[dict[str, float]] = []
+        self.kept: dict[str, Tensor] | None = None
+        self.kept_rank, self.ended = -math.inf, False
         self.key = hashlib.sha256(
             json.dumps([config.model_dump(mode="json"), dataset.fingerprint, cushion.spec, label]).encode()
         ).hexdigest()
         self.protected = weights_fingerprint(classifier)
 
     def train(self, progress: Progress = silent) -> Shield:
-        """Go on from the last checkpoint to the end; returns the averaged Shield, in eval mode, weights frozen."""
+        """Go on from the last checkpoint to the end; returns the Shield to keep, in eval mode, weights frozen."""
         self._restore()
         began, saved = time.monotonic() - self.seconds, time.monotonic()
         config = self.config
-        while self.done < config.updates:
+        while self.done < config.updates and not self.ended:
             self.loss += (self._update(self.done) - self.loss) / min(self.done + 1, 50)
             self.done += 1
             self.seconds = time.monotonic() - began
@@ -173,17 +179,31 @@ class ShieldTraining:
                 seen = self.watch(self.result())
                 began += time.monotonic() - pause
                 self.history.append({"update": self.done, "seconds": self.seconds, "loss": self.loss, **seen})
-            if last or time.monotonic() - saved >= CHECKPOINT_SECONDS:
+                self._keep(seen)
+            if last or self.ended or time.monotonic() - saved >= CHECKPOINT_SECONDS:
                 self._save()
                 saved = time.monotonic()
             name, eps = self.dataset.classes[self.label], self._eps(self.done) * 256
             progress(self.done, config.updates, f"Shield {name}: loss {self.loss:.3f}, eps {eps:.1f}/256")
-        return self.result()
+        return self.result() if self.kept is None else self._shield(self.kept)
 
     def result(self) -> Shield:
         """The averaged Shield as of now."""
+        return self._shield(self.averaged)
+
+    def _keep(self, seen: Mapping[str, float]) -> None:
+        if self.rank is None:
+            return
+        rank = self.rank(seen)
+        if rank is None:
+            self.ended = self.kept is not None
+        elif rank >= self.kept_rank:
+            self.kept_rank = rank
+            self.kept = {name: value.clone() for name, value in self.averaged.items()}
+
+    def _shield(self, weights: dict[str, Tensor]) -> Shield:
         shield = Shield(self.shield.shapes, width=self.config.width, hidden=self.config.hidden)
-        shield.load_state_dict(self.averaged)
+        shield.load_state_dict(weights)
         shield.to(self.victim.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         return shield.eval().requires_grad_(False)
 
@@ -305,10 +325,12 @@ class ShieldTraining:
         tensors = {"memory": self.memory, "visits": self.visits}
         tensors |= {f"shield.{name}": value for name, value in self.shield.state_dict().items()}
         tensors |= {f"averaged.{name}": value for name, value in self.averaged.items()}
+        tensors |= {f"kept.{name}": value for name, value in (self.kept or {}).items()}
         for i, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{i}.{name}": value for name, value in state.items()}
         document: dict[str, Any] = {"key": self.key, "classifier": self.protected, "history": self.history}
-        document |= {"seconds": self.seconds, "loss": self.loss, "done": self.done}
+        document |= {"seconds": self.seconds, "loss": self.loss, "done": self.done, "ended": self.ended}
+        document |= {"kept_rank": None if self.kept is None else self.kept_rank}
         save_checkpoint(self.folder, tensors, document, serial=self.done)
 
     def _restore(self) -> None:
@@ -332,7 +354,10 @@ class ShieldTraining:
                 state["state"].setdefault(int(i), {})[name] = value
         self.optimizer.load_state_dict(state)
         self.done, self.seconds, self.history = document["done"], document["seconds"], document["history"]
-        self.loss = document["loss"]
+        self.loss, self.ended = document["loss"], document["ended"]
+        if document["kept_rank"] is not None:
+            self.kept_rank = document["kept_rank"]
+            self.kept = {name: tensors[f"kept.{name}"].to(self.victim.device) for name in self.averaged}
 
 
 class _OneShield(ShieldBank):
