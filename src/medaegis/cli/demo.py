@@ -47,6 +47,7 @@ class Sizes:
             "eps_end": 8 / 256,
             "eps_growth": 0.8,
             "inner_steps": 5,
+            "inner_step": (0.2, 0.4),
             "watch_every": 0,
         }
     )

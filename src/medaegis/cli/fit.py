@@ -27,7 +27,9 @@ def fit(
     out: Annotated[Path, typer.Option("--out", help="Folder for the guard.", show_default=False)],
     cushion: Annotated[str, typer.Option("--cushion", help="Filter in front (medaegis cushions).")] = "jpeg:80",
     recipe: Annotated[Recipe, typer.Option("--recipe", help="strong: ours; paper: as published.")] = Recipe.strong,
-    updates: Annotated[int, typer.Option("--updates", min=1, help="Training steps of each Shield.")] = 2400,
+    updates: Annotated[
+        int, typer.Option("--updates", min=1, help="Training steps of each Shield; fewer if its gradients mask.")
+    ] = 1440,
     tnr: Annotated[
         float, typer.Option("--tnr", min=0.5, max=0.999, help="Share of clean images to be accepted.")
     ] = 0.9,
