@@ -36,7 +36,7 @@ def variants(taps: tuple[str, ...]) -> dict[str, dict[str, Any]]:
         "the paper's taps": {"taps": taps},
         "behind the Cushion": {"cushioned": 1.0},
         "half behind the Cushion": {"cushioned": 0.5},
-        "sign steps only": {"momentum_share": 0.0, "adaptive_share": 0.0},
+        "sign steps only": {"momentum_share": 0.0},
         "3 inner steps": {"inner_steps": 3},
         "15 inner steps": {"inner_steps": 15},
         "long inner steps": {"inner_steps": 5, "inner_step": (0.25, 0.5)},

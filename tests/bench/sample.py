@@ -85,6 +85,7 @@ def make_sample(
                         "success_on_classifier": None if attack == "shield" else min(1.0, float(fooled.mean()) * 1.1),
                         "auroc": area.value, "auroc_interval": (area.low, area.high),
                         "auroc_fooling": auroc(clean, attacked[fooled]) if fooled.any() else None,
+                        "auroc_wanted": auroc(clean, attacked),
                         "tpr90": tpr_at_tnr(clean, attacked, 0.9), "tpr95": tpr_at_tnr(clean, attacked, 0.95),
                         "tpr99": tpr_at_tnr(clean, attacked, 0.99),
                         "undetected": share.value, "undetected_interval": (share.low, share.high),

@@ -87,7 +87,7 @@ def measure(folder: Path, out: Path, *, cells=CELLS, planted: bool = False, **op
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    field.CHUNK = 8
+    field.BATCH = 8
     controls.FAR_IMAGES = 8
     ask = Store.get
 

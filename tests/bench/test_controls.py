@@ -9,6 +9,7 @@ from tests.bench.small import fitted
 
 from medaegis.attacks.victim import Verdict
 from medaegis.bench import controls
+from medaegis.bench import field as field_module
 from medaegis.bench.controls import run_controls
 from medaegis.bench.field import Field, Planned
 from medaegis.bench.store import Store
@@ -190,14 +191,14 @@ def test_the_planted_weakness_is_broken_and_blunt_attacks_are_found_out(scene, m
     guard, dataset, split, field = scene
     monkeypatch.setattr(controls, "PLANTED_UPDATES", 6)
     monkeypatch.setattr(controls, "FAR_IMAGES", 12)
-    entry = controls.find_attack("wb")
+    entry = field_module.find_attack("wb")
     shorter = dataclasses.replace(entry, attack=entry.attack.with_options(steps=15))
-    monkeypatch.setattr(controls, "find_attack", lambda name: shorter)
+    monkeypatch.setattr(field_module, "find_attack", lambda name: shorter)
     sharp = controls._planted_weakness(guard, dataset, split, field, silent)
     blunt_entry = dataclasses.replace(
         entry, attack=entry.attack.with_options(steps=1, step_size=1e-9, random_start=False)
     )
-    monkeypatch.setattr(controls, "find_attack", lambda name: blunt_entry)
+    monkeypatch.setattr(field_module, "find_attack", lambda name: blunt_entry)
     blunt = controls._planted_weakness(guard, dataset, split, field, silent)
     share = [float(control.measured.split("%")[0]) for control in (sharp, blunt)]
     assert share[0] > share[1] == 0

@@ -20,6 +20,7 @@ from medaegis.bench.evaluation import _draw, evaluate_guard, plan
 from medaegis.bench.field import Planned
 from medaegis.bench.store import Store
 from medaegis.errors import ConfigError, DataError
+from medaegis.guard.fitting import shield_logits
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +40,7 @@ def whole(work):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Store, "get", get)
-        patch.setattr(field, "CHUNK", 8)
+        patch.setattr(field, "BATCH", 8)
         patch.setattr(controls, "FAR_IMAGES", 8)
         found = measure(work, work / "whole")
     return found, work / "whole", pieces
@@ -88,6 +89,14 @@ def test_columns_by_hand(whole, scene):
             truth = [0] * len(genuine) + [1] * int(fooled.sum())
             scores = np.r_[genuine, again.score.numpy()[fooled]]
             assert cell.auroc_fooling == pytest.approx(roc_auc_score(truth, scores), abs=1e-4)
+        # The other of two classes is what the attacker wants, and its Shield judges every image.
+        pixels = torch.from_numpy(piece["images"]).float() / 255
+        wanted = [
+            guard.bank.suspicion(shield_logits(guard.victim(), pixels, k), torch.full((cell.n,), k)) for k in (0, 1)
+        ]
+        chosen = torch.where(test.labels[right] == 0, wanted[1], wanted[0]).numpy()
+        truth = [0] * len(genuine) + [1] * cell.n
+        assert cell.auroc_wanted == pytest.approx(roc_auc_score(truth, np.r_[genuine, chosen]), abs=1e-4)
         for tnr, told in ((0.9, cell.tpr90), (0.95, cell.tpr95), (0.99, cell.tpr99)):
             threshold = np.sort(genuine)[int(np.ceil(tnr * len(genuine) - 1e-9)) - 1]
             assert told == pytest.approx((again.score.numpy() > threshold + 1e-5).mean(), abs=1.5 / cell.n)
@@ -211,7 +220,7 @@ def test_killed_and_resumed_is_the_same_and_repeats_nothing(whole, work):
 
 def test_a_second_run_computes_nothing(whole, work, monkeypatch):
     found, out, _ = whole
-    monkeypatch.setattr(field, "CHUNK", 8)
+    monkeypatch.setattr(field, "BATCH", 8)
     monkeypatch.setattr(controls, "FAR_IMAGES", 8)
     ask = Store.get
 

@@ -96,7 +96,7 @@ def rewritten(folder: Path, change: Callable[[dict[str, Any]], object]) -> Path:
 
 
 def test_every_cell_has_its_figures_in_its_row(page: Page, sample: EvaluationFolder) -> None:
-    rows = [row for row in page.rows if len(row) == 13]
+    rows = [row for row in page.rows if len(row) == 14]
     assert len(rows) == len(sample.evaluation.cells) + 2
     for cell in sample.evaluation.cells:
         assert cell.undetected is not None
@@ -104,20 +104,21 @@ def test_every_cell_has_its_figures_in_its_row(page: Page, sample: EvaluationFol
         assert cell.auroc is not None
         low, high = cell.undetected_interval
         wanted = f"{100 * cell.undetected:.1f} %{100 * low:.1f}–{100 * high:.1f}"
-        found = [row for row in rows if cell.title in row[0] and row[1] == f"{cell.steps} × 1" and row[10] == wanted]
+        found = [row for row in rows if cell.title in row[0] and row[1] == f"{cell.steps} × 1" and row[11] == wanted]
         assert found, cell.id
-        assert any(f"{cell.auroc:.3f}" in row[5] or row[5].startswith(("> 0.999", "1.000")) for row in found)
+        for value, column in ((cell.auroc, 5), (cell.auroc_fooling, 6), (cell.auroc_wanted, 7)):
+            assert any(row[column].startswith((decimal(value), "> 0.999", "1.000")) for row in found)
 
 
 def test_worst_case_follows_the_rows_of_its_eps_and_one_row_is_marked_strongest(
     page: Page, sample: EvaluationFolder
 ) -> None:
-    rows = [row for row in page.rows if len(row) == 13 or row[0].startswith("ε = ")]
+    rows = [row for row in page.rows if len(row) == 14 or row[0].startswith("ε = ")]
     blocks = re.findall(r"E(?:[SC]+)W", "".join(_kind(row) for row in rows))
     assert len(blocks) == 2
     assert all(block.count("S") == 1 for block in blocks)
     for worst in sample.evaluation.worst_case:
-        assert any(row[0].startswith("Worst") and row[10].startswith(percent(worst.undetected)) for row in rows)
+        assert any(row[0].startswith("Worst") and row[11].startswith(percent(worst.undetected)) for row in rows)
 
 
 def _kind(row: list[str]) -> str:
@@ -198,8 +199,8 @@ def test_what_was_not_measured_is_a_dash(tmp_path: Path) -> None:
         content["commit"] = None
 
     page = Page(write_report(rewritten(tmp_path, blank)).read_text(encoding="utf-8"))
-    (row,) = [row for row in page.rows if len(row) == 13 and row[0].startswith("FGSM")]
-    assert row[3:] == ["–"] * 10
+    (row,) = [row for row in page.rows if len(row) == 14 and row[0].startswith("FGSM")]
+    assert row[3:] == ["–"] * 11
     assert [row[1:] for row in page.rows if row[0] == "Sensitivity"] == [["–", "–"]]
     assert "No worst case was measured" in page.text
     assert not re.search(r"\b(None|nan|inf|null)\b", page.text)

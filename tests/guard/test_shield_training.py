@@ -13,7 +13,7 @@ from tests.models.drawn import squares
 
 from medaegis.attacks.catalogue import find_attack
 from medaegis.attacks.engine import Attack
-from medaegis.attacks.steps import Adaptive, Descent
+from medaegis.attacks.steps import Descent
 from medaegis.cushions import parse_cushion
 from medaegis.detectors.shield import ShieldBank
 from medaegis.errors import ArtefactError, ConfigError, DataError
@@ -165,18 +165,40 @@ def test_half_of_the_attacks_may_drive_the_classifier_too(tmp_path):
     assert not equal(weights(training(tmp_path / "b", config=config).train()), weights(plain))
 
 
-def test_steps_are_of_every_kind_in_their_shares(tmp_path, monkeypatch):
+def test_steps_are_of_both_kinds_in_their_shares(tmp_path, monkeypatch):
     rules = []
     monkeypatch.setattr(Attack, "descend", lambda self, victim, x, goal, eps, z: rules.append(self.rule) or z)
-    config = CONFIG.model_copy(update={"momentum_share": 0.5, "adaptive_share": 0.25, "updates": 200})
+    config = CONFIG.model_copy(update={"momentum_share": 0.75, "updates": 200})
     run = training(tmp_path, config=config)
     for update in range(config.updates):
         rows, epochs = run._rows(run.foreign, update, 2)
         run._attack(run.dataset.pixels(run.foreign[rows]), rows, epochs, update)
-    kinds = [rules.count(kind) / 200 for kind in (Descent(momentum=1.0), Adaptive(), Descent())]
-    assert kinds == pytest.approx([0.5, 0.25, 0.25], abs=0.1)
+    kinds = [rules.count(kind) / 200 for kind in (Descent(momentum=1.0), Descent())]
+    assert kinds == pytest.approx([0.75, 0.25], abs=0.1)
+
+
+def test_genuine_images_carry_noise_and_foreign_perturbations_in_their_shares(tmp_path):
+    changes = {"genuine_noise": 0.25, "genuine_perturbed": 0.5, "eps_start": 16 / 256, "eps_end": 16 / 256}
+    run = training(tmp_path, config=CONFIG.model_copy(update=changes))
+    genuine = torch.full((400, 1, 8, 8), 128 / 255)
+    perturbation = torch.full_like(genuine, 3 / 255)
+    changed = ((run._perturbed(genuine, perturbation, 5) - genuine) * 255).round().long().flatten(1)
+    clean, carried = (changed == 0).all(1), (changed == 3).all(1)
+    noisy = changed[~clean & ~carried]
+    shares = [float(clean.float().mean()), float(carried.float().mean()), len(noisy) / 400]
+    assert shares == pytest.approx([0.25, 0.5, 0.25], abs=0.07)
+    assert noisy.abs().max() <= 16
+    sizes = noisy.abs().amax(1)
+    assert sizes.min() <= 3 < 13 <= sizes.max(), "noise is of every size up to eps"
+    assert abs(float(noisy.float().mean())) < 0.3
+    assert torch.equal(run._perturbed(genuine, perturbation, 5), run._perturbed(genuine, perturbation, 5))
     with pytest.raises(ValueError, match="exceed 1"):
-        ShieldConfig(taps=("input",), momentum_share=0.7, adaptive_share=0.7)
+        ShieldConfig(taps=("input",), genuine_noise=0.7, genuine_perturbed=0.7)
+
+
+def test_without_shares_genuine_images_stay_as_they_are(tmp_path):
+    genuine = torch.rand(6, 1, 8, 8).mul(255).round() / 255
+    assert torch.equal(training(tmp_path)._perturbed(genuine, torch.ones_like(genuine), 0), genuine)
 
 
 def test_a_shield_can_learn_without_the_cushion(tmp_path):

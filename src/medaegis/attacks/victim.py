@@ -116,3 +116,11 @@ class Victim:
         score = self.shields.suspicion(self.shields(seen.features, predicted), predicted)
         accepted = (score <= 1) & score.isfinite() & seen.logits.isfinite().all(1)
         return Verdict(seen.logits, predicted, score, accepted)
+
+    @torch.no_grad()
+    def suspicion(self, images: Tensor, classes: Tensor) -> Tensor:
+        """Calibrated suspicion in float32 by the Shields of given classes `(N,)`, whatever the classifier says."""
+        if self.shields is None:
+            raise ConfigError("suspicion", "the victim has no Shields", "give it shields")
+        seen = self.exact.activations(self.cushion(images), logits=False, taps=self.shields.taps)
+        return self.shields.suspicion(self.shields(seen.features, classes), classes)

@@ -34,7 +34,7 @@ FULL = 0.99
 FAR_EPS = (32, 64)  # of 256
 FAR_IMAGES = 64
 PLANTED_UPDATES = 150
-PLANTED_EPS = 8 / 256
+PLANTED_EPS = 16 / 256
 
 Outcomes = Sequence[tuple[Planned, Piece]]
 
@@ -231,21 +231,13 @@ def _planted_weakness(guard: Guard, dataset: Dataset, split: Split, field: Field
         shields.append(training.train(progress))
     weak = Guard(guard.classifier, guard.cushion, ShieldBank(shields), tnr=guard.tnr)
     weak.bank.calibrate(*clean_logits(weak.victim(dtype=torch.float32), dataset, split.val), weak.tnr)
-    rows = field.right[:FAR_IMAGES]
-    found = find_attack("wb").attack.run(
-        weak.victim(),
-        field.test.pixels(rows),
-        field.test.labels[rows],
-        eps=PLANTED_EPS,
-        targets=field.targets[: len(rows)],
-        ids=field.test.ids[rows],
-        seed=field.seed,
-    )
-    share = float(found.broken.float().mean())
+    eps_text = f"{PLANTED_EPS * 256:g}/256"
+    piece = field.first(FAR_IMAGES).against(weak).attack(Planned("wb", PLANTED_EPS, eps_text), progress)
+    share = float((piece["fooled"] & piece["accepted"]).float().mean())
     return Control(
         name="Planted weakness: a Shield trained at 1/256 only",
-        expectation="WB at 8/256 gets at least 90 % through undetected",
-        measured=f"{share:.1%} undetected ({len(rows)} images)",
+        expectation=f"WB at {eps_text} gets at least 90 % through undetected",
+        measured=f"{share:.1%} undetected ({len(piece['fooled'])} images)",
         passed=share >= 0.9,
         detail="Shows that the attacks find a Shield that is weak by construction.",
     )

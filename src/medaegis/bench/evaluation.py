@@ -139,7 +139,7 @@ def evaluate_guard(
     about = environment()
     evaluation = Evaluation(
         created=datetime.now(UTC).replace(microsecond=0),
-        seconds=time.perf_counter() - started,
+        seconds=time.perf_counter() - started + store.spent_before,
         seed=seed,
         versions=about["versions"],
         machine=about["machine"],

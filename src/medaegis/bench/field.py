@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from medaegis.attacks.catalogue import find_attack
 from medaegis.attacks.engine import Attack, pick_targets
@@ -26,7 +28,9 @@ from medaegis.guard.guard import Guard
 from medaegis.images.datasets import Dataset
 from medaegis.progress import Progress
 
-CHUNK = 32  # images between two savings
+BATCH = 32  # images attacked together, and at most so many between two savings
+# Floating-point operations between two savings: under a minute on two slow cores; a GPU does a hundred times as many.
+PIECE_FLOPS = {"cpu": 1e13, "cuda": 1e15}
 EXAMPLES = 4
 
 
@@ -80,6 +84,7 @@ class Field:
         self.targets = pick_targets(self.labels, len(test.classes), ids=test.ids[self.right], seed=seed)
         self.accepted = clean.accepted[self.right]
         self._victims: dict[str, Victim] = {}
+        self._flops: int | None = None
 
     def first(self, n: int) -> Field:
         """The field with its first n attacked images only."""
@@ -87,6 +92,13 @@ class Field:
         small.right, small.labels, small.targets = self.right[:n], self.labels[:n], self.targets[:n]
         small.accepted = self.accepted[:n]
         return small
+
+    def against(self, guard: Guard) -> Field:
+        """The same images against another guard of the same classifier and Cushion."""
+        other = copy.copy(self)
+        other.guard, other.key = guard, {**self.key, "guard": guard.fingerprint()}
+        other._victims = {}
+        return other
 
     def victim(self, gradient: Gradient) -> Victim:
         if gradient not in self._victims:
@@ -103,11 +115,22 @@ class Field:
         """Adversarial images, scores and verdicts of a cell, chunk by chunk, each stored when done."""
         parts = []
         victim = self.victim(planned.gradient)
-        for start in range(0, len(self.right), CHUNK):
-            rows = slice(start, start + CHUNK)
+        size = self._piece_size(planned)
+        for start in range(0, len(self.right), size):
+            rows = slice(start, start + size)
             parts.append(self._chunk(victim, planned, rows))
-            progress(min(start + CHUNK, len(self.right)), len(self.right), planned.id)
+            progress(min(start + size, len(self.right)), len(self.right), planned.id)
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    def _piece_size(self, planned: Planned) -> int:
+        """Images between two savings: counted, not timed, so that a run repeats to the last bit."""
+        if self._flops is None:
+            with FlopCounterMode(display=False) as counter:
+                self.guard.judge(self.test.pixels(self.right[:1]))
+            self._flops = counter.get_total_flops()
+        steps = planned.value.steps * planned.value.restarts
+        piece = PIECE_FLOPS["cpu" if self.victim(planned.gradient).device.type == "cpu" else "cuda"]
+        return max(1, min(BATCH, int(piece / (3 * steps * max(1, self._flops)))))
 
     def _chunk(self, victim: Victim, planned: Planned, rows: slice) -> Piece:
         ids = self.test.ids[self.right[rows]]
@@ -127,21 +150,25 @@ class Field:
             pixels = self.test.pixels(self.right[rows])
             labels, targets = self.labels[rows], self.targets[rows]
             options = {"eps": planned.eps, "targets": targets, "ids": ids, "seed": self.seed}
-            found = planned.value.run(victim, pixels, labels, **options, batch_size=CHUNK)  # type: ignore[arg-type]
+            found = planned.value.run(victim, pixels, labels, **options, batch_size=BATCH)  # type: ignore[arg-type]
             piece = {
                 "images": (found.images * 255).round().to(torch.uint8),
-                "score": torch.nan_to_num(found.verdict.score, nan=torch.inf, posinf=torch.inf, neginf=-torch.inf),
+                "score": as_scores(found.verdict.score),
                 "predicted": found.verdict.predicted,
                 "accepted": found.verdict.accepted,
+                "wanted": as_scores(victim.suspicion(found.images.to(victim.device), targets.to(victim.device)).cpu()),
                 "fooled": found.fooled,
                 "cost": torch.tensor([found.seconds, found.forwards, found.backwards]).expand(1, 3).double(),
             }
             if not adaptive:
-                bare = planned.value.run(self.bare(), pixels, labels, **options, batch_size=CHUNK)  # type: ignore[arg-type]
+                bare = planned.value.run(self.bare(), pixels, labels, **options, batch_size=BATCH)  # type: ignore[arg-type]
                 piece["fooled_bare"] = bare.fooled
             return piece
 
-        return self.store.get(key, compute)
+        began = time.perf_counter()
+        piece = self.store.get(key, compute)
+        self.store.spent_before += max(0.0, float(piece["cost"][0, 0]) - (time.perf_counter() - began))
+        return piece
 
     def cell(self, planned: Planned, piece: Piece) -> Cell:
         """The figures of a cell."""
@@ -183,6 +210,7 @@ class Field:
             auroc=interval.value,
             auroc_interval=(interval.low, interval.high),
             auroc_fooling=auroc(clean, attacked[fooled]) if fooled.any() else None,
+            auroc_wanted=auroc(clean, as_array(piece["wanted"])),
             tpr90=tpr_at_tnr(clean, attacked, 0.90),
             tpr95=tpr_at_tnr(clean, attacked, 0.95),
             tpr99=tpr_at_tnr(clean, attacked, 0.99),
@@ -257,6 +285,11 @@ class Field:
         return rows
 
 
-def as_array(values: Tensor) -> Array:
+def as_scores(values: Tensor) -> Tensor:
     """Scores as float32; NaN becomes +inf: what cannot be scored is withheld."""
-    return torch.nan_to_num(values.float(), nan=torch.inf, posinf=torch.inf, neginf=-torch.inf).numpy()
+    return torch.nan_to_num(values.float(), nan=torch.inf, posinf=torch.inf, neginf=-torch.inf)
+
+
+def as_array(values: Tensor) -> Array:
+    """The same as an array."""
+    return as_scores(values).numpy()

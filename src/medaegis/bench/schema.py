@@ -112,9 +112,10 @@ class Cell(_Model):
     the Cushion. undetected: turns it wrong and is accepted. robust_accuracy: share whose clean image is diagnosed
     rightly and accepted, and whose attacked image is no undetected success (Tramèr 2022). auroc: clean images that are
     diagnosed rightly against all attacked ones (HFC section 5.1 drops misclassified images too); auroc_fooling: against
-    those alone that fool the classifier. tprXX: share of attacked images withheld at XX % TNR over the same clean
-    images. eps is in pixel units, for L2 the root mean square. examples: the attacker's best first, that is undetected,
-    then fooling, then other images.
+    those alone that fool the classifier; auroc_wanted: against all of them, each judged by the Shield of the class that
+    the attacker wants, whatever the classifier says. tprXX: share of attacked images withheld at XX % TNR over the same
+    clean images. eps is in pixel units, for L2 the root mean square. examples: the attacker's best first, that is
+    undetected, then fooling, then other images.
     """
 
     id: str = Field(pattern=r"^[^/\s]+$")
@@ -134,6 +135,7 @@ class Cell(_Model):
     auroc: Share | None = None
     auroc_interval: Bounds | None = None
     auroc_fooling: Share | None = None
+    auroc_wanted: Share | None = None
     tpr90: Share | None = None
     tpr95: Share | None = None
     tpr99: Share | None = None

@@ -20,10 +20,14 @@ Piece = dict[str, Tensor]
 
 
 class Store:
-    """Finished pieces in a folder; a half-written or damaged one is computed again."""
+    """Finished pieces in a folder; a half-written or damaged one is computed again.
+
+    Attributes:
+        spent_before: seconds that earlier calls spent on the pieces that were found here.
+    """
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.folder, self.spent_before = folder, 0.0
         folder.mkdir(parents=True, exist_ok=True)
 
     def get(self, key: Mapping[str, Any], compute: Callable[[], Piece]) -> Piece:

@@ -40,7 +40,6 @@ class Sizes:
     # A Shield of the pixels alone learns fastest; narrow, averaged over its last updates, for small changes only.
     shield: Mapping[str, Any] = field(
         default_factory=lambda: {
-            "taps": ("input",),
             "width": 16,
             "lr": 4e-3,
             "average": 0.97,

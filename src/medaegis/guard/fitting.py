@@ -33,7 +33,7 @@ LOOKS = 16  # at robustness during one training
 
 RECIPES: dict[str, str] = {
     "paper": "Medical Aegis: the backbone's taps, eps growing over the whole training, a fresh start for each attack",
-    "strong": "ours, the default: the cushioned pixels alone, attacks of many kinds, small eps mixed in",
+    "strong": "ours, the default: pixels alone, small eps mixed in, and perturbed images among the genuine ones too",
 }
 
 
@@ -63,6 +63,8 @@ def shield_config(recipe: str, classifier: Classifier, *, updates: int, seed: in
         "inner_step": (0.08, 0.25),
         "momentum_share": 0.5,
         "cushioned": 0.0,
+        "genuine_noise": 0.25,
+        "genuine_perturbed": 0.25,
     }
     return paper.model_copy(update=ours)
 

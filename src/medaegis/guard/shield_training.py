@@ -22,7 +22,7 @@ from torch import Tensor
 from medaegis.attacks.balls import Linf
 from medaegis.attacks.engine import Attack
 from medaegis.attacks.objectives import CarliniWagner, Goal, Objective, ShieldLogit
-from medaegis.attacks.steps import Adaptive, Descent, StepRule
+from medaegis.attacks.steps import Descent
 from medaegis.attacks.victim import Victim
 from medaegis.cushions import Cushion
 from medaegis.detectors.shield import Shield, ShieldBank
@@ -52,14 +52,17 @@ class ShieldConfig(BaseModel):
             trained too.
         inner_steps, inner_step: steps of an update's attack, and the bounds of their length in units of eps, drawn
             anew (log-uniform) for every update.
-        momentum_share, adaptive_share: shares of the updates whose attack accumulates its gradients (MIM), or walks
-            like Auto-PGD (which sets its step length itself); the others take sign steps. Against one kind of step
-            alone a Shield learns to be rough where that step lands instead of robust.
+        momentum_share: share of the updates whose attack accumulates its gradients (MIM); the others take sign steps.
+            Against one kind of step alone a Shield learns to be rough where that step lands instead of robust.
         lifetime: an image keeps its perturbation and its augmentation for this many visits, so that short attacks add
             up to long ones; 1 starts afresh each time, as the paper does.
         classifier_share: share of the updates whose attack also drives the classifier (the WB attack).
         cushioned: share of the updates whose images, clean and attacked, pass the Cushion. Where they always do, a long
             training ends in masked gradients: the Shield hides behind the Cushion's rounding, which is not robust.
+        genuine_noise: share of the genuine images that carry uniform noise of up to the eps of now.
+        genuine_perturbed: share of the genuine images that carry the perturbation of an attacked image of the same
+            update, which was not made for them. Where every perturbed image is an attacked one, a Shield learns to
+            recognise perturbations instead of resisting them.
         lr, weight_decay: of AdamW; `average` is the decay of the weights' moving average, which is what is kept.
         watch_every: updates between looks at robustness on held-out images; 0 never looks.
         seed: of weights, order, augmentation and random starts.
@@ -79,10 +82,11 @@ class ShieldConfig(BaseModel):
     inner_steps: int = Field(default=10, ge=1)
     inner_step: tuple[float, float] = (0.25, 0.25)
     momentum_share: float = Field(default=0.0, ge=0, le=1)
-    adaptive_share: float = Field(default=0.0, ge=0, le=1)
     lifetime: int = Field(default=1, ge=1)
     classifier_share: float = Field(default=0.0, ge=0, le=1)
     cushioned: float = Field(default=1.0, ge=0, le=1)
+    genuine_noise: float = Field(default=0.0, ge=0, le=1)
+    genuine_perturbed: float = Field(default=0.0, ge=0, le=1)
     lr: float = Field(default=1e-3, gt=0)
     weight_decay: float = Field(default=1e-4, ge=0)
     average: float = Field(default=0.998, ge=0, lt=1)
@@ -91,8 +95,8 @@ class ShieldConfig(BaseModel):
 
     @model_validator(mode="after")
     def _shares(self) -> Self:
-        if self.momentum_share + self.adaptive_share > 1:
-            raise ValueError("momentum_share and adaptive_share together exceed 1")
+        if self.genuine_noise + self.genuine_perturbed > 1:
+            raise ValueError("genuine_noise and genuine_perturbed together exceed 1")
         return self
 
     @field_validator("inner_step")
@@ -249,6 +253,7 @@ class ShieldTraining:
         rows, epochs = self._rows(self.foreign, update, 2)
         foreign = self._augmented(self.foreign, rows, epochs // config.lifetime, 3).to(device)
         adversarial = self._attack(foreign, rows, epochs, update)
+        genuine = self._perturbed(genuine, adversarial - foreign, update)
         self.shield.requires_grad_(True)
         loss = self._loss(torch.cat([genuine, adversarial]), update)
         if not math.isfinite(loss.item()):
@@ -296,15 +301,10 @@ class ShieldTraining:
         objective: Objective = ShieldLogit()
         if draws[0] < config.classifier_share:
             objective = CarliniWagner(kappa=1.0) + ShieldLogit()
-        rule: StepRule = Descent()
-        if draws[1] < config.momentum_share:
-            rule = Descent(momentum=1.0)
-        elif draws[1] < config.momentum_share + config.adaptive_share:
-            rule = Adaptive()
         low, high = config.inner_step
         attack = Attack(
             objective=objective,
-            rule=rule,
+            rule=Descent(momentum=1.0 if draws[1] < config.momentum_share else 0.0),
             steps=config.inner_steps,
             step_size=low * (high / low) ** draws[2],
         )
@@ -314,6 +314,18 @@ class ShieldTraining:
         self.memory[rows] = (z - x).to("cpu", torch.float16)
         self.visits[rows] += 1
         return Linf().to_8bit(z, x, eps)
+
+    def _perturbed(self, genuine: Tensor, perturbation: Tensor, update: int) -> Tensor:
+        """Genuine images on the 8-bit grid, some with noise, some with what was made for the attacked ones."""
+        config = self.config
+        u = uniforms(config.seed, 8 * update + 6, torch.arange(len(genuine)), 2).to(genuine)
+        noise = torch.Generator().manual_seed(_seed(-config.seed * 1_000_003 - update - 1))
+        uniform = 2 * torch.rand(genuine.shape, generator=noise).to(genuine) - 1
+        kind, size = (column.view(-1, 1, 1, 1) for column in u.unbind(1))
+        change = torch.where(kind < config.genuine_noise, uniform * size * self._eps(update), 0 * uniform)
+        swapped = (kind >= config.genuine_noise) & (kind < config.genuine_noise + config.genuine_perturbed)
+        change = torch.where(swapped, perturbation, change)
+        return ((genuine + change).clamp(0, 1) * 255).round() / 255
 
     @torch.no_grad()
     def _standardise(self) -> None:
