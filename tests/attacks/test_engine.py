@@ -310,6 +310,18 @@ def test_an_infinite_shield_is_not_trusted():
     assert not verdict.accepted.any()
 
 
+def test_suspicion_is_that_of_the_named_class():
+    """For the predicted class it is the verdict's own score, for another one that class's Shield."""
+    victim = toy_victim(2, shields=True, cushion="bits:3")
+    images = toy_images(6, victim.exact)
+    verdict = victim.judge(images)
+    torch.testing.assert_close(victim.suspicion(images, verdict.predicted), verdict.score)
+    other = 1 - verdict.predicted
+    assert not torch.allclose(victim.suspicion(images, other), verdict.score)
+    with pytest.raises(ConfigError, match="no Shields"):
+        toy_victim(2).suspicion(images, other)
+
+
 def test_without_shields_nothing_is_rejected():
     victim = toy_victim(2)
     verdict = victim.judge(toy_images(4, victim.exact))

@@ -231,7 +231,27 @@ def test_a_second_run_computes_nothing(whole, work, monkeypatch):
         return ask(self, key, never)
 
     monkeypatch.setattr(Store, "get", get)
-    assert timeless(measure(work, out)) == timeless(found)
+    again = measure(work, out)
+    assert timeless(again) == timeless(found)
+    assert again.seconds > sum(cell.seconds for cell in again.cells), "what earlier calls spent counts too"
+
+
+def test_pieces_are_small_enough_to_lose_little(scene, tmp_path, monkeypatch):
+    """By operations: for a patient attack on a large network down to one image, never more than a batch."""
+    guard, test, clean, _right = scene
+    some = torch.arange(len(test))
+    whole = field.Field(guard, test, clean, some, 0, Store(tmp_path), {})
+    conv = guard.classifier.network.conv1
+    at_least = 2 * (guard.classifier.size // 2) ** 2 * conv.weight.numel()  # of one image in the first layer alone
+
+    def size(steps):
+        return whole._piece_size(Planned("pgd", 8 / 256, "8/256", steps=steps))
+
+    assert size(100) == field.BATCH, "this network is small"
+    monkeypatch.setattr(field, "PIECE_FLOPS", {"cpu": 600 * at_least})
+    assert 1 <= size(10) <= 20
+    assert size(100) == max(1, size(10) // 10)
+    assert size(10_000) == 1
 
 
 def test_pieces_belong_to_their_guard_seed_and_images(work, tmp_path, monkeypatch):
