@@ -24,6 +24,8 @@ from medaegis.images.splits import split_dataset
 from medaegis.models.classifier import INPUT
 from medaegis.models.store import load_classifier, read_training
 
+LOOKS = 4  # at robustness, for each variant
+
 
 def variants(taps: tuple[str, ...]) -> dict[str, dict[str, Any]]:
     """Changes to the strong recipe, by name; `taps` are the backbone's own."""
@@ -47,6 +49,7 @@ def variants(taps: tuple[str, ...]) -> dict[str, dict[str, Any]]:
         "batch of 32": {"batch_size": 32},
         "width 48": {"width": 48},
         "eps of now only": {"eps_below": 0.0},
+        "no average of the weights": {"average": 0.0},
         "half of the attacks are WB": {"classifier_share": 0.5},
     }
 
@@ -72,7 +75,8 @@ def main() -> int:
     for name, changes in variants(classifier.taps).items():
         if name in done or (options.only and name not in options.only):
             continue
-        config = shield_config("strong", classifier, updates=options.updates).model_copy(update=changes)
+        looks = {"watch_every": max(1, options.updates // LOOKS)}
+        config = shield_config("strong", classifier, updates=options.updates).model_copy(update=changes | looks)
         look = robustness(classifier, cushion, watch, options.label)
         training = ShieldTraining(
             classifier, cushion, learn, options.label, config, options.work / name.replace(" ", "-"), watch=look

@@ -29,7 +29,7 @@ def fit(
     recipe: Annotated[Recipe, typer.Option("--recipe", help="strong: ours; paper: as published.")] = Recipe.strong,
     updates: Annotated[
         int, typer.Option("--updates", min=1, help="Training steps of each Shield; fewer if its gradients mask.")
-    ] = 1440,
+    ] = 2880,
     tnr: Annotated[
         float, typer.Option("--tnr", min=0.5, max=0.999, help="Share of clean images to be accepted.")
     ] = 0.9,
