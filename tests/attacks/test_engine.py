@@ -23,7 +23,7 @@ N = 11
 
 @pytest.fixture(scope="module")
 def victim():
-    return toy_victim(3, shields=True, cushion="bits:3")
+    return toy_victim(4, shields=True, cushion="bits:3")
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def same(one, other):
 @pytest.mark.parametrize("name", CATALOGUE)
 def test_every_entry_of_the_catalogue(name, targeted, victim, images, labels):
     """Inside the ball to the last bit, on the grid, judged as the victim judges, alike for any batch size and order."""
-    targets = pick_targets(labels, 3) if targeted else None
+    targets = pick_targets(labels, 4) if targeted else None
     eps = torch.linspace(0, EPS, N)
     ids = torch.arange(N) * 7 + 3
     attack = few(name)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 from medaegis.attacks.balls import Ball, Linf
 from medaegis.attacks.objectives import Goal, Objective
 from medaegis.attacks.steps import Descent, Problem, StepRule
+from medaegis.attacks.transforms import Transform
 from medaegis.attacks.victim import Verdict, Victim
 from medaegis.errors import ConfigError
 from medaegis.progress import Progress, silent
@@ -53,6 +55,7 @@ class Attack:
         rule: how to walk.
         steps: gradient steps of one start.
         step_size: length of a step in units of eps; None: 2.5 / steps (Madry 2018), at least 1/8 grey level.
+        transforms: of the image before each look and of the gradient before each step.
         random_start: start at a random point of the ball instead of the clean image.
         restarts: starts in all; later ones go on only with the images that are not yet broken.
     """
@@ -62,6 +65,7 @@ class Attack:
     rule: StepRule = field(default_factory=Descent)
     steps: int = 10
     step_size: float | None = None
+    transforms: tuple[Transform, ...] = ()
     random_start: bool = False
     restarts: int = 1
 
@@ -121,7 +125,8 @@ class Attack:
         fooled = Goal(labels, targets).reached(verdict.predicted) & verdict.logits.isfinite().all(1)
         seconds = time.perf_counter() - started
         found = torch.cat([part for part, _ in done])
-        return AttackResult(found, verdict, fooled, fooled & verdict.accepted, forwards, forwards, seconds)
+        backwards = forwards * self.objective.backwards
+        return AttackResult(found, verdict, fooled, fooled & verdict.accepted, forwards, backwards, seconds)
 
     def _batch(
         self, victim: Victim, x: Tensor, goal: Goal, eps: Tensor, ids: Tensor, seed: int
@@ -135,10 +140,10 @@ class Attack:
             if not len(rows):
                 break
             clean, near, part = x[rows], radius[rows], goal[rows]
-            z = clean
+            z, own = clean, [generator(seed, int(i), restart) for i in ids[rows.cpu()]]
             if self.random_start:
-                z = self.ball.random(clean, near, [generator(seed, int(i), restart) for i in ids[rows.cpu()]])
-            z = self.descend(victim, clean, part, near, z)
+                z = self.ball.random(clean, near, own)
+            z = self.descend(victim, clean, part, near, z, own)
             spent += len(rows) * self.steps
             z = self.ball.to_8bit(z, clean, near)
             loss, through = self._verify(victim, z, part)
@@ -155,19 +160,35 @@ class Attack:
         verdict = victim.judge(z)
         return self.objective(victim.look(z, goal, self.objective)), goal.reached(verdict.predicted) & verdict.accepted
 
-    def descend(self, victim: Victim, x: Tensor, goal: Goal, eps: Tensor, z: Tensor) -> Tensor:
-        """Walk from `z`: the loop itself. `eps` is `(N, 1, 1, 1)`. Returns float images inside the ball."""
+    def descend(
+        self,
+        victim: Victim,
+        x: Tensor,
+        goal: Goal,
+        eps: Tensor,
+        z: Tensor,
+        generators: Sequence[torch.Generator] = (),
+    ) -> Tensor:
+        """Walk from `z`: the loop itself. `eps` is `(N, 1, 1, 1)`. Returns float images inside the ball.
+
+        `generators`, one per image, feed what is random in the transforms.
+        """
         relative = 2.5 / self.steps if self.step_size is None else self.step_size
         size = eps * relative if self.step_size is not None else (eps * relative).clamp_min(1 / (8 * 255))
         walker = self.rule.begin(Problem(x, eps, size, self.steps, self.ball))
+        transformers = [transform.begin(self.steps, generators) for transform in self.transforms]
         z = z.clone()
         for i in range(self.steps):
-            z.requires_grad_(True)
-            losses = self.objective(victim.look(z, goal, self.objective))
-            (grad,) = torch.autograd.grad(losses.sum(), z)
+            shown = z.requires_grad_(True)
+            for transformer in transformers:
+                shown = transformer.image(shown, i)
+            losses, grad = self.objective.pull(victim.look(shown, goal, self.objective), z)
             with torch.no_grad():
                 # Where the network gives no number there is no direction; the image stays, the others go on.
-                z = walker.step(z.detach(), grad.nan_to_num(), losses.detach(), i)
+                grad = grad.nan_to_num()
+                for transformer in transformers:
+                    grad = transformer.gradient(grad)
+                z = walker.step(z.detach(), grad, losses.detach(), i)
         return walker.result(z)
 
 

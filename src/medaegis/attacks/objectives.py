@@ -79,9 +79,16 @@ class Objective(ABC):
     needs_logits: bool = True
     needs_shield: bool = False
     taps: tuple[str, ...] = ()
+    backwards: int = 1  # passes that `pull` takes
 
     @abstractmethod
     def __call__(self, view: View) -> Tensor: ...
+
+    def pull(self, view: View, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Losses `(N,)` of what was seen of `z`, and the gradient `(N, C, H, W)` to walk against."""
+        losses = self(view)
+        (grad,) = torch.autograd.grad(losses.sum(), z)
+        return losses, grad
 
     def __add__(self, other: Objective) -> Objective:
         return Sum(((1.0, self), (1.0, other)))
@@ -146,6 +153,26 @@ def margin(logits: Tensor, goal: Goal) -> Tensor:
 
 
 @dataclass(frozen=True)
+class LogitRatio(Objective):
+    """Difference of logits ratio (DLR; Croce and Hein 2020, eq. 6 and 7): a margin that no scale of the logits changes.
+
+    Untargeted it needs 3 classes, targeted 4.
+    """
+
+    def __call__(self, view: View) -> Tensor:
+        logits, goal = view.known_logits(), view.goal
+        needed = 3 if goal.targets is None else 4
+        if logits.shape[1] < needed:
+            given = f"the classifier has {logits.shape[1]} classes"
+            raise ConfigError("DLR loss", f"{given}, it needs {needed}", "take the margin (CW) instead")
+        first, _, third, *more = logits.topk(needed, 1).values.unbind(1)
+        lower = third if goal.targets is None else (third + more[0]) / 2
+        true = logits.gather(1, goal.labels.view(-1, 1)).squeeze(1)
+        wanted = logits.gather(1, goal.class_to_be(logits).view(-1, 1)).squeeze(1)
+        return (true - wanted) / (first - lower + 1e-12)
+
+
+@dataclass(frozen=True)
 class ShieldLogit(Objective):
     """Minus the logit of the Shield that will judge (J_shield, J_m.aegis: Aegis eq. 3 and 4).
 
@@ -157,3 +184,44 @@ class ShieldLogit(Objective):
 
     def __call__(self, view: View) -> Tensor:
         return -view.shield_logit()
+
+
+@dataclass(frozen=True)
+class Selective(Objective):
+    """Selective PGD (Bryniarski 2021): the classifier's loss until an image fools it, the detector's from then on.
+
+    Its values compare within one step only, so it is for rules that do not remember losses.
+    """
+
+    fooling: Objective = field(default_factory=CarliniWagner)
+    passing: Objective = field(default_factory=ShieldLogit)
+    needs_shield = True
+
+    def __call__(self, view: View) -> Tensor:
+        return torch.where(self.fooled(view), self.passing(view), self.fooling(view))
+
+    @staticmethod
+    def fooled(view: View) -> Tensor:
+        """Whether each image has reached its goal, bool `(N,)`."""
+        return view.goal.reached(view.known_logits().argmax(1))
+
+
+@dataclass(frozen=True)
+class Orthogonal(Selective):
+    """Orthogonal PGD (Bryniarski 2021): as `Selective`, each step without its part along the other loss's gradient.
+
+    So no step towards fooling the classifier makes the detector more suspicious, to first order, nor the other way
+    round. Costs a second backward pass.
+    """
+
+    backwards = 2
+
+    def pull(self, view: View, z: Tensor) -> tuple[Tensor, Tensor]:
+        fooling, passing, fooled = self.fooling(view), self.passing(view), self.fooled(view)
+        (to_fool,) = torch.autograd.grad(fooling.sum(), z, retain_graph=True)
+        (to_pass,) = torch.autograd.grad(passing.sum(), z)
+        chosen = fooled.view(-1, 1, 1, 1)
+        step, other = torch.where(chosen, to_pass, to_fool), torch.where(chosen, to_fool, to_pass)
+        along = (step * other).sum((1, 2, 3), keepdim=True)
+        length = other.square().sum((1, 2, 3), keepdim=True)
+        return torch.where(fooled, passing, fooling), step - along / length.clamp_min(1e-30) * other

@@ -196,7 +196,7 @@ class Field:
             id=planned.id,
             attack=planned.attack,
             title=entry.title,
-            access="white-box",
+            access=entry.access,
             adaptive=entry.adaptive,
             eps=planned.eps,
             eps_text=planned.eps_text,
