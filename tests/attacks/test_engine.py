@@ -96,9 +96,10 @@ def test_attacks_beat_noise_of_the_same_size():
     noisy = Linf().to_8bit(Linf().random(images, radius, [generator(0, i, 0) for i in range(40)]), images, radius)
     by_noise = (victim.judge(noisy).predicted != labels).float().mean()
     shares = {
-        name: few(name, 20).run(victim, images, labels, eps=eps).fooled.float().mean()
-        for name in ("fgsm", "bim", "pgd", "mim", "cw-linf", "pgd-l2")
+        name: few(name, 200 if name == "square" else 20).run(victim, images, labels, eps=eps).fooled.float().mean()
+        for name in ("fgsm", "bim", "pgd", "mim", "cw-linf", "pgd-l2", "dim", "tim", "apgd-ce", "apgd-cw", "square")
     }
+    # The smoothing kernel of TIM is as wide as these images: it costs more than half of the success.
     assert all(share > by_noise + 0.2 for share in shares.values()), (shares, by_noise)
     assert shares["fgsm"] <= min(shares["bim"], shares["pgd"])
 
@@ -164,6 +165,26 @@ def test_one_forward_and_one_backward_per_step(name):
     with Passes(victim) as passes:
         found = attack.run(victim, images, labels, eps=EPS, batch_size=3)
     assert passes.forward == passes.backward == found.forwards == found.backwards == 7 * attack.steps
+
+
+def test_a_search_takes_forwards_alone():
+    victim = separate_victim()
+    images = toy_images(7, victim.exact)
+    labels = toy_labels(victim, images)
+    looked, look = [], victim.look
+    victim.look = lambda z, goal, objective: looked.append((len(z), z.requires_grad)) or look(z, goal, objective)
+    with Passes(victim) as passes:
+        found = few("square-guard", 9).run(victim, images, labels, eps=EPS, batch_size=3)
+    assert sum(n for n, _ in looked) == found.forwards == 7 * 9
+    assert not any(wants for _, wants in looked)
+    assert passes.backward == found.backwards == 0
+
+
+def test_orthogonal_steps_cost_a_second_backward():
+    victim = separate_victim()
+    images = toy_images(5, victim.exact)
+    found = few("orthogonal", 3).run(victim, images, toy_labels(victim, images), eps=EPS)
+    assert (found.forwards, found.backwards) == (15, 30)
 
 
 def test_restarts_go_on_only_with_unbroken_images():

@@ -19,7 +19,7 @@ from medaegis.attacks.objectives import (
     Selective,
     ShieldLogit,
 )
-from medaegis.attacks.steps import Adaptive, Descent
+from medaegis.attacks.steps import Adaptive, Descent, Square
 from medaegis.attacks.transforms import InputDiversity, Smoothing
 from medaegis.errors import ConfigError
 
@@ -82,6 +82,19 @@ CATALOGUE: dict[str, Entry] = {
         "Croce 2020",
         Attack(objective=LogitRatio(), rule=Adaptive(), random_start=True, steps=100),
         classes=4,
+    ),
+    "square": Entry(
+        "Square, random search",
+        "Andriushchenko 2020",
+        Attack(objective=_CW, rule=Square(), steps=5000),
+        access="black-box",
+    ),
+    "square-guard": Entry(
+        "Square on classifier and Shield",
+        "Andriushchenko 2020 on the loss of Medical Aegis",
+        Attack(objective=_WHITE_BOX, rule=Square(), steps=5000),
+        adaptive=True,
+        access="black-box",
     ),
     "shield-only": Entry(
         "Shield logit alone",

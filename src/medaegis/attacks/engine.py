@@ -125,7 +125,7 @@ class Attack:
         fooled = Goal(labels, targets).reached(verdict.predicted) & verdict.logits.isfinite().all(1)
         seconds = time.perf_counter() - started
         found = torch.cat([part for part, _ in done])
-        backwards = forwards * self.objective.backwards
+        backwards = forwards * self.objective.backwards if self.rule.needs_gradient else 0
         return AttackResult(found, verdict, fooled, fooled & verdict.accepted, forwards, backwards, seconds)
 
     def _batch(
@@ -175,14 +175,17 @@ class Attack:
         """
         relative = 2.5 / self.steps if self.step_size is None else self.step_size
         size = eps * relative if self.step_size is not None else (eps * relative).clamp_min(1 / (8 * 255))
-        walker = self.rule.begin(Problem(x, eps, size, self.steps, self.ball))
+        walker = self.rule.begin(Problem(x, eps, size, self.steps, self.ball, generators))
         transformers = [transform.begin(self.steps, generators) for transform in self.transforms]
         z = z.clone()
         for i in range(self.steps):
-            shown = z.requires_grad_(True)
-            for transformer in transformers:
-                shown = transformer.image(shown, i)
-            losses, grad = self.objective.pull(victim.look(shown, goal, self.objective), z)
+            with torch.set_grad_enabled(self.rule.needs_gradient):
+                shown = z.requires_grad_(self.rule.needs_gradient)
+                for transformer in transformers:
+                    shown = transformer.image(shown, i)
+                view = victim.look(shown, goal, self.objective)
+                pull = self.objective.pull if self.rule.needs_gradient else self.objective.ask
+                losses, grad = pull(view, z)
             with torch.no_grad():
                 # Where the network gives no number there is no direction; the image stays, the others go on.
                 grad = grad.nan_to_num()

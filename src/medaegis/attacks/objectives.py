@@ -90,6 +90,10 @@ class Objective(ABC):
         (grad,) = torch.autograd.grad(losses.sum(), z)
         return losses, grad
 
+    def ask(self, view: View, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Losses alone, for a walk without gradients: it gets zeros."""
+        return self(view), torch.zeros_like(z)
+
     def __add__(self, other: Objective) -> Objective:
         return Sum(((1.0, self), (1.0, other)))
 
