@@ -11,7 +11,7 @@ from torch import nn
 
 from medaegis.attacks.balls import L2, Linf
 from medaegis.attacks.catalogue import CATALOGUE, find_attack
-from medaegis.attacks.engine import Attack, generator, parse_eps, pick_targets
+from medaegis.attacks.engine import Attack, generator, parse_eps, pick_guides, pick_targets
 from medaegis.attacks.objectives import CarliniWagner, CrossEntropy, Goal, ShieldLogit
 from medaegis.attacks.victim import Victim
 from medaegis.cushions import parse_cushion
@@ -57,7 +57,8 @@ def test_every_entry_of_the_catalogue(name, targeted, victim, images, labels):
     eps = torch.linspace(0, EPS, N)
     ids = torch.arange(N) * 7 + 3
     attack = few(name)
-    run = {"eps": eps, "targets": targets, "ids": ids, "seed": 5}
+    guides = images.flip(0) if attack.objective.needs_guides else None
+    run = {"eps": eps, "targets": targets, "ids": ids, "seed": 5, "guides": guides}
     found = attack.run(victim, images, labels, **run, batch_size=5)
     levels = ((found.images - images) * 255).double()
     assert torch.equal((found.images * 255).round() / 255, found.images)
@@ -78,6 +79,7 @@ def test_every_entry_of_the_catalogue(name, targeted, victim, images, labels):
         labels[order],
         eps=eps[order],
         targets=None if targets is None else targets[order],
+        guides=None if guides is None else guides[order],
         ids=ids[order],
         seed=5,
     )
@@ -178,6 +180,36 @@ def test_a_search_takes_forwards_alone():
     assert sum(n for n, _ in looked) == found.forwards == 7 * 9
     assert not any(wants for _, wants in looked)
     assert passes.backward == found.backwards == 0
+
+
+def test_guides_are_looked_at_once_and_come_nearer():
+    """Inside, by the deepest tap, and in the answers; a guide of the wanted class at eps 1 is imitated to the end."""
+    victim = toy_victim(3)
+    pool = toy_images(60, victim.exact, seed=4)
+    known = toy_labels(victim, pool)
+    images, labels = pool[:8], known[:8]
+    targets = (labels + 1) % 3
+    guides = pool[pick_guides(known, targets, ids=torch.arange(8))]
+    assert torch.equal(victim.judge(guides).predicted, targets)
+    deepest = victim.exact.taps[-1]
+    looked, look = [], victim.look
+    victim.look = lambda z, goal, objective: looked.append(len(z)) or look(z, goal, objective)
+    for name, answer in (
+        ("feature-match", lambda x: victim.exact.activations(x, taps=(deepest,)).features[deepest]),
+        ("logit-match", lambda x: victim.exact.activations(x).logits),
+    ):
+        looked.clear()
+        found = few(name, 30).run(victim, images, labels, eps=EPS, targets=targets, guides=guides)
+        assert len(looked) == 31
+        with torch.no_grad():
+            far, near = (answer(x) - answer(guides) for x in (images, found.images))
+        assert near.square().flatten(1).sum(1).lt(far.square().flatten(1).sum(1)).all()
+    with pytest.raises(ConfigError, match="guides"):
+        few("logit-match").run(victim, images, labels, eps=EPS, targets=targets)
+    with pytest.raises(ConfigError, match="one each"):
+        few("logit-match").run(victim, images, labels, eps=EPS, targets=targets, guides=guides[1:])
+    with pytest.raises(ConfigError, match="no image of class"):
+        pick_guides(labels[labels != 0], torch.tensor([0]), ids=torch.tensor([0]))
 
 
 def test_orthogonal_steps_cost_a_second_backward():

@@ -14,6 +14,8 @@ from medaegis.attacks.engine import Attack
 from medaegis.attacks.objectives import (
     CarliniWagner,
     CrossEntropy,
+    FeatureMatch,
+    LogitMatch,
     LogitRatio,
     Orthogonal,
     Selective,
@@ -82,6 +84,16 @@ CATALOGUE: dict[str, Entry] = {
         "Croce 2020",
         Attack(objective=LogitRatio(), rule=Adaptive(), random_start=True, steps=100),
         classes=4,
+    ),
+    "feature-match": Entry(
+        "Feature match to an image of the wanted class",
+        "Sabour 2016, by PGD",
+        Attack(objective=FeatureMatch(), random_start=True, steps=100),
+    ),
+    "logit-match": Entry(
+        "Logit match to an image of the wanted class",
+        "Tramer 2020",
+        Attack(objective=LogitMatch(), random_start=True, steps=100),
     ),
     "square": Entry(
         "Square, random search",

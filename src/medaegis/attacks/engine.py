@@ -87,6 +87,7 @@ class Attack:
         *,
         eps: float | Tensor,
         targets: Tensor | None = None,
+        guides: Tensor | None = None,
         ids: Tensor | None = None,
         seed: int = 0,
         batch_size: int = 32,
@@ -99,6 +100,7 @@ class Attack:
             labels: true classes, int64 `(N,)`.
             eps: radius in pixel units, one number or one per image `(N,)`.
             targets: wanted classes `(N,)`; None: untargeted.
+            guides: clean images to imitate, `(N, C, H, W)`, for objectives that do.
             ids: one number per image that seeds its random starts; None: its position.
 
         Raises:
@@ -110,19 +112,22 @@ class Attack:
         ids = torch.arange(len(images)) if ids is None else ids
         _check_images(images, batch_size)
         _check_rows(len(images), len(victim.exact.classes), labels, targets, ids, radius)
+        if guides is not None and guides.shape != images.shape:
+            raise ConfigError("attack guides", f"got {tuple(guides.shape)}", f"give {tuple(images.shape)}, one each")
         radius = radius.expand(len(images))
+        everyone = Goal(labels, targets, guides)
         done: list[tuple[Tensor, Verdict]] = []
         forwards = 0
         for start in range(0, len(images), batch_size):
             rows = slice(start, start + batch_size)
-            goal = Goal(labels[rows], None if targets is None else targets[rows]).to(victim.device)
+            goal = everyone[rows].to(victim.device)
             x = images[rows].to(victim.device)
             found, verdict, spent = self._batch(victim, x, goal, radius[rows], ids[rows], seed)
             done.append((found.to(images.device), verdict.to(labels.device)))
             forwards += spent
             progress(min(start + batch_size, len(images)), len(images), "images attacked")
         verdict = Verdict.concatenate([part for _, part in done])
-        fooled = Goal(labels, targets).reached(verdict.predicted) & verdict.logits.isfinite().all(1)
+        fooled = everyone.reached(verdict.predicted) & verdict.logits.isfinite().all(1)
         seconds = time.perf_counter() - started
         found = torch.cat([part for part, _ in done])
         backwards = forwards * self.objective.backwards if self.rule.needs_gradient else 0
@@ -158,7 +163,8 @@ class Attack:
         if self.restarts == 1:
             return z.new_zeros(len(z)), torch.zeros(len(z), dtype=torch.bool, device=z.device)
         verdict = victim.judge(z)
-        return self.objective(victim.look(z, goal, self.objective)), goal.reached(verdict.predicted) & verdict.accepted
+        objective = self.objective.begin(victim, goal)
+        return objective(victim.look(z, goal, objective)), goal.reached(verdict.predicted) & verdict.accepted
 
     def descend(
         self,
@@ -176,6 +182,7 @@ class Attack:
         relative = 2.5 / self.steps if self.step_size is None else self.step_size
         size = eps * relative if self.step_size is not None else (eps * relative).clamp_min(1 / (8 * 255))
         walker = self.rule.begin(Problem(x, eps, size, self.steps, self.ball, generators))
+        objective = self.objective.begin(victim, goal)
         transformers = [transform.begin(self.steps, generators) for transform in self.transforms]
         z = z.clone()
         for i in range(self.steps):
@@ -183,8 +190,8 @@ class Attack:
                 shown = z.requires_grad_(self.rule.needs_gradient)
                 for transformer in transformers:
                     shown = transformer.image(shown, i)
-                view = victim.look(shown, goal, self.objective)
-                pull = self.objective.pull if self.rule.needs_gradient else self.objective.ask
+                view = victim.look(shown, goal, objective)
+                pull = objective.pull if self.rule.needs_gradient else objective.ask
                 losses, grad = pull(view, z)
             with torch.no_grad():
                 # Where the network gives no number there is no direction; the image stays, the others go on.
@@ -206,6 +213,21 @@ def pick_targets(labels: Tensor, classes: int, *, ids: Tensor | None = None, see
     ids = torch.arange(len(labels)) if ids is None else ids
     shifts = [int(torch.randint(1, classes, (1,), generator=generator(seed, int(i), -1))) for i in ids]
     return (labels + torch.tensor(shifts, device=labels.device)) % classes
+
+
+def pick_guides(labels: Tensor, targets: Tensor, *, ids: Tensor, seed: int = 0) -> Tensor:
+    """For each target class `(N,)` the row of a random image of that class among `labels` `(M,)`.
+
+    Raises:
+        ConfigError: a class of which there is no image.
+    """
+    rows = []
+    for target, image in zip(targets.tolist(), ids.tolist(), strict=True):
+        pool = (labels == target).nonzero().squeeze(1)
+        if not len(pool):
+            raise ConfigError("guides", f"no image of class {target}", "give images of every class")
+        rows.append(pool[int(torch.randint(len(pool), (1,), generator=generator(seed, image, -2)))])
+    return torch.stack(rows)
 
 
 def _check_images(images: Tensor, batch_size: int) -> None:
