@@ -11,7 +11,7 @@ from torch import nn
 
 from medaegis.attacks.balls import L2, Linf
 from medaegis.attacks.catalogue import CATALOGUE, find_attack
-from medaegis.attacks.engine import Attack, generator, parse_eps, pick_targets
+from medaegis.attacks.engine import Attack, generator, parse_eps, pick_guides, pick_targets
 from medaegis.attacks.objectives import CarliniWagner, CrossEntropy, Goal, ShieldLogit
 from medaegis.attacks.victim import Victim
 from medaegis.cushions import parse_cushion
@@ -23,7 +23,7 @@ N = 11
 
 @pytest.fixture(scope="module")
 def victim():
-    return toy_victim(3, shields=True, cushion="bits:3")
+    return toy_victim(4, shields=True, cushion="bits:3")
 
 
 @pytest.fixture(scope="module")
@@ -53,11 +53,12 @@ def same(one, other):
 @pytest.mark.parametrize("name", CATALOGUE)
 def test_every_entry_of_the_catalogue(name, targeted, victim, images, labels):
     """Inside the ball to the last bit, on the grid, judged as the victim judges, alike for any batch size and order."""
-    targets = pick_targets(labels, 3) if targeted else None
+    targets = pick_targets(labels, 4) if targeted else None
     eps = torch.linspace(0, EPS, N)
     ids = torch.arange(N) * 7 + 3
     attack = few(name)
-    run = {"eps": eps, "targets": targets, "ids": ids, "seed": 5}
+    guides = images.flip(0) if attack.objective.needs_guides else None
+    run = {"eps": eps, "targets": targets, "ids": ids, "seed": 5, "guides": guides}
     found = attack.run(victim, images, labels, **run, batch_size=5)
     levels = ((found.images - images) * 255).double()
     assert torch.equal((found.images * 255).round() / 255, found.images)
@@ -78,6 +79,7 @@ def test_every_entry_of_the_catalogue(name, targeted, victim, images, labels):
         labels[order],
         eps=eps[order],
         targets=None if targets is None else targets[order],
+        guides=None if guides is None else guides[order],
         ids=ids[order],
         seed=5,
     )
@@ -96,9 +98,10 @@ def test_attacks_beat_noise_of_the_same_size():
     noisy = Linf().to_8bit(Linf().random(images, radius, [generator(0, i, 0) for i in range(40)]), images, radius)
     by_noise = (victim.judge(noisy).predicted != labels).float().mean()
     shares = {
-        name: few(name, 20).run(victim, images, labels, eps=eps).fooled.float().mean()
-        for name in ("fgsm", "bim", "pgd", "mim", "cw-linf", "pgd-l2")
+        name: few(name, 200 if name == "square" else 20).run(victim, images, labels, eps=eps).fooled.float().mean()
+        for name in ("fgsm", "bim", "pgd", "mim", "cw-linf", "pgd-l2", "dim", "tim", "apgd-ce", "apgd-cw", "square")
     }
+    # The smoothing kernel of TIM is as wide as these images: it costs more than half of the success.
     assert all(share > by_noise + 0.2 for share in shares.values()), (shares, by_noise)
     assert shares["fgsm"] <= min(shares["bim"], shares["pgd"])
 
@@ -164,6 +167,56 @@ def test_one_forward_and_one_backward_per_step(name):
     with Passes(victim) as passes:
         found = attack.run(victim, images, labels, eps=EPS, batch_size=3)
     assert passes.forward == passes.backward == found.forwards == found.backwards == 7 * attack.steps
+
+
+def test_a_search_takes_forwards_alone():
+    victim = separate_victim()
+    images = toy_images(7, victim.exact)
+    labels = toy_labels(victim, images)
+    looked, look = [], victim.look
+    victim.look = lambda z, goal, objective: looked.append((len(z), z.requires_grad)) or look(z, goal, objective)
+    with Passes(victim) as passes:
+        found = few("square-guard", 9).run(victim, images, labels, eps=EPS, batch_size=3)
+    assert sum(n for n, _ in looked) == found.forwards == 7 * 9
+    assert not any(wants for _, wants in looked)
+    assert passes.backward == found.backwards == 0
+
+
+def test_guides_are_looked_at_once_and_come_nearer():
+    """Inside, by the deepest tap, and in the answers; a guide of the wanted class at eps 1 is imitated to the end."""
+    victim = toy_victim(3)
+    pool = toy_images(60, victim.exact, seed=4)
+    known = toy_labels(victim, pool)
+    images, labels = pool[:8], known[:8]
+    targets = (labels + 1) % 3
+    guides = pool[pick_guides(known, targets, ids=torch.arange(8))]
+    assert torch.equal(victim.judge(guides).predicted, targets)
+    deepest = victim.exact.taps[-1]
+    looked, look = [], victim.look
+    victim.look = lambda z, goal, objective: looked.append(len(z)) or look(z, goal, objective)
+    for name, answer in (
+        ("feature-match", lambda x: victim.exact.activations(x, taps=(deepest,)).features[deepest]),
+        ("logit-match", lambda x: victim.exact.activations(x).logits),
+    ):
+        looked.clear()
+        found = few(name, 30).run(victim, images, labels, eps=EPS, targets=targets, guides=guides)
+        assert len(looked) == 31
+        with torch.no_grad():
+            far, near = (answer(x) - answer(guides) for x in (images, found.images))
+        assert near.square().flatten(1).sum(1).lt(far.square().flatten(1).sum(1)).all()
+    with pytest.raises(ConfigError, match="guides"):
+        few("logit-match").run(victim, images, labels, eps=EPS, targets=targets)
+    with pytest.raises(ConfigError, match="one each"):
+        few("logit-match").run(victim, images, labels, eps=EPS, targets=targets, guides=guides[1:])
+    with pytest.raises(ConfigError, match="no image of class"):
+        pick_guides(labels[labels != 0], torch.tensor([0]), ids=torch.tensor([0]))
+
+
+def test_orthogonal_steps_cost_a_second_backward():
+    victim = separate_victim()
+    images = toy_images(5, victim.exact)
+    found = few("orthogonal", 3).run(victim, images, toy_labels(victim, images), eps=EPS)
+    assert (found.forwards, found.backwards) == (15, 30)
 
 
 def test_restarts_go_on_only_with_unbroken_images():

@@ -7,7 +7,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medaegis.attacks.objectives import CarliniWagner, CrossEntropy, Goal, ShieldLogit, View, margin, without
+from medaegis.attacks.objectives import (
+    CarliniWagner,
+    CrossEntropy,
+    Goal,
+    LogitRatio,
+    Orthogonal,
+    Selective,
+    ShieldLogit,
+    View,
+    margin,
+    without,
+)
 from medaegis.errors import ConfigError
 
 LOGITS = torch.tensor([[-3.0, -1.0, -2.0], [4.0, 0.0, 1.0], [-5.0, -5.5, -9.0]])
@@ -101,3 +112,39 @@ def test_what_is_missing_is_said():
         ShieldLogit()(view(TARGETS))
     with pytest.raises(ConfigError, match="targets"):
         Goal(LABELS).class_to_be(None)
+
+
+def test_logit_ratio_by_hand():
+    """Croce and Hein 2020, eq. 6 (untargeted) and 7 (targeted); no scale or shift of the logits changes it."""
+    logits = torch.tensor([[5.0, 2.0, 1.0, -4.0], [-1.0, -3.0, 0.5, -2.0]])
+    goal = Goal(torch.tensor([0, 0]))
+    expected = [(5 - 2) / (5 - 1), (-1 - 0.5) / (0.5 + 2)]
+    assert LogitRatio()(View(goal, logits, {})).tolist() == pytest.approx(expected, rel=1e-6)
+    aimed = Goal(torch.tensor([0, 0]), torch.tensor([3, 2]))
+    expected = [(5 + 4) / (5 - (1 - 4) / 2), (-1 - 0.5) / (0.5 - (-2 - 3) / 2)]
+    assert LogitRatio()(View(aimed, logits, {})).tolist() == pytest.approx(expected, rel=1e-6)
+    torch.testing.assert_close(LogitRatio()(View(goal, 7 * logits + 3, {})), LogitRatio()(View(goal, logits, {})))
+
+
+@pytest.mark.parametrize(("k", "targets"), [(2, None), (2, torch.tensor([1])), (3, torch.tensor([1]))])
+def test_logit_ratio_needs_classes(k, targets):
+    with pytest.raises(ConfigError, match="it needs"):
+        LogitRatio()(View(Goal(torch.tensor([0]), targets), torch.zeros(1, k), {}))
+
+
+def test_selective_and_orthogonal():
+    """By hand on two pixels a and b: the margin is 3a + b - 4, the Shield's logit a - 2b."""
+    image = torch.tensor([[[[2.0, 0.0]]], [[[0.0, 1.0]]]], requires_grad=True)
+    a, b = image[:, 0, 0].unbind(1)
+    goal = Goal(torch.tensor([0, 0]), torch.tensor([1, 1]))
+    logits = torch.stack([3 * a + b - 4, torch.zeros(2)], 1)
+    seen = View(goal, logits, {}, lambda features, classes: a - 2 * b)
+    assert Selective.fooled(seen).tolist() == [False, True]
+    margins, minus_shield = [2.0, -3.0], [-2.0, 2.0]
+    assert Selective()(seen).tolist() == [margins[0], minus_shield[1]]
+    losses, grad = Orthogonal().pull(seen, image)
+    assert losses.tolist() == [margins[0], minus_shield[1]]
+    to_fool, to_pass = torch.tensor([3.0, 1.0]), torch.tensor([-1.0, 2.0])
+    torch.testing.assert_close(grad[0].flatten(), to_fool - (to_fool @ to_pass) / 5 * to_pass)
+    torch.testing.assert_close(grad[1].flatten(), to_pass - (to_fool @ to_pass) / 10 * to_fool)
+    assert grad[0].flatten() @ to_pass == pytest.approx(0, abs=1e-6)

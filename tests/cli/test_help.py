@@ -91,6 +91,7 @@ WRONG = {
     "impossible rate": ("fit", "CLASSIFIER", "phantom-xray", "--tnr", "1.5", "--out", "OUT"),
     "no such key": ("fit", "CLASSIFIER", "phantom-xray", "--sign", "OUT", "--out", "OUT"),
     "unknown attack": ("attack", "GUARD", "phantom-xray", "--attack", "zap", "--out", "OUT"),
+    "unknown suite": ("evaluate", "GUARD", "phantom-xray", "--suite", "slow", "--out", "OUT"),
     "unknown attack of several": ("evaluate", "GUARD", "phantom-xray", "--attacks", "pgd,zap", "--out", "OUT"),
     "no eps": ("evaluate", "GUARD", "phantom-xray", "--eps", ",", "--out", "OUT"),
     "eps in grey levels": ("attack", "GUARD", "phantom-xray", "--eps", "8", "--out", "OUT"),

@@ -118,6 +118,27 @@ def test_evaluate_and_report(shop: Shop, tmp_path: Path):
     assert len({line.count(" | ") for line in lines if line.startswith(("| attack |", "| pgd |", "| **worst"))}) == 1
 
 
+def test_a_suite_says_what_is_run(shop: Shop, tmp_path: Path):
+    options = (
+        "--suite",
+        "quick",
+        "--steps",
+        5,
+        "--eps",
+        "8/256",
+        "--limit",
+        6,
+        "--no-planted",
+        "--out",
+        tmp_path / "e",
+    )
+    told = json.loads(call("evaluate", shop.guard, shop.spec, *options, "--json").stdout)
+    found = {(cell["attack"], cell["steps"], cell["gradient"]) for cell in told["cells"]}
+    adaptive = {(name, steps, "bpda") for name in ("wb", "wb-adaptive", "selective") for steps in (5, 1)}
+    assert found == {("pgd", 10, "bpda"), ("cw-linf", 10, "bpda"), *adaptive, ("wb", 5, "twin"), ("wb", 5, "skip")}
+    assert {cell["n"] for cell in told["cells"]} <= set(range(1, 7))
+
+
 def test_evaluate_refuses_images_the_guard_may_have_learned_from(shop: Shop, tmp_path: Path):
     result = call("evaluate", shop.guard, shop.spec, "--images", 200, "--attacks", "fgsm", "--out", tmp_path / "e")
     assert result.exit_code == 2
@@ -187,7 +208,7 @@ def test_the_readmes_python_example_runs(shop: Shop, capsys: pytest.CaptureFixtu
     assert (diagnosis == "None") == verdict.startswith("False")
 
 
-@pytest.mark.parametrize("command", ["attacks", "cushions"])
+@pytest.mark.parametrize("command", ["attacks", "suites", "cushions"])
 def test_listings(command: str):
     assert json.loads(call(command, "--json").stdout)
     assert call(command).exit_code == 0

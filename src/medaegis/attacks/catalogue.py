@@ -7,11 +7,22 @@ Cushion, eps, steps and restarts are the caller's choice.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from medaegis.attacks.balls import L2
 from medaegis.attacks.engine import Attack
-from medaegis.attacks.objectives import CarliniWagner, CrossEntropy, ShieldLogit
-from medaegis.attacks.steps import Adaptive, Descent
+from medaegis.attacks.objectives import (
+    CarliniWagner,
+    CrossEntropy,
+    FeatureMatch,
+    LogitMatch,
+    LogitRatio,
+    Orthogonal,
+    Selective,
+    ShieldLogit,
+)
+from medaegis.attacks.steps import Adaptive, Descent, Square
+from medaegis.attacks.transforms import InputDiversity, Smoothing
 from medaegis.errors import ConfigError
 
 
@@ -24,12 +35,16 @@ class Entry:
         paper: where it comes from.
         attack: the attack with its default settings.
         adaptive: aimed at the whole guard (needs a Shield), not at the classifier alone.
+        classes: fewest classes that it can attack.
+        access: what the attacker must have: "white-box" (weights), "black-box" (answers) or "no-box" (neither).
     """
 
     title: str
     paper: str
     attack: Attack
     adaptive: bool = False
+    classes: int = 2
+    access: Literal["white-box", "black-box", "no-box"] = "white-box"
 
 
 _CE, _CW, _SHIELD = CrossEntropy(), CarliniWagner(), ShieldLogit()
@@ -48,6 +63,51 @@ CATALOGUE: dict[str, Entry] = {
         "Carlini 2017, by PGD as in Madry 2018",
         Attack(objective=_CW, random_start=True),
     ),
+    "dim": Entry("Diverse inputs", "Xie 2019", Attack(objective=_CE, transforms=(InputDiversity(),))),
+    "tim": Entry(
+        "Translation-invariant, with momentum",
+        "Dong 2019",
+        Attack(objective=_CE, rule=Descent(momentum=1.0), transforms=(Smoothing(),)),
+    ),
+    "apgd-ce": Entry(
+        "Auto-PGD, cross-entropy",
+        "Croce 2020",
+        Attack(objective=_CE, rule=Adaptive(), random_start=True, steps=100),
+    ),
+    "apgd-cw": Entry(
+        "Auto-PGD, margin",
+        "Croce 2020, with the loss of Carlini 2017",
+        Attack(objective=_CW, rule=Adaptive(), random_start=True, steps=100),
+    ),
+    "apgd-dlr": Entry(
+        "Auto-PGD, difference of logits ratio",
+        "Croce 2020",
+        Attack(objective=LogitRatio(), rule=Adaptive(), random_start=True, steps=100),
+        classes=4,
+    ),
+    "feature-match": Entry(
+        "Feature match to an image of the wanted class",
+        "Sabour 2016, by PGD",
+        Attack(objective=FeatureMatch(), random_start=True, steps=100),
+    ),
+    "logit-match": Entry(
+        "Logit match to an image of the wanted class",
+        "Tramer 2020",
+        Attack(objective=LogitMatch(), random_start=True, steps=100),
+    ),
+    "square": Entry(
+        "Square, random search",
+        "Andriushchenko 2020",
+        Attack(objective=_CW, rule=Square(), steps=5000),
+        access="black-box",
+    ),
+    "square-guard": Entry(
+        "Square on classifier and Shield",
+        "Andriushchenko 2020 on the loss of Medical Aegis",
+        Attack(objective=_WHITE_BOX, rule=Square(), steps=5000),
+        adaptive=True,
+        access="black-box",
+    ),
     "shield-only": Entry(
         "Shield logit alone",
         "Yao, Medical Aegis, eq. 4",
@@ -58,6 +118,30 @@ CATALOGUE: dict[str, Entry] = {
         "White-box on classifier and Shield (WB)",
         "Yao, Medical Aegis, section 4.1",
         Attack(objective=_WHITE_BOX, random_start=True, steps=100),
+        adaptive=True,
+    ),
+    "wb-0.1": Entry(
+        "White-box, a tenth of the Shield's weight",
+        "Yao, Medical Aegis, section 4.1; weights as Carlini 2017b",
+        Attack(objective=CarliniWagner(kappa=1.0) + 0.1 * _SHIELD, random_start=True, steps=100),
+        adaptive=True,
+    ),
+    "wb-10": Entry(
+        "White-box, ten times the Shield's weight",
+        "Yao, Medical Aegis, section 4.1; weights as Carlini 2017b",
+        Attack(objective=CarliniWagner(kappa=1.0) + 10.0 * _SHIELD, random_start=True, steps=100),
+        adaptive=True,
+    ),
+    "selective": Entry(
+        "Selective PGD",
+        "Bryniarski 2021",
+        Attack(objective=Selective(), random_start=True, steps=100),
+        adaptive=True,
+    ),
+    "orthogonal": Entry(
+        "Orthogonal PGD",
+        "Bryniarski 2021",
+        Attack(objective=Orthogonal(), random_start=True, steps=100),
         adaptive=True,
     ),
     "wb-decay": Entry(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 from medaegis.attacks.balls import Ball, Linf
 from medaegis.attacks.objectives import Goal, Objective
 from medaegis.attacks.steps import Descent, Problem, StepRule
+from medaegis.attacks.transforms import Transform
 from medaegis.attacks.victim import Verdict, Victim
 from medaegis.errors import ConfigError
 from medaegis.progress import Progress, silent
@@ -53,6 +55,7 @@ class Attack:
         rule: how to walk.
         steps: gradient steps of one start.
         step_size: length of a step in units of eps; None: 2.5 / steps (Madry 2018), at least 1/8 grey level.
+        transforms: of the image before each look and of the gradient before each step.
         random_start: start at a random point of the ball instead of the clean image.
         restarts: starts in all; later ones go on only with the images that are not yet broken.
     """
@@ -62,6 +65,7 @@ class Attack:
     rule: StepRule = field(default_factory=Descent)
     steps: int = 10
     step_size: float | None = None
+    transforms: tuple[Transform, ...] = ()
     random_start: bool = False
     restarts: int = 1
 
@@ -83,6 +87,7 @@ class Attack:
         *,
         eps: float | Tensor,
         targets: Tensor | None = None,
+        guides: Tensor | None = None,
         ids: Tensor | None = None,
         seed: int = 0,
         batch_size: int = 32,
@@ -95,6 +100,7 @@ class Attack:
             labels: true classes, int64 `(N,)`.
             eps: radius in pixel units, one number or one per image `(N,)`.
             targets: wanted classes `(N,)`; None: untargeted.
+            guides: clean images to imitate, `(N, C, H, W)`, for objectives that do.
             ids: one number per image that seeds its random starts; None: its position.
 
         Raises:
@@ -106,22 +112,26 @@ class Attack:
         ids = torch.arange(len(images)) if ids is None else ids
         _check_images(images, batch_size)
         _check_rows(len(images), len(victim.exact.classes), labels, targets, ids, radius)
+        if guides is not None and guides.shape != images.shape:
+            raise ConfigError("attack guides", f"got {tuple(guides.shape)}", f"give {tuple(images.shape)}, one each")
         radius = radius.expand(len(images))
+        everyone = Goal(labels, targets, guides)
         done: list[tuple[Tensor, Verdict]] = []
         forwards = 0
         for start in range(0, len(images), batch_size):
             rows = slice(start, start + batch_size)
-            goal = Goal(labels[rows], None if targets is None else targets[rows]).to(victim.device)
+            goal = everyone[rows].to(victim.device)
             x = images[rows].to(victim.device)
             found, verdict, spent = self._batch(victim, x, goal, radius[rows], ids[rows], seed)
             done.append((found.to(images.device), verdict.to(labels.device)))
             forwards += spent
             progress(min(start + batch_size, len(images)), len(images), "images attacked")
         verdict = Verdict.concatenate([part for _, part in done])
-        fooled = Goal(labels, targets).reached(verdict.predicted) & verdict.logits.isfinite().all(1)
+        fooled = everyone.reached(verdict.predicted) & verdict.logits.isfinite().all(1)
         seconds = time.perf_counter() - started
         found = torch.cat([part for part, _ in done])
-        return AttackResult(found, verdict, fooled, fooled & verdict.accepted, forwards, forwards, seconds)
+        backwards = forwards * self.objective.backwards if self.rule.needs_gradient else 0
+        return AttackResult(found, verdict, fooled, fooled & verdict.accepted, forwards, backwards, seconds)
 
     def _batch(
         self, victim: Victim, x: Tensor, goal: Goal, eps: Tensor, ids: Tensor, seed: int
@@ -135,10 +145,10 @@ class Attack:
             if not len(rows):
                 break
             clean, near, part = x[rows], radius[rows], goal[rows]
-            z = clean
+            z, own = clean, [generator(seed, int(i), restart) for i in ids[rows.cpu()]]
             if self.random_start:
-                z = self.ball.random(clean, near, [generator(seed, int(i), restart) for i in ids[rows.cpu()]])
-            z = self.descend(victim, clean, part, near, z)
+                z = self.ball.random(clean, near, own)
+            z = self.descend(victim, clean, part, near, z, own)
             spent += len(rows) * self.steps
             z = self.ball.to_8bit(z, clean, near)
             loss, through = self._verify(victim, z, part)
@@ -153,21 +163,42 @@ class Attack:
         if self.restarts == 1:
             return z.new_zeros(len(z)), torch.zeros(len(z), dtype=torch.bool, device=z.device)
         verdict = victim.judge(z)
-        return self.objective(victim.look(z, goal, self.objective)), goal.reached(verdict.predicted) & verdict.accepted
+        objective = self.objective.begin(victim, goal)
+        return objective(victim.look(z, goal, objective)), goal.reached(verdict.predicted) & verdict.accepted
 
-    def descend(self, victim: Victim, x: Tensor, goal: Goal, eps: Tensor, z: Tensor) -> Tensor:
-        """Walk from `z`: the loop itself. `eps` is `(N, 1, 1, 1)`. Returns float images inside the ball."""
+    def descend(
+        self,
+        victim: Victim,
+        x: Tensor,
+        goal: Goal,
+        eps: Tensor,
+        z: Tensor,
+        generators: Sequence[torch.Generator] = (),
+    ) -> Tensor:
+        """Walk from `z`: the loop itself. `eps` is `(N, 1, 1, 1)`. Returns float images inside the ball.
+
+        `generators`, one per image, feed what is random in the transforms.
+        """
         relative = 2.5 / self.steps if self.step_size is None else self.step_size
         size = eps * relative if self.step_size is not None else (eps * relative).clamp_min(1 / (8 * 255))
-        walker = self.rule.begin(Problem(x, eps, size, self.steps, self.ball))
+        walker = self.rule.begin(Problem(x, eps, size, self.steps, self.ball, generators))
+        objective = self.objective.begin(victim, goal)
+        transformers = [transform.begin(self.steps, generators) for transform in self.transforms]
         z = z.clone()
         for i in range(self.steps):
-            z.requires_grad_(True)
-            losses = self.objective(victim.look(z, goal, self.objective))
-            (grad,) = torch.autograd.grad(losses.sum(), z)
+            with torch.set_grad_enabled(self.rule.needs_gradient):
+                shown = z.requires_grad_(self.rule.needs_gradient)
+                for transformer in transformers:
+                    shown = transformer.image(shown, i)
+                view = victim.look(shown, goal, objective)
+                pull = objective.pull if self.rule.needs_gradient else objective.ask
+                losses, grad = pull(view, z)
             with torch.no_grad():
                 # Where the network gives no number there is no direction; the image stays, the others go on.
-                z = walker.step(z.detach(), grad.nan_to_num(), losses.detach(), i)
+                grad = grad.nan_to_num()
+                for transformer in transformers:
+                    grad = transformer.gradient(grad)
+                z = walker.step(z.detach(), grad, losses.detach(), i)
         return walker.result(z)
 
 
@@ -182,6 +213,21 @@ def pick_targets(labels: Tensor, classes: int, *, ids: Tensor | None = None, see
     ids = torch.arange(len(labels)) if ids is None else ids
     shifts = [int(torch.randint(1, classes, (1,), generator=generator(seed, int(i), -1))) for i in ids]
     return (labels + torch.tensor(shifts, device=labels.device)) % classes
+
+
+def pick_guides(labels: Tensor, targets: Tensor, *, ids: Tensor, seed: int = 0) -> Tensor:
+    """For each target class `(N,)` the row of a random image of that class among `labels` `(M,)`.
+
+    Raises:
+        ConfigError: a class of which there is no image.
+    """
+    rows = []
+    for target, image in zip(targets.tolist(), ids.tolist(), strict=True):
+        pool = (labels == target).nonzero().squeeze(1)
+        if not len(pool):
+            raise ConfigError("guides", f"no image of class {target}", "give images of every class")
+        rows.append(pool[int(torch.randint(len(pool), (1,), generator=generator(seed, image, -2)))])
+    return torch.stack(rows)
 
 
 def _check_images(images: Tensor, batch_size: int) -> None:

@@ -9,12 +9,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from medaegis.errors import ConfigError
+
+if TYPE_CHECKING:
+    from medaegis.attacks.victim import Victim
 
 
 @dataclass(frozen=True)
@@ -24,16 +28,22 @@ class Goal:
     Attributes:
         labels: true classes, int64 `(N,)`.
         targets: wanted classes, int64 `(N,)`; None: any class but the true one.
+        guides: clean images to imitate, pixels `(N, C, H, W)`; None where no objective asks for them.
     """
 
     labels: Tensor
     targets: Tensor | None = None
+    guides: Tensor | None = None
 
     def __getitem__(self, index: Tensor | slice) -> Goal:
-        return Goal(self.labels[index], None if self.targets is None else self.targets[index])
+        return self._each(lambda values: values[index])
 
     def to(self, device: torch.device) -> Goal:
-        return Goal(self.labels.to(device), None if self.targets is None else self.targets.to(device))
+        return self._each(lambda values: values.to(device))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Goal:
+        targets = None if self.targets is None else change(self.targets)
+        return Goal(change(self.labels), targets, None if self.guides is None else change(self.guides))
 
     def reached(self, predicted: Tensor) -> Tensor:
         """Whether each predicted class `(N,)` is what the attacker wants."""
@@ -79,9 +89,25 @@ class Objective(ABC):
     needs_logits: bool = True
     needs_shield: bool = False
     taps: tuple[str, ...] = ()
+    needs_guides: bool = False
+    backwards: int = 1  # passes that `pull` takes
+
+    def begin(self, victim: Victim, goal: Goal) -> Objective:
+        """The objective for one batch, with whatever stays the same over its steps worked out."""
+        return self
 
     @abstractmethod
     def __call__(self, view: View) -> Tensor: ...
+
+    def pull(self, view: View, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Losses `(N,)` of what was seen of `z`, and the gradient `(N, C, H, W)` to walk against."""
+        losses = self(view)
+        (grad,) = torch.autograd.grad(losses.sum(), z)
+        return losses, grad
+
+    def ask(self, view: View, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Losses alone, for a walk without gradients: it gets zeros."""
+        return self(view), torch.zeros_like(z)
 
     def __add__(self, other: Objective) -> Objective:
         return Sum(((1.0, self), (1.0, other)))
@@ -97,13 +123,18 @@ class Sum(Objective):
     terms: tuple[tuple[float, Objective], ...]
     needs_logits: bool = field(init=False)
     needs_shield: bool = field(init=False)
+    needs_guides: bool = field(init=False)
     taps: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         objectives = [objective for _, objective in self.terms]
         object.__setattr__(self, "needs_logits", any(o.needs_logits for o in objectives))
         object.__setattr__(self, "needs_shield", any(o.needs_shield for o in objectives))
+        object.__setattr__(self, "needs_guides", any(o.needs_guides for o in objectives))
         object.__setattr__(self, "taps", tuple(dict.fromkeys(tap for o in objectives for tap in o.taps)))
+
+    def begin(self, victim: Victim, goal: Goal) -> Objective:
+        return Sum(tuple((weight, objective.begin(victim, goal)) for weight, objective in self.terms))
 
     def __call__(self, view: View) -> Tensor:
         return torch.stack([weight * objective(view) for weight, objective in self.terms]).sum(0)
@@ -146,6 +177,26 @@ def margin(logits: Tensor, goal: Goal) -> Tensor:
 
 
 @dataclass(frozen=True)
+class LogitRatio(Objective):
+    """Difference of logits ratio (DLR; Croce and Hein 2020, eq. 6 and 7): a margin that no scale of the logits changes.
+
+    Untargeted it needs 3 classes, targeted 4.
+    """
+
+    def __call__(self, view: View) -> Tensor:
+        logits, goal = view.known_logits(), view.goal
+        needed = 3 if goal.targets is None else 4
+        if logits.shape[1] < needed:
+            given = f"the classifier has {logits.shape[1]} classes"
+            raise ConfigError("DLR loss", f"{given}, it needs {needed}", "take the margin (CW) instead")
+        first, _, third, *more = logits.topk(needed, 1).values.unbind(1)
+        lower = third if goal.targets is None else (third + more[0]) / 2
+        true = logits.gather(1, goal.labels.view(-1, 1)).squeeze(1)
+        wanted = logits.gather(1, goal.class_to_be(logits).view(-1, 1)).squeeze(1)
+        return (true - wanted) / (first - lower + 1e-12)
+
+
+@dataclass(frozen=True)
 class ShieldLogit(Objective):
     """Minus the logit of the Shield that will judge (J_shield, J_m.aegis: Aegis eq. 3 and 4).
 
@@ -157,3 +208,110 @@ class ShieldLogit(Objective):
 
     def __call__(self, view: View) -> Tensor:
         return -view.shield_logit()
+
+
+@dataclass(frozen=True)
+class Selective(Objective):
+    """Selective PGD (Bryniarski 2021): the classifier's loss until an image fools it, the detector's from then on.
+
+    Its values compare within one step only, so it is for rules that do not remember losses.
+    """
+
+    fooling: Objective = field(default_factory=CarliniWagner)
+    passing: Objective = field(default_factory=ShieldLogit)
+    needs_shield = True
+
+    def __call__(self, view: View) -> Tensor:
+        return torch.where(self.fooled(view), self.passing(view), self.fooling(view))
+
+    @staticmethod
+    def fooled(view: View) -> Tensor:
+        """Whether each image has reached its goal, bool `(N,)`."""
+        return view.goal.reached(view.known_logits().argmax(1))
+
+
+@dataclass(frozen=True)
+class Orthogonal(Selective):
+    """Orthogonal PGD (Bryniarski 2021): as `Selective`, each step without its part along the other loss's gradient.
+
+    So no step towards fooling the classifier makes the detector more suspicious, to first order, nor the other way
+    round. Costs a second backward pass.
+    """
+
+    backwards = 2
+
+    def pull(self, view: View, z: Tensor) -> tuple[Tensor, Tensor]:
+        fooling, passing, fooled = self.fooling(view), self.passing(view), self.fooled(view)
+        (to_fool,) = torch.autograd.grad(fooling.sum(), z, retain_graph=True)
+        (to_pass,) = torch.autograd.grad(passing.sum(), z)
+        chosen = fooled.view(-1, 1, 1, 1)
+        step, other = torch.where(chosen, to_pass, to_fool), torch.where(chosen, to_fool, to_pass)
+        along = (step * other).sum((1, 2, 3), keepdim=True)
+        length = other.square().sum((1, 2, 3), keepdim=True)
+        return torch.where(fooled, passing, fooling), step - along / length.clamp_min(1e-30) * other
+
+
+@dataclass(frozen=True)
+class FeatureMatch(Objective):
+    """Look like a guide inside (Sabour 2016): mean squared distance of activations, in units of the guide's own.
+
+    Args:
+        taps: where; none: the classifier's deepest.
+    """
+
+    taps: tuple[str, ...] = ()
+    needs_logits = False
+    needs_guides = True
+
+    def begin(self, victim: Victim, goal: Goal) -> Objective:
+        taps = self.taps or victim.exact.taps[-1:]
+        return _Matched(_guides(victim, goal, FeatureMatch(taps)).features)
+
+    def __call__(self, view: View) -> Tensor:
+        raise ConfigError("feature match", "it was not begun", "run it as an attack, with guides")
+
+
+@dataclass(frozen=True)
+class LogitMatch(Objective):
+    """Answer like a guide (Tramer 2020): squared distance of logits."""
+
+    needs_guides = True
+
+    def begin(self, victim: Victim, goal: Goal) -> Objective:
+        return _MatchedLogits(_guides(victim, goal, self).known_logits())
+
+    def __call__(self, view: View) -> Tensor:
+        raise ConfigError("logit match", "it was not begun", "run it as an attack, with guides")
+
+
+@dataclass(frozen=True)
+class _Matched(Objective):
+    wanted: dict[str, Tensor]
+    taps: tuple[str, ...] = field(init=False)
+    needs_logits = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "taps", tuple(self.wanted))
+
+    def __call__(self, view: View) -> Tensor:
+        losses = []
+        for tap, wanted in self.wanted.items():
+            far = (view.features[tap] - wanted).float().flatten(1).square().mean(1)
+            losses.append(far / wanted.float().flatten(1).square().mean(1).clamp_min(1e-12))
+        return torch.stack(losses).mean(0)
+
+
+@dataclass(frozen=True)
+class _MatchedLogits(Objective):
+    wanted: Tensor
+
+    def __call__(self, view: View) -> Tensor:
+        return (view.known_logits() - self.wanted).float().square().sum(1)
+
+
+@torch.no_grad()
+def _guides(victim: Victim, goal: Goal, objective: Objective) -> View:
+    """What the victim shows of the guides: once a batch, not once a step."""
+    if goal.guides is None:
+        raise ConfigError("attack", "the objective imitates guides and none are given", "set guides")
+    return victim.look(goal.guides, goal, objective)

@@ -53,6 +53,7 @@ def plan(
     attacks: Sequence[str],
     eps: Sequence[tuple[str, float]],
     *,
+    steps: int | None = None,
     gradient: Gradient = "bpda",
     other_ways: Sequence[Gradient] = (),
 ) -> list[Planned]:
@@ -62,6 +63,7 @@ def plan(
     for robustness; the other ways through the Cushion, so that a Shield that hides behind its rounding cannot either.
 
     Args:
+        steps: of the adaptive attacks; None: their own.
         gradient: way through the Cushion.
         other_ways: further ones, for WB alone.
 
@@ -70,15 +72,18 @@ def plan(
     """
     if not eps:
         raise ConfigError("eps", "none given", "give at least one, as 8/256")
-    cells = [Planned(name, value, text, gradient=gradient) for name in attacks for text, value in eps]
-    text, value = max(eps, key=lambda pair: pair[1])
-    cells += [
-        Planned(name, value, text, steps=max(1, find_attack(name).attack.steps // 5), gradient=gradient)
+    adaptive = {name: steps for name in attacks if find_attack(name).adaptive}
+    cells = [
+        Planned(name, value, text, steps=adaptive.get(name), gradient=gradient)
         for name in attacks
-        if find_attack(name).adaptive
+        for text, value in eps
     ]
+    text, value = max(eps, key=lambda pair: pair[1])
+    for name in adaptive:
+        fewer = (steps or find_attack(name).attack.steps) // 5
+        cells.append(Planned(name, value, text, steps=max(1, fewer), gradient=gradient))
     ways = other_ways if "wb" in attacks else ()
-    return cells + [Planned("wb", value, text, gradient=way) for way in ways for text, value in eps]
+    return cells + [Planned("wb", value, text, steps=steps, gradient=way) for way in ways for text, value in eps]
 
 
 def evaluate_guard(

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from medaegis.attacks.catalogue import find_attack
-from medaegis.attacks.engine import Attack, pick_targets
+from medaegis.attacks.engine import Attack, pick_guides, pick_targets
 from medaegis.attacks.victim import Verdict, Victim
 from medaegis.bench.archive import Array
 from medaegis.bench.metrics import auroc, bootstrap_interval, tpr_at_tnr, wilson_interval
@@ -105,6 +105,12 @@ class Field:
             self._victims[gradient] = self.guard.victim(gradient=gradient)
         return self._victims[gradient]
 
+    def guides(self, rows: slice) -> Tensor:
+        """For attacks that imitate one: a random clean image of each target class, diagnosed rightly and accepted."""
+        pool = self.genuine[self.clean.accepted[self.genuine]]
+        ids = self.test.ids[self.right[rows]]
+        return pool[pick_guides(self.test.labels[pool], self.targets[rows], ids=ids, seed=self.seed)]
+
     def bare(self) -> Victim:
         """The classifier alone, without Cushion and Shield."""
         if "bare" not in self._victims:
@@ -134,7 +140,7 @@ class Field:
 
     def _chunk(self, victim: Victim, planned: Planned, rows: slice) -> Piece:
         ids = self.test.ids[self.right[rows]]
-        key = {
+        key: dict[str, object] = {
             **self.key,
             "attack": repr(planned.value),
             "eps": planned.eps,
@@ -145,11 +151,15 @@ class Field:
             "images": hashlib.sha256(self.test.images[self.right[rows]].numpy().tobytes()).hexdigest(),
         }
         adaptive = find_attack(planned.attack).adaptive
+        guides = None
+        if planned.value.objective.needs_guides:
+            chosen = self.guides(rows)
+            guides, key["guides"] = self.test.pixels(chosen), self.test.ids[chosen].tolist()
 
         def compute() -> Piece:
             pixels = self.test.pixels(self.right[rows])
             labels, targets = self.labels[rows], self.targets[rows]
-            options = {"eps": planned.eps, "targets": targets, "ids": ids, "seed": self.seed}
+            options = {"eps": planned.eps, "targets": targets, "ids": ids, "seed": self.seed, "guides": guides}
             found = planned.value.run(victim, pixels, labels, **options, batch_size=BATCH)  # type: ignore[arg-type]
             piece = {
                 "images": (found.images * 255).round().to(torch.uint8),
@@ -196,7 +206,7 @@ class Field:
             id=planned.id,
             attack=planned.attack,
             title=entry.title,
-            access="white-box",
+            access=entry.access,
             adaptive=entry.adaptive,
             eps=planned.eps,
             eps_text=planned.eps_text,

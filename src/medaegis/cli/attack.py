@@ -107,15 +107,20 @@ def run_attack(
     guard: Guard, test: Dataset, rows: Tensor, chosen: Any, *, eps: float, gradient: str, seed: int, progress: Any
 ) -> AttackResult:
     """Targeted attack on these rows of `test`, each image with its own target class and random start."""
-    from medaegis.attacks.engine import pick_targets
+    from medaegis.attacks.engine import pick_guides, pick_targets
 
     labels, ids = test.labels[rows], test.ids[rows]
+    targets = pick_targets(labels, len(test.classes), ids=ids, seed=seed)
+    guides = None
+    if chosen.objective.needs_guides:
+        guides = test.pixels(rows[pick_guides(labels, targets, ids=ids, seed=seed)])
     result: AttackResult = chosen.run(
         guard.victim(gradient=gradient),  # type: ignore[arg-type]
         test.pixels(rows),
         labels,
         eps=eps,
-        targets=pick_targets(labels, len(test.classes), ids=ids, seed=seed),
+        targets=targets,
+        guides=guides,
         ids=ids,
         seed=seed,
         progress=progress,

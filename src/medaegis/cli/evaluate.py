@@ -33,17 +33,26 @@ def evaluate(
     guard_dir: GuardDir,
     spec: Spec,
     out: Annotated[Path, typer.Option("--out", help="Folder for figures and scores.", show_default=False)],
+    suite: Annotated[
+        str, typer.Option("--suite", help="What to run: quick, standard, paper or worst-case (medaegis suites).")
+    ] = "standard",
     attacks: Annotated[
-        str, typer.Option("--attacks", help="Names from `medaegis attacks`, with commas between, or all.")
-    ] = "all",
+        str | None,
+        typer.Option("--attacks", help="Names from `medaegis attacks`, with commas between.", show_default="suite's"),
+    ] = None,
     eps: Annotated[
-        str, typer.Option("--eps", help="Largest changes of a pixel, with commas between.")
-    ] = "1/256,4/256,8/256,16/256",
+        str | None,
+        typer.Option("--eps", help="Largest changes of a pixel, with commas between.", show_default="suite's"),
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option("--steps", min=1, help="Of the attacks that know the guard.", show_default="suite's"),
+    ] = None,
     gradient: Annotated[
         Gradient, typer.Option("--gradient", help="Through the Cushion: straight, by its twin, or ignoring it.")
     ] = Gradient.bpda,
     limit: Annotated[
-        int | None, typer.Option("--limit", min=1, help="Attack at most so many test images.", show_default="all")
+        int | None, typer.Option("--limit", min=1, help="Attack at most so many test images.", show_default="suite's")
     ] = None,
     planted: Annotated[
         bool, typer.Option(help="Control: also train a weak Shield and show that the attacks break it.")
@@ -58,20 +67,29 @@ def evaluate(
     Called again after a kill with the same options, it goes on where it was. Exit code 1 if a control failed, which
     means that the figures are not to be relied on yet.
     """
-    from medaegis.attacks.catalogue import CATALOGUE
+    from medaegis.attacks.catalogue import find_attack
     from medaegis.bench.evaluation import evaluate_guard, plan
+    from medaegis.bench.suites import applicable, find_suite
     from medaegis.cushions import Gradient as Way
     from medaegis.guard.guard import Guard
 
-    names = list(CATALOGUE) if attacks == "all" else comma_separated(attacks, "--attacks")
-    other_ways = [way for way in get_args(Way) if way != gradient.value]
-    cells = plan(names, eps_list(eps), gradient=gradient.value, other_ways=other_ways)
+    asked = find_suite(suite)
+    names = list(asked.attacks) if attacks is None else comma_separated(attacks, "--attacks")
+    for name in names:
+        find_attack(name)
+    sizes = eps_list(",".join(asked.eps) if eps is None else eps)
+    steps = asked.steps if steps is None else steps
+    limit = asked.limit if limit is None else limit
     guard = Guard.load(guard_dir, factory=factory(network))
-    if guard.cushion.spec == "none":
-        cells = [cell for cell in cells if cell.gradient == gradient.value]
+    if attacks is None:
+        names = applicable(names, len(guard.classes))
+    # Without a Cushion every way through it is the same.
+    other_ways = [way for way in get_args(Way) if way != gradient.value and guard.cushion.spec != "none"]
+    cells = plan(names, sizes, steps=steps, gradient=gradient.value, other_ways=other_ways)
     dataset, split = datasets.data_of_guard(guard, spec, images=images)
-    options = ["--attacks", attacks, "--eps", eps, "--gradient", gradient.value, "--seed", str(seed)]
-    options += [] if limit is None else ["--limit", str(limit)]
+    given = {"--attacks": attacks, "--eps": eps, "--steps": steps, "--limit": limit, "--gradient": gradient.value}
+    options = ["--suite", suite, "--seed", str(seed)]
+    options += [word for name, value in given.items() if value is not None for word in (name, str(value))]
     options += [] if planted else ["--no-planted"]
     command = " ".join(["medaegis evaluate", guard_dir.name, without_path(spec), *options])
     with console.progress("Evaluating") as progress:

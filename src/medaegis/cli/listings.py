@@ -37,6 +37,7 @@ def attacks(as_json: AsJson = False) -> None:
             "paper": entry.paper,
             "steps": entry.attack.steps,
             "norm": entry.attack.ball.name,
+            "access": entry.access,
             "aims_at": "classifier and Shield" if entry.adaptive else "classifier",
         }
         for name, entry in CATALOGUE.items()
@@ -44,8 +45,22 @@ def attacks(as_json: AsJson = False) -> None:
     if as_json:
         console.write_json(found)
     else:
-        columns = ("Name", "Attack", "Paper", "Steps", "Norm", "Aims at")
+        columns = ("Name", "Attack", "Paper", "Steps", "Norm", "Access", "Aims at")
         console.write(console.table(*columns, rows=[list(entry.values()) for entry in found]))
+
+
+def suites(as_json: AsJson = False) -> None:
+    """List the suites: what an evaluation can run."""
+    from medaegis.bench.suites import SUITES
+
+    if as_json:
+        console.write_json({name: asdict(suite) for name, suite in SUITES.items()})
+        return
+    rows = [
+        [name, suite.about, ", ".join(suite.eps), f"{len(suite.attacks)}", suite.steps or "own", suite.limit or "all"]
+        for name, suite in SUITES.items()
+    ]
+    console.write(console.table("Suite", "What it is", "eps", "Attacks", "Steps", "Images", rows=rows))
 
 
 def cushions(as_json: AsJson = False) -> None:

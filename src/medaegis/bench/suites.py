@@ -1,0 +1,73 @@
+"""Suites: which attacks, at which sizes of change, on how many images, an evaluation runs: from minutes to hours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from medaegis.attacks.catalogue import CATALOGUE
+from medaegis.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Suite:
+    """What an evaluation runs unless told otherwise.
+
+    Attributes:
+        about: one line.
+        attacks: names from the catalogue.
+        eps: largest changes of a pixel, as text.
+        steps: of the attacks that know the guard; None: their own.
+        limit: attacked images; None: all.
+    """
+
+    about: str
+    attacks: tuple[str, ...]
+    eps: tuple[str, ...]
+    steps: int | None = None
+    limit: int | None = None
+
+
+_CONVENTIONAL = ("fgsm", "bim", "pgd", "pgd-l2", "mim", "cw-linf")
+_ON_THE_GUARD = ("shield-only", "wb", "wb-decay", "wb-momentum", "wb-adaptive")
+
+SUITES: dict[str, Suite] = {
+    "quick": Suite(
+        "minutes: a few attacks on the guard, 40 steps, 40 images",
+        ("pgd", "cw-linf", "wb", "wb-adaptive", "selective"),
+        ("4/256", "8/256", "16/256"),
+        steps=40,
+        limit=40,
+    ),
+    "standard": Suite(
+        "conventional attacks, and five on the guard with 100 steps, all images",
+        (*_CONVENTIONAL, *_ON_THE_GUARD),
+        ("1/256", "4/256", "8/256", "16/256"),
+    ),
+    "paper": Suite(
+        "what Medical Aegis reports and the catalogue has, at its eps",
+        (*_CONVENTIONAL, "dim", "tim", "shield-only", "wb", "wb-decay"),
+        ("16/256",),
+    ),
+    "worst-case": Suite(
+        "the whole catalogue, all images",
+        tuple(CATALOGUE),
+        ("2/256", "4/256", "8/256", "16/256"),
+    ),
+}
+
+
+def applicable(attacks: Sequence[str], classes: int) -> list[str]:
+    """Those of the attacks that can be aimed at a classifier of so many classes."""
+    return [name for name in attacks if CATALOGUE[name].classes <= classes]
+
+
+def find_suite(name: str) -> Suite:
+    """Suite by name.
+
+    Raises:
+        ConfigError: no such suite; lists those there are.
+    """
+    if name not in SUITES:
+        raise ConfigError(f"suite {name!r}", "unknown", f"choose from {', '.join(SUITES)}")
+    return SUITES[name]

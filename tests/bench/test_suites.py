@@ -1,0 +1,28 @@
+"""Suites name attacks that there are, and those alone that fit the classifier are run."""
+
+import pytest
+
+from medaegis.attacks.catalogue import CATALOGUE, find_attack
+from medaegis.attacks.engine import parse_eps
+from medaegis.bench.suites import SUITES, applicable, find_suite
+from medaegis.errors import ConfigError
+
+
+@pytest.mark.parametrize("name", SUITES)
+def test_every_suite_can_be_planned(name):
+    suite = find_suite(name)
+    assert suite.about
+    assert all(find_attack(attack) for attack in suite.attacks)
+    assert len(set(suite.attacks)) == len(suite.attacks)
+    assert all(0 < parse_eps(eps) <= 16 / 256 for eps in suite.eps)
+    assert any(CATALOGUE[attack].adaptive for attack in suite.attacks), "an evaluation without them shows little"
+
+
+def test_attacks_that_need_more_classes_are_left_out():
+    assert set(CATALOGUE) - set(applicable(tuple(CATALOGUE), 2)) == {"apgd-dlr"}
+    assert applicable(tuple(CATALOGUE), 4) == list(CATALOGUE)
+
+
+def test_an_unknown_suite_is_told():
+    with pytest.raises(ConfigError, match="quick"):
+        find_suite("slow")
