@@ -115,7 +115,7 @@ CATALOGUE: dict[str, Entry] = {
         adaptive=True,
     ),
     "wb": Entry(
-        "White-box on classifier and Shield (WB)",
+        "White-box (WB)",
         "Yao, Medical Aegis, section 4.1",
         Attack(objective=_WHITE_BOX, random_start=True, steps=100),
         adaptive=True,

@@ -44,8 +44,8 @@ THREAT_MODEL = (
     "The attacker knows everything: the Cushion, the classifier, the Shields, their weights and thresholds. He may "
     "change every pixel by at most eps before the image reaches the guard, on 8-bit pixels, and wants a wrong class "
     "that the Shield accepts. He does not control the scanner, the guard's files or its hardware. Gradients pass the "
-    "Cushion straight through (BPDA) or by its differentiable twin. Thresholds were set on clean images before any "
-    "attack."
+    "Cushion straight through (BPDA), by its differentiable twin, or as if there were none. Thresholds were set on clean "
+    "images before any attack."
 )
 
 

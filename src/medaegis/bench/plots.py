@@ -115,11 +115,12 @@ def series_of(cells: Sequence[Cell]) -> list[Series]:
 
 
 def eps_figure(series: Sequence[Series], worst: Sequence[WorstCase]) -> str:
-    """Success, AUROC and undetected success over eps, a line per attack, the worst case over all of them in black."""
+    """Success, AUROC by the wanted class's Shield, and undetected success over eps: a line per attack, the last also for
+    the worst case over all of them."""
     with _figure(WIDTH, 3.15 + 0.17 * ((len(series) + 3) // 3)) as figure:
         columns = figure.subplots(1, 3)
-        fields = ("success", "auroc", "undetected")
-        titles = ("Fools the classifier", "AUROC of the guard", "Undetected success")
+        fields = ("success", "auroc_wanted", "undetected")
+        titles = ("Fools the classifier", "AUROC, wanted class", "Undetected success")
         for axes, field, title, hint in zip(
             columns, fields, titles, ("behind the Cushion", "1 = tells all apart", "what gets through"), strict=True
         ):
@@ -135,13 +136,13 @@ def eps_figure(series: Sequence[Series], worst: Sequence[WorstCase]) -> str:
                     linewidth=1.3,
                     label=shortened(one.name, 44),
                 )
-            if field != "success":
-                _worst_line(axes, worst, field)
+            if field == "undetected":
+                _worst_line(axes, worst)
             _eps_axis(axes, [(c.eps, eps_name(c.eps_text, "Linf")) for s in series for c in s.cells])
             axes.set_title(title)
             axes.set_ylabel(hint)
             axes.set_ylim(-0.02, 1.02)
-            if field != "auroc":
+            if field != "auroc_wanted":
                 axes.yaxis.set_major_formatter(PercentFormatter(1.0))
         _legend(figure, columns[2])
         return _svg(figure)
@@ -218,13 +219,13 @@ def _figure(width: float, height: float) -> Iterator[Figure]:
         yield Figure(figsize=(width, height), layout="constrained")
 
 
-def _worst_line(axes: Axes, worst: Sequence[WorstCase], field: str) -> None:
-    rows = sorted((row for row in worst if row.norm == "Linf" and getattr(row, field) is not None), key=lambda w: w.eps)
-    points = [(row.eps, getattr(row, field)) for row in rows]
+def _worst_line(axes: Axes, worst: Sequence[WorstCase]) -> None:
+    rows = sorted((row for row in worst if row.norm == "Linf" and row.undetected is not None), key=lambda w: w.eps)
+    points = [(row.eps, row.undetected) for row in rows if row.undetected is not None]
     axes.plot(
         *_columns(points), color=INK, marker="o", markersize=4.5, linewidth=2.2, label="Worst case over all attacks"
     )
-    band = [(row.eps, *row.undetected_interval) for row in rows if field == "undetected" and row.undetected_interval]
+    band = [(row.eps, *row.undetected_interval) for row in rows if row.undetected_interval]
     if band:
         where, low, high = _columns(band)
         axes.fill_between(where, low, high, color=INK, alpha=0.10, linewidth=0)

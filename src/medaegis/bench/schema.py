@@ -165,7 +165,7 @@ class WorstCase(_Model):
 
 
 class Control(_Model):
-    """A check on the evaluation itself; passed is null where it could not be judged."""
+    """A check on the evaluation itself; passed is null where it is shown for the reader to judge."""
 
     name: str
     expectation: str

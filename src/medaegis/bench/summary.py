@@ -126,7 +126,7 @@ def _trust(evaluation: Evaluation, rungs: Sequence[Rung]) -> list[str]:
     if not controls:
         points.append("No controls were run, so a broken attack could pass for a strong guard.")
     elif not any(control.passed is False for control in controls):
-        rest = f", {open_ones} could not be judged" if open_ones else ""
+        rest = f", {open_ones} are shown for the reader to judge" if open_ones else ""
         points.append(f"Controls of the evaluation itself: {len(controls) - open_ones} came out as expected{rest}.")
     else:
         names = ", ".join(control.name for control in controls if control.passed is False)
