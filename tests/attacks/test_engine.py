@@ -12,6 +12,7 @@ from torch import nn
 from medaegis.attacks.balls import L2, Linf
 from medaegis.attacks.catalogue import CATALOGUE, find_attack
 from medaegis.attacks.engine import Attack, generator, parse_eps, pick_guides, pick_targets
+from medaegis.attacks.hfc import fit_mixtures
 from medaegis.attacks.objectives import CarliniWagner, CrossEntropy, Goal, ShieldLogit
 from medaegis.attacks.victim import Victim
 from medaegis.cushions import parse_cushion
@@ -58,7 +59,11 @@ def test_every_entry_of_the_catalogue(name, targeted, victim, images, labels):
     ids = torch.arange(N) * 7 + 3
     attack = few(name)
     guides = images.flip(0) if attack.objective.needs_guides else None
-    run = {"eps": eps, "targets": targets, "ids": ids, "seed": 5, "guides": guides}
+    normal = None
+    if attack.objective.needs_normal:
+        pool = toy_images(200, victim.exact, seed=8)
+        normal = fit_mixtures(victim.pooled(pool, ("relu", "last")), toy_labels(victim, pool))
+    run = {"eps": eps, "targets": targets, "ids": ids, "seed": 5, "guides": guides, "normal": normal}
     found = attack.run(victim, images, labels, **run, batch_size=5)
     levels = ((found.images - images) * 255).double()
     assert torch.equal((found.images * 255).round() / 255, found.images)
@@ -80,6 +85,7 @@ def test_every_entry_of_the_catalogue(name, targeted, victim, images, labels):
         eps=eps[order],
         targets=None if targets is None else targets[order],
         guides=None if guides is None else guides[order],
+        normal=normal,
         ids=ids[order],
         seed=5,
     )

@@ -11,6 +11,7 @@ from typing import Literal
 
 from medaegis.attacks.balls import L2
 from medaegis.attacks.engine import Attack
+from medaegis.attacks.hfc import HierarchicalFeature
 from medaegis.attacks.objectives import (
     CarliniWagner,
     CrossEntropy,
@@ -84,6 +85,17 @@ CATALOGUE: dict[str, Entry] = {
         "Croce 2020",
         Attack(objective=LogitRatio(), rule=Adaptive(), random_start=True, steps=100),
         classes=4,
+    ),
+    "hfc": Entry(
+        "BIM with the hierarchical feature constraint",
+        "Yao 2021 (HFC), eq. 7",
+        Attack(objective=_CE + HierarchicalFeature(), steps=100),
+    ),
+    "wb-hfc": Entry(
+        "White-box (WB) with the hierarchical feature constraint",
+        "Yao, Medical Aegis, and Yao 2021 (HFC), eq. 7",
+        Attack(objective=_WHITE_BOX + HierarchicalFeature(), random_start=True, steps=100),
+        adaptive=True,
     ),
     "feature-match": Entry(
         "Feature match to an image of the wanted class",

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from medaegis.attacks.balls import Ball, Linf
+from medaegis.attacks.hfc import Mixtures
 from medaegis.attacks.objectives import Goal, Objective
 from medaegis.attacks.steps import Descent, Problem, StepRule
 from medaegis.attacks.transforms import Transform
@@ -88,6 +89,7 @@ class Attack:
         eps: float | Tensor,
         targets: Tensor | None = None,
         guides: Tensor | None = None,
+        normal: Mixtures | None = None,
         ids: Tensor | None = None,
         seed: int = 0,
         batch_size: int = 32,
@@ -101,6 +103,7 @@ class Attack:
             eps: radius in pixel units, one number or one per image `(N,)`.
             targets: wanted classes `(N,)`; None: untargeted.
             guides: clean images to imitate, `(N, C, H, W)`, for objectives that do.
+            normal: mixtures of clean features (`fit_mixtures`), for objectives that hide among them.
             ids: one number per image that seeds its random starts; None: its position.
 
         Raises:
@@ -115,7 +118,7 @@ class Attack:
         if guides is not None and guides.shape != images.shape:
             raise ConfigError("attack guides", f"got {tuple(guides.shape)}", f"give {tuple(images.shape)}, one each")
         radius = radius.expand(len(images))
-        everyone = Goal(labels, targets, guides)
+        everyone = Goal(labels, targets, guides, normal)
         done: list[tuple[Tensor, Verdict]] = []
         forwards = 0
         for start in range(0, len(images), batch_size):

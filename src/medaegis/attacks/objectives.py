@@ -18,6 +18,7 @@ from torch import Tensor
 from medaegis.errors import ConfigError
 
 if TYPE_CHECKING:
+    from medaegis.attacks.hfc import Mixtures
     from medaegis.attacks.victim import Victim
 
 
@@ -29,11 +30,13 @@ class Goal:
         labels: true classes, int64 `(N,)`.
         targets: wanted classes, int64 `(N,)`; None: any class but the true one.
         guides: clean images to imitate, pixels `(N, C, H, W)`; None where no objective asks for them.
+        normal: how features of clean images are distributed; None where no objective asks for it.
     """
 
     labels: Tensor
     targets: Tensor | None = None
     guides: Tensor | None = None
+    normal: Mixtures | None = None
 
     def __getitem__(self, index: Tensor | slice) -> Goal:
         return self._each(lambda values: values[index])
@@ -43,7 +46,8 @@ class Goal:
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Goal:
         targets = None if self.targets is None else change(self.targets)
-        return Goal(change(self.labels), targets, None if self.guides is None else change(self.guides))
+        guides = None if self.guides is None else change(self.guides)
+        return Goal(change(self.labels), targets, guides, self.normal)
 
     def reached(self, predicted: Tensor) -> Tensor:
         """Whether each predicted class `(N,)` is what the attacker wants."""
@@ -90,6 +94,7 @@ class Objective(ABC):
     needs_shield: bool = False
     taps: tuple[str, ...] = ()
     needs_guides: bool = False
+    needs_normal: bool = False
     backwards: int = 1  # passes that `pull` takes
 
     def begin(self, victim: Victim, goal: Goal) -> Objective:
@@ -124,13 +129,13 @@ class Sum(Objective):
     needs_logits: bool = field(init=False)
     needs_shield: bool = field(init=False)
     needs_guides: bool = field(init=False)
+    needs_normal: bool = field(init=False)
     taps: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         objectives = [objective for _, objective in self.terms]
-        object.__setattr__(self, "needs_logits", any(o.needs_logits for o in objectives))
-        object.__setattr__(self, "needs_shield", any(o.needs_shield for o in objectives))
-        object.__setattr__(self, "needs_guides", any(o.needs_guides for o in objectives))
+        for need in ("needs_logits", "needs_shield", "needs_guides", "needs_normal"):
+            object.__setattr__(self, need, any(getattr(o, need) for o in objectives))
         object.__setattr__(self, "taps", tuple(dict.fromkeys(tap for o in objectives for tap in o.taps)))
 
     def begin(self, victim: Victim, goal: Goal) -> Objective:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from medaegis.attacks.hfc import pool
 from medaegis.attacks.objectives import Goal, Objective, View
 from medaegis.cushions import Cushion, Gradient, cushion_with_gradient, parse_cushion
 from medaegis.detectors.shield import ShieldBank
@@ -116,6 +117,15 @@ class Victim:
         score = self.shields.suspicion(self.shields(seen.features, predicted), predicted)
         accepted = (score <= 1) & score.isfinite() & seen.logits.isfinite().all(1)
         return Verdict(seen.logits, predicted, score, accepted)
+
+    @torch.no_grad()
+    def pooled(self, images: Tensor, taps: tuple[str, ...]) -> dict[str, Tensor]:
+        """Channel means `(N, C)` of the tapped features in float32, behind the Cushion."""
+        parts = []
+        for part in images.split(64):
+            seen = self.exact.activations(self.cushion(part.to(self.device)), logits=False, taps=taps)
+            parts.append({tap: pool(values) for tap, values in seen.features.items()})
+        return {tap: torch.cat([part[tap] for part in parts]) for tap in taps}
 
     @torch.no_grad()
     def suspicion(self, images: Tensor, classes: Tensor) -> Tensor:

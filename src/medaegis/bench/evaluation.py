@@ -44,8 +44,8 @@ THREAT_MODEL = (
     "The attacker knows everything: the Cushion, the classifier, the Shields, their weights and thresholds. He may "
     "change every pixel by at most eps before the image reaches the guard, on 8-bit pixels, and wants a wrong class "
     "that the Shield accepts. He does not control the scanner, the guard's files or its hardware. Gradients pass the "
-    "Cushion straight through (BPDA), by its differentiable twin, or as if there were none. Thresholds were set on clean "
-    "images before any attack."
+    "Cushion straight through (BPDA), by its differentiable twin, or as if there were none. Thresholds were set on "
+    "clean images before any attack."
 )
 
 
@@ -116,7 +116,8 @@ def evaluate_guard(
     key: dict[str, object] = {"guard": guard.fingerprint(), "seed": seed, "medaegis": __version__}
     clean = guard.judge(test.pixels())
     chosen = _draw(test.labels, limit, seed)
-    field = Field(guard, test, clean, chosen, seed, store, key)
+    known = dataset.subset([*split.train, *split.adv_train])
+    field = Field(guard, test, clean, chosen, seed, store, key, known)
     if not len(field.right):
         raise DataError(dataset.spec, "no test image is diagnosed rightly, so none can be attacked", "train longer")
     total, done = sum(cell.value.steps for cell in cells), 0

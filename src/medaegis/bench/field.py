@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from medaegis.attacks.catalogue import find_attack
 from medaegis.attacks.engine import Attack, pick_guides, pick_targets
+from medaegis.attacks.hfc import Mixtures, fit_mixtures
 from medaegis.attacks.victim import Verdict, Victim
 from medaegis.bench.archive import Array
 from medaegis.bench.metrics import auroc, bootstrap_interval, tpr_at_tnr, wilson_interval
@@ -24,6 +25,7 @@ from medaegis.bench.schema import Cell, ClassResult, Example, WorstCase
 from medaegis.bench.schema import Verdict as ShownVerdict
 from medaegis.bench.store import Piece, Store
 from medaegis.cushions import Gradient
+from medaegis.errors import ConfigError
 from medaegis.guard.guard import Guard
 from medaegis.images.datasets import Dataset
 from medaegis.progress import Progress
@@ -61,6 +63,7 @@ class Field:
 
     Attributes:
         chosen: rows of `test` that the shares are taken over; right: the attacked ones among them.
+        known: other clean images that the attacker has, for attacks that model normal features.
         genuine: every row of `test` diagnosed rightly when clean: what attacked images are told from (AUROC), as HFC
             section 5.1 drops the misclassified ones. A misdiagnosis that is rejected is no false alarm.
     """
@@ -74,9 +77,10 @@ class Field:
         seed: int,
         store: Store,
         key: dict[str, object],
+        known: Dataset | None = None,
     ) -> None:
         self.guard, self.test, self.clean, self.seed = guard, test, clean, seed
-        self.store, self.key = store, key
+        self.store, self.key, self.known = store, key, known
         self.chosen = chosen
         self.genuine = (clean.predicted == test.labels).nonzero().squeeze(1)
         self.right = chosen[clean.predicted[chosen] == test.labels[chosen]]
@@ -85,6 +89,7 @@ class Field:
         self.accepted = clean.accepted[self.right]
         self._victims: dict[str, Victim] = {}
         self._flops: int | None = None
+        self._normal: Mixtures | None = None
 
     def first(self, n: int) -> Field:
         """The field with its first n attacked images only."""
@@ -110,6 +115,16 @@ class Field:
         pool = self.genuine[self.clean.accepted[self.genuine]]
         ids = self.test.ids[self.right[rows]]
         return pool[pick_guides(self.test.labels[pool], self.targets[rows], ids=ids, seed=self.seed)]
+
+    def normal(self) -> Mixtures:
+        """Of features behind the Cushion, for attacks that hide among them: those of the known images."""
+        if self._normal is None:
+            if self.known is None:
+                raise ConfigError("field", "no known images to model normal features from", "give known")
+            taps = self.guard.classifier.taps
+            pixels = self.known.pixels()
+            self._normal = fit_mixtures(self.victim("bpda").pooled(pixels, taps), self.known.labels, seed=self.seed)
+        return self._normal
 
     def bare(self) -> Victim:
         """The classifier alone, without Cushion and Shield."""
@@ -155,11 +170,16 @@ class Field:
         if planned.value.objective.needs_guides:
             chosen = self.guides(rows)
             guides, key["guides"] = self.test.pixels(chosen), self.test.ids[chosen].tolist()
+        needs_normal = planned.value.objective.needs_normal
+        if needs_normal and self.known is not None:
+            key["known"] = self.known.fingerprint
 
         def compute() -> Piece:
             pixels = self.test.pixels(self.right[rows])
             labels, targets = self.labels[rows], self.targets[rows]
-            options = {"eps": planned.eps, "targets": targets, "ids": ids, "seed": self.seed, "guides": guides}
+            normal = self.normal() if needs_normal else None
+            options = {"eps": planned.eps, "targets": targets, "ids": ids, "seed": self.seed}
+            options |= {"guides": guides, "normal": normal}
             found = planned.value.run(victim, pixels, labels, **options, batch_size=BATCH)  # type: ignore[arg-type]
             piece = {
                 "images": (found.images * 255).round().to(torch.uint8),

@@ -115,8 +115,7 @@ def series_of(cells: Sequence[Cell]) -> list[Series]:
 
 
 def eps_figure(series: Sequence[Series], worst: Sequence[WorstCase]) -> str:
-    """Success, AUROC by the wanted class's Shield, and undetected success over eps: a line per attack, the last also for
-    the worst case over all of them."""
+    """Success, AUROC by the wanted class's Shield, undetected success over eps, a line per attack."""
     with _figure(WIDTH, 3.15 + 0.17 * ((len(series) + 3) // 3)) as figure:
         columns = figure.subplots(1, 3)
         fields = ("success", "auroc_wanted", "undetected")

@@ -61,7 +61,17 @@ def attack(
     test = dataset.subset(split.adv_test)
     rows = rightly_diagnosed(guard, test, limit)
     with console.progress("Attacking") as progress:
-        found = run_attack(guard, test, rows, chosen, eps=radius, gradient=gradient.value, seed=seed, progress=progress)
+        found = run_attack(
+            guard,
+            test,
+            rows,
+            chosen,
+            eps=radius,
+            gradient=gradient.value,
+            seed=seed,
+            progress=progress,
+            known=dataset.subset([*split.train, *split.adv_train]),
+        )
     fooled, undetected = int(found.fooled.sum()), int(found.broken.sum())
     told: dict[str, Any] = {
         "attack": attack,
@@ -104,23 +114,40 @@ def rightly_diagnosed(guard: Guard, test: Dataset, limit: int | None) -> Tensor:
 
 
 def run_attack(
-    guard: Guard, test: Dataset, rows: Tensor, chosen: Any, *, eps: float, gradient: str, seed: int, progress: Any
+    guard: Guard,
+    test: Dataset,
+    rows: Tensor,
+    chosen: Any,
+    *,
+    eps: float,
+    gradient: str,
+    seed: int,
+    progress: Any,
+    known: Dataset | None = None,
 ) -> AttackResult:
-    """Targeted attack on these rows of `test`, each image with its own target class and random start."""
-    from medaegis.attacks.engine import pick_guides, pick_targets
+    """Targeted attack on these rows of `test`, each image with its own target class and random start.
 
+    `known`: other clean images, for attacks that hide among normal features.
+    """
+    from medaegis.attacks.engine import pick_guides, pick_targets
+    from medaegis.attacks.hfc import fit_mixtures
+
+    victim = guard.victim(gradient=gradient)  # type: ignore[arg-type]
     labels, ids = test.labels[rows], test.ids[rows]
     targets = pick_targets(labels, len(test.classes), ids=ids, seed=seed)
-    guides = None
+    guides = normal = None
     if chosen.objective.needs_guides:
-        guides = test.pixels(rows[pick_guides(labels, targets, ids=ids, seed=seed)])
+        guides = test.pixels(pick_guides(test.labels, targets, ids=ids, seed=seed))
+    if chosen.objective.needs_normal and known is not None:
+        normal = fit_mixtures(victim.pooled(known.pixels(), guard.classifier.taps), known.labels, seed=seed)
     result: AttackResult = chosen.run(
-        guard.victim(gradient=gradient),  # type: ignore[arg-type]
+        victim,
         test.pixels(rows),
         labels,
         eps=eps,
         targets=targets,
         guides=guides,
+        normal=normal,
         ids=ids,
         seed=seed,
         progress=progress,

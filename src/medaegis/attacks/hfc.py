@@ -1,0 +1,131 @@
+"""Hierarchical feature constraint (HFC; Yao 2021): hide among the normal features of the wanted class, in every layer.
+
+Normal features of each layer and class are modelled by a Gaussian mixture; the add-on pulls an image's features towards
+the component that is most likely for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from medaegis.attacks.objectives import Goal, Objective, View
+from medaegis.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from medaegis.attacks.victim import Victim
+
+REGULAR = 1e-6  # added to the diagonal of every covariance (scikit-learn's default)
+
+
+@dataclass(frozen=True)
+class Mixtures:
+    """Gaussian mixtures of pooled features, by tap; K classes, M components, C channels (HFC, eq. 5).
+
+    Attributes:
+        constants: log of a component's weight and of its density's factor that depends on the covariance, `(K, M)`.
+        means: `(K, M, C)`.
+        roots: of the inverse covariances, `(K, M, C, C)`: `(f - mean) @ root` is white.
+    """
+
+    constants: dict[str, Tensor]
+    means: dict[str, Tensor]
+    roots: dict[str, Tensor]
+
+    @property
+    def taps(self) -> tuple[str, ...]:
+        return tuple(self.means)
+
+    def to(self, device: torch.device) -> Mixtures:
+        moved = ({tap: t.to(device) for tap, t in part.items()} for part in (self.constants, self.means, self.roots))
+        return Mixtures(*moved)
+
+    def distance(self, tap: str, features: Tensor, classes: Tensor) -> Tensor:
+        """Squared Mahalanobis distance to the most likely component of each image's class (eq. 6).
+
+        Args:
+            features: pooled, `(N, C)`.
+            classes: `(N,)`.
+        """
+        far = torch.zeros(len(features), device=features.device)
+        for k in classes.unique().tolist():
+            rows = (classes == k).nonzero().squeeze(1)
+            apart = features[rows][:, None] - self.means[tap][k]
+            squares = torch.einsum("nmc,mcd->nmd", apart, self.roots[tap][k]).square().sum(2)
+            likeliest = (self.constants[tap][k] - squares / 2).argmax(1, keepdim=True)
+            far = far.index_put((rows,), squares.gather(1, likeliest).squeeze(1))
+        return far
+
+
+def fit_mixtures(features: Mapping[str, Tensor], labels: Tensor, *, components: int = 1, seed: int = 0) -> Mixtures:
+    """Mixtures of normal features, by expectation maximisation with full covariances.
+
+    Args:
+        features: tap -> pooled features `(N, C)` of clean images.
+        labels: their classes, int64 `(N,)`.
+        components: of each mixture (K in the paper: 1 for chest X-rays, 64 for fundus).
+
+    Raises:
+        DataError: fewer than two images of a class, or fewer than components.
+    """
+    from sklearn.mixture import GaussianMixture
+
+    classes = int(labels.max()) + 1
+    counts = labels.bincount(minlength=classes)
+    if int(counts.min()) < max(2, components):
+        raise DataError("normal features", f"{int(counts.min())} images of a class", "give more, or fewer components")
+    constants, means, roots = {}, {}, {}
+    for tap, values in features.items():
+        fits = []
+        for k in range(classes):
+            mixture = GaussianMixture(components, reg_covar=REGULAR, random_state=seed)
+            fits.append(mixture.fit(values[labels == k].double().cpu().numpy()))
+        root = torch.stack([torch.from_numpy(fit.precisions_cholesky_) for fit in fits])
+        weight = torch.stack([torch.from_numpy(fit.weights_) for fit in fits])
+        constants[tap] = (weight.log() + root.diagonal(dim1=2, dim2=3).log().sum(2)).float()
+        means[tap] = torch.stack([torch.from_numpy(fit.means_) for fit in fits]).float()
+        roots[tap] = root.float()
+    return Mixtures(constants, means, roots)
+
+
+def pool(features: Tensor) -> Tensor:
+    """Mean of each channel, `(N, C)` float32, of `(N, C, H, W)` or of vectors."""
+    return features.float().flatten(2).mean(2) if features.ndim > 2 else features.float()
+
+
+@dataclass(frozen=True)
+class HierarchicalFeature(Objective):
+    """The add-on J_HFC (eq. 7), with 1 / channels as the weight of a layer."""
+
+    needs_logits = False
+    needs_normal = True
+
+    def begin(self, victim: Victim, goal: Goal) -> Objective:
+        if goal.normal is None:
+            raise ConfigError("HFC", "it needs the mixtures of normal features", "set normal (fit_mixtures)")
+        return _Hidden(goal.normal.to(victim.device), goal.targets is None)
+
+    def __call__(self, view: View) -> Tensor:
+        raise ConfigError("HFC", "it was not begun", "run it as an attack, with normal features")
+
+
+@dataclass(frozen=True)
+class _Hidden(Objective):
+    normal: Mixtures
+    needs_logits: bool
+    taps: tuple[str, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "taps", self.normal.taps)
+
+    def __call__(self, view: View) -> Tensor:
+        wanted = view.goal.class_to_be(view.logits)
+        losses = []
+        for tap in self.taps:
+            features = pool(view.features[tap])
+            losses.append(self.normal.distance(tap, features, wanted) / (2 * features.shape[1]))
+        return torch.stack(losses).sum(0)
