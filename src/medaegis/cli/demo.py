@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from medaegis.images import Dataset, Split
     from medaegis.models import Classifier
 
-DRAWN = "phantom-xray?n=800"
+DRAWN = "phantom-xray?n=1200"
 THREADS = 2  # more only get in each other's way on images this small
 
 
@@ -34,7 +34,7 @@ class Sizes:
     """What makes the demo small: sizes of the data, of the classifier's training, of the Shields', of the attacks."""
 
     pixels: int = 64
-    images: int = 800
+    images: int = 1200
     epochs: int = 10
     updates: int = 800
     # A Shield of the pixels alone learns fastest; narrow, averaged over its last updates, for small changes only.
@@ -235,10 +235,10 @@ def _evaluation(
 
 
 def _key_figures(found: Evaluation, text: str) -> list[str]:
-    """AUROC of each attack at one eps, in its full length."""
+    """AUROC of each attack at one eps, in its full length, by the Shield of the class that the attacker wants."""
     cells = {cell.attack: cell for cell in reversed(found.cells) if cell.eps_text == text}
-    shown = ", ".join(f"{name} {console.decimal(cell.auroc)}" for name, cell in reversed(cells.items()))
-    return [f"AUROC of the Shield at {text}: {shown}"]
+    shown = ", ".join(f"{name} {console.decimal(cell.auroc_wanted)}" for name, cell in reversed(cells.items()))
+    return [f"AUROC of the wanted class's Shield at {text}: {shown}"]
 
 
 def _close(diary: Diary, out: Path, data: str, seconds: float) -> None:
