@@ -383,6 +383,8 @@ def test_what_does_not_fit_is_refused_before_any_work(work, tmp_path, monkeypatc
         evaluate_guard(guard, dataset, split, cells=[*CELLS, CELLS[0]], out_dir=tmp_path)
     with pytest.raises(ConfigError, match="no attack is planned"):
         evaluate_guard(guard, dataset, split, cells=[], out_dir=tmp_path)
+    with pytest.raises(ConfigError, match="needs 4 classes, the guard has 2"):
+        evaluate_guard(guard, dataset, split, cells=[*CELLS, Planned("apgd-dlr", 0.1, "0.1")], out_dir=tmp_path)
     with pytest.raises(ConfigError, match="limit 0"):
         evaluate_guard(guard, dataset, split, cells=CELLS, out_dir=tmp_path, limit=0)
     empty = dataclasses.replace(split, adv_test=(), train=split.train + split.adv_test)

@@ -185,6 +185,10 @@ def _check(guard: Guard, dataset: Dataset, split: Split, cells: Sequence[Planned
     repeated = [name for name, times in Counter(cell.id for cell in cells).items() if times > 1]
     if repeated:
         raise ConfigError("evaluation", f"the cell {repeated[0]} is planned twice", "name each attack and eps once")
+    for name in dict.fromkeys(cell.attack for cell in cells):
+        needed = find_attack(name).classes
+        if needed > len(guard.classes):
+            raise ConfigError(f"attack {name!r}", f"needs {needed} classes, the guard has {len(guard.classes)}", "omit it")
     if limit is not None and limit < 1:
         raise ConfigError(f"limit {limit}", "leaves no image", "take 1 or more, or no limit")
 
