@@ -188,7 +188,8 @@ def _check(guard: Guard, dataset: Dataset, split: Split, cells: Sequence[Planned
     for name in dict.fromkeys(cell.attack for cell in cells):
         needed = find_attack(name).classes
         if needed > len(guard.classes):
-            raise ConfigError(f"attack {name!r}", f"needs {needed} classes, the guard has {len(guard.classes)}", "omit it")
+            given = f"needs {needed} classes, the guard has {len(guard.classes)}"
+            raise ConfigError(f"attack {name!r}", given, "leave it out")
     if limit is not None and limit < 1:
         raise ConfigError(f"limit {limit}", "leaves no image", "take 1 or more, or no limit")
 
