@@ -235,10 +235,11 @@ def _evaluation(
 
 
 def _key_figures(found: Evaluation, text: str) -> list[str]:
-    """AUROC of each attack at one eps, in its full length, by the Shield of the class that the attacker wants."""
+    """What each attack got past the guard at one eps, in its full length, and AUROC by the wanted class's Shield."""
     cells = {cell.attack: cell for cell in reversed(found.cells) if cell.eps_text == text}
-    shown = ", ".join(f"{name} {console.decimal(cell.auroc_wanted)}" for name, cell in reversed(cells.items()))
-    return [f"AUROC of the wanted class's Shield at {text}: {shown}"]
+    through = ", ".join(f"{name} {console.percent(cell.undetected)}" for name, cell in reversed(cells.items()))
+    areas = ", ".join(f"{name} {console.decimal(cell.auroc_wanted)}" for name, cell in reversed(cells.items()))
+    return [f"undetected at {text}: {through}", f"AUROC of the wanted class's Shield: {areas}"]
 
 
 def _close(diary: Diary, out: Path, data: str, seconds: float) -> None:
