@@ -171,6 +171,44 @@ def test_worst_case_is_as_bad_as_every_cell(whole, scene):
         )
 
 
+def test_the_worst_case_of_each_attacker_is_over_his_own_cells(whole):
+    found, _, pieces = whole
+    kinds = {"knows the guard": ("wb",), "knows the classifier": ("fgsm", "pgd", "pgd-l2")}
+    assert {row.attacker for row in found.by_attacker} == set(kinds)
+    assert len(found.by_attacker) == 2 + 3  # two Linf eps each, and one L2 eps
+    for row in found.by_attacker:
+        cells = [c for c in found.cells if c.attack in kinds[row.attacker] and (c.eps, c.norm) == (row.eps, row.norm)]
+        parts = [rows_of(cell, pieces) for cell in cells]
+        assert row.undetected == np.any([part["fooled"] & part["accepted"] for part in parts], axis=0).mean()
+        assert row.undetected_interval[0] <= row.undetected <= row.undetected_interval[1]
+        overall = next(w for w in found.worst_case if (w.eps, w.norm) == (row.eps, row.norm))
+        assert row.undetected <= overall.undetected
+
+
+def test_what_got_through_is_kept_with_its_pixels(whole, scene):
+    found, out, _ = whole
+    guard, test, _, _ = scene
+    pixels = read_evaluation(out).examples
+    assert len(found.through) > 3
+    eps = [next(cell.eps for cell in found.cells if cell.id == one.cell) for one in found.through]
+    assert eps == sorted(eps)
+    assert len({one.example.name for one in found.through}) == len(found.through)
+    ids = {f"test image {int(i)}": row for row, i in enumerate(test.ids)}
+    verdict = guard.judge(torch.from_numpy(pixels["through/adversarial"]).float() / 255)
+    assert verdict.accepted.all()
+    for i, one in enumerate(found.through):
+        row = ids[one.example.name]
+        assert np.array_equal(pixels["through/clean"][i], test.images[row].numpy())
+        assert one.example.label == test.classes[int(test.labels[row])]
+        assert one.example.adversarial.predicted == test.classes[int(verdict.predicted[i])] != one.example.label
+        change = pixels["through/adversarial"][i].astype(int) - pixels["through/clean"][i]
+        assert abs(change).max() <= round(255 * eps[i])
+    # Every image broken in L-infinity is there once, at the smallest eps at which it was.
+    for worst in found.worst_case:
+        if worst.norm == "Linf":
+            assert sum(e <= worst.eps for e in eps) >= round(worst.undetected * worst.n)
+
+
 def test_the_folder_holds_what_was_returned(whole):
     found, out, pieces = whole
     stored = read_evaluation(out)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
-from medaegis.bench.schema import Cell, Evaluation
+from medaegis.bench.schema import Evaluation
 from medaegis.errors import DataError
 
 Array = npt.NDArray[Any]
@@ -34,7 +34,7 @@ class EvaluationFolder:
     scores: "clean" float32, of clean images diagnosed rightly, "clean/wrong" of the others, "<cell id>" float32 (n,),
     "<cell id>/fooled" uint8 (n,); higher = more suspicious, +inf where the guard withheld for an error. examples:
     "<cell id>/clean", "/adversarial", "/cushioned" (the adversarial image after the Cushion), each uint8 (k, C, H, W)
-    with k = the number of the cell's examples.
+    with k = the number of the cell's examples; "through/clean" and "through/adversarial" likewise.
     """
 
     evaluation: Evaluation
@@ -54,7 +54,8 @@ def read_evaluation(folder: Path | str) -> EvaluationFolder:
     except ValidationError as error:
         remedy = "write the folder again with `medaegis evaluate`, or mend the fields named"
         raise DataError(path, _problems(error), remedy) from error
-    examples = _arrays(folder / "examples.safetensors") if any(cell.examples for cell in evaluation.cells) else {}
+    kept = evaluation.through or any(cell.examples for cell in evaluation.cells)
+    examples = _arrays(folder / "examples.safetensors") if kept else {}
     found = EvaluationFolder(evaluation, _arrays(folder / "scores.safetensors"), examples)
     _check(found, folder)
     return found
@@ -98,18 +99,19 @@ def _check(found: EvaluationFolder, folder: Path) -> None:
         if fooled is None or fooled.shape != (cell.n,) or fooled.dtype != np.uint8:
             raise _misfit(path, f"{cell.id}/fooled", f"uint8 ({cell.n},)", fooled)
         if cell.examples:
-            _check_examples(found.examples, cell, folder / "examples.safetensors")
+            _check_examples(found.examples, cell.id, len(cell.examples), VIEWS, folder / "examples.safetensors")
+    if through := found.evaluation.through:
+        _check_examples(found.examples, "through", len(through), VIEWS[:2], folder / "examples.safetensors")
 
 
-def _check_examples(examples: Mapping[str, Array], cell: Cell, path: Path) -> None:
-    k = len(cell.examples)
-    first = examples.get(f"{cell.id}/{VIEWS[0]}")
+def _check_examples(examples: Mapping[str, Array], name: str, k: int, views: Sequence[str], path: Path) -> None:
+    first = examples.get(f"{name}/{views[0]}")
     shape = None if first is None else first.shape
-    for view in VIEWS:
-        pixels = examples.get(f"{cell.id}/{view}")
+    for view in views:
+        pixels = examples.get(f"{name}/{view}")
         fits = pixels is not None and pixels.dtype == np.uint8 and pixels.ndim == 4 and pixels.shape == shape
         if pixels is None or not fits or pixels.shape[0] != k or pixels.shape[1] not in (1, 3) or not pixels.size:
-            raise _misfit(path, f"{cell.id}/{view}", f"uint8 ({k}, 1 or 3, H, W), all three views alike", pixels)
+            raise _misfit(path, f"{name}/{view}", f"uint8 ({k}, 1 or 3, H, W), all views alike", pixels)
 
 
 def _misfit(path: Path, key: str, wanted: str, array: Array | None) -> DataError:

@@ -1,4 +1,4 @@
-"""Controls: what must come out right in every evaluation, or the evaluation itself is broken.
+"""Controls: what must come out right in every evaluation, or the evaluation itself is broken (alarms are in `alarms`).
 
 From the field's experience with broken defences (Carlini et al. 2019; Tramer et al. 2020): noise must pass, the attacks
 must work where nothing protects, a deliberately weak Shield must fall, and more eps must end in full success.
@@ -13,7 +13,6 @@ from itertools import pairwise
 import torch
 
 from medaegis.attacks.balls import Linf
-from medaegis.attacks.catalogue import find_attack
 from medaegis.attacks.engine import generator
 from medaegis.bench.field import Field, Planned
 from medaegis.bench.schema import Control
@@ -52,9 +51,7 @@ def run_controls(
     """Every control that applies to what was measured."""
     controls = [_noise(guard, field), _extra_jpeg(guard, field)]
     controls += _undefended(outcomes)
-    controls += _patience(outcomes)
     controls += _ways_through(outcomes)
-    controls += _steps_beat_one(outcomes)
     if any(planned.attack == "wb" for planned, _ in outcomes):
         controls.append(_full_success(field, outcomes, progress))
         if planted:
@@ -118,25 +115,6 @@ def _undefended(outcomes: Outcomes) -> list[Control]:
     return controls
 
 
-def _patience(outcomes: Outcomes) -> list[Control]:
-    """Long attacks beside short ones: training against short attacks must not pass for robustness."""
-    controls = []
-    for short, short_piece in outcomes:
-        for long, long_piece in outcomes:
-            if _alike(short) != _alike(long) or short.value.steps >= long.value.steps:
-                continue
-            low, high = (float((p["fooled"] & p["accepted"]).float().mean()) for p in (short_piece, long_piece))
-            controls.append(
-                Control(
-                    name=f"{find_attack(long.attack).title}: {long.value.steps} steps against {short.value.steps}",
-                    expectation="both shown; what only short attacks cannot do is no robustness",
-                    measured=f"undetected {high:.1%} against {low:.1%} at {long.eps_text}",
-                    passed=None,
-                )
-            )
-    return controls
-
-
 def _ways_through(outcomes: Outcomes) -> list[Control]:
     """WB through the Cushion by every gradient there is: none of them may do much better than the one used."""
     shares: dict[tuple[float, int], dict[str, float]] = {}
@@ -160,31 +138,6 @@ def _ways_through(outcomes: Outcomes) -> list[Control]:
             )
         )
     return controls
-
-
-def _alike(planned: Planned) -> tuple[str, float, str, int]:
-    """What two cells share that differ in their steps alone."""
-    return planned.attack, planned.eps, planned.gradient, planned.value.restarts
-
-
-def _steps_beat_one(outcomes: Outcomes) -> list[Control]:
-    found = {(p.attack, p.eps): float(piece["fooled"].float().mean()) for p, piece in outcomes}
-    pairs = [
-        (eps, found[("pgd", eps)], found[("fgsm", eps)])
-        for (name, eps) in found
-        if name == "pgd"
-        if ("fgsm", eps) in found
-    ]
-    if not pairs:
-        return []
-    return [
-        Control(
-            name="Many steps beat one",
-            expectation="PGD fools at least as often as FGSM at every eps (otherwise gradients are masked)",
-            measured=", ".join(f"{eps * 256:g}/256: {pgd:.1%} and {fgsm:.1%}" for eps, pgd, fgsm in pairs),
-            passed=all(pgd >= fgsm for _, pgd, fgsm in pairs),
-        )
-    ]
 
 
 def _full_success(field: Field, outcomes: Outcomes, progress: Progress) -> Control:

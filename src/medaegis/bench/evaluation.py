@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import torch
@@ -19,11 +20,13 @@ from torch import Tensor
 from medaegis import __version__
 from medaegis.attacks.catalogue import find_attack
 from medaegis.attacks.victim import Verdict
+from medaegis.bench.alarms import run_alarms
 from medaegis.bench.archive import Array, EvaluationFolder, write_evaluation
 from medaegis.bench.controls import run_controls
 from medaegis.bench.field import Field, Planned, as_array
 from medaegis.bench.metrics import wilson_interval
 from medaegis.bench.schema import (
+    Attacker,
     Cell,
     CleanResult,
     DataFacts,
@@ -95,6 +98,7 @@ def evaluate_guard(
     out_dir: Path,
     limit: int | None = None,
     planted: bool = True,
+    stamina: bool = False,
     seed: int = 0,
     command: str = "",
     progress: Progress = silent,
@@ -104,6 +108,7 @@ def evaluate_guard(
     Args:
         limit: attack at most so many images, classes in proportion; the clean figures use all test images.
         planted: also train a deliberately weak Shield and show that the attacks break it.
+        stamina: also attack a few images with far more steps and restarts.
 
     Raises:
         ConfigError: the same cell twice, or a limit below 1.
@@ -142,6 +147,8 @@ def evaluate_guard(
         scores[f"{planned.id}/fooled"] = piece["fooled"].numpy().astype(np.uint8)
         examples |= field.pictures(planned, piece)
     controls = run_controls(guard, dataset, split, field, outcomes, planted=planted, progress=progress)
+    controls += run_alarms(field, outcomes, stamina=stamina, progress=progress)
+    through, pixels = field.through(outcomes)
     about = environment()
     evaluation = Evaluation(
         created=datetime.now(UTC).replace(microsecond=0),
@@ -163,9 +170,11 @@ def evaluate_guard(
         clean=_clean_result(guard, test, clean),
         cells=measured,
         worst_case=field.worst_cases(outcomes),
+        by_attacker=[row for attacker in get_args(Attacker)[1:] for row in field.worst_cases(outcomes, attacker)],
+        through=through,
         controls=controls,
     )
-    write_evaluation(out_dir, EvaluationFolder(evaluation, scores, examples))
+    write_evaluation(out_dir, EvaluationFolder(evaluation, scores, examples | pixels))
     return evaluation
 
 

@@ -20,8 +20,8 @@ from medaegis.attacks.engine import Attack, pick_guides, pick_targets
 from medaegis.attacks.hfc import Mixtures, fit_mixtures
 from medaegis.attacks.victim import Verdict, Victim
 from medaegis.bench.archive import Array
-from medaegis.bench.metrics import auroc, bootstrap_interval, tpr_at_tnr, wilson_interval
-from medaegis.bench.schema import Cell, ClassResult, Example, WorstCase
+from medaegis.bench.metrics import Interval, auroc, bootstrap_interval, tpr_at_tnr, wilson_interval
+from medaegis.bench.schema import Attacker, Cell, ClassResult, Example, Norm, Through, WorstCase
 from medaegis.bench.schema import Verdict as ShownVerdict
 from medaegis.bench.store import Piece, Store
 from medaegis.cushions import Gradient
@@ -34,6 +34,7 @@ BATCH = 32  # images attacked together, and at most so many between two savings
 # Floating-point operations between two savings: under a minute on two slow cores; a GPU does a hundred times as many.
 PIECE_FLOPS = {"cpu": 1e13, "cuda": 1e15}
 EXAMPLES = 4
+SHOWN_THROUGH = 48  # images that got through whose pixels are kept
 
 
 @dataclass(frozen=True)
@@ -206,8 +207,7 @@ class Field:
         clean, attacked = as_array(self.clean.score[self.genuine]), as_array(piece["score"])
         fooled = piece["fooled"].numpy()
         broken = fooled & piece["accepted"].numpy()
-        groups = [[self.test.patients[i] for i in rows.tolist()] for rows in (self.genuine, self.right)]
-        interval = bootstrap_interval(auroc, [clean, attacked], n=500, seed=self.seed, groups=groups)
+        interval = self._auroc(piece["score"])
         undetected = wilson_interval(int(broken.sum()), len(broken))
         safe = self.accepted.numpy() & ~broken
         robust = wilson_interval(int(safe.sum()), len(self.chosen))
@@ -230,7 +230,7 @@ class Field:
             adaptive=entry.adaptive,
             eps=planned.eps,
             eps_text=planned.eps_text,
-            norm="L2" if attack.ball.name == "l2" else "Linf",
+            norm=norm_of(planned),
             steps=attack.steps,
             restarts=attack.restarts,
             gradient=planned.gradient,
@@ -288,31 +288,82 @@ class Field:
         }
         return {f"{planned.id}/{name}": view.numpy() for name, view in views.items()}
 
-    def worst_cases(self, outcomes: Sequence[tuple[Planned, Piece]]) -> list[WorstCase]:
+    def worst_cases(self, outcomes: Sequence[tuple[Planned, Piece]], attacker: Attacker = "anyone") -> list[WorstCase]:
         """At each eps and norm, for each image its strongest result: broken first, then the lowest suspicion."""
-        rows = []
-        for eps, norm in sorted({(planned.eps, planned.value.ball.name) for planned, _ in outcomes}):
-            mine = [(p, piece) for p, piece in outcomes if p.eps == eps and p.value.ball.name == norm]
-            broken = torch.stack([piece["fooled"] & piece["accepted"] for _, piece in mine]).any(0)
-            # Only an image that fools the classifier harms; the suspicion of others counts where nothing fools.
-            harmless = torch.stack([torch.where(piece["fooled"], torch.inf, piece["score"]) for _, piece in mine])
-            harmful = torch.stack([torch.where(piece["fooled"], piece["score"], torch.inf) for _, piece in mine])
-            fooled = torch.stack([piece["fooled"] for _, piece in mine]).any(0)
-            score = torch.where(fooled, harmful.amin(0), harmless.amin(0))
-            undetected = wilson_interval(int(broken.sum()), len(broken))
-            rows.append(
-                WorstCase(
-                    eps=eps,
-                    eps_text=mine[0][0].eps_text,
-                    norm="L2" if norm == "l2" else "Linf",
-                    n=len(broken),
-                    auroc=auroc(as_array(self.clean.score[self.genuine]), as_array(score)),
-                    undetected=undetected.value,
-                    undetected_interval=(undetected.low, undetected.high),
-                    robust_accuracy=float((self.accepted & ~broken).sum()) / len(self.chosen),
-                )
-            )
-        return rows
+        mine = [(p, piece) for p, piece in outcomes if attacker in ("anyone", attacker_of(p))]
+        places = sorted({(planned.eps, planned.value.ball.name) for planned, _ in mine})
+        return [
+            self._worst_case([(p, piece) for p, piece in mine if (p.eps, p.value.ball.name) == place], attacker)
+            for place in places
+        ]
+
+    def _worst_case(self, outcomes: Sequence[tuple[Planned, Piece]], attacker: Attacker) -> WorstCase:
+        planned, pieces = outcomes[0][0], [piece for _, piece in outcomes]
+        broken = torch.stack([piece["fooled"] & piece["accepted"] for piece in pieces]).any(0)
+        # Only an image that fools the classifier harms; the suspicion of others counts where nothing fools.
+        harmless = torch.stack([torch.where(piece["fooled"], torch.inf, piece["score"]) for piece in pieces])
+        harmful = torch.stack([torch.where(piece["fooled"], piece["score"], torch.inf) for piece in pieces])
+        fooled = torch.stack([piece["fooled"] for piece in pieces]).any(0)
+        score = torch.where(fooled, harmful.amin(0), harmless.amin(0))
+        wanted = torch.stack([piece["wanted"] for piece in pieces]).amin(0)
+        area = self._auroc(score)
+        undetected = wilson_interval(int(broken.sum()), len(broken))
+        robust = wilson_interval(int((self.accepted & ~broken).sum()), len(self.chosen))
+        return WorstCase(
+            attacker=attacker,
+            eps=planned.eps,
+            eps_text=planned.eps_text,
+            norm=norm_of(planned),
+            n=len(broken),
+            auroc=area.value,
+            auroc_interval=(area.low, area.high),
+            auroc_wanted=auroc(as_array(self.clean.score[self.genuine]), as_array(wanted)),
+            undetected=undetected.value,
+            undetected_interval=(undetected.low, undetected.high),
+            robust_accuracy=robust.value,
+            robust_accuracy_interval=(robust.low, robust.high),
+        )
+
+    def through(self, outcomes: Sequence[tuple[Planned, Piece]]) -> tuple[list[Through], dict[str, Array]]:
+        """Each image that got through in L-infinity, at the smallest eps at which it did, smallest first; pixels."""
+        found: list[tuple[float, float, int, Planned, Piece]] = []
+        linf = [(p, piece) for p, piece in outcomes if p.value.ball.name == "linf"]
+        for i in range(len(self.right)):
+            ways = [
+                (p.eps, float(piece["score"][i]), k)
+                for k, (p, piece) in enumerate(linf)
+                if bool(piece["fooled"][i] & piece["accepted"][i])
+            ]
+            if ways:
+                eps, score, k = min(ways)
+                found.append((eps, score, i, *linf[k]))
+        found.sort(key=lambda way: way[:3])
+        found = found[:SHOWN_THROUGH]
+        told = [Through(cell=p.id, example=self._example(i, piece)) for _, _, i, p, piece in found]
+        if not found:
+            return [], {}
+        clean = self.test.images[self.right[torch.tensor([i for _, _, i, _, _ in found])]]
+        adversarial = torch.stack([piece["images"][i] for _, _, i, _, piece in found])
+        return told, {"through/clean": clean.numpy(), "through/adversarial": adversarial.numpy()}
+
+    def _auroc(self, score: Tensor) -> Interval:
+        """Of clean images diagnosed rightly against attacked ones, patients drawn as a whole."""
+        groups = [[self.test.patients[i] for i in rows.tolist()] for rows in (self.genuine, self.right)]
+        clean = as_array(self.clean.score[self.genuine])
+        return bootstrap_interval(auroc, [clean, as_array(score)], n=500, seed=self.seed, groups=groups)
+
+
+def attacker_of(planned: Planned) -> Attacker:
+    """What one must know to run a cell."""
+    entry = find_attack(planned.attack)
+    if entry.access == "white-box":
+        return "knows the guard" if entry.adaptive else "knows the classifier"
+    return "asks and sees answers" if entry.access == "black-box" else "knows neither"
+
+
+def norm_of(planned: Planned) -> Norm:
+    """As the evaluation format writes it."""
+    return "L2" if planned.value.ball.name == "l2" else "Linf"
 
 
 def as_scores(values: Tensor) -> Tensor:

@@ -116,7 +116,10 @@ def _worst(worst: WorstCase) -> Sequence[str]:
         str(worst.n),
         *("",) * 2,
         f"**{decimal(worst.auroc)}**",
-        *("",) * 4,
+        decimal_range(worst.auroc_interval),
+        "",
+        f"**{decimal(worst.auroc_wanted)}**",
+        "",
         f"**{percent(worst.undetected)}**",
         percent_range(worst.undetected_interval),
         f"**{percent(worst.robust_accuracy)}**",
@@ -127,7 +130,7 @@ def _worst(worst: WorstCase) -> Sequence[str]:
 def _controls(evaluation: Evaluation) -> str:
     word = {True: "as expected", False: "**NOT as expected**", None: "shown"}
     rows = [(c.name, c.expectation, c.measured, word[c.passed]) for c in evaluation.controls]
-    return table(("control", "expectation", "measured", "outcome"), rows)
+    return table(("control or alarm", "expectation", "measured", "outcome"), rows)
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from medaegis.bench import plots, words
 from medaegis.bench.archive import read_evaluation, replace_file
+from medaegis.bench.pages import page_environment
 from medaegis.bench.pictures import change_picture, magnification, picture
 from medaegis.bench.schema import Cell, Evaluation, Example, WorstCase
 from medaegis.bench.summary import BROKEN, FEW_IMAGES, HELD, summarise
@@ -66,46 +66,29 @@ def write_report(evaluation_dir: Path | str, out_html: Path | str | None = None)
 def _render(
     evaluation: Evaluation, scores: Mapping[str, npt.NDArray[Any]], examples: Mapping[str, npt.NDArray[Any]]
 ) -> str:
-    environment = Environment(
-        loader=PackageLoader("medaegis.bench", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    for name in (
-        "percent",
-        "percent_range",
-        "decimal",
-        "decimal_range",
-        "duration",
-        "count",
-        "score",
-        "shortened",
-        "moment",
-    ):
-        environment.filters[name] = getattr(words, name)
-    environment.filters |= {"setting": _setting, "gradient": words.gradient_name}
     series = plots.series_of(evaluation.cells)
     strips, left_out = _strips(series, examples, SIDE[evaluation.guard.channels])
     guard = evaluation.guard
-    return environment.get_template("report.html.j2").render(
-        evaluation=evaluation,
-        guard=guard,
-        data=evaluation.data,
-        clean=evaluation.clean,
-        summary=summarise(evaluation),
-        held_limit=HELD,
-        broken_limit=BROKEN,
-        few_images=FEW_IMAGES,
-        blocks=_blocks(evaluation),
-        eps_figure=plots.eps_figure(series, evaluation.worst_case) if series else None,
-        roc_figure=plots.roc_figure(series, scores, guard.tnr_target) if series else None,
-        histograms=plots.histogram_figures(series, scores, guard.thresholds) if series else [],
-        strips=strips,
-        left_out=left_out,
-        totals={name: _total(evaluation.cells, name) for name in ("seconds", "forwards", "backwards")},
-        eps_name=words.eps_name,
+    return (
+        page_environment()
+        .get_template("report.html.j2")
+        .render(
+            evaluation=evaluation,
+            guard=guard,
+            data=evaluation.data,
+            clean=evaluation.clean,
+            summary=summarise(evaluation),
+            held_limit=HELD,
+            broken_limit=BROKEN,
+            few_images=FEW_IMAGES,
+            blocks=_blocks(evaluation),
+            eps_figure=plots.eps_figure(series, evaluation.worst_case) if series else None,
+            roc_figure=plots.roc_figure(series, scores, guard.tnr_target) if series else None,
+            histograms=plots.histogram_figures(series, scores, guard.thresholds) if series else [],
+            strips=strips,
+            left_out=left_out,
+            totals={name: _total(evaluation.cells, name) for name in ("seconds", "forwards", "backwards")},
+        )
     )
 
 
@@ -178,14 +161,3 @@ def _strip(cell: Cell, examples: Mapping[str, npt.NDArray[Any]], side: int) -> S
 def _total(cells: Sequence[Cell], name: str) -> float | None:
     values = [value for cell in cells if (value := getattr(cell, name)) is not None]
     return sum(values) if values else None
-
-
-def _setting(value: object) -> str:
-    """A recipe's value as one reads it."""
-    if value is None:
-        return words.NOT_MEASURED
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, list):
-        return ", ".join(_setting(item) for item in value)
-    return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -151,22 +151,47 @@ class Cell(_Model):
     examples: list[Example] = []
 
 
-class WorstCase(_Model):
-    """At one eps, for each image the strongest result over all cells."""
+Attacker = Literal["anyone", "knows the guard", "knows the classifier", "asks and sees answers", "knows neither"]
 
+
+class WorstCase(_Model):
+    """At one eps, for each image the strongest result over all cells of an attacker, by default over all cells.
+
+    auroc: an image counts with its lowest score among those that fool the classifier, or among all where none does.
+    auroc_wanted: with its lowest score by the Shield of the class that the attacker wants.
+    """
+
+    attacker: Attacker = "anyone"
     eps: Amount
     eps_text: str
     norm: Norm = "Linf"
     n: Count
     auroc: Share | None = None
+    auroc_interval: Bounds | None = None
+    auroc_wanted: Share | None = None
     undetected: Share | None = None
     undetected_interval: Bounds | None = None
     robust_accuracy: Share | None = None
+    robust_accuracy_interval: Bounds | None = None
+
+
+class Through(_Model):
+    """An image that got through, at the smallest eps at which it did, by the cell that made it look least suspicious.
+
+    Its pixels have the same row in "through/clean" and "through/adversarial" of examples.safetensors.
+    """
+
+    cell: str
+    example: Example
 
 
 class Control(_Model):
-    """A check on the evaluation itself; passed is null where it is shown for the reader to judge."""
+    """A check on the evaluation itself; passed is null where it is shown for the reader to judge.
 
+    kind: a control must come out right in every evaluation; an alarm that did not pass is a sign of masked gradients.
+    """
+
+    kind: Literal["control", "alarm"] = "control"
     name: str
     expectation: str
     measured: str
@@ -192,6 +217,8 @@ class Evaluation(_Model):
     clean: CleanResult
     cells: list[Cell]
     worst_case: list[WorstCase]
+    by_attacker: list[WorstCase] = []
+    through: list[Through] = []
     controls: list[Control]
 
     @model_validator(mode="after")
@@ -206,4 +233,6 @@ class Evaluation(_Model):
         named.update(name for cell in self.cells for name in cell.by_class)
         if foreign := sorted(named - classes):
             raise ValueError(f"the classes {foreign} are not among guard.classes {sorted(classes)}")
+        if unknown := sorted({one.cell for one in self.through} - {cell.id for cell in self.cells}):
+            raise ValueError(f"through: there is no cell {unknown[0]!r}")
         return self

@@ -19,6 +19,7 @@ class Suite:
         eps: largest changes of a pixel, as text.
         steps: of the attacks that know the guard; None: their own.
         limit: attacked images; None: all.
+        stamina: also a few images with far more steps and restarts.
     """
 
     about: str
@@ -26,6 +27,7 @@ class Suite:
     eps: tuple[str, ...]
     steps: int | None = None
     limit: int | None = None
+    stamina: bool = False
 
 
 _CONVENTIONAL = ("fgsm", "bim", "pgd", "pgd-l2", "mim", "cw-linf")
@@ -50,9 +52,10 @@ SUITES: dict[str, Suite] = {
         ("16/256",),
     ),
     "worst-case": Suite(
-        "the whole catalogue, all images",
+        "the whole catalogue, all images; a few with far more steps and restarts",
         tuple(CATALOGUE),
         ("2/256", "4/256", "8/256", "16/256"),
+        stamina=True,
     ),
 }
 

@@ -42,13 +42,14 @@ class Summary:
 def summarise(evaluation: Evaluation) -> Summary:
     """The verdict of an evaluation, a function of its figures alone."""
     rows = sorted(evaluation.worst_case, key=lambda worst: (worst.norm != "Linf", worst.eps))
-    rungs = tuple(_rung(worst) for worst in rows)
+    rungs = tuple(rung(worst) for worst in rows)
     tone, headline = _headline(evaluation, [rung for rung in rungs if rung.worst.norm == "Linf"] or rungs)
     points = [*_attacked(evaluation, rungs), *_clean(evaluation), *_trust(evaluation, rungs)]
     return Summary(tone, headline, tuple(points), rungs)
 
 
-def _rung(worst: WorstCase) -> Rung:
+def rung(worst: WorstCase) -> Rung:
+    """What a worst case means, by the fixed limits."""
     state: State
     if worst.undetected is None or worst.n == 0:
         state = "not measured"
@@ -58,10 +59,14 @@ def _rung(worst: WorstCase) -> Rung:
 
 
 def _headline(evaluation: Evaluation, rungs: Sequence[Rung]) -> tuple[Literal["good", "mixed", "bad", "doubt"], str]:
-    failed = sum(control.passed is False for control in evaluation.controls)
-    if failed:
-        controls = "one control" if failed == 1 else f"{failed} controls"
+    failed = [control.kind for control in evaluation.controls if control.passed is False]
+    if "control" in failed:
+        count = failed.count("control")
+        controls = "one control" if count == 1 else f"{count} controls"
         return "doubt", f"Do not rely on these figures yet: {controls} of this evaluation failed."
+    if failed:
+        alarms = "one alarm" if len(failed) == 1 else f"{len(failed)} alarms"
+        return "doubt", f"Do not rely on these figures yet: {alarms} of masked gradients went off."
     if not rungs or rungs[0].state == "not measured":
         return "doubt", "No worst case was measured: this page does not say how well the guard holds."
     held = 0
@@ -127,9 +132,11 @@ def _trust(evaluation: Evaluation, rungs: Sequence[Rung]) -> list[str]:
         points.append("No controls were run, so a broken attack could pass for a strong guard.")
     elif not any(control.passed is False for control in controls):
         rest = f", {open_ones} are shown for the reader to judge" if open_ones else ""
-        points.append(f"Controls of the evaluation itself: {len(controls) - open_ones} came out as expected{rest}.")
+        points.append(
+            f"Controls and alarms of the evaluation itself: {len(controls) - open_ones} came out as expected{rest}."
+        )
     else:
         names = ", ".join(control.name for control in controls if control.passed is False)
-        points.append(f"Failed controls: {names}. See the table of controls for what that means.")
+        points.append(f"Failed controls and alarms: {names}. See the table of controls for what that means.")
     points.append("This is a test with known attacks, not a proof: a stronger attack may exist.")
     return points

@@ -99,3 +99,14 @@ def eps_in_words(eps_text: str, norm: Norm) -> str:
     else:
         size = f"{eps_text} of the full brightness range"
     return f"every pixel moved by at most {size}" if norm == "Linf" else f"pixels moved by {size} in root mean square"
+
+
+def setting(value: object) -> str:
+    """A recipe's value as one reads it."""
+    if value is None:
+        return NOT_MEASURED
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ", ".join(setting(item) for item in value)
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

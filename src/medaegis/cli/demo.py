@@ -116,8 +116,10 @@ def run_demo(out: Path, data: str, *, seed: int, sizes: Sizes) -> None:
         figures += _key_figures(found, sizes.mixed_eps)
     with diary.stage(6, "Report", out / "report.html") as figures:
         from medaegis.bench.report import write_report
+        from medaegis.bench.verdict import write_verdict
 
         page = write_report(out / "evaluation", out / "report.html")
+        write_verdict(out / "evaluation", page.with_suffix(".verdict.html"))
         figures += [f"{page.stat().st_size / 1e6:.1f} MB, opens in any browser"]
     _close(diary, out, data, time.perf_counter() - started)
 
@@ -252,7 +254,7 @@ def _close(diary: Diary, out: Path, data: str, seconds: float) -> None:
         "What a guard trained properly on real X-rays reaches, and where it breaks, is in docs/results/chest-xray.md.",
         "",
         "What to try next:",
-        f"  open {out / 'report.html'}",
+        f"  open {out / 'report.html'}, and report.verdict.html beside it",
         f"  medaegis screen {out / 'guard'} YOUR_IMAGE.png --format jsonl",
         f"  medaegis attack {out / 'guard'} {without_path(data)} --attack wb --eps 16/256 --out {out / 'attacked'}",
         f"  medaegis evaluate {out / 'guard'} {without_path(data)} --out {out / 'full-evaluation'}",

@@ -101,13 +101,14 @@ def evaluate(
             out_dir=out,
             limit=limit,
             planted=planted,
+            stamina=asked.stamina,
             seed=seed,
             command=command,
             progress=progress,
         )
     if as_json:
         console.write_json(
-            found.model_dump(mode="json", include={"clean", "cells", "worst_case", "controls"})
+            found.model_dump(mode="json", include={"clean", "cells", "worst_case", "by_attacker", "controls"})
             | {"out": str(out), "seconds": found.seconds}
         )
     else:
@@ -139,7 +140,7 @@ def cells_table(found: Evaluation) -> RenderableType:
 
 
 def controls_table(found: Evaluation) -> RenderableType:
-    """A line per control."""
+    """A line per control and alarm."""
     word = {True: "passed", False: "FAILED", None: "shown"}
     rows = [[control.name, word[control.passed], control.measured, control.expectation] for control in found.controls]
-    return console.table("Control", "Outcome", "Measured", "Expected", rows=rows)
+    return console.table("Control or alarm", "Outcome", "Measured", "Expected", rows=rows)

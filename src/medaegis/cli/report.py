@@ -1,4 +1,4 @@
-"""`medaegis report`: one HTML page from an evaluation, or its tables as Markdown."""
+"""`medaegis report`: report and verdict as HTML pages from an evaluation, or its tables as Markdown."""
 
 from __future__ import annotations
 
@@ -19,11 +19,17 @@ def report(
         ),
     ] = None,
 ) -> None:
-    """Write the report: one self-contained HTML page that opens offline and prints. Prints its path."""
+    """Write the report and, beside it, the verdict: one page for an assessor.
+
+    Both are self-contained HTML that opens offline and prints. Prints their paths.
+    """
     from medaegis.bench.markdown import write_markdown
     from medaegis.bench.report import write_report
+    from medaegis.bench.verdict import write_verdict
 
     if out is not None and out.suffix == ".md":
         typer.echo(write_markdown(evaluation_dir, out))
     else:
-        typer.echo(write_report(evaluation_dir, out))
+        page = write_report(evaluation_dir, out)
+        typer.echo(page)
+        typer.echo(write_verdict(evaluation_dir, page.with_suffix(".verdict.html")))

@@ -1,0 +1,202 @@
+"""Alarms: signs that gradients are masked, so that an attack by gradients says nothing about the guard.
+
+After Carlini et al. 2019 (On evaluating adversarial robustness, section 3.1) and Athalye 2018. An alarm that goes off
+does not say that the guard is weak; it says that these figures cannot show it to be strong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from medaegis.attacks.balls import Linf
+from medaegis.attacks.catalogue import find_attack
+from medaegis.attacks.engine import generator
+from medaegis.attacks.objectives import CarliniWagner, Goal, Objective, ShieldLogit
+from medaegis.attacks.victim import Victim
+from medaegis.bench.field import Field, Planned
+from medaegis.bench.schema import Control
+from medaegis.bench.store import Piece
+from medaegis.progress import Progress
+
+NOTICEABLE = 0.10  # more undetected success by more effort
+BETTER = 0.05  # more undetected success by less knowledge
+ZERO = 0.01  # images without a gradient
+UPHILL = 0.10  # images whose loss rises one grey level along its steepest descent
+PROBED = 64  # images whose gradients are looked at
+PROBE_EPS = 8 / 256
+STAMINA_IMAGES = 16
+STAMINA = ((10, 1), (1, 5), (1, 20))  # times the steps, and restarts
+
+Outcomes = Sequence[tuple[Planned, Piece]]
+LOSSES: dict[str, Objective] = {"classifier": CarliniWagner(), "Shield": ShieldLogit()}
+
+
+def run_alarms(field: Field, outcomes: Outcomes, *, stamina: bool, progress: Progress) -> list[Control]:
+    """Every alarm that applies to what was measured.
+
+    Args:
+        stamina: also attack some images with 10 times the steps, 5 and 20 restarts.
+    """
+    alarms = [*_steps_beat_one(outcomes), *_patience(outcomes), *_knowledge(outcomes)]
+    alarms += gradient_alarms(field)
+    if stamina and any(planned.attack == "wb" for planned, _ in outcomes):
+        alarms.append(_stamina(field, outcomes, progress))
+    return alarms
+
+
+def undetected(piece: Piece) -> float:
+    """Share of the attacked images that fool the classifier and are accepted."""
+    return float((piece["fooled"] & piece["accepted"]).float().mean())
+
+
+def _steps_beat_one(outcomes: Outcomes) -> list[Control]:
+    found = {(p.attack, p.eps): float(piece["fooled"].float().mean()) for p, piece in outcomes}
+    pairs = [
+        (eps, found["pgd", eps], found["fgsm", eps]) for name, eps in found if name == "pgd" and ("fgsm", eps) in found
+    ]
+    if not pairs:
+        return []
+    return [
+        Control(
+            kind="alarm",
+            name="Many steps beat one",
+            expectation="PGD fools at least as often as FGSM at every eps",
+            measured=", ".join(f"{eps * 256:g}/256: {pgd:.1%} and {fgsm:.1%}" for eps, pgd, fgsm in pairs),
+            passed=all(pgd >= fgsm for _, pgd, fgsm in pairs),
+        )
+    ]
+
+
+def _patience(outcomes: Outcomes) -> list[Control]:
+    """Long attacks beside short ones: training against short attacks must not pass for robustness."""
+    alarms = []
+    for short, short_piece in outcomes:
+        for long, long_piece in outcomes:
+            if _alike(short) != _alike(long) or short.value.steps >= long.value.steps:
+                continue
+            low, high = undetected(short_piece), undetected(long_piece)
+            alarms.append(
+                Control(
+                    kind="alarm",
+                    name=f"{find_attack(long.attack).title}: {long.value.steps} steps against {short.value.steps}",
+                    expectation=f"five times the steps get less than {NOTICEABLE:.0%} more through",
+                    measured=f"undetected {high:.1%} against {low:.1%} at {long.eps_text}",
+                    passed=high - low < NOTICEABLE,
+                    detail="What stops short attacks alone is no robustness; an attack that still gains was cut short.",
+                )
+            )
+    return alarms
+
+
+def _alike(planned: Planned) -> tuple[str, float, str, int]:
+    """What two cells share that differ in their steps alone."""
+    return planned.attack, planned.eps, planned.gradient, planned.value.restarts
+
+
+def _knowledge(outcomes: Outcomes) -> list[Control]:
+    """Who knows the gradients must get at least as much through as who does not."""
+    alarms = []
+    for eps in sorted({planned.eps for planned, _ in outcomes}):
+        mine = [(p, piece) for p, piece in outcomes if p.eps == eps and p.value.ball.name == "linf"]
+        knowing = _best((p, piece) for p, piece in mine if _access(p) == "white-box" and find_attack(p.attack).adaptive)
+        blind = _best((p, piece) for p, piece in mine if _access(p) != "white-box")
+        if knowing is None or blind is None:
+            continue
+        (by_gradient, most), (without, rest) = knowing, blind
+        alarms.append(
+            Control(
+                kind="alarm",
+                name=f"Gradients beat guessing, {eps * 256:g}/256",
+                expectation=f"no attack without gradients gets {BETTER:.0%} more through than the best one with them",
+                measured=f"{by_gradient} {most:.1%}, {without} {rest:.1%}",
+                passed=rest - most < BETTER,
+            )
+        )
+    return alarms
+
+
+def _access(planned: Planned) -> str:
+    return find_attack(planned.attack).access
+
+
+def _best(outcomes: Iterable[tuple[Planned, Piece]]) -> tuple[str, float] | None:
+    shares = [(planned.attack, undetected(piece)) for planned, piece in outcomes]
+    return max(shares, key=lambda pair: pair[1]) if shares else None
+
+
+def gradient_alarms(field: Field) -> list[Control]:
+    """Whether there are gradients, and whether the losses fall along them; in float32, on the first images attacked.
+
+    Looked at are the clean images and a random point of the ball around each, without the Cushion: a loss that is
+    quantised by a codec steps by nature, and the ways through it have a control of their own.
+    """
+    victim = field.guard.victim(gradient="skip", dtype=torch.float32)
+    rows = field.right[:PROBED]
+    goal = Goal(field.labels[:PROBED], field.targets[:PROBED]).to(victim.device)
+    clean = field.test.pixels(rows)
+    ball, eps = Linf(), torch.full((len(rows), 1, 1, 1), PROBE_EPS)
+    moved = ball.random(clean, eps, [generator(field.seed, int(i), 0) for i in field.test.ids[rows]])
+    none, uphill = {}, {}
+    for name, loss in LOSSES.items():
+        seen = [probe(victim, part.to(victim.device), goal, loss) for part in (clean, moved)]
+        none[name], uphill[name] = (float(torch.cat(values).float().mean()) for values in zip(*seen, strict=True))
+    told = "{:.1%} for the {}"
+    return [
+        Control(
+            kind="alarm",
+            name="There are gradients",
+            expectation=f"at most {ZERO:.0%} of images without one, for either loss",
+            measured=", ".join(told.format(share, name) for name, share in none.items()),
+            passed=max(none.values()) <= ZERO,
+            detail="A saturated or quantised network has none; then attacks by gradients stand still.",
+        ),
+        Control(
+            kind="alarm",
+            name="Losses fall along their gradients",
+            expectation=f"one grey level along it, a loss rises for at most {UPHILL:.0%} of images",
+            measured=", ".join(told.format(share, name) for name, share in uphill.items()),
+            passed=max(uphill.values()) <= UPHILL,
+            detail="A surface so rough that its gradient leads nowhere looks robust to whoever follows it.",
+        ),
+    ]
+
+
+def probe(victim: Victim, images: Tensor, goal: Goal, loss: Objective) -> tuple[Tensor, Tensor]:
+    """For each image `(N, C, H, W)`: whether its gradient vanishes, and whether a small step along it fails to help.
+
+    The step is one grey level in each pixel against the sign of the gradient, not rounded; where there is no gradient
+    it fails.
+    """
+    z = images.clone().requires_grad_()
+    before, grad = loss.pull(victim.look(z, goal, loss), z)
+    vanished = ~grad.isfinite().flatten(1).all(1) | (grad.flatten(1) == 0).all(1)
+    with torch.no_grad():
+        after = loss(victim.look(images - grad.nan_to_num().sign() / 255, goal, loss))
+    return vanished, ~(after < before.detach())
+
+
+def _stamina(field: Field, outcomes: Outcomes, progress: Progress) -> Control:
+    """Far more steps and restarts for a few images, at the largest eps."""
+    longest = max((p for p, _ in outcomes if p.attack == "wb"), key=lambda p: (p.eps, p.value.steps))
+    small = field.first(STAMINA_IMAGES)
+    steps = longest.value.steps
+    more = [replace(longest, steps=steps * times, restarts=restarts) for times, restarts in STAMINA]
+    shares = {_effort(p): undetected(small.attack(p, progress)) for p in (longest, *more)}
+    usual, *others = shares.values()
+    return Control(
+        kind="alarm",
+        name=f"Stamina: WB at {longest.eps_text} with more steps and restarts",
+        expectation=f"ten times the steps, or 20 restarts, get less than {NOTICEABLE:.0%} more through",
+        measured=", ".join(f"{effort}: {share:.1%}" for effort, share in shares.items()),
+        passed=max(others) - usual < NOTICEABLE,
+        detail=f"On the first {len(small.right)} images, so one image is {1 / len(small.right):.1%}.",
+    )
+
+
+def _effort(planned: Planned) -> str:
+    attack = planned.value
+    return f"{attack.steps} steps" + (f" x {attack.restarts}" if attack.restarts > 1 else "")

@@ -1,0 +1,193 @@
+"""Alarms must go off for victims that deserve them, and stay quiet for sound ones."""
+
+import dataclasses
+from types import SimpleNamespace
+
+import pytest
+import torch
+from tests.attacks.toys import toy_bank, toy_classifier, toy_images
+from tests.bench.test_controls import piece, planned
+from torch import nn
+
+from medaegis.attacks.engine import pick_targets
+from medaegis.attacks.objectives import CarliniWagner, Goal, ShieldLogit
+from medaegis.attacks.victim import Victim
+from medaegis.bench import alarms
+from medaegis.models.classifier import Classifier
+from medaegis.progress import silent
+
+# ---- from outcomes alone
+
+
+@pytest.mark.parametrize(("pgd", "fgsm", "passed"), [(0.9, 0.5, True), (0.9, 0.9, True), (0.5, 0.6, False)])
+def test_many_steps_must_beat_one(pgd, fgsm, passed):
+    outcomes = [(planned("pgd", 8), piece(pgd)), (planned("fgsm", 8), piece(fgsm)), (planned("pgd", 4), piece(0.0))]
+    (alarm,) = alarms._steps_beat_one(outcomes)
+    assert alarm.passed is passed
+    assert alarms._steps_beat_one(outcomes[1:]) == []
+
+
+@pytest.mark.parametrize(("short", "passed"), [(0.75, True), (0.2, False)])
+def test_short_attacks_stand_beside_long_ones(short, passed):
+    outcomes = [
+        (planned("wb", 16), piece(1.0, 0.8)),
+        (planned("wb", 16, steps=20), piece(1.0, short)),
+        (planned("wb", 4, steps=20), piece(1.0, 0.2)),
+        (planned("wb", 16, steps=20, gradient="twin"), piece(1.0, 0.2)),
+        (planned("wb", 16, steps=20, restarts=5), piece(1.0, 0.2)),
+    ]
+    (alarm,) = alarms._patience(outcomes)
+    assert alarm.measured == f"undetected 80.0% against {short:.1%} at 16/256"
+    assert alarm.passed is passed
+
+
+@pytest.mark.parametrize(("square", "passed"), [(0.3, True), (0.5, False)])
+def test_guessing_must_not_beat_gradients(square, passed):
+    outcomes = [
+        (planned("wb", 8), piece(1.0, 0.1)),
+        (planned("wb-adaptive", 8), piece(1.0, 0.4)),
+        (planned("square-guard", 8), piece(1.0, square)),
+        (planned("square", 8), piece(1.0, 0.0)),
+        (planned("pgd", 8), piece(1.0, 0.9)),  # does not know the guard: no yardstick
+        (planned("wb", 4), piece(1.0, 0.0)),
+    ]
+    (alarm,) = alarms._knowledge(outcomes)
+    assert alarm.passed is passed
+    assert alarm.measured == f"wb-adaptive 40.0%, square-guard {square:.1%}"
+
+
+@pytest.mark.parametrize(("far", "passed"), [(0.5, True), (0.9, False)])
+def test_stamina_shows_what_more_effort_gets(far, passed):
+    asked = []
+
+    def attack(cell, progress):
+        asked.append((cell.value.steps, cell.value.restarts, cell.eps))
+        return piece(1.0, far if cell.value.restarts == 20 else 0.5)
+
+    small = SimpleNamespace(attack=attack, right=range(16))
+    field = SimpleNamespace(first=lambda n: small)
+    outcomes = [(planned("wb", levels, steps=7), piece(1.0)) for levels in (4, 16)]
+    outcomes.append((planned("wb", 16, steps=2), piece(1.0)))
+    alarm = alarms._stamina(field, outcomes, silent)
+    assert alarm.passed is passed
+    assert asked == [(7, 1, 16 / 256), (70, 1, 16 / 256), (7, 5, 16 / 256), (7, 20, 16 / 256)]
+
+
+# ---- from gradients
+
+
+class Rounded(nn.Module):
+    """A network whose pixels are quantised first: its gradient is zero everywhere."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, x):
+        return self.network((x * 8).round() / 8)
+
+
+class OneBit(Rounded):
+    """Logits of one bit, with a straight-through gradient as quantisation-aware training has it."""
+
+    def forward(self, x):
+        logits = self.network(x)
+        return logits + (100.0 * (logits == logits.amax(1, keepdim=True)) - logits).detach()
+
+
+class Saturated(nn.Module):
+    """A Shield that answers with the sigmoid of a logit far from zero: 1 for nearly every image, without slope."""
+
+    def __init__(self, shield):
+        super().__init__()
+        self.shield, self.taps = shield, shield.taps
+
+    def forward(self, features):
+        return torch.sigmoid(self.shield(features) + 100)
+
+
+def field_of(classifier, bank, n=40):
+    images = toy_images(n, classifier)
+    labels = Victim(classifier, dtype=torch.float32).judge(images).predicted
+    test = SimpleNamespace(pixels=lambda rows: images[rows], ids=torch.arange(n))
+
+    def victim(**options):
+        return Victim(classifier, shields=bank, **options)
+
+    guard = SimpleNamespace(victim=victim)
+    return SimpleNamespace(
+        guard=guard, test=test, right=torch.arange(n), labels=labels, targets=pick_targets(labels, 2), seed=0
+    )
+
+
+def wrapped(wrapper):
+    """The toy classifier with its network wrapped, and Shields on its pixels."""
+    classifier = toy_classifier()
+    odd = Classifier(
+        wrapper(classifier.network),
+        classes=classifier.classes,
+        size=classifier.size,
+        channels="gray",
+        taps=("network.last",),
+        backbone="tests.models.tiny_networks:tiny",
+    ).eval()
+    return odd, toy_bank(odd, taps=("input",))
+
+
+def test_a_sound_victim_sets_nothing_off():
+    classifier = toy_classifier()
+    found = alarms.gradient_alarms(field_of(classifier, toy_bank(classifier)))
+    assert [alarm.passed for alarm in found] == [True, True]
+    assert {alarm.kind for alarm in found} == {"alarm"}
+
+
+def test_a_quantised_network_has_no_gradients():
+    none, uphill = alarms.gradient_alarms(field_of(*wrapped(Rounded)))
+    assert none.measured == "100.0% for the classifier, 0.0% for the Shield"
+    assert (none.passed, uphill.passed) == (False, False)
+
+
+def test_a_straight_through_gradient_that_leads_nowhere_is_noticed():
+    none, uphill = alarms.gradient_alarms(field_of(*wrapped(OneBit)))
+    assert none.passed is True
+    assert uphill.passed is False
+
+
+def test_a_saturated_shield_has_no_gradients():
+    classifier = toy_classifier()
+    bank = toy_bank(classifier)
+    bank.shields = nn.ModuleList(Saturated(shield) for shield in bank.shields)
+    none, uphill = alarms.gradient_alarms(field_of(classifier, bank))
+    assert none.passed is False
+    assert none.measured.startswith("0.0% for the classifier")
+    assert uphill.passed is False
+
+
+def test_a_probe_agrees_with_finite_differences():
+    """Where the loss at a small step against the sign of the gradient is known, so is what the probe says."""
+    classifier = toy_classifier()
+    victim = Victim(classifier, shields=toy_bank(classifier), dtype=torch.float32, gradient="skip")
+    images = toy_images(30, classifier)
+    labels = victim.judge(images).predicted
+    goal = Goal(labels, 1 - labels)
+    for loss in (CarliniWagner(), ShieldLogit()):
+        vanished, uphill = alarms.probe(victim, images, goal, loss)
+        for i in range(len(images)):
+            one, mine = images[i : i + 1], goal[slice(i, i + 1)]
+            z = one.clone().requires_grad_()
+            value = loss(victim.look(z, mine, loss))
+            (grad,) = torch.autograd.grad(value.sum(), z)
+            with torch.no_grad():
+                after = loss(victim.look(one - grad.sign() / 255, mine, loss))
+            assert bool(vanished[i]) == (grad.abs().max().item() == 0)
+            assert bool(uphill[i]) == (after.item() >= value.item()) or abs(after.item() - value.item()) < 1e-4
+
+
+def test_alarms_that_apply_are_run(monkeypatch):
+    monkeypatch.setattr(alarms, "gradient_alarms", lambda field: [])
+    few = [(planned("pgd", 8), piece(1.0))]
+    assert alarms.run_alarms(None, few, stamina=True, progress=silent) == []
+    monkeypatch.setattr(alarms, "_stamina", lambda field, outcomes, progress: dataclasses.replace)
+    more = [*few, (planned("fgsm", 8), piece(0.5)), (planned("wb", 8), piece(0.5))]
+    assert len(alarms.run_alarms(None, more, stamina=True, progress=silent)) == 2
+    assert len(alarms.run_alarms(None, more, stamina=False, progress=silent)) == 1
