@@ -355,6 +355,13 @@ def test_plan_adds_short_runs_of_adaptive_attacks_at_the_largest_eps():
         ("wb", "16/256", "skip"),
         ("wb", "4/256", "skip"),
     ]
+    cells = plan(["pgd", "square", "square-guard"], [("4/256", 4 / 256)], steps=30, queries=100)
+    assert [(p.attack, p.value.steps) for p in cells] == [
+        ("pgd", 10),
+        ("square", 100),
+        ("square-guard", 100),
+        ("square-guard", 20),
+    ]
     with pytest.raises(ConfigError, match="none given"):
         plan(["pgd"], [])
     with pytest.raises(ConfigError, match="catalogue"):

@@ -57,6 +57,7 @@ def plan(
     eps: Sequence[tuple[str, float]],
     *,
     steps: int | None = None,
+    queries: int | None = None,
     gradient: Gradient = "bpda",
     other_ways: Sequence[Gradient] = (),
 ) -> list[Planned]:
@@ -67,6 +68,7 @@ def plan(
 
     Args:
         steps: of the adaptive attacks; None: their own.
+        queries: of the attacks that see answers alone, adaptive or not; None: their own.
         gradient: way through the Cushion.
         other_ways: further ones, for WB alone.
 
@@ -75,15 +77,16 @@ def plan(
     """
     if not eps:
         raise ConfigError("eps", "none given", "give at least one, as 8/256")
-    adaptive = {name: steps for name in attacks if find_attack(name).adaptive}
+    blind = {name: queries for name in attacks if find_attack(name).access == "black-box"}
+    adaptive = {name: blind.get(name, steps) for name in attacks if find_attack(name).adaptive}
     cells = [
-        Planned(name, value, text, steps=adaptive.get(name), gradient=gradient)
+        Planned(name, value, text, steps=blind.get(name, adaptive.get(name)), gradient=gradient)
         for name in attacks
         for text, value in eps
     ]
     text, value = max(eps, key=lambda pair: pair[1])
     for name in adaptive:
-        fewer = (steps or find_attack(name).attack.steps) // 5
+        fewer = (adaptive[name] or find_attack(name).attack.steps) // 5
         cells.append(Planned(name, value, text, steps=max(1, fewer), gradient=gradient))
     ways = other_ways if "wb" in attacks else ()
     return cells + [Planned("wb", value, text, steps=steps, gradient=way) for way in ways for text, value in eps]

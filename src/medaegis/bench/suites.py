@@ -18,6 +18,7 @@ class Suite:
         attacks: names from the catalogue.
         eps: largest changes of a pixel, as text.
         steps: of the attacks that know the guard; None: their own.
+        queries: of the attacks that see answers alone; None: their own.
         limit: attacked images; None: all.
         stamina: also a few images with far more steps and restarts.
     """
@@ -26,12 +27,18 @@ class Suite:
     attacks: tuple[str, ...]
     eps: tuple[str, ...]
     steps: int | None = None
+    queries: int | None = None
     limit: int | None = None
     stamina: bool = False
 
 
 _CONVENTIONAL = ("fgsm", "bim", "pgd", "pgd-l2", "mim", "cw-linf")
 _ON_THE_GUARD = ("shield-only", "wb", "wb-decay", "wb-momentum", "wb-adaptive")
+# Other weights, other objectives, other directions, and hiding among normal features.
+_FURTHER = (
+    *("wb-0.1", "wb-10", "selective", "orthogonal"),
+    *("apgd-cw", "hfc", "wb-hfc", "feature-match", "logit-match"),
+)
 
 SUITES: dict[str, Suite] = {
     "quick": Suite(
@@ -52,9 +59,11 @@ SUITES: dict[str, Suite] = {
         ("16/256",),
     ),
     "worst-case": Suite(
-        "the whole catalogue, all images; a few with far more steps and restarts",
-        tuple(CATALOGUE),
+        "everything aimed at the guard or at its features, 50 images; a few with far more steps and restarts",
+        (*_CONVENTIONAL, *_ON_THE_GUARD, *_FURTHER, "square-guard"),
         ("2/256", "4/256", "8/256", "16/256"),
+        queries=1000,
+        limit=50,
         stamina=True,
     ),
 }

@@ -51,6 +51,10 @@ def evaluate(
     gradient: Annotated[
         Gradient, typer.Option("--gradient", help="Through the Cushion: straight, by its twin, or ignoring it.")
     ] = Gradient.bpda,
+    queries: Annotated[
+        int | None,
+        typer.Option("--queries", min=1, help="Of the attacks that see answers alone.", show_default="suite's"),
+    ] = None,
     limit: Annotated[
         int | None, typer.Option("--limit", min=1, help="Attack at most so many test images.", show_default="suite's")
     ] = None,
@@ -79,15 +83,17 @@ def evaluate(
         find_attack(name)
     sizes = eps_list(",".join(asked.eps) if eps is None else eps)
     steps = asked.steps if steps is None else steps
+    queries = asked.queries if queries is None else queries
     limit = asked.limit if limit is None else limit
     guard = Guard.load(guard_dir, factory=factory(network))
     if attacks is None:
         names = applicable(names, len(guard.classes))
     # Without a Cushion every way through it is the same.
     other_ways = [way for way in get_args(Way) if way != gradient.value and guard.cushion.spec != "none"]
-    cells = plan(names, sizes, steps=steps, gradient=gradient.value, other_ways=other_ways)
+    cells = plan(names, sizes, steps=steps, queries=queries, gradient=gradient.value, other_ways=other_ways)
     dataset, split = datasets.data_of_guard(guard, spec, images=images)
-    given = {"--attacks": attacks, "--eps": eps, "--steps": steps, "--limit": limit, "--gradient": gradient.value}
+    given: dict[str, object] = {"--attacks": attacks, "--eps": eps, "--steps": steps, "--queries": queries}
+    given |= {"--limit": limit, "--gradient": gradient.value}
     options = ["--suite", suite, "--seed", str(seed)]
     options += [word for name, value in given.items() if value is not None for word in (name, str(value))]
     options += [] if planted else ["--no-planted"]
