@@ -293,23 +293,11 @@ def test_pieces_are_small_enough_to_lose_little(scene, tmp_path, monkeypatch):
 
 
 def test_attacks_that_use_clean_images_are_given_some(work, tmp_path):
-    """Guides are clean, accepted test images of the wanted class; normal features are those of images known before."""
+    """Guides and normal features are those of images known before."""
     cells = [Planned(name, 16 / 256, "16/256", steps=3) for name in ("logit-match", "feature-match", "hfc", "wb-hfc")]
     found = measure(work, tmp_path, cells=cells, limit=12)
     assert [cell.attack for cell in found.cells] == ["logit-match", "feature-match", "hfc", "wb-hfc"]
     assert {cell.n for cell in found.cells} == {found.cells[0].n}
-
-
-def test_guides_are_genuine_images_of_the_wanted_class(scene, tmp_path):
-    guard, test, clean, _ = scene
-    whole = field.Field(guard, test, clean, torch.arange(len(test)), 0, Store(tmp_path), {})
-    rows = whole.guides(slice(3, 9))
-    assert torch.equal(test.labels[rows], whole.targets[3:9])
-    assert clean.accepted[rows].all()
-    assert torch.equal(clean.predicted[rows], test.labels[rows])
-    assert torch.equal(whole.guides(slice(5, 7)), rows[2:4])
-    with pytest.raises(ConfigError, match="known"):
-        whole.normal()
 
 
 def test_pieces_belong_to_their_guard_seed_and_images(work, tmp_path, monkeypatch):

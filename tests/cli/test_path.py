@@ -105,9 +105,10 @@ def test_evaluate_and_report(shop: Shop, tmp_path: Path):
 
     page = call("report", out)
     assert page.exit_code == 0
-    written = Path(page.stdout.strip())
-    assert written == out / "report.html"
-    assert "<html" in written.read_text(encoding="utf-8")
+    written = [Path(line) for line in page.stdout.splitlines()]
+    assert written == [out / "report.html", out / "report.verdict.html"]
+    for file in written:
+        assert "<html" in file.read_text(encoding="utf-8")
 
     tables = call("report", out, "--out", tmp_path / "tables.md")
     assert Path(tables.stdout.strip()) == tmp_path / "tables.md"

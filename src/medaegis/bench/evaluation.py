@@ -19,6 +19,7 @@ from torch import Tensor
 
 from medaegis import __version__
 from medaegis.attacks.catalogue import find_attack
+from medaegis.attacks.known import Known
 from medaegis.attacks.victim import Verdict
 from medaegis.bench.alarms import run_alarms
 from medaegis.bench.archive import Array, EvaluationFolder, write_evaluation
@@ -124,7 +125,7 @@ def evaluate_guard(
     key: dict[str, object] = {"guard": guard.fingerprint(), "seed": seed, "medaegis": __version__}
     clean = guard.judge(test.pixels())
     chosen = _draw(test.labels, limit, seed)
-    known = dataset.subset([*split.train, *split.adv_train])
+    known = Known(dataset.subset([*split.train, *split.adv_train]), seed=seed)
     field = Field(guard, test, clean, chosen, seed, store, key, known)
     if not len(field.right):
         raise DataError(dataset.spec, "no test image is diagnosed rightly, so none can be attacked", "train longer")

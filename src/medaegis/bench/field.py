@@ -10,14 +10,15 @@ import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from medaegis.attacks.catalogue import find_attack
-from medaegis.attacks.engine import Attack, pick_guides, pick_targets
-from medaegis.attacks.hfc import Mixtures, fit_mixtures
+from medaegis.attacks.engine import Attack, pick_targets
+from medaegis.attacks.known import Known
 from medaegis.attacks.victim import Verdict, Victim
 from medaegis.bench.archive import Array
 from medaegis.bench.metrics import Interval, auroc, bootstrap_interval, tpr_at_tnr, wilson_interval
@@ -25,7 +26,6 @@ from medaegis.bench.schema import Attacker, Cell, ClassResult, Example, Norm, Th
 from medaegis.bench.schema import Verdict as ShownVerdict
 from medaegis.bench.store import Piece, Store
 from medaegis.cushions import Gradient
-from medaegis.errors import ConfigError
 from medaegis.guard.guard import Guard
 from medaegis.images.datasets import Dataset
 from medaegis.progress import Progress
@@ -64,7 +64,7 @@ class Field:
 
     Attributes:
         chosen: rows of `test` that the shares are taken over; right: the attacked ones among them.
-        known: other clean images that the attacker has, for attacks that model normal features.
+        known: other clean images, in the attacker's hands; None where no attack needs them.
         genuine: every row of `test` diagnosed rightly when clean: what attacked images are told from (AUROC), as HFC
             section 5.1 drops the misclassified ones. A misdiagnosis that is rejected is no false alarm.
     """
@@ -78,7 +78,7 @@ class Field:
         seed: int,
         store: Store,
         key: dict[str, object],
-        known: Dataset | None = None,
+        known: Known | None = None,
     ) -> None:
         self.guard, self.test, self.clean, self.seed = guard, test, clean, seed
         self.store, self.key, self.known = store, key, known
@@ -90,7 +90,6 @@ class Field:
         self.accepted = clean.accepted[self.right]
         self._victims: dict[str, Victim] = {}
         self._flops: int | None = None
-        self._normal: Mixtures | None = None
 
     def first(self, n: int) -> Field:
         """The field with its first n attacked images only."""
@@ -110,22 +109,6 @@ class Field:
         if gradient not in self._victims:
             self._victims[gradient] = self.guard.victim(gradient=gradient)
         return self._victims[gradient]
-
-    def guides(self, rows: slice) -> Tensor:
-        """For attacks that imitate one: a random clean image of each target class, diagnosed rightly and accepted."""
-        pool = self.genuine[self.clean.accepted[self.genuine]]
-        ids = self.test.ids[self.right[rows]]
-        return pool[pick_guides(self.test.labels[pool], self.targets[rows], ids=ids, seed=self.seed)]
-
-    def normal(self) -> Mixtures:
-        """Of features behind the Cushion, for attacks that hide among them: those of the known images."""
-        if self._normal is None:
-            if self.known is None:
-                raise ConfigError("field", "no known images to model normal features from", "give known")
-            taps = self.guard.classifier.taps
-            pixels = self.known.pixels()
-            self._normal = fit_mixtures(self.victim("bpda").pooled(pixels, taps), self.known.labels, seed=self.seed)
-        return self._normal
 
     def bare(self) -> Victim:
         """The classifier alone, without Cushion and Shield."""
@@ -167,21 +150,17 @@ class Field:
             "images": hashlib.sha256(self.test.images[self.right[rows]].numpy().tobytes()).hexdigest(),
         }
         adaptive = find_attack(planned.attack).adaptive
-        guides = None
-        if planned.value.objective.needs_guides:
-            chosen = self.guides(rows)
-            guides, key["guides"] = self.test.pixels(chosen), self.test.ids[chosen].tolist()
-        needs_normal = planned.value.objective.needs_normal
-        if needs_normal and self.known is not None:
-            key["known"] = self.known.fingerprint
+        needs = planned.value.objective
+        if self.known is not None and (needs.needs_guides or needs.needs_normal):
+            key["known"] = self.known.images.fingerprint
 
         def compute() -> Piece:
             pixels = self.test.pixels(self.right[rows])
             labels, targets = self.labels[rows], self.targets[rows]
-            normal = self.normal() if needs_normal else None
-            options = {"eps": planned.eps, "targets": targets, "ids": ids, "seed": self.seed}
-            options |= {"guides": guides, "normal": normal}
-            found = planned.value.run(victim, pixels, labels, **options, batch_size=BATCH)  # type: ignore[arg-type]
+            options: dict[str, Any] = {"eps": planned.eps, "targets": targets, "ids": ids, "seed": self.seed}
+            if self.known is not None:
+                options |= self.known.options(planned.value, victim, targets, ids)
+            found = planned.value.run(victim, pixels, labels, **options, batch_size=BATCH)
             piece = {
                 "images": (found.images * 255).round().to(torch.uint8),
                 "score": as_scores(found.verdict.score),
@@ -192,7 +171,7 @@ class Field:
                 "cost": torch.tensor([found.seconds, found.forwards, found.backwards]).expand(1, 3).double(),
             }
             if not adaptive:
-                bare = planned.value.run(self.bare(), pixels, labels, **options, batch_size=BATCH)  # type: ignore[arg-type]
+                bare = planned.value.run(self.bare(), pixels, labels, **options, batch_size=BATCH)
                 piece["fooled_bare"] = bare.fooled
             return piece
 

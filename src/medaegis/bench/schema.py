@@ -28,11 +28,11 @@ Scalar = str | bool | int | float | None
 Setting = Scalar | list[Scalar]
 
 
-class _Model(BaseModel):
+class Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class GuardFacts(_Model):
+class GuardFacts(Model):
     """What was protected: the guard folder's own description."""
 
     digest: str
@@ -48,7 +48,7 @@ class GuardFacts(_Model):
     training: dict[str, Setting] = {}
 
 
-class DataFacts(_Model):
+class DataFacts(Model):
     """The images the figures were measured on; counts are per class."""
 
     spec: str
@@ -58,7 +58,7 @@ class DataFacts(_Model):
     counts: dict[str, Count]
 
 
-class CleanResult(_Model):
+class CleanResult(Model):
     """Images nobody attacked.
 
     tnr_reached: share of all of them that the guard accepts. wrong: how many the classifier diagnoses wrongly;
@@ -79,7 +79,7 @@ class CleanResult(_Model):
     intervals: dict[str, Bounds] = {}
 
 
-class ClassResult(_Model):
+class ClassResult(Model):
     """A cell's figures over the attacked images of one true class."""
 
     n: Count
@@ -88,7 +88,7 @@ class ClassResult(_Model):
     undetected: Share | None = None
 
 
-class Verdict(_Model):
+class Verdict(Model):
     """What the guard said to one image; score is null where it could not be computed, which withholds the diagnosis."""
 
     predicted: str
@@ -96,7 +96,7 @@ class Verdict(_Model):
     score: float | None = None
 
 
-class Example(_Model):
+class Example(Model):
     """One image of a cell, in the order of its pixels in examples.safetensors."""
 
     name: str
@@ -105,7 +105,7 @@ class Example(_Model):
     adversarial: Verdict
 
 
-class Cell(_Model):
+class Cell(Model):
     """One attack at one eps.
 
     n: attacked images, those diagnosed rightly when clean. success: share whose diagnosis the attack turns wrong behind
@@ -154,7 +154,7 @@ class Cell(_Model):
 Attacker = Literal["anyone", "knows the guard", "knows the classifier", "asks and sees answers", "knows neither"]
 
 
-class WorstCase(_Model):
+class WorstCase(Model):
     """At one eps, for each image the strongest result over all cells of an attacker, by default over all cells.
 
     auroc: an image counts with its lowest score among those that fool the classifier, or among all where none does.
@@ -175,7 +175,7 @@ class WorstCase(_Model):
     robust_accuracy_interval: Bounds | None = None
 
 
-class Through(_Model):
+class Through(Model):
     """An image that got through, at the smallest eps at which it did, by the cell that made it look least suspicious.
 
     Its pixels have the same row in "through/clean" and "through/adversarial" of examples.safetensors.
@@ -185,7 +185,7 @@ class Through(_Model):
     example: Example
 
 
-class Control(_Model):
+class Control(Model):
     """A check on the evaluation itself; passed is null where it is shown for the reader to judge.
 
     kind: a control must come out right in every evaluation; an alarm that did not pass is a sign of masked gradients.
@@ -199,7 +199,7 @@ class Control(_Model):
     detail: str = ""
 
 
-class Evaluation(_Model):
+class Evaluation(Model):
     """The whole of evaluation.json."""
 
     format: Literal["medaegis-evaluation"] = "medaegis-evaluation"

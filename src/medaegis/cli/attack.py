@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from medaegis.attacks.engine import AttackResult
+    from medaegis.attacks.known import Known
     from medaegis.guard.guard import Guard
     from medaegis.images import Dataset
 
@@ -51,6 +52,7 @@ def attack(
     """
     from medaegis.attacks.catalogue import find_attack
     from medaegis.attacks.engine import parse_eps
+    from medaegis.attacks.known import Known
     from medaegis.guard.guard import Guard
 
     entry = find_attack(attack)
@@ -70,7 +72,7 @@ def attack(
             gradient=gradient.value,
             seed=seed,
             progress=progress,
-            known=dataset.subset([*split.train, *split.adv_train]),
+            known=Known(dataset.subset([*split.train, *split.adv_train]), seed=seed),
         )
     fooled, undetected = int(found.fooled.sum()), int(found.broken.sum())
     told: dict[str, Any] = {
@@ -123,34 +125,28 @@ def run_attack(
     gradient: str,
     seed: int,
     progress: Any,
-    known: Dataset | None = None,
+    known: Known | None = None,
 ) -> AttackResult:
     """Targeted attack on these rows of `test`, each image with its own target class and random start.
 
-    `known`: other clean images, for attacks that hide among normal features.
+    `known`: other clean images, for attacks that imitate one or hide among normal features.
     """
-    from medaegis.attacks.engine import pick_guides, pick_targets
-    from medaegis.attacks.hfc import fit_mixtures
+    from medaegis.attacks.engine import pick_targets
 
     victim = guard.victim(gradient=gradient)  # type: ignore[arg-type]
     labels, ids = test.labels[rows], test.ids[rows]
     targets = pick_targets(labels, len(test.classes), ids=ids, seed=seed)
-    guides = normal = None
-    if chosen.objective.needs_guides:
-        guides = test.pixels(pick_guides(test.labels, targets, ids=ids, seed=seed))
-    if chosen.objective.needs_normal and known is not None:
-        normal = fit_mixtures(victim.pooled(known.pixels(), guard.classifier.taps), known.labels, seed=seed)
+    knowledge = {} if known is None else known.options(chosen, victim, targets, ids)
     result: AttackResult = chosen.run(
         victim,
         test.pixels(rows),
         labels,
         eps=eps,
         targets=targets,
-        guides=guides,
-        normal=normal,
         ids=ids,
         seed=seed,
         progress=progress,
+        **knowledge,
     )
     return result
 
