@@ -15,6 +15,7 @@ from torch import Tensor
 
 from medaegis.attacks.objectives import Goal, Objective, View
 from medaegis.errors import ConfigError, DataError
+from medaegis.models.taps import pool
 
 if TYPE_CHECKING:
     from medaegis.attacks.victim import Victim
@@ -90,11 +91,6 @@ def fit_mixtures(features: Mapping[str, Tensor], labels: Tensor, *, components: 
         means[tap] = torch.stack([torch.from_numpy(fit.means_) for fit in fits]).float()
         roots[tap] = root.float()
     return Mixtures(constants, means, roots)
-
-
-def pool(features: Tensor) -> Tensor:
-    """Mean of each channel, `(N, C)` float32, of `(N, C, H, W)` or of vectors."""
-    return features.float().flatten(2).mean(2) if features.ndim > 2 else features.float()
 
 
 @dataclass(frozen=True)

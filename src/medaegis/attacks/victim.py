@@ -12,13 +12,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from medaegis.attacks.hfc import pool
 from medaegis.attacks.objectives import Goal, Objective, View
 from medaegis.cushions import Cushion, Gradient, cushion_with_gradient, parse_cushion
 from medaegis.detectors.shield import ShieldBank
 from medaegis.errors import ConfigError
 from medaegis.models.classifier import Classifier
 from medaegis.models.hardware import has_fast_bfloat16
+from medaegis.models.taps import pool
 
 
 @dataclass(frozen=True)

@@ -137,3 +137,8 @@ def observe(network: nn.Module, x: Tensor) -> tuple[Any, dict[str, Observed]]:
         for name in aliases:
             observed[name] = Observed(len(results), shapes[0] if len(shapes) == len(results) == 1 else None, changed)
     return output, observed
+
+
+def pool(features: Tensor) -> Tensor:
+    """Mean of each channel, `(N, C)` float32, of `(N, C, H, W)` or of vectors."""
+    return features.float().flatten(2).mean(2) if features.ndim > 2 else features.float()

@@ -1,0 +1,326 @@
+"""The one protocol of all detectors: learn from clean images (some also from attacked ones), then give every image one
+number, higher for more suspicious. What was learned is arrays and plain options; a saved detector executes nothing.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import Tensor
+
+from medaegis.artefact import read_folder, write_folder
+from medaegis.detectors.reader import Reading
+from medaegis.errors import ArtefactError, ConfigError, DataError
+from medaegis.progress import Progress, silent
+
+KIND = "detector"
+FEWEST = 10  # clean images to learn from
+AT_ONCE = 256  # images scored together: bounds the memory of distances to all that was learned
+REMEDY = "fit the detector anew"
+_KINDS: dict[str, type[Detector]] = {}
+
+Layout = dict[str, tuple[int | str, ...]]
+"""Array -> shape; a letter stands for a length that is free, but the same wherever it appears."""
+
+
+@dataclass(frozen=True, eq=False)
+class Lesson:
+    """What a detector learns from.
+
+    Attributes:
+        clean, labels: clean images and their true classes.
+        attacked: attacked copies of those images, row by row; of several attacks, one block after the other.
+        seed: of everything random.
+        progress: told how far it is.
+    """
+
+    clean: Reading
+    labels: Tensor
+    attacked: Reading | None
+    seed: int
+    progress: Progress = silent
+
+    @property
+    def classes(self) -> int:
+        return self.clean.logits.shape[1]
+
+    def pair(self, rows: Tensor | None = None) -> tuple[Reading, Reading]:
+        """Some clean images and all attacked copies of the same ones."""
+        assert self.attacked is not None
+        if rows is None:
+            return self.clean, self.attacked
+        n = len(self.clean)
+        return self.clean[rows], self.attacked[torch.cat([rows + at for at in range(0, len(self.attacked), n)])]
+
+
+@dataclass(kw_only=True, eq=False)
+class Detector(ABC):
+    """Tells attacked images from clean ones. A subclass is a dataclass whose fields are its options.
+
+    Attributes:
+        kind: under which name it is saved.
+        learned: arrays, by name; on the device of the images it saw last.
+        channels: tap -> number of channels, of the features it was fitted on.
+        classes: number of classes of the classifier it was fitted behind; 0 before `fit`.
+    """
+
+    kind: ClassVar[str]
+    learned: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
+    channels: dict[str, int] = field(default_factory=dict, init=False, repr=False)
+    classes: int = field(default=0, init=False, repr=False)
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "kind" in cls.__dict__:
+            known = _KINDS.setdefault(cls.kind, cls)
+            if known.__qualname__ != cls.__qualname__:
+                raise ConfigError(f"detector {cls.kind!r}", f"is {known.__qualname__} already", "choose another kind")
+            _KINDS[cls.kind] = cls
+
+    @property
+    def needs_attacked(self) -> bool:
+        """Whether it learns from attacked images too."""
+        return False
+
+    @property
+    def needs_images(self) -> bool:
+        """Whether it looks at the images again; otherwise pooled features and logits are enough."""
+        return False
+
+    def wanted(self, seen: Reading) -> tuple[str, ...]:
+        """Taps whose pooled features it will use, of those that were read."""
+        return ()
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Taps whose pooled features it uses; none before `fit`."""
+        return tuple(self.channels)
+
+    def fit(
+        self,
+        clean: Reading,
+        labels: Tensor,
+        *,
+        attacked: Reading | None = None,
+        seed: int = 0,
+        progress: Progress = silent,
+    ) -> Self:
+        """Learn; what was learned before is forgotten.
+
+        Args:
+            clean: readings of clean images that are used for nothing else.
+            labels: their true classes, int64 `(N,)`.
+            attacked: of attacked copies of those very images, row by row; of several attacks one block after the
+                other. Detectors that need none take no notice of it.
+            seed: of everything random.
+
+        Raises:
+            ConfigError: labels that do not fit, attacked images missing, a tap that was not read.
+            DataError: too few images, a class with less than two, or features that are not finite.
+        """
+        _check_clean(clean, labels)
+        if self.needs_attacked:
+            if attacked is None or not len(attacked) or len(attacked) % len(clean):
+                given = "none" if attacked is None else f"{len(attacked)} of {len(clean)} clean ones"
+                raise ConfigError(
+                    f"detector {self.kind!r}", f"attacked images: {given}", "give an attacked copy of each clean image"
+                )
+            _check_finite("attacked images", attacked)
+        self.learned, self.classes = {}, 0
+        self.channels = {tap: clean.feature(tap).shape[1] for tap in self.wanted(clean)}
+        attacked = attacked if self.needs_attacked else None
+        self._fit(Lesson(clean, labels.to(clean.device), attacked, seed, progress))
+        self.classes = clean.logits.shape[1]
+        return self
+
+    @torch.no_grad()
+    def score(self, seen: Reading) -> Tensor:
+        """Suspicion of each image, float32 `(N,)` on the reading's device; infinite where anything is not a number.
+
+        Raises:
+            ConfigError: it is not fitted, or was fitted on other taps, channels or classes.
+        """
+        if not self.classes:
+            raise ConfigError(f"detector {self.kind!r}", "it is not fitted", "call fit first")
+        if seen.logits.shape[1] != self.classes:
+            raise ConfigError(
+                f"detector {self.kind!r}", f"{seen.logits.shape[1]} classes, fitted on {self.classes}", REMEDY
+            )
+        for tap, channels in self.channels.items():
+            if seen.feature(tap).shape[1] != channels:
+                given = f"tap {tap!r} has {seen.feature(tap).shape[1]} channels, {channels} when it was fitted"
+                raise ConfigError(f"detector {self.kind!r}", given, REMEDY)
+        self.to(seen.device)
+        return self.in_parts(self._certain, seen)
+
+    def _certain(self, seen: Reading) -> Tensor:
+        raw = self._score(seen).float()
+        return torch.where(seen.finite() & raw.isfinite(), raw, torch.inf)
+
+    @staticmethod
+    def in_parts(make: Callable[[Reading], Tensor], seen: Reading) -> Tensor:
+        """`make` of so many images at a time that memory stays bounded, joined."""
+        return torch.cat([make(part) for part in seen.split(AT_ONCE)]) if len(seen) else seen.logits.new_zeros(0)
+
+    @abstractmethod
+    def _fit(self, lesson: Lesson) -> None:
+        """Fill `learned`."""
+
+    @abstractmethod
+    def _score(self, seen: Reading) -> Tensor:
+        """Suspicion `(N,)`; NaN is allowed and counts as most suspicious."""
+
+    # ---- on disk and between devices
+
+    def options(self) -> dict[str, Any]:
+        """What it is made from again, plain JSON values."""
+        made = {f.name: getattr(self, f.name) for f in fields(self) if f.init}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in made.items()}
+
+    @classmethod
+    def rebuilt(cls, told: DetectorManifest, tensors: Mapping[str, Tensor]) -> Self:
+        """The detector of `describe` and `tensors`."""
+        options = {name: tuple(value) if isinstance(value, list) else value for name, value in told.options.items()}
+        made = cls(**options)
+        made.settle(told, tensors)
+        return made
+
+    def settle(self, told: DetectorManifest, tensors: Mapping[str, Tensor]) -> None:
+        """Take over what another one of the same options has learned; ConfigError if the arrays do not fit."""
+        self.channels, self.classes = dict(told.channels), told.classes
+        self.restore(tensors)
+
+    def layout(self) -> Layout:
+        """Shapes of what it has learned; refuses arrays that do not fit when it is loaded."""
+        return {}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All it has learned."""
+        return dict(self.learned)
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over arrays; ConfigError if they do not fit the options."""
+        check_layout(self.kind, self.layout(), tensors)
+        self.learned = dict(tensors)
+
+    def to(self, device: torch.device) -> Self:
+        self.learned = {name: value.to(device) for name, value in self.learned.items()}
+        return self
+
+    def describe(self) -> dict[str, Any]:
+        """All but the arrays, plain JSON values."""
+        channels = [list(pair) for pair in self.channels.items()]
+        return {"kind": self.kind, "options": self.options(), "channels": channels, "classes": self.classes}
+
+    def save(self, path: Path | str, *, signing_key: Path | None = None) -> None:
+        """Write its folder in one step (see `medaegis.artefact.write_folder` for errors).
+
+        Raises:
+            ConfigError: it is not fitted.
+        """
+        if not self.classes:
+            raise ConfigError(f"detector {self.kind!r}", "it is not fitted", "call fit first")
+        tensors = {name: value.detach().cpu().contiguous() for name, value in self.tensors().items()}
+        manifest = {"detector": self.describe()}
+        write_folder(path, kind=KIND, manifest=manifest, tensors={"learned": tensors}, signing_key=signing_key)
+
+
+class DetectorManifest(BaseModel):
+    """What a detector's folder says of itself. Channels are a list, for the order of the taps counts."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: str
+    options: dict[str, Any]
+    channels: tuple[tuple[str, int], ...] = Field(max_length=1000)
+    classes: int = Field(ge=2, le=10_000)
+
+
+def rebuild(description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Detector:
+    """The detector of `Detector.describe` and `Detector.tensors`, on the CPU.
+
+    Raises:
+        ConfigError: they do not fit together, or the kind is unknown here.
+    """
+    try:
+        told = DetectorManifest.model_validate(description)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ConfigError("detector", f"entry {'.'.join(map(str, first['loc']))!r}: {first['msg']}", REMEDY) from error
+    if told.kind not in _KINDS:
+        raise ConfigError(f"detector {told.kind!r}", "is unknown here", "import the module that defines it first")
+    try:
+        return _KINDS[told.kind].rebuilt(told, tensors)
+    except (TypeError, ValueError, LookupError, AttributeError, RuntimeError) as error:
+        problem = " ".join(str(error).split())[:200]
+        raise ConfigError(f"detector {told.kind!r}", f"its options do not fit: {problem}", REMEDY) from error
+
+
+def load_detector(path: Path | str, *, public_key: Path | None = None) -> Detector:
+    """Read a detector's folder; every byte is checked and nothing in it is executed.
+
+    Raises:
+        ArtefactError: the folder is changed, incomplete or foreign, or its parts do not fit together.
+    """
+    folder = read_folder(path, kind=KIND, public_key=public_key)
+    try:
+        return rebuild(folder.manifest.get("detector") or {}, folder.tensors("learned"))
+    except ConfigError as error:
+        raise ArtefactError(path, f"{error.source}: {error.problem}", error.remedy) from error
+
+
+def check_layout(kind: str, layout: Layout, tensors: Mapping[str, Tensor]) -> None:
+    """Raises ConfigError unless the arrays have just these names and shapes, and are finite."""
+    if set(tensors) != set(layout):
+        raise ConfigError(f"detector {kind!r}", f"arrays {sorted(set(tensors) ^ set(layout))[:5]} do not fit", REMEDY)
+    lengths: dict[str, int] = {}
+    for name, shape in layout.items():
+        found = tuple(tensors[name].shape)
+        wanted = [
+            lengths.setdefault(side, have) if isinstance(side, str) else side
+            for side, have in zip(shape, found, strict=False)
+        ]
+        if len(found) != len(shape) or list(found) != wanted:
+            raise ConfigError(f"detector {kind!r}", f"array {name!r} has shape {found}, not {shape}", REMEDY)
+        if not bool(tensors[name].isfinite().all()):
+            raise ConfigError(f"detector {kind!r}", f"array {name!r} is not finite", REMEDY)
+
+
+def hold_out(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Rows that stay and rows that are held out, both sorted; `share` of every class, at least one image of it."""
+    draw = torch.Generator().manual_seed(seed)
+    stay, held = [], []
+    for k in labels.unique().tolist():
+        rows = (labels == k).nonzero().squeeze(1)
+        rows = rows[torch.randperm(len(rows), generator=draw).to(rows.device)]
+        count = min(max(1, round(share * len(rows))), len(rows) - 1)
+        held.append(rows[:count])
+        stay.append(rows[count:])
+    return torch.cat(stay).sort().values, torch.cat(held).sort().values
+
+
+def _check_clean(clean: Reading, labels: Tensor) -> None:
+    n, classes = clean.logits.shape
+    if n < FEWEST:
+        raise DataError("detector", f"{n} clean images to learn from", f"give {FEWEST} or more")
+    if labels.shape != (n,) or labels.dtype != torch.int64:
+        raise ConfigError("labels", f"got {labels.dtype} {tuple(labels.shape)}", f"give int64 ({n},), one per image")
+    if not bool(((labels >= 0) & (labels < classes)).all()):
+        raise ConfigError("labels", f"{int(labels.min())} to {int(labels.max())}", f"give 0 to {classes - 1}")
+    counts = labels.bincount(minlength=classes).tolist()
+    for k, count in enumerate(counts):
+        if count < 2:
+            raise DataError("detector", f"{count} clean images of class {k}", "give two or more of every class")
+    _check_finite("clean images", clean)
+
+
+def _check_finite(what: str, seen: Reading) -> None:
+    bad = int((~seen.finite()).sum())
+    if bad:
+        raise DataError(what, f"features or logits of {bad} images are not finite", "leave these images out")

@@ -1,0 +1,104 @@
+"""Detectors on pooled features: of one tap or of several, whose scores are averaged or weighted by what was learned.
+
+Average over layers: Medical Aegis, section 4; logistic regression: Ma 2018 (LID), Lee 2018 (Mahalanobis).
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from medaegis.detectors.base import Detector, Layout, Lesson, hold_out
+from medaegis.detectors.reader import PENULTIMATE, Reading
+
+
+@dataclass(kw_only=True, eq=False)
+class OnFeatures(Detector):
+    """A detector on pooled features.
+
+    Args:
+        taps: whose features; None: all that are read.
+    """
+
+    taps: tuple[str, ...] | None = (PENULTIMATE,)
+
+    def wanted(self, seen: Reading) -> tuple[str, ...]:
+        return tuple(seen.features) if self.taps is None else self.taps
+
+    def joined(self, seen: Reading) -> Tensor:
+        """The features of all taps side by side, float32 `(N, C1 + C2 + ...)`."""
+        return torch.cat([seen.feature(tap) for tap in self.reads], 1)
+
+    @property
+    def width(self) -> int:
+        """Channels of `joined`."""
+        return sum(self.channels.values())
+
+
+@dataclass(kw_only=True, eq=False)
+class Layered(OnFeatures):
+    """A score per tap; the image's is their average, or what logistic regression makes of them.
+
+    Args:
+        learn: weight the taps by logistic regression, which needs attacked images; False: their average. Clean images
+            that it learns from are not those that the statistics of the taps were taken from: a model finds the very
+            images it was fitted on far too normal.
+    """
+
+    learn: bool = False
+
+    @property
+    def needs_attacked(self) -> bool:
+        return self.learn
+
+    def _fit(self, lesson: Lesson) -> None:
+        rows = torch.arange(len(lesson.clean), device=lesson.clean.device)
+        stay, held = self._divide(lesson) if self.learn else (rows, rows[:0])
+        self._fit_layers(lesson, stay)
+        if self.learn:
+            clean, attacked = lesson.pair(held)
+            scores = [self.in_parts(self._layers, seen) for seen in (clean, attacked)]
+            self.learned |= fit_logistic(*scores)
+
+    def _divide(self, lesson: Lesson) -> tuple[Tensor, Tensor]:
+        """Rows for the statistics and rows for the regression."""
+        return hold_out(lesson.labels, 0.5, lesson.seed)
+
+    @abstractmethod
+    def _fit_layers(self, lesson: Lesson, rows: Tensor) -> None:
+        """Take the statistics of all taps from these clean images."""
+
+    @abstractmethod
+    def _layers(self, seen: Reading) -> Tensor:
+        """Suspicion by tap, float64 `(N, taps)`."""
+
+    def _score(self, seen: Reading) -> Tensor:
+        scores = self._layers(seen)
+        return scores @ self.learned["weight"] + self.learned["bias"] if self.learn else scores.mean(1)
+
+    def layout(self) -> Layout:
+        return {"weight": (len(self.reads),), "bias": ()} if self.learn else {}
+
+
+def fit_logistic(clean: Tensor, attacked: Tensor) -> dict[str, Tensor]:
+    """Weights of a logistic regression, L2 penalty 1 on standardised scores; positive for attacked.
+
+    Args:
+        clean, attacked: scores `(N, L)` and `(M, L)`; either side counts as much as the other.
+
+    Returns:
+        "weight" `(L,)` and "bias" `()`, float64, on the scores as they are.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    x = torch.cat([clean, attacked]).double()
+    mean, std = x.mean(0), x.std(0, correction=0)
+    std = torch.where(std > 0, std, 1.0)
+    y = torch.cat([torch.zeros(len(clean)), torch.ones(len(attacked))]).numpy()
+    model = LogisticRegression(class_weight="balanced", max_iter=1000, tol=1e-8)
+    model.fit(((x - mean) / std).cpu().numpy(), y)
+    weight = torch.from_numpy(model.coef_[0]).to(x) / std
+    return {"weight": weight, "bias": float(model.intercept_[0]) - weight @ mean}

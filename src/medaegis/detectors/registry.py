@@ -1,0 +1,85 @@
+"""The table of detectors: every detector of the papers by name, with its paper and default values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from medaegis.detectors.bank import Shields
+from medaegis.detectors.base import Detector
+from medaegis.detectors.combined import Combined
+from medaegis.detectors.density import GaussianMixture, KernelDensity, Mahalanobis
+from medaegis.detectors.learned import RandomForest, SupportVectors
+from medaegis.detectors.neighbours import LocalDimension
+from medaegis.detectors.subnetwork import Subnetworks
+from medaegis.detectors.uncertainty import BayesianUncertainty, FeatureSqueezing
+from medaegis.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A named detector.
+
+    Attributes:
+        title: one line for tables.
+        paper: where it comes from.
+        make: the unfitted detector with its default values; options may be given by name.
+    """
+
+    title: str
+    paper: str
+    make: Callable[..., Detector]
+
+
+def _kd_layers(**options: object) -> Detector:
+    return KernelDensity(**{"taps": None, **options})  # type: ignore[arg-type]
+
+
+def _lid_layers(**options: object) -> Detector:
+    return LocalDimension(**{"learn": False, **options})  # type: ignore[arg-type]
+
+
+def _mahalanobis_learned(**options: object) -> Detector:
+    # The magnitude is the one HFC's authors used.
+    return Mahalanobis(**{"learn": True, "magnitude": 0.0005, **options})  # type: ignore[arg-type]
+
+
+def _quantised(**options: object) -> Detector:
+    return SupportVectors(**{"levels": 4, **options})  # type: ignore[arg-type]
+
+
+def _union(**options: object) -> Detector:
+    members = (_kd_layers(), Mahalanobis(), _lid_layers())
+    return Combined(**{"members": members, **options})  # type: ignore[arg-type]
+
+
+DETECTORS: dict[str, Entry] = {
+    "kd": Entry("Kernel density, penultimate layer", "Feinman 2017", KernelDensity),
+    "kd-layers": Entry("Kernel density, average of all layers", "Yao, Medical Aegis, section 4", _kd_layers),
+    "bu": Entry("Bayesian uncertainty by dropout", "Feinman 2017", BayesianUncertainty),
+    "lid": Entry("Local intrinsic dimensionality, layers weighted by regression", "Ma 2018", LocalDimension),
+    "lid-layers": Entry("Local intrinsic dimensionality, average", "Yao, Medical Aegis, section 4", _lid_layers),
+    "mahalanobis": Entry(
+        "Mahalanobis distance, input preprocessing, layers weighted by regression", "Lee 2018", _mahalanobis_learned
+    ),
+    "mahalanobis-layers": Entry("Mahalanobis distance, average", "Yao, Medical Aegis, section 4", Mahalanobis),
+    "svm": Entry("RBF-SVM on deep features", "Lu 2017, as in Yao 2021", SupportVectors),
+    "dnn": Entry("Network on each layer's activations, logits summed", "Metzen 2017", Subnetworks),
+    "dfeat": Entry("Random forest on deep features", "Ma 2021", RandomForest),
+    "qfeat": Entry("RBF-SVM on quantised deep features", "Lu 2017, Ma 2021", _quantised),
+    "gmm": Entry("Gaussian mixture of deep features", "Li 2020", GaussianMixture),
+    "squeezing": Entry("Feature squeezing: fewer bits, median", "Xu 2018", FeatureSqueezing),
+    "shield": Entry("Shields, trained by attacking them", "Yao, Medical Aegis, section 3", Shields),
+    "combined": Entry("KD, LID and Mahalanobis together, averages of layers", "an average of ranks", _union),
+}
+
+
+def find_detector(name: str) -> Entry:
+    """Entry of the table.
+
+    Raises:
+        ConfigError: no such detector; lists those there are.
+    """
+    if name not in DETECTORS:
+        raise ConfigError(f"detector {name!r}", "not in the table", f"choose from {', '.join(DETECTORS)}")
+    return DETECTORS[name]
