@@ -10,6 +10,7 @@ from medaegis import __version__
 from medaegis.cli import (
     attack,
     check,
+    compare,
     console,
     data,
     demo,
@@ -88,6 +89,12 @@ add_command(
     app,
     evaluate.evaluate,
     example="medaegis evaluate runs/guard phantom-xray --attacks pgd,wb --eps 4/256,8/256 --out runs/evaluation",
+    panel="Measure",
+)
+add_command(
+    app,
+    compare.compare,
+    example="medaegis compare runs/classifier phantom-xray --attacks bim,hfc --eps 1/256 --out runs/comparison",
     panel="Measure",
 )
 add_command(app, report.report, example="medaegis report runs/evaluation", panel="Measure")

@@ -1,0 +1,293 @@
+"""Detectors side by side: how well each tells attacked images from clean ones, with and without a Cushion.
+
+The protocol of HFC (Yao 2021, section 5.1; its Table 2) and of Medical Aegis (its Table 2): images that the classifier
+gets wrong are dropped, detectors learn from "adv_train" images and copies of them attacked in one way, and are judged
+on "adv_test" images attacked in every way. The attacker knows classifier and Cushion, and no detector.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from medaegis import __version__
+from medaegis.attacks.catalogue import find_attack
+from medaegis.attacks.engine import Attack, pick_targets
+from medaegis.attacks.known import Known
+from medaegis.attacks.victim import Victim
+from medaegis.bench.archive import replace_file
+from medaegis.bench.comparison_record import Attacked, Comparison, Row, markdown
+from medaegis.bench.metrics import auroc, bootstrap_interval, tpr_at_tnr
+from medaegis.bench.store import Piece, Store
+from medaegis.cushions import Cushion, parse_cushion
+from medaegis.detectors.reader import Reader
+from medaegis.detectors.registry import find_detector
+from medaegis.detectors.shield import ShieldBank
+from medaegis.environment import environment
+from medaegis.errors import ConfigError, DataError
+from medaegis.guard.fingerprint import weights_fingerprint
+from medaegis.images.datasets import Dataset
+from medaegis.images.splits import Split
+from medaegis.models.classifier import INPUT, Classifier
+from medaegis.progress import Progress, silent
+
+CHUNK = 32  # images between two savings
+SHIELD = "shield"  # the one detector that is not fitted here
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Clean images that are diagnosed rightly, with what an attack needs to know of each."""
+
+    pixels: Tensor
+    labels: Tensor
+    targets: Tensor
+    ids: Tensor
+    patients: tuple[str, ...]
+
+
+def compare_detectors(
+    classifier: Classifier,
+    dataset: Dataset,
+    split: Split,
+    *,
+    detectors: Sequence[str],
+    attacks: Sequence[str],
+    bank: ShieldBank | None = None,
+    learn_from: str,
+    eps: float,
+    eps_text: str,
+    out_dir: Path,
+    taps: Sequence[str] | None = None,
+    cushions: Sequence[str] = ("none",),
+    steps: int | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    command: str = "",
+    progress: Progress = silent,
+) -> Comparison:
+    """Attack, fit and judge; writes comparison.json and comparison.md into `out_dir`.
+
+    Called again after a kill it goes on where it was: attacked images are stored chunk by chunk.
+
+    Args:
+        detectors: names from the table of detectors.
+        bank: trained Shields, for the detector "shield".
+        attacks: names from the catalogue; none may aim at a Shield.
+        learn_from: the attack whose images detectors learn from that need attacked ones.
+        eps: radius in pixel units, and how it is written.
+        taps: modules whose features detectors read and HFC imitates; None: those of the classifier.
+        cushions: filters in front of classifier and detectors, "none" for none.
+        steps: of every iterated attack; None: their own.
+        limit: at most so many images to learn from, and as many to judge.
+
+    Raises:
+        ConfigError: an unknown name, an attack on a Shield, the same name twice.
+        DataError: too few images are diagnosed rightly.
+    """
+    names = list(dict.fromkeys([learn_from, *attacks]))
+    _check(detectors, attacks, names, cushions, bank)
+    store = Store(out_dir / "pieces")
+    taps = tuple(tap for tap in (classifier.taps if taps is None else taps) if tap != INPUT)
+    told, rows = [], []
+    part, parts = 0, len(cushions) * (len(names) + 1)
+
+    def under(message: str) -> Progress:
+        done = part
+        return lambda i, n, _: progress(1000 * done + 1000 * i // max(1, n), 1000 * parts, message)
+
+    for spec in cushions:
+        scene = _Scene(classifier, parse_cushion(spec), dataset, split, taps, eps, steps, limit, seed, store)
+        made = {}
+        for name in names:
+            made[name] = scene.attacked(name, scene.test, under(f"{name} behind {spec}"))
+            part += 1
+        taught = scene.attacked(learn_from, scene.learn, under(f"{learn_from} to learn from, behind {spec}"))
+        rows += scene.judge(detectors, bank, taught["images"], {name: made[name] for name in attacks})
+        part += 1
+        told += [scene.tell(name, made[name]) for name in attacks]
+    about = environment()
+    found = Comparison(
+        created=datetime.now(UTC).replace(microsecond=0),
+        seed=seed,
+        versions=about["versions"],
+        machine=about["machine"],
+        command=command,
+        commit=about["commit"],
+        data=dataset.spec.split(":")[0],
+        backbone=classifier.backbone,
+        size=classifier.size,
+        eps=eps_text,
+        steps=steps,
+        taps=list(taps),
+        learned_from=learn_from,
+        learned=len(scene.learn.labels),
+        tested=len(scene.test.labels),
+        attacks=told,
+        rows=rows,
+    )
+    text = json.dumps(found.model_dump(mode="json"), indent=1, ensure_ascii=False, allow_nan=False)
+    replace_file(out_dir / "comparison.md", markdown(found).encode())
+    replace_file(out_dir / "comparison.json", text.encode())
+    return found
+
+
+class _Scene:
+    """Classifier and Cushion, the images to learn from and to judge, and what the attacker knows of normal images."""
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        cushion: Cushion,
+        dataset: Dataset,
+        split: Split,
+        taps: tuple[str, ...],
+        eps: float,
+        steps: int | None,
+        limit: int | None,
+        seed: int,
+        store: Store,
+    ) -> None:
+        self.cushion, self.eps, self.steps, self.seed, self.store = cushion, eps, steps, seed, store
+        self.victim = Victim(classifier, cushion=cushion)
+        self.reader = Reader(classifier, cushion=cushion, taps=taps)
+        self.known = Known(dataset.subset(split.train), taps=taps, seed=seed)
+        self.learn = self._right(dataset.subset(split.adv_train), limit)
+        self.test = self._right(dataset.subset(split.adv_test), limit)
+        self.key: dict[str, object] = {
+            "classifier": weights_fingerprint(classifier),
+            "cushion": cushion.spec,
+            "taps": list(taps),
+            "dtype": str(self.victim.dtype),
+            "eps": eps,
+            "seed": seed,
+            "medaegis": __version__,
+        }
+
+    def _right(self, images: Dataset, limit: int | None) -> Pictures:
+        """The images that are diagnosed rightly behind the Cushion, spread over all of them where there is a limit."""
+        predicted = torch.cat([self.victim.judge(part).predicted for part in images.pixels().split(64)])
+        rows = (predicted == images.labels).nonzero().squeeze(1)
+        if limit is not None and limit < len(rows):
+            rows = rows[torch.linspace(0, len(rows) - 1, limit).long()]
+        if not len(rows):
+            raise DataError(images.spec, "no image is diagnosed rightly behind the Cushion", "train longer")
+        labels, ids = images.labels[rows], images.ids[rows]
+        targets = pick_targets(labels, len(images.classes), ids=ids, seed=self.seed)
+        return Pictures(images.pixels(rows), labels, targets, ids, tuple(images.patients[i] for i in rows.tolist()))
+
+    def attack(self, name: str) -> Attack:
+        attack = find_attack(name).attack
+        return attack.with_options(steps=self.steps if attack.steps > 1 else None)
+
+    def attacked(self, name: str, pictures: Pictures, progress: Progress) -> Piece:
+        """Attacked copies of the images and whether they fool, chunk by chunk, each stored when done."""
+        parts = []
+        for start in range(0, len(pictures.labels), CHUNK):
+            parts.append(self._chunk(self.attack(name), pictures, slice(start, start + CHUNK)))
+            progress(min(start + CHUNK, len(pictures.labels)), len(pictures.labels), name)
+        return {field: torch.cat([part[field] for part in parts]) for field in parts[0]}
+
+    def _chunk(self, attack: Attack, pictures: Pictures, rows: slice) -> Piece:
+        ids = pictures.ids[rows]
+        key = {**self.key, "attack": repr(attack), "ids": ids.tolist()}
+
+        def compute() -> Piece:
+            found = attack.run(
+                self.victim,
+                pictures.pixels[rows],
+                pictures.labels[rows],
+                eps=self.eps,
+                targets=pictures.targets[rows],
+                ids=ids,
+                seed=self.seed,
+                batch_size=CHUNK,
+                **self.known.options(attack, self.victim, pictures.targets[rows], ids),
+            )
+            seconds = torch.full((len(ids),), found.seconds / len(ids), dtype=torch.float64)
+            return {"images": (found.images * 255).round().to(torch.uint8), "fooled": found.fooled, "seconds": seconds}
+
+        return self.store.get(key, compute)
+
+    def judge(
+        self, detectors: Sequence[str], bank: ShieldBank | None, taught: Tensor, made: Mapping[str, Piece]
+    ) -> list[Row]:
+        """Every detector, fitted once, against every attack."""
+        clean = self.reader.read(self.learn.pixels)
+        attacked = self.reader.read(taught.float() / 255)
+        test = self.reader.read(self.test.pixels)
+        seen = {name: self.reader.read(piece["images"].float() / 255) for name, piece in made.items()}
+        rows = []
+        for name in detectors:
+            entry = find_detector(name)
+            detector = entry.make(bank=bank) if name == SHIELD else entry.make()
+            began = time.perf_counter()
+            detector.fit(clean, self.learn.labels, attacked=attacked, seed=self.seed)
+            fitted = time.perf_counter() - began
+            began = time.perf_counter()
+            genuine = detector.score(test).cpu()
+            scores = {attack: detector.score(reading).cpu() for attack, reading in seen.items()}
+            scored = time.perf_counter() - began
+            for attack, values in scores.items():
+                area = self._auroc(genuine, values)
+                rows.append(
+                    Row(
+                        cushion=self.cushion.spec,
+                        detector=name,
+                        title=entry.title,
+                        attack=attack,
+                        auroc=area[0],
+                        auroc_interval=area[1],
+                        tpr90=tpr_at_tnr(genuine.numpy(), values.numpy(), 0.90),
+                        fit_seconds=fitted,
+                        score_seconds=scored,
+                    )
+                )
+        return rows
+
+    def _auroc(self, genuine: Tensor, attacked: Tensor) -> tuple[float, tuple[float, float]]:
+        groups = [list(self.test.patients)] * 2
+        pair = [genuine.numpy(), attacked.numpy()]
+        found = bootstrap_interval(auroc, pair, n=500, seed=self.seed, groups=groups)
+        return found.value, (found.low, found.high)
+
+    def tell(self, name: str, piece: Piece) -> Attacked:
+        return Attacked(
+            cushion=self.cushion.spec,
+            attack=name,
+            title=find_attack(name).title,
+            n=len(piece["fooled"]),
+            success=float(piece["fooled"].float().mean()),
+            seconds=float(piece["seconds"].sum()),
+        )
+
+
+def _check(
+    detectors: Sequence[str],
+    attacks: Sequence[str],
+    names: Sequence[str],
+    cushions: Sequence[str],
+    bank: ShieldBank | None,
+) -> None:
+    """Whatever could stop the comparison, before any minute is spent on it."""
+    for what, given in (("detectors", detectors), ("attacks", attacks), ("cushions", cushions)):
+        if not given or len(set(given)) != len(given):
+            raise ConfigError(what, "none, or one twice", "name at least one, each once")
+    for name in names:
+        if find_attack(name).adaptive:
+            raise ConfigError(f"attack {name!r}", "aims at a Shield; here there is none", "take one on the classifier")
+    for spec in cushions:
+        parse_cushion(spec)
+    for name in detectors:
+        find_detector(name)
+        if name == SHIELD and bank is None:
+            raise ConfigError(
+                "detector 'shield'", "its Shields are trained by attacking them", "name a guard (--guard)"
+            )

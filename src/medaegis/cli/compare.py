@@ -1,0 +1,110 @@
+"""`medaegis compare`: detectors side by side, against every attack, with and without a Cushion."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medaegis.cli import console, datasets
+from medaegis.cli.options import AsJson, Factory, Images, Seed, Spec, comma_separated, factory, without_path
+
+
+def compare(
+    classifier_dir: Annotated[
+        Path, typer.Argument(metavar="CLASSIFIER_DIR", help="Folder that `medaegis train` wrote.")
+    ],
+    spec: Spec,
+    out: Annotated[Path, typer.Option("--out", help="Folder for the tables and scores.", show_default=False)],
+    detectors: Annotated[
+        str | None, typer.Option("--detectors", help="Names from `medaegis detectors`.", show_default="all")
+    ] = None,
+    attacks: Annotated[str, typer.Option("--attacks", help="Names from `medaegis attacks`.")] = "bim,hfc",
+    learn_from: Annotated[
+        str, typer.Option("--learn-from", help="Attack whose images the detectors learn from that need some.")
+    ] = "bim",
+    cushions: Annotated[
+        str, typer.Option("--cushions", help="In front of classifier and detectors, each in turn.")
+    ] = "none,jpeg:80",
+    eps: Annotated[str, typer.Option("--eps", help="Largest change of a pixel.")] = "1/256",
+    steps: Annotated[
+        int | None, typer.Option("--steps", min=1, help="Of every iterated attack.", show_default="their own")
+    ] = None,
+    guard: Annotated[
+        Path | None,
+        typer.Option("--guard", help="A guard of this classifier, for the detector `shield`.", show_default="none"),
+    ] = None,
+    taps: Annotated[
+        str | None,
+        typer.Option("--taps", help="Modules whose features are read.", show_default="those of the classifier"),
+    ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option("--limit", min=10, help="Learn from and judge at most so many images each.", show_default="all"),
+    ] = None,
+    images: Images = None,
+    seed: Seed = 0,
+    network: Factory = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare detectors by the protocol of the papers: fitted once, judged on every attack, by AUROC and TPR.
+
+    The attacker knows classifier and Cushion, and no detector; `hfc` hides among normal features all the same. Called
+    again after a kill with the same options, it goes on where it was.
+    """
+    from medaegis.attacks.engine import parse_eps
+    from medaegis.bench.comparison import SHIELD, compare_detectors
+    from medaegis.detectors.registry import DETECTORS
+    from medaegis.guard.guard import Guard
+    from medaegis.models.store import load_classifier
+
+    names = [name for name in DETECTORS if name != SHIELD or guard is not None]
+    if detectors is not None:
+        names = comma_separated(detectors, "--detectors")
+    radius = parse_eps(eps)
+    classifier = load_classifier(classifier_dir, factory(network))
+    dataset, split = datasets.data_of_classifier(classifier_dir, classifier, spec, images=images)
+    given: dict[str, object] = {"--detectors": detectors, "--taps": taps, "--steps": steps, "--limit": limit}
+    given |= {"--guard": None if guard is None else guard.name}
+    options = ["--attacks", attacks, "--learn-from", learn_from, "--cushions", cushions, "--eps", eps]
+    options += [word for name, value in given.items() if value is not None for word in (name, str(value))]
+    command = " ".join(["medaegis compare", classifier_dir.name, without_path(spec), *options, "--seed", str(seed)])
+    with console.progress("Comparing") as progress:
+        found = compare_detectors(
+            classifier,
+            dataset,
+            split,
+            detectors=names,
+            attacks=comma_separated(attacks, "--attacks"),
+            bank=None if guard is None else Guard.load(guard, factory=factory(network)).bank,
+            learn_from=learn_from,
+            eps=radius,
+            eps_text=eps,
+            out_dir=out,
+            taps=None if taps is None else comma_separated(taps, "--taps"),
+            cushions=comma_separated(cushions, "--cushions"),
+            steps=steps,
+            limit=limit,
+            seed=seed,
+            command=command,
+            progress=progress,
+        )
+    if as_json:
+        console.write_json(found.model_dump(mode="json") | {"out": str(out)})
+        return
+    rows = [
+        [
+            row.cushion,
+            row.detector,
+            row.attack,
+            console.decimal(row.auroc),
+            f"{row.auroc_interval[0]:.3f}-{row.auroc_interval[1]:.3f}",
+            console.percent(row.tpr90),
+        ]
+        for row in found.rows
+    ]
+    console.write(console.table("Cushion", "Detector", "Attack", "AUROC", "95 %", "TPR at 90 % TNR", rows=rows))
+    fooled = [[a.cushion, a.attack, a.n, console.percent(a.success)] for a in found.attacks]
+    console.write(console.table("Cushion", "Attack", "n", "Fools the classifier", rows=fooled))
+    console.say(f"Written to {out / 'comparison.md'} and comparison.json.")

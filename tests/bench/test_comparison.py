@@ -1,0 +1,132 @@
+"""A comparison of detectors on drawn X-rays: its figures by hand, its record, and a second run that repeats nothing."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import roc_auc_score
+from tests.bench.small import data, learned
+
+from medaegis.bench import comparison
+from medaegis.bench.comparison import compare_detectors
+from medaegis.bench.comparison_record import Comparison
+from medaegis.bench.store import Store
+from medaegis.cushions import parse_cushion
+from medaegis.detectors.reader import Reader
+from medaegis.detectors.registry import find_detector
+from medaegis.errors import ConfigError
+
+EPS = 8 / 256
+DETECTORS = ("kd", "mahalanobis-layers", "svm")
+ATTACKS = ("bim", "hfc")
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory):
+    dataset, split = data(tmp_path_factory.mktemp("data"))
+    split = dataclasses.replace(split, val=split.adv_train, adv_train=split.val)  # enough to learn from
+    return learned(dataset, split), dataset, split
+
+
+def compared(scene, out, **options):
+    given = {"detectors": DETECTORS, "attacks": ATTACKS, "learn_from": "bim", "eps": EPS, "eps_text": "8/256"}
+    given |= {"cushions": ("none", "jpeg:80"), "steps": 8, "limit": 24}
+    return compare_detectors(*scene, out_dir=out, **{**given, **options})
+
+
+@pytest.fixture(scope="module")
+def whole(scene, tmp_path_factory):
+    """The comparison, its folder, and what was stored for it."""
+    pieces, ask = [], Store.get
+
+    def get(self, key, compute):
+        pieces.append((key, ask(self, key, compute)))
+        return pieces[-1][1]
+
+    out = tmp_path_factory.mktemp("out")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Store, "get", get)
+        patch.setattr(comparison, "CHUNK", 10)
+        found = compared(scene, out)
+    return found, out, pieces
+
+
+def test_every_figure_by_hand(scene, whole):
+    classifier, dataset, split = scene
+    found, _, pieces = whole
+    assert len(found.rows) == 2 * len(DETECTORS) * len(ATTACKS)
+    for spec in ("none", "jpeg:80"):
+        reader = Reader(classifier, cushion=parse_cushion(spec))
+        parts = {}
+        for name in ("adv_train", "adv_test"):
+            part = dataset.subset(getattr(split, name))
+            right = (reader.read(part.pixels()).predicted == part.labels).nonzero().squeeze(1)
+            rows = right[torch.linspace(0, len(right) - 1, 24).long()] if len(right) > 24 else right
+            parts[name] = part.subset(rows)
+
+        def attacked(name, ids, spec=spec):
+            mine = [
+                piece
+                for key, piece in pieces
+                if key["cushion"] == spec
+                and ("HierarchicalFeature" in key["attack"]) == (name == "hfc")
+                and set(key["ids"]) <= set(ids.tolist())
+            ]
+            return torch.cat([piece["images"] for piece in mine]).float() / 255
+
+        learn, test = parts["adv_train"], parts["adv_test"]
+        clean, taught = reader.read(learn.pixels()), reader.read(attacked("bim", learn.ids))
+        for name in DETECTORS:
+            detector = find_detector(name).make().fit(clean, learn.labels, attacked=taught, seed=0)
+            genuine = detector.score(reader.read(test.pixels())).numpy()
+            for attack in ATTACKS:
+                scores = detector.score(reader.read(attacked(attack, test.ids))).numpy()
+                row = next(r for r in found.rows if (r.cushion, r.detector, r.attack) == (spec, name, attack))
+                truth = [0] * len(genuine) + [1] * len(scores)
+                assert row.auroc == pytest.approx(roc_auc_score(truth, np.r_[genuine, scores]), abs=1e-4)
+                assert row.auroc_interval[0] - 1e-9 <= row.auroc <= row.auroc_interval[1] + 1e-9
+                threshold = np.sort(genuine)[int(np.ceil(0.9 * len(genuine) - 1e-9)) - 1]
+                assert row.tpr90 == pytest.approx((scores > threshold).mean(), abs=1.5 / len(scores))
+        for attack in ATTACKS:
+            told = next(a for a in found.attacks if (a.cushion, a.attack) == (spec, attack))
+            fooled = reader.read(attacked(attack, test.ids)).predicted != test.labels
+            assert told.success == pytest.approx(float(fooled.float().mean()))
+
+
+def test_the_record_and_its_tables(whole):
+    found, out, _ = whole
+    assert Comparison.model_validate_json((out / "comparison.json").read_bytes()) == found
+    text = (out / "comparison.md").read_text(encoding="utf-8")
+    for row in found.rows:
+        assert any(
+            line.startswith(f"| {row.detector} |") and f"{row.auroc:.3f} (" in line for line in text.splitlines()
+        )
+    assert text.count("Cushion: ") == 2
+    assert json.loads((out / "comparison.json").read_text())["learned"] == 24
+
+
+def test_a_second_run_attacks_nothing(scene, whole, monkeypatch):
+    found, out, _ = whole
+    monkeypatch.setattr(comparison, "CHUNK", 10)
+    monkeypatch.setattr(comparison.Attack, "run", lambda *_, **__: pytest.fail("attacked again"))
+    again = compared(scene, out)
+    assert [row.auroc for row in again.rows] == [row.auroc for row in found.rows]
+
+
+def test_what_does_not_fit_is_refused_before_any_work(scene, tmp_path, monkeypatch):
+    monkeypatch.setattr(Store, "get", lambda *_: pytest.fail("worked"))
+    for options, told in (
+        ({"detectors": ("kd", "dk")}, "not in the table"),
+        ({"detectors": ("shield",)}, "--guard"),
+        ({"detectors": ()}, "none, or one twice"),
+        ({"attacks": ("bim", "bim")}, "none, or one twice"),
+        ({"attacks": ("wb",)}, "aims at a Shield"),
+        ({"learn_from": "wb"}, "aims at a Shield"),
+        ({"attacks": ("mib",)}, "catalogue"),
+        ({"cushions": ("jpeg:8000",)}, "jpeg"),
+        ({"taps": ("nowhere",)}, "no tap"),
+    ):
+        with pytest.raises(ConfigError, match=told):
+            compared(scene, tmp_path, **options)
