@@ -63,16 +63,21 @@ def write_report(evaluation_dir: Path | str, out_html: Path | str | None = None)
     return out
 
 
-def _render(
-    evaluation: Evaluation, scores: Mapping[str, npt.NDArray[Any]], examples: Mapping[str, npt.NDArray[Any]]
-) -> str:
-    environment = Environment(
+def templates() -> Environment:
+    """The folder of templates; what is put into them is escaped, and what they lack is an error."""
+    return Environment(
         loader=PackageLoader("medaegis.bench", "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+
+
+def _render(
+    evaluation: Evaluation, scores: Mapping[str, npt.NDArray[Any]], examples: Mapping[str, npt.NDArray[Any]]
+) -> str:
+    environment = templates()
     for name in (
         "percent",
         "percent_range",

@@ -8,6 +8,7 @@ import typer
 
 from medaegis import __version__
 from medaegis.cli import (
+    analyse,
     attack,
     check,
     console,
@@ -88,6 +89,12 @@ add_command(
     app,
     evaluate.evaluate,
     example="medaegis evaluate runs/guard phantom-xray --attacks pgd,wb --eps 4/256,8/256 --out runs/evaluation",
+    panel="Measure",
+)
+add_command(
+    app,
+    analyse.analyse,
+    example="medaegis analyse runs/guard phantom-xray --attack wb --eps 8/256 --out runs/analysis",
     panel="Measure",
 )
 add_command(app, report.report, example="medaegis report runs/evaluation", panel="Measure")

@@ -1,0 +1,178 @@
+"""The analysis folder: every figure as SVG and PNG, the numbers behind them, and one HTML page that opens offline."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+
+from medaegis.bench.analysis import figures
+from medaegis.bench.analysis.record import arrays, numbers
+from medaegis.bench.analysis.study import Study
+from medaegis.bench.archive import replace_file
+from medaegis.bench.report import templates
+from medaegis.bench.words import percent
+from medaegis.errors import DataError
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One figure of the page: file name, heading, what it shows and how to read it, where it comes from."""
+
+    name: str
+    title: str
+    draw: Callable[[Study, str], figures.Drawn | None]
+    caption: str
+    source: str
+
+
+ENTRIES = (
+    Entry(
+        "tsne",
+        "Features, layer by layer",
+        figures.tsne_figure,
+        "Channel means of each layer, clean and attacked, drawn by t-SNE. Distances between far points mean nothing. "
+        "“Told apart” is the share of images whose five nearest neighbours among the others, in the layer's own space, "
+        "say rightly whether they are attacked: 50 % is chance.",
+        "HFC fig. 1; Ma 2021 fig. 9; van der Maaten 2008",
+    ),
+    Entry(
+        "attention",
+        "Where the network looks",
+        figures.attention_figure,
+        "Grad-CAM and saliency (largest derivative of a logit by a pixel) of the class diagnosed, before and after the "
+        "attack. Each map is on its own scale, so brightness does not compare between maps. Right: the change, "
+        "magnified about mid grey.",
+        "Ma 2021 fig. 6 and 11; Selvaraju 2017; Simonyan 2014",
+    ),
+    Entry(
+        "activations",
+        "Mean activation maps",
+        figures.activation_figure,
+        "Mean over the channels of each layer's output. Clean and attacked share a scale; the difference has its own.",
+        "Ma 2021 fig. 6 and 10",
+    ),
+    Entry(
+        "landscape",
+        "Loss landscapes",
+        figures.landscape_figure,
+        "The loss around an image (+) along the sign of its gradient and along random signs at right angles to it, "
+        "through the Cushion if there is one. Every point is an 8-bit image. White: where the diagnosis turns wrong. "
+        "Suspicion, where there are Shields: of the wanted class's, whose line at 1 parts accepted from rejected.",
+        "Ma 2021 fig. 7, with a random orthogonal direction in place of a surrogate model's",
+    ),
+    Entry(
+        "direction",
+        "The direction of the attack",
+        figures.direction_figure,
+        "Left: cosine of the penultimate features' shift with the last layer's weights of the wanted minus the true "
+        "class. Middle: the same channel by channel, for the most frequent pair of classes. Right: mean cosine between "
+        "the shifts that different attacks of the same size cause in the same images.",
+        "HFC theorem 1 and fig. 2",
+    ),
+    Entry(
+        "stress",
+        "Stress test",
+        figures.stress_figure,
+        "How far the mean activation of a layer can be driven up and down by BIM aimed at it, relative to that of the "
+        "clean images; random noise of the same size for comparison. The scale is logarithmic beyond 10 %.",
+        "HFC table 1; Medical Aegis table 1",
+    ),
+    Entry(
+        "spectra",
+        "Spectra of the perturbation",
+        figures.spectra_figure,
+        "Mean power of each ring of the frequency plane. What is left is the difference between the cushioned attacked "
+        "and the cushioned clean image; above 1 the Cushion adds differences of its own.",
+        "Medical Aegis section 3.2",
+    ),
+)
+
+
+def write_analysis(study: Study, folder: Path, *, about: Mapping[str, Any]) -> Path:
+    """Write the folder and return the page's path.
+
+    Args:
+        about: facts on victim and data for the record: "victim", "data" and what else the caller knows.
+
+    Raises:
+        DataError: a number in it is not finite, so that no figure can be relied on.
+    """
+    told = {**about, **numbers(study)}
+    try:
+        record = json.dumps(told, allow_nan=False)
+    except ValueError:
+        raise DataError("analysis", "the classifier gives numbers that are not finite", "train it anew") from None
+    footer = _footer(study, about)
+    shown = []
+    for entry in ENTRIES:
+        drawn = entry.draw(study, footer)
+        if drawn is None:
+            continue
+        replace_file(folder / f"{entry.name}.svg", drawn.svg)
+        replace_file(folder / f"{entry.name}.png", drawn.png)
+        shown.append((entry, "data:image/png;base64," + base64.b64encode(drawn.png).decode()))
+    page = (
+        templates()
+        .get_template("analysis.html.j2")
+        .render(
+            shown=shown,
+            facts=_facts(study, about),
+            findings=_findings(told),
+            footer=footer,
+            has_head=study.direction is not None,
+        )
+    )
+    replace_file(folder / "analysis.safetensors", safetensors.torch.save(arrays(study)))
+    replace_file(folder / "analysis.json", record.encode())
+    replace_file(folder / "analysis.html", page.encode())
+    return folder / "analysis.html"
+
+
+def _footer(study: Study, about: Mapping[str, Any]) -> str:
+    plan = study.plan
+    what = f"{plan.attack}, ε = {plan.eps_text}, {plan.value.steps} steps"
+    return f"{what} · n = {len(study.rows)} · seed {plan.seed} · {about['victim']} · {about['data']}"
+
+
+def _facts(study: Study, about: Mapping[str, Any]) -> dict[str, str]:
+    plan, n = study.plan, len(study.rows)
+    facts = {
+        "Victim": str(about["victim"]),
+        "Data": f"{about['data']}, {n} test images diagnosed rightly before the attack",
+        "Attack": f"{plan.attack}, ε = {plan.eps_text}, {plan.value.steps} steps, targeted",
+        "Seed": str(plan.seed),
+        "Fooled": f"{int(study.fooled.sum())} of {n} ({percent(float(study.fooled.double().mean()))})",
+    }
+    if study.broken is not None:
+        facts["Undetected"] = f"{int(study.broken.sum())} of {n} ({percent(float(study.broken.double().mean()))})"
+    return facts
+
+
+def _findings(told: Mapping[str, Any]) -> list[str]:
+    """The figures in a sentence each."""
+    taps = {tap: found["told_apart"] for tap, found in told["tsne"].items()}
+    deepest = list(taps)[-1]
+    found = [f"Nearest neighbours tell {percent(taps[deepest])} of the images apart at {deepest}."]
+    cam = told["attention"]["grad_cam_correlation"]
+    found.append(f"Grad-CAM before and after correlate by {sum(cam) / len(cam):.2f} on average.")
+    if told["direction"] is not None:
+        cosine = told["direction"]["cosine"][-1]
+        noise = told["direction"]["cosine_of_noise"]
+        found.append(
+            f"The features' shift and the weights have a mean cosine of {sum(cosine) / len(cosine):.2f}; "
+            f"under noise of the same size {sum(noise) / len(noise):.2f}."
+        )
+    spectra = told["spectra"]
+    if "attack, cushioned" in spectra:
+        kept = {name: spectra[f"{name}, cushioned"]["energy"] / spectra[name]["energy"] for name in ("attack", "noise")}
+        found.append(
+            f"The Cushion {spectra['cushion']} leaves {percent(kept['attack'])} of the perturbation's energy and "
+            f"{percent(kept['noise'])} of the noise's."
+        )
+    return found
