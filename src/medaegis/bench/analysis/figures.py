@@ -12,18 +12,19 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 from torch import Tensor
 
 from medaegis.bench.analysis.maps import enlarged
-from medaegis.bench.analysis.study import STRESS_LEVELS, Study
+from medaegis.bench.analysis.shifts import STEPS
+from medaegis.bench.analysis.study import STRESS_LEVELS, STRESSED, Study
 from medaegis.bench.pictures import magnification
 from medaegis.bench.plots import ATTACKED, CLEAN, INK, LINE, LOOKS, MUTED, WIDTH, styled_figure
 from medaegis.bench.words import shortened
 
 DPI = 300
 MARKERS = "o^sDvPX<>p"
-BOUNDARY = {"colors": "white", "linewidths": 1.4}
+POWERS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,11 @@ class Drawn:
 
     svg: bytes
     png: bytes
+
+
+def attack_line(study: Study) -> str:
+    """The attack as the figures and the page name it."""
+    return f"{study.plan.attack}, ε = {study.plan.eps_text}, {study.plan.value.steps} steps"
 
 
 def _saved(figure: Figure, footer: str) -> Drawn:
@@ -43,7 +49,7 @@ def _saved(figure: Figure, footer: str) -> Drawn:
     return Drawn(svg.getvalue(), png.getvalue())
 
 
-def tsne_figure(study: Study, footer: str) -> Drawn:
+def tsne_figure(study: Study, origin: str) -> Drawn:
     """A panel per tap: clean images and their attacked twins, a marker per class."""
     n = len(study.rows)
     across = min(5, len(study.embedding))
@@ -74,10 +80,10 @@ def tsne_figure(study: Study, footer: str) -> Drawn:
             )
         ]
         figure.legend(handles=handles, loc="outside upper left", ncols=min(4, len(handles)))
-        return _saved(figure, footer)
+        return _saved(figure, f"{attack_line(study)} · n = {len(study.rows)} · {origin}")
 
 
-def attention_figure(study: Study, footer: str) -> Drawn:
+def attention_figure(study: Study, origin: str) -> Drawn:
     """A row per example: picture, Grad-CAM and saliency before and after, and what the attack changed."""
     rows = study.examples.tolist()
     titles = ("Clean", "Grad-CAM", "Saliency", "Attacked", "Grad-CAM", "Saliency", "Change")
@@ -89,7 +95,8 @@ def attention_figure(study: Study, footer: str) -> Drawn:
                 left = 3 * half
                 said = shortened(study.classes[int(verdict.predicted[row])], 16)
                 _picture(grid[line, left], images[row])
-                grid[line, left].set_xlabel(f"→ {said}", labelpad=2)
+                right = verdict.predicted[row] == study.labels[row]
+                grid[line, left].set_xlabel(f"→ {said}", labelpad=2, color=INK if right else ATTACKED)
                 _picture(grid[line, left + 1], images[row])
                 _heat(grid[line, left + 1], cams[half][line], alpha=0.55)
                 _heat(grid[line, left + 2], study.attention[half].saliency[row])
@@ -97,14 +104,14 @@ def attention_figure(study: Study, footer: str) -> Drawn:
             grid[line, 0].set_ylabel(shortened(study.classes[int(study.labels[row])], 18))
         for axes, title in zip(grid[0], titles, strict=True):
             axes.set_title(title, loc="center")
-        return _saved(figure, f"{footer} · Grad-CAM at {study.layer}, each map on its own scale")
+        return _saved(figure, f"{attack_line(study)} · {origin} · Grad-CAM at {study.layer}, each map on its own scale")
 
 
-def activation_figure(study: Study, footer: str) -> Drawn:
+def activation_figure(study: Study, origin: str) -> Drawn:
     """Two examples: per tap the mean over the channels, clean, attacked, and the difference."""
     shown = list(range(min(2, len(study.examples))))
     taps = list(study.activations)
-    with styled_figure(WIDTH, 4.35 * len(shown) + 0.3) as figure:
+    with styled_figure(min(WIDTH, 1.85 * (1 + len(taps))), 4.35 * len(shown) + 0.3) as figure:
         grid = figure.subplots(3 * len(shown), 1 + len(taps), squeeze=False)
         for one in shown:
             row, top = int(study.examples[one]), 3 * one
@@ -127,10 +134,10 @@ def activation_figure(study: Study, footer: str) -> Drawn:
                 grid[top, column].set_title(shortened(tap, 20), loc="center")
         for axes in grid.ravel():
             _bare(axes)
-        return _saved(figure, footer)
+        return _saved(figure, f"{attack_line(study)} · {origin}")
 
 
-def landscape_figure(study: Study, footer: str) -> Drawn:
+def landscape_figure(study: Study, origin: str) -> Drawn:
     """A column per example: the loss around it and, behind Shields, the suspicion; white where the verdict turns."""
     found = study.landscape
     surfaces = [("Loss of the true class, nats", found.loss, found.margin, 0.0)]
@@ -146,9 +153,12 @@ def landscape_figure(study: Study, footer: str) -> Drawn:
                 axes, row = grid[line, column], int(study.examples[column])
                 drawn = axes.contourf(levels, levels, surface[column].numpy(), steps, cmap="viridis")
                 if bool((edge[column] > turn).any()) and bool((edge[column] < turn).any()):
-                    axes.contour(levels, levels, edge[column].numpy(), [turn], **BOUNDARY)
+                    for ink, thick in (("black", 2.6), ("white", 1.2)):  # seen on dark and on bright ground
+                        axes.contour(levels, levels, edge[column].numpy(), [turn], colors=ink, linewidths=thick)
                 axes.plot(0, 0, marker="+", color="white", markersize=8, markeredgewidth=1.5)
                 axes.set(aspect="equal")
+                axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+                axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
                 axes.grid(False)
                 if line == 0:
                     true, wanted = (_name(study, int(part[row])) for part in (study.labels, study.targets))
@@ -156,11 +166,11 @@ def landscape_figure(study: Study, footer: str) -> Drawn:
                 if line == len(surfaces) - 1:
                     axes.set_xlabel("adversarial direction, grey levels")
             grid[line, 0].set_ylabel("orthogonal direction, grey levels")
-            figure.colorbar(drawn, ax=grid[line].tolist(), label=name, shrink=0.85, format="%.3g")
-        return _saved(figure, footer)
+            figure.colorbar(drawn, ax=grid[line].tolist(), label=name, shrink=0.85, ticks=MaxNLocator(6))
+        return _saved(figure, f"grey level = 1/255 of full brightness · {origin}")
 
 
-def direction_figure(study: Study, footer: str) -> Drawn | None:
+def direction_figure(study: Study, origin: str) -> Drawn | None:
     """Cosine with the last weights over the steps, shift against weights per channel, and attacks among themselves."""
     found = study.direction
     if found is None:
@@ -196,10 +206,10 @@ def direction_figure(study: Study, footer: str) -> Drawn | None:
         matrix.grid(False)
         matrix.set_title("Cosine between attacks")
         figure.colorbar(shown, ax=matrix, shrink=0.8, label="mean cosine of shifts")
-        return _saved(figure, footer)
+        return _saved(figure, f"{attack_line(study)} · n = {len(study.rows)} · {origin}")
 
 
-def stress_figure(study: Study, footer: str) -> Drawn:
+def stress_figure(study: Study, origin: str) -> Drawn:
     """A panel per Cushion: how far each tap's mean activation is driven up and down, a colour per eps."""
     with styled_figure(WIDTH, 3.1) as figure:
         panels = figure.subplots(1, len(study.stress), squeeze=False, sharey=True)[0]
@@ -229,10 +239,12 @@ def stress_figure(study: Study, footer: str) -> Drawn:
             Line2D([], [], color=INK, linestyle=":", label="random noise"),
         ]
         figure.legend(handles=handles, loc="outside upper left", ncols=6)
-        return _saved(figure, footer)
+        return _saved(
+            figure, f"BIM on the mean of one layer, {STEPS} steps · n = {min(STRESSED, len(study.rows))} · {origin}"
+        )
 
 
-def spectra_figure(study: Study, footer: str) -> Drawn:
+def spectra_figure(study: Study, origin: str) -> Drawn:
     """Power over frequency of images, perturbation and noise, and the share that the Cushion leaves of either."""
     looks = {"clean": (INK, "-"), "attack": (ATTACKED, "-"), "noise": (CLEAN, "-")}
     cushion = study.plan.cushion.spec
@@ -248,7 +260,7 @@ def spectra_figure(study: Study, footer: str) -> Drawn:
             panels[0].plot(
                 frequency, power, color=colour, linestyle="--" if filtered else line, linewidth=1.3, label=label
             )
-        panels[0].set_yscale("log")
+        _powers_of_ten(panels[0])
         panels[0].set_ylabel("power per frequency, (full brightness)²")
         panels[0].set_title("Radial power spectra")
         panels[0].legend()
@@ -260,13 +272,22 @@ def spectra_figure(study: Study, footer: str) -> Drawn:
                     before.frequency[1:].numpy(), ratio, color=looks[base][0], linewidth=1.3, label=names[base]
                 )
             panels[1].axhline(1, color=MUTED, linestyle=(0, (3, 2)), linewidth=0.8)
-            panels[1].set_yscale("log")
-            panels[1].set_ylabel("power after / power before")
+            low, high = panels[1].get_ylim()
+            panels[1].set(ylim=(min(0.1, low), max(10.0, high)), ylabel="power after / power before")
+            _powers_of_ten(panels[1])
             panels[1].set_title(f"What the Cushion {shortened(cushion, 20)} leaves")
             panels[1].legend()
         for axes in panels:
             axes.set_xlabel("spatial frequency, cycles per pixel")
-        return _saved(figure, footer)
+        return _saved(figure, f"{attack_line(study)} · n = {len(study.rows)} · {origin}")
+
+
+def _powers_of_ten(axes: Axes) -> None:
+    # matplotlib's own labels are formulas, which are off.
+    axes.set_yscale("log")
+    power = FuncFormatter(lambda value, _: "10" + f"{np.log10(value):.0f}".translate(POWERS))
+    axes.yaxis.set_major_formatter(power)
+    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _name(study: Study, k: int) -> str:

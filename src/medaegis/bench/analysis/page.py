@@ -108,10 +108,10 @@ def write_analysis(study: Study, folder: Path, *, about: Mapping[str, Any]) -> P
         record = json.dumps(told, allow_nan=False)
     except ValueError:
         raise DataError("analysis", "the classifier gives numbers that are not finite", "train it anew") from None
-    footer = _footer(study, about)
+    origin = f"seed {study.plan.seed} · {about['victim']} · {about['data']}"
     shown = []
     for entry in ENTRIES:
-        drawn = entry.draw(study, footer)
+        drawn = entry.draw(study, origin)
         if drawn is None:
             continue
         replace_file(folder / f"{entry.name}.svg", drawn.svg)
@@ -124,7 +124,6 @@ def write_analysis(study: Study, folder: Path, *, about: Mapping[str, Any]) -> P
             shown=shown,
             facts=_facts(study, about),
             findings=_findings(told),
-            footer=footer,
             has_head=study.direction is not None,
         )
     )
@@ -134,19 +133,13 @@ def write_analysis(study: Study, folder: Path, *, about: Mapping[str, Any]) -> P
     return folder / "analysis.html"
 
 
-def _footer(study: Study, about: Mapping[str, Any]) -> str:
-    plan = study.plan
-    what = f"{plan.attack}, ε = {plan.eps_text}, {plan.value.steps} steps"
-    return f"{what} · n = {len(study.rows)} · seed {plan.seed} · {about['victim']} · {about['data']}"
-
-
 def _facts(study: Study, about: Mapping[str, Any]) -> dict[str, str]:
-    plan, n = study.plan, len(study.rows)
+    n = len(study.rows)
     facts = {
         "Victim": str(about["victim"]),
         "Data": f"{about['data']}, {n} test images diagnosed rightly before the attack",
-        "Attack": f"{plan.attack}, ε = {plan.eps_text}, {plan.value.steps} steps, targeted",
-        "Seed": str(plan.seed),
+        "Attack": f"{figures.attack_line(study)}, each image towards another class",
+        "Seed": str(study.plan.seed),
         "Fooled": f"{int(study.fooled.sum())} of {n} ({percent(float(study.fooled.double().mean()))})",
     }
     if study.broken is not None:

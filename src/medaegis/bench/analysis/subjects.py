@@ -63,7 +63,7 @@ class Subjects:
         pixels = test.pixels()
         verdict = Verdict.concatenate([victim.judge(x.to(victim.device)) for x in pixels.split(BATCH)])
         verdict = verdict.to(pixels.device)
-        right = (verdict.predicted == test.labels).nonzero().squeeze(1)
+        right = ((verdict.predicted == test.labels) & verdict.logits.isfinite().all(1)).nonzero().squeeze(1)
         if len(right) < FEWEST:
             problem = f"only {len(right)} test images are diagnosed rightly, {FEWEST} are needed"
             raise DataError(test.spec, problem, "give more images, or train longer")
