@@ -20,7 +20,7 @@ from medaegis.attacks.engine import pick_targets
 from medaegis.attacks.victim import Victim
 from medaegis.bench.analysis import figures, maps, page, shifts
 from medaegis.bench.analysis.landscape import directions, landscape
-from medaegis.bench.analysis.spectra import radial_spectrum
+from medaegis.bench.analysis.spectra import passed, radial_spectrum
 from medaegis.bench.analysis.study import Study, study
 from medaegis.bench.analysis.subjects import Plan
 from medaegis.cushions import parse_cushion
@@ -302,6 +302,22 @@ def test_a_wave_is_in_its_ring():
     assert float(found.frequency[5]) == pytest.approx(5 / 32)
     assert float(found.power[5] * found.count[5]) == pytest.approx(0.5)  # the mean square of a cosine
     assert found.energy(above=0.2) == pytest.approx(0, abs=1e-12)
+
+
+def test_what_passes_is_the_filters_transfer_function_whatever_is_added():
+    generator = torch.Generator().manual_seed(3)
+    before = torch.randn(200, 1, 16, 16, generator=generator, dtype=torch.float64)
+    blurred = (before.roll(1, 3) + 2 * before + before.roll(-1, 3)) / 4
+    added = 0.5 * torch.randn(200, 1, 16, 16, generator=generator, dtype=torch.float64)
+    line = np.fft.fftfreq(16)
+    transfer = (1 + np.cos(2 * np.pi * line)) / 2  # of (1 2 1) / 4 along a row, the same for every row
+    ring = np.rint(np.hypot(line[:, None], line[None, :]) * 16).astype(int)
+    plane = np.broadcast_to(transfer, (16, 16))
+    expected = [plane[ring == r].mean() for r in range(ring.max() + 1)]
+    np.testing.assert_allclose(passed(before, blurred), expected, atol=0.03)
+    # Differences that have nothing to do with it change the power, but not what passes.
+    np.testing.assert_allclose(passed(before, blurred + added)[1:], expected[1:], atol=0.06)
+    np.testing.assert_allclose(passed(before, 0.3 * before), 0.3)
 
 
 # ---- the study and its folder

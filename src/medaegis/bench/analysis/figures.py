@@ -1,4 +1,4 @@
-"""Figures of a study, each as SVG and as PNG at 300 dpi: labelled, colours of Okabe and Ito, perceptual maps.
+"""Charts of a study, each as SVG and as PNG at 300 dpi: labelled, colours of Okabe and Ito, perceptual maps.
 
 Names come from outside, so they are shortened and matplotlib's formulas are off (`plots.STYLE`).
 """
@@ -12,13 +12,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, NullLocator
-from torch import Tensor
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, NullLocator, PercentFormatter
 
-from medaegis.bench.analysis.maps import enlarged
 from medaegis.bench.analysis.shifts import STEPS
 from medaegis.bench.analysis.study import STRESS_LEVELS, STRESSED, Study
-from medaegis.bench.pictures import magnification
 from medaegis.bench.plots import ATTACKED, CLEAN, INK, LINE, LOOKS, MUTED, WIDTH, styled_figure
 from medaegis.bench.words import shortened
 
@@ -40,7 +37,8 @@ def attack_line(study: Study) -> str:
     return f"{study.plan.attack}, ε = {study.plan.eps_text}, {study.plan.value.steps} steps"
 
 
-def _saved(figure: Figure, footer: str) -> Drawn:
+def saved(figure: Figure, footer: str) -> Drawn:
+    """Both files of a figure, with a line at its foot; within `styled_figure`."""
     figure.supxlabel(footer, fontsize=6.5, color=MUTED, x=0.005, ha="left")
     svg, png = io.BytesIO(), io.BytesIO()
     figure.savefig(svg, format="svg", dpi=DPI, metadata={"Date": None, "Creator": None})
@@ -67,7 +65,8 @@ def tsne_figure(study: Study, origin: str) -> Drawn:
                     )
             axes.set_title(f"{shortened(tap, 22)}")
             axes.set_xlabel(f"{100 * study.apart[tap]:.0f} % told apart")
-            _bare(axes)
+            axes.set(xticks=[], yticks=[])
+            axes.spines[:].set(visible=True, color=LINE)
         for axes in grid[len(study.embedding) :]:
             axes.set_axis_off()
         grid[0].set_ylabel("t-SNE")
@@ -75,99 +74,12 @@ def tsne_figure(study: Study, origin: str) -> Drawn:
             Line2D([], [], linestyle="", marker=MARKERS[k % len(MARKERS)], color=colour, label=label)
             for k in study.labels.unique().tolist()
             for colour, label in (
-                (CLEAN, f"{_name(study, k)}, clean"),
-                (ATTACKED, f"{_name(study, k)}, attacked"),
+                (CLEAN, f"{class_name(study, k)}, clean"),
+                (ATTACKED, f"{class_name(study, k)}, attacked"),
             )
         ]
         figure.legend(handles=handles, loc="outside upper left", ncols=min(4, len(handles)))
-        return _saved(figure, f"{attack_line(study)} · n = {len(study.rows)} · {origin}")
-
-
-def attention_figure(study: Study, origin: str) -> Drawn:
-    """A row per example: picture, Grad-CAM and saliency before and after, and what the attack changed."""
-    rows = study.examples.tolist()
-    titles = ("Clean", "Grad-CAM", "Saliency", "Attacked", "Grad-CAM", "Saliency", "Change")
-    with styled_figure(WIDTH, 1.36 * len(rows) + 0.55) as figure:
-        grid = figure.subplots(len(rows), len(titles), squeeze=False)
-        cams = [enlarged(looks.cam[study.examples], study.images.shape[-1]) for looks in study.attention]
-        for line, row in enumerate(rows):
-            for half, (images, verdict) in enumerate(((study.images, study.before), (study.attacked, study.after))):
-                left = 3 * half
-                said = shortened(study.classes[int(verdict.predicted[row])], 16)
-                _picture(grid[line, left], images[row])
-                right = verdict.predicted[row] == study.labels[row]
-                grid[line, left].set_xlabel(f"→ {said}", labelpad=2, color=INK if right else ATTACKED)
-                _picture(grid[line, left + 1], images[row])
-                _heat(grid[line, left + 1], cams[half][line], alpha=0.55)
-                _heat(grid[line, left + 2], study.attention[half].saliency[row])
-            _change(grid[line, 6], study.attacked[row] - study.images[row], study.plan.eps)
-            grid[line, 0].set_ylabel(shortened(study.classes[int(study.labels[row])], 18))
-        for axes, title in zip(grid[0], titles, strict=True):
-            axes.set_title(title, loc="center")
-        return _saved(figure, f"{attack_line(study)} · {origin} · Grad-CAM at {study.layer}, each map on its own scale")
-
-
-def activation_figure(study: Study, origin: str) -> Drawn:
-    """Two examples: per tap the mean over the channels, clean, attacked, and the difference."""
-    shown = list(range(min(2, len(study.examples))))
-    taps = list(study.activations)
-    with styled_figure(min(WIDTH, 1.85 * (1 + len(taps))), 4.35 * len(shown) + 0.3) as figure:
-        grid = figure.subplots(3 * len(shown), 1 + len(taps), squeeze=False)
-        for one in shown:
-            row, top = int(study.examples[one]), 3 * one
-            _picture(grid[top, 0], study.images[row])
-            _picture(grid[top + 1, 0], study.attacked[row])
-            _change(grid[top + 2, 0], study.attacked[row] - study.images[row], study.plan.eps)
-            for name, place in (("clean", top), ("attacked", top + 1), ("difference", top + 2)):
-                verdict = {"clean": study.before, "attacked": study.after}.get(name)
-                said = f"\n→ {shortened(study.classes[int(verdict.predicted[row])], 16)}" if verdict else ""
-                grid[place, 0].set_ylabel(f"{name}{said}")
-            for column, tap in enumerate(taps, start=1):
-                before, after = (part[one].numpy() for part in study.activations[tap])
-                low, high = min(before.min(), after.min()), max(before.max(), after.max())
-                for place, values in ((top, before), (top + 1, after)):
-                    shown_map = grid[place, column].imshow(values, cmap="viridis", vmin=low, vmax=high)
-                figure.colorbar(shown_map, ax=grid[top : top + 2, column], shrink=0.6, aspect=22, pad=0.02)
-                most = float(np.abs(after - before).max()) or 1.0
-                shown_map = grid[top + 2, column].imshow(after - before, cmap="PuOr_r", vmin=-most, vmax=most)
-                figure.colorbar(shown_map, ax=grid[top + 2, column], shrink=0.7, aspect=12, pad=0.02)
-                grid[top, column].set_title(shortened(tap, 20), loc="center")
-        for axes in grid.ravel():
-            _bare(axes)
-        return _saved(figure, f"{attack_line(study)} · {origin}")
-
-
-def landscape_figure(study: Study, origin: str) -> Drawn:
-    """A column per example: the loss around it and, behind Shields, the suspicion; white where the verdict turns."""
-    found = study.landscape
-    surfaces = [("Loss of the true class, nats", found.loss, found.margin, 0.0)]
-    if found.suspicion is not None:
-        surfaces.append(("Suspicion, wanted class", found.suspicion, found.suspicion, 1.0))
-    n = len(found.loss)
-    with styled_figure(WIDTH, 2.7 * len(surfaces) + 0.3) as figure:
-        grid = figure.subplots(len(surfaces), n, squeeze=False, sharex=True, sharey=True)
-        levels = found.levels.numpy()
-        for line, (name, surface, edge, turn) in enumerate(surfaces):
-            steps = np.linspace(float(surface.min()), float(surface.max()) + 1e-6, 25)
-            for column in range(n):
-                axes, row = grid[line, column], int(study.examples[column])
-                drawn = axes.contourf(levels, levels, surface[column].numpy(), steps, cmap="viridis")
-                if bool((edge[column] > turn).any()) and bool((edge[column] < turn).any()):
-                    for ink, thick in (("black", 2.6), ("white", 1.2)):  # seen on dark and on bright ground
-                        axes.contour(levels, levels, edge[column].numpy(), [turn], colors=ink, linewidths=thick)
-                axes.plot(0, 0, marker="+", color="white", markersize=8, markeredgewidth=1.5)
-                axes.set(aspect="equal")
-                axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-                axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
-                axes.grid(False)
-                if line == 0:
-                    true, wanted = (_name(study, int(part[row])) for part in (study.labels, study.targets))
-                    axes.set_title(f"{true} (wanted: {wanted})")
-                if line == len(surfaces) - 1:
-                    axes.set_xlabel("adversarial direction, grey levels")
-            grid[line, 0].set_ylabel("orthogonal direction, grey levels")
-            figure.colorbar(drawn, ax=grid[line].tolist(), label=name, shrink=0.85, ticks=MaxNLocator(6))
-        return _saved(figure, f"grey level = 1/255 of full brightness · {origin}")
+        return saved(figure, f"{attack_line(study)} · n = {len(study.rows)} · {origin}")
 
 
 def direction_figure(study: Study, origin: str) -> Drawn | None:
@@ -175,7 +87,7 @@ def direction_figure(study: Study, origin: str) -> Drawn | None:
     found = study.direction
     if found is None:
         return None
-    with styled_figure(WIDTH, 2.95) as figure:
+    with styled_figure(WIDTH, 3.1) as figure:
         walk, scatter, matrix = figure.subplots(1, 3, width_ratios=(1.15, 1, 1.1))
         low, middle, high = np.quantile(found.cosine.numpy(), (0.1, 0.5, 0.9), axis=1)
         walk.fill_between(
@@ -188,11 +100,11 @@ def direction_figure(study: Study, origin: str) -> Drawn | None:
         walk.xaxis.set_minor_locator(NullLocator())
         walk.set(ylim=(min(-0.1, float(low.min()) - 0.05), 1.02), xlabel="attack steps", ylabel="cosine")
         walk.set_title("Shift against weights")
-        walk.legend(loc="lower right")
         scatter.axhline(0, color=LINE, linewidth=0.8)
         scatter.axvline(0, color=LINE, linewidth=0.8)
         scatter.scatter(found.weight.numpy(), found.shift.numpy(), s=8, color=CLEAN, alpha=0.6, linewidths=0)
-        first, second = (_name(study, k) for k in found.pair)
+        scatter.xaxis.set_major_locator(MaxNLocator(4))
+        first, second = (class_name(study, k) for k in found.pair)
         scatter.set_xlabel(f"weight: {second} minus {first}")
         scatter.set_ylabel("mean shift of the feature")
         scatter.set_title(f"Channels of {shortened(found.tap, 16)}")
@@ -206,7 +118,8 @@ def direction_figure(study: Study, origin: str) -> Drawn | None:
         matrix.grid(False)
         matrix.set_title("Cosine between attacks")
         figure.colorbar(shown, ax=matrix, shrink=0.8, label="mean cosine of shifts")
-        return _saved(figure, f"{attack_line(study)} · n = {len(study.rows)} · {origin}")
+        figure.legend(*walk.get_legend_handles_labels(), loc="outside upper left", ncols=3)
+        return saved(figure, f"{attack_line(study)} · n = {len(study.rows)} · {origin}")
 
 
 def stress_figure(study: Study, origin: str) -> Drawn:
@@ -223,7 +136,7 @@ def stress_figure(study: Study, origin: str) -> Drawn:
                     mark = "" if kind == "noise" else marker
                     axes.plot(places, values, color=colour, linestyle=line, marker=mark, markersize=4, linewidth=1.2)
             axes.set_yscale("symlog", linthresh=10)
-            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:+.0f} %"))
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:+.0f} %" if value else "0 %"))
             axes.yaxis.set_minor_locator(NullLocator())
             axes.set_xticks(places, [shortened(tap, 14) for tap in stress.taps])
             axes.set_xlabel("layer, shallow to deep")
@@ -239,7 +152,7 @@ def stress_figure(study: Study, origin: str) -> Drawn:
             Line2D([], [], color=INK, linestyle=":", label="random noise"),
         ]
         figure.legend(handles=handles, loc="outside upper left", ncols=6)
-        return _saved(
+        return saved(
             figure, f"BIM on the mean of one layer, {STEPS} steps · n = {min(STRESSED, len(study.rows))} · {origin}"
         )
 
@@ -249,7 +162,7 @@ def spectra_figure(study: Study, origin: str) -> Drawn:
     looks = {"clean": (INK, "-"), "attack": (ATTACKED, "-"), "noise": (CLEAN, "-")}
     cushion = study.plan.cushion.spec
     names = {"clean": "clean images", "attack": "perturbation", "noise": "random noise, same size"}
-    cushioned = "attack, cushioned" in study.spectra
+    cushioned = bool(study.passed)
     with styled_figure(WIDTH if cushioned else WIDTH / 2, 3.0) as figure:
         panels = figure.subplots(1, 2 if cushioned else 1, squeeze=False)[0]
         for name, spectrum in study.spectra.items():
@@ -265,21 +178,18 @@ def spectra_figure(study: Study, origin: str) -> Drawn:
         panels[0].set_title("Radial power spectra")
         panels[0].legend()
         if cushioned:
-            for base in ("attack", "noise"):
-                before, after = study.spectra[base], study.spectra[f"{base}, cushioned"]
-                ratio = (after.power / before.power.clamp_min(1e-30))[1:].numpy()
-                panels[1].plot(
-                    before.frequency[1:].numpy(), ratio, color=looks[base][0], linewidth=1.3, label=names[base]
-                )
-            panels[1].axhline(1, color=MUTED, linestyle=(0, (3, 2)), linewidth=0.8)
-            low, high = panels[1].get_ylim()
-            panels[1].set(ylim=(min(0.1, low), max(10.0, high)), ylabel="power after / power before")
-            _powers_of_ten(panels[1])
-            panels[1].set_title(f"What the Cushion {shortened(cushion, 20)} leaves")
+            for base, share in study.passed.items():
+                frequency = study.spectra[base].frequency[1:].numpy()
+                panels[1].plot(frequency, share[1:].numpy(), color=looks[base][0], linewidth=1.3, label=names[base])
+            for level in (0, 1):
+                panels[1].axhline(level, color=MUTED, linestyle=(0, (3, 2)), linewidth=0.8)
+            panels[1].set_ylabel("share found again behind the Cushion")
+            panels[1].yaxis.set_major_formatter(PercentFormatter(1.0))
+            panels[1].set_title(f"What passes the Cushion {shortened(cushion, 20)}")
             panels[1].legend()
         for axes in panels:
             axes.set_xlabel("spatial frequency, cycles per pixel")
-        return _saved(figure, f"{attack_line(study)} · n = {len(study.rows)} · {origin}")
+        return saved(figure, f"{attack_line(study)} · n = {len(study.rows)} · {origin}")
 
 
 def _powers_of_ten(axes: Axes) -> None:
@@ -290,28 +200,13 @@ def _powers_of_ten(axes: Axes) -> None:
     axes.yaxis.set_minor_formatter(NullFormatter())
 
 
-def _name(study: Study, k: int) -> str:
+def class_name(study: Study, k: int) -> str:
+    """A class as there is room for it."""
     return shortened(study.classes[k], 18)
 
 
-def _picture(axes: Axes, image: Tensor) -> None:
-    pixels = image.permute(1, 2, 0).numpy()
-    axes.imshow(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels, cmap="gray", vmin=0, vmax=1)
-    _bare(axes)
-
-
-def _heat(axes: Axes, values: Tensor, alpha: float = 1.0) -> None:
-    axes.imshow(values.numpy(), cmap="inferno", vmin=0, vmax=float(values.max()) or 1.0, alpha=alpha)
-    _bare(axes)
-
-
-def _change(axes: Axes, change: Tensor, eps: float) -> None:
-    factor = magnification(eps)
-    _picture(axes, (0.5 + factor * change).clamp(0, 1))
-    axes.set_xlabel(f"× {factor}", labelpad=2)
-
-
-def _bare(axes: Axes) -> None:
+def bare(axes: Axes) -> None:
+    """A panel without ticks, grid and frame."""
     axes.set_xticks([])
     axes.set_yticks([])
     axes.grid(False)

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors.torch
 
-from medaegis.bench.analysis import figures
+from medaegis.bench.analysis import figures, plates
 from medaegis.bench.analysis.record import arrays, numbers
 from medaegis.bench.analysis.study import Study
 from medaegis.bench.archive import replace_file
@@ -44,7 +45,7 @@ ENTRIES = (
     Entry(
         "attention",
         "Where the network looks",
-        figures.attention_figure,
+        plates.attention_figure,
         "Grad-CAM and saliency (largest derivative of a logit by a pixel) of the class diagnosed, before and after the "
         "attack. Each map is on its own scale, so brightness does not compare between maps. Right: the change, "
         "magnified about mid grey.",
@@ -53,14 +54,14 @@ ENTRIES = (
     Entry(
         "activations",
         "Mean activation maps",
-        figures.activation_figure,
+        plates.activation_figure,
         "Mean over the channels of each layer's output. Clean and attacked share a scale; the difference has its own.",
         "Ma 2021 fig. 6 and 10",
     ),
     Entry(
         "landscape",
         "Loss landscapes",
-        figures.landscape_figure,
+        plates.landscape_figure,
         "The loss around an image (+) along the sign of its gradient and along random signs at right angles to it, "
         "through the Cushion if there is one. Every point is an 8-bit image. White: where the diagnosis turns wrong. "
         "Suspicion, where there are Shields: of the wanted class's, whose line at 1 parts accepted from rejected.",
@@ -87,8 +88,9 @@ ENTRIES = (
         "spectra",
         "Spectra of the perturbation",
         figures.spectra_figure,
-        "Mean power of each ring of the frequency plane. What is left is the difference between the cushioned attacked "
-        "and the cushioned clean image; above 1 the Cushion adds differences of its own.",
+        "Left: mean power of each ring of the frequency plane; “after” is the difference between the cushioned "
+        "attacked and the cushioned clean image, in which rounding adds differences of its own. Right: what of the "
+        "perturbation is found again in that difference, by least squares at each frequency.",
         "Medical Aegis section 3.2",
     ),
 )
@@ -162,10 +164,13 @@ def _findings(told: Mapping[str, Any]) -> list[str]:
             f"under noise of the same size {sum(noise) / len(noise):.2f}."
         )
     spectra = told["spectra"]
-    if "attack, cushioned" in spectra:
-        kept = {name: spectra[f"{name}, cushioned"]["energy"] / spectra[name]["energy"] for name in ("attack", "noise")}
+    if "passed" in spectra["attack"]:
+        shares = []
+        for name in ("attack", "noise"):
+            weight = np.array(spectra[name]["power"]) * spectra[name]["count"]
+            shares.append(float((np.array(spectra[name]["passed"]) * weight).sum() / weight.sum()))
         found.append(
-            f"The Cushion {spectra['cushion']} leaves {percent(kept['attack'])} of the perturbation's energy and "
-            f"{percent(kept['noise'])} of the noise's."
+            f"Of the perturbation {percent(shares[0])} passes the Cushion {spectra['cushion']}, of noise of the same "
+            f"size {percent(shares[1])}."
         )
     return found

@@ -115,4 +115,6 @@ def _spectra(study: Study) -> dict[str, Any]:
             "energy": spectrum.energy(),
             "energy_high": spectrum.energy(HIGH),
         }
+        if name in study.passed:
+            told[name]["passed"] = study.passed[name].tolist()
     return told

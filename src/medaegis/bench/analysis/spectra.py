@@ -31,9 +31,28 @@ def radial_spectrum(images: Tensor) -> Spectrum:
     """Spectrum of `(N, C, S, S)`, in rings one cycle per picture wide."""
     size = images.shape[-1]
     planes = torch.fft.fft2(images.double()).abs().square().mean((0, 1)) / size**4
-    line = torch.fft.fftfreq(size, dtype=torch.float64, device=images.device) * size
+    power, count = _rings(planes)
+    return Spectrum(torch.arange(len(count), dtype=torch.float64) / size, (power / count).cpu(), count.cpu())
+
+
+def passed(before: Tensor, after: Tensor) -> Tensor:
+    """What of `before` is found again in `after`, both `(N, C, S, S)`, ring by ring, `(R,)`: 1 all, 0 nothing.
+
+    The transfer function as a least-squares fit, Re(B* A) / |B|^2. A codec also adds differences of its own, by
+    rounding; they make `after` larger but not more like `before`.
+    """
+    b, a = (torch.fft.fft2(x.double()) for x in (before, after))
+    shared, _ = _rings((b.conj() * a).real.mean((0, 1)))
+    own, _ = _rings(b.abs().square().mean((0, 1)))
+    return (shared / own.clamp_min(1e-300)).cpu()
+
+
+def _rings(planes: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum of `(S, S)` over each ring of the frequency plane, and how many frequencies are in it."""
+    size = planes.shape[-1]
+    line = torch.fft.fftfreq(size, dtype=torch.float64, device=planes.device) * size
     ring = (line[:, None].square() + line[None, :].square()).sqrt().round().long().flatten()
     count = ring.bincount()
-    power = torch.zeros(len(count), dtype=torch.float64, device=images.device).index_add_(0, ring, planes.flatten())
-    frequency = torch.arange(len(count), dtype=torch.float64) / size
-    return Spectrum(frequency, (power / count).cpu(), count.cpu())
+    return torch.zeros(len(count), dtype=torch.float64, device=planes.device).index_add_(
+        0, ring, planes.flatten()
+    ), count

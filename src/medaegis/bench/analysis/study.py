@@ -14,7 +14,7 @@ from medaegis.attacks.engine import Attack, AttackResult
 from medaegis.attacks.victim import Verdict, Victim
 from medaegis.bench.analysis import maps, shifts
 from medaegis.bench.analysis.landscape import Landscape, landscape
-from medaegis.bench.analysis.spectra import Spectrum, radial_spectrum
+from medaegis.bench.analysis.spectra import Spectrum, passed, radial_spectrum
 from medaegis.bench.analysis.subjects import Meter, Plan, Subjects
 from medaegis.errors import ConfigError
 from medaegis.images.datasets import Dataset
@@ -61,7 +61,7 @@ class Study:
         attention: before and after; the class is the one diagnosed each time.
         activations: per tap, mean activation maps of the examples, before and after.
         stress: by Cushion.
-        spectra: by what they are of.
+        spectra: by what they are of; passed: what the Cushion lets through of it, ring by ring (`spectra.passed`).
         examples: rows of the images in the maps.
     """
 
@@ -85,6 +85,7 @@ class Study:
     landscape: Landscape
     stress: dict[str, shifts.Stress]
     spectra: dict[str, Spectrum]
+    passed: dict[str, Tensor]
     examples: Tensor
 
 
@@ -119,6 +120,7 @@ def study(
     few = shown[:LANDSCAPES]
     x, y, wanted = (part[few].to(here) for part in (images, subjects.labels, subjects.targets))
     surfaces = landscape(victim, x, y, wanted, subjects.ids[few], levels=plan.levels, seed=plan.seed)
+    spectra, through = _spectra(subjects, attacked)
     return Study(
         plan=plan,
         classes=test.classes,
@@ -139,7 +141,8 @@ def study(
         activations={tap: (before.cpu(), drawn[1][tap].cpu()) for tap, before in drawn[0].items()},
         landscape=surfaces,
         stress=_stress(subjects, taps, meter),
-        spectra=_spectra(subjects, attacked),
+        spectra=spectra,
+        passed=through,
         examples=shown,
     )
 
@@ -235,14 +238,17 @@ def _stress(subjects: Subjects, taps: tuple[str, ...], meter: Meter) -> dict[str
     }
 
 
-def _spectra(subjects: Subjects, attacked: Tensor) -> dict[str, Spectrum]:
+def _spectra(subjects: Subjects, attacked: Tensor) -> tuple[dict[str, Spectrum], dict[str, Tensor]]:
     images, cushion = subjects.images, subjects.plan.cushion
     random = shifts.noise(images, subjects.plan.levels, subjects.ids, seed=subjects.plan.seed)
     found = {"clean": images, "attack": attacked - images, "noise": random - images}
+    through = {}
     if cushion.spec != "none":
         calm = cushion(images)
-        found |= {"attack, cushioned": cushion(attacked) - calm, "noise, cushioned": cushion(random) - calm}
-    return {name: radial_spectrum(x) for name, x in found.items()}
+        for name, x in (("attack", attacked), ("noise", random)):
+            after = found[f"{name}, cushioned"] = cushion(x) - calm
+            through[name] = passed(found[name], after)
+    return {name: radial_spectrum(x) for name, x in found.items()}, through
 
 
 def _pooled(victim: Victim, images: Tensor, taps: tuple[str, ...]) -> dict[str, Tensor]:
