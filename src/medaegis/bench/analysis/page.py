@@ -157,11 +157,11 @@ def _findings(told: Mapping[str, Any]) -> list[str]:
     cam = told["attention"]["grad_cam_correlation"]
     found.append(f"Grad-CAM before and after correlate by {sum(cam) / len(cam):.2f} on average.")
     if told["direction"] is not None:
-        cosine = told["direction"]["cosine"][-1]
-        noise = told["direction"]["cosine_of_noise"]
+        direction = told["direction"]
+        cosine, noise = (float(np.median(one)) for one in (direction["cosine"][-1], direction["cosine_of_noise"]))
         found.append(
-            f"The features' shift and the weights have a mean cosine of {sum(cosine) / len(cosine):.2f}; "
-            f"under noise of the same size {sum(noise) / len(noise):.2f}."
+            f"In the median image the features' shift and the weights have a cosine of {cosine:.2f}; under noise of the "
+            f"same size {noise:.2f}."
         )
     spectra = told["spectra"]
     if "passed" in spectra["attack"]:
