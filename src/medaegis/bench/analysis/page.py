@@ -160,15 +160,15 @@ def _findings(told: Mapping[str, Any]) -> list[str]:
         direction = told["direction"]
         cosine, noise = (float(np.median(one)) for one in (direction["cosine"][-1], direction["cosine_of_noise"]))
         found.append(
-            f"In the median image the features' shift and the weights have a cosine of {cosine:.2f}; under noise of the "
-            f"same size {noise:.2f}."
+            f"In the median image the features' shift and the weights have a cosine of {cosine:.2f}; under noise of "
+            f"the same size {noise:.2f}."
         )
     spectra = told["spectra"]
     if "passed" in spectra["attack"]:
         shares = []
         for name in ("attack", "noise"):
             weight = np.array(spectra[name]["power"]) * spectra[name]["count"]
-            shares.append(float((np.array(spectra[name]["passed"]) * weight).sum() / weight.sum()))
+            shares.append(float((np.array(spectra[name]["passed"]) * weight).sum() / max(weight.sum(), 1e-300)))
         found.append(
             f"Of the perturbation {percent(shares[0])} passes the Cushion {spectra['cushion']}, of noise of the same "
             f"size {percent(shares[1])}."
