@@ -385,6 +385,16 @@ def test_a_walk_is_looked_at_while_it_goes_on():
     assert set(found.spectra) == {"clean", "attack", "noise"}  # no Cushion asked about
 
 
+@pytest.mark.parametrize("name", ["hfc", "feature-match"])
+def test_attacks_that_imitate_get_what_they_imitate(name: str):
+    victim = toy_victim(3)
+    data = some_data(victim, 40)
+    found = study(victim, data, a_plan(victim, attack=name, steps=2), known=data)
+    assert found.direction is not None
+    assert found.direction.names[0] == name
+    assert not torch.equal(found.attacked, found.images)
+
+
 def test_progress_ends_at_its_total_and_never_goes_back():
     victim = toy_victim(cushion="jpeg:80")
     told: list[tuple[int, int]] = []
