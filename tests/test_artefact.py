@@ -17,7 +17,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from medaegis import artefact, safefiles
-from medaegis.artefact import MANIFEST, RESERVED, SIGNATURE, digest, generate_keypair, read_folder, write_folder
+from medaegis.artefact import (
+    MANIFEST,
+    RESERVED,
+    SIGNATURE,
+    digest,
+    generate_keypair,
+    kind_of,
+    read_folder,
+    write_folder,
+)
 from medaegis.errors import ArtefactError, ConfigError, MedaegisError
 
 CLASSIFIER = {"stem.weight": torch.arange(24.0).view(2, 3, 2, 2), "steps": torch.tensor(7)}
@@ -66,6 +75,19 @@ def safetensors_bytes(header: object, data: bytes = b"") -> bytes:
 
 
 # ---- what is written comes back
+
+
+def test_the_kind_is_told_before_anything_else_is_read(folder, tmp_path):
+    assert kind_of(folder) == "guard"
+    write_folder(tmp_path / "other", kind="classifier", **CONTENT)
+    assert kind_of(tmp_path / "other") == "classifier"
+    for content in (b"{}", b'{"kind": 3}', b"[]", b"\x80\x04\x95"):
+        (folder / MANIFEST).write_bytes(content)
+        with pytest.raises(ArtefactError):
+            kind_of(folder)
+    (folder / MANIFEST).unlink()
+    with pytest.raises(ArtefactError, match=r"manifest\.json"):
+        kind_of(folder)
 
 
 def test_round_trip(folder):

@@ -24,7 +24,7 @@ from medaegis.plainjson import decode_json, encode_json
 from medaegis.safefiles import AGAIN, DISK, changed, guise, guise_of, list_files, listed, put_in_place, read_file
 from medaegis.signing import generate_keypair
 
-__all__ = ["RESERVED", "Folder", "digest", "generate_keypair", "read_folder", "write_folder"]
+__all__ = ["RESERVED", "Folder", "digest", "generate_keypair", "kind_of", "read_folder", "write_folder"]
 
 FORMAT = "medaegis"
 FORMAT_VERSION = 1
@@ -184,6 +184,19 @@ def read_folder(path: Path | str, *, kind: str, public_key: Path | str | None = 
 def digest(path: Path | str) -> str:
     """SHA-256 (hex) of a folder's manifest, which names the folder's whole content; checks nothing else."""
     return _sha256(read_file(Path(path) / MANIFEST, limit=MAX_MANIFEST_BYTES))
+
+
+def kind_of(path: Path | str) -> str:
+    """The kind a folder's manifest names, to choose who shall read it; checks nothing else.
+
+    Raises:
+        ArtefactError: no folder, no manifest in it, or one that names no kind.
+    """
+    file = Path(path) / MANIFEST
+    kind = _parse_object(file, read_file(file, limit=MAX_MANIFEST_BYTES)).get("kind")
+    if not isinstance(kind, str):
+        raise ArtefactError(path, "is not a folder made by this program", "give a folder that medaegis made")
+    return kind
 
 
 # ---- writing

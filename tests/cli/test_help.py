@@ -24,7 +24,7 @@ EXAMPLES = {
 
 
 def test_the_promised_commands_are_there():
-    promised = {"doctor", "train", "fit", "screen", "attack", "evaluate", "report", "verify", "demo", "keys"}
+    promised = {"doctor", "train", "fit", "screen", "attack", "evaluate", "analyse", "report", "verify", "demo", "keys"}
     assert {(name,) for name in promised} | {("data", "inspect")} <= set(COMMANDS)
 
 
@@ -96,6 +96,9 @@ WRONG = {
     "no eps": ("evaluate", "GUARD", "phantom-xray", "--eps", ",", "--out", "OUT"),
     "eps in grey levels": ("attack", "GUARD", "phantom-xray", "--eps", "8", "--out", "OUT"),
     "nothing evaluated": ("report", "OUT"),
+    "unknown attack to analyse": ("analyse", "GUARD", "phantom-xray", "--attack", "zap", "--out", "OUT"),
+    "unknown cushion to analyse": ("analyse", "CLASSIFIER", "phantom-xray", "--cushion", "jpg", "--out", "OUT"),
+    "no pictures": ("analyse", "CLASSIFIER", "phantom-xray", "--examples", "0", "--out", "OUT"),
 }
 
 

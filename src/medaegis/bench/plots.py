@@ -116,7 +116,7 @@ def series_of(cells: Sequence[Cell]) -> list[Series]:
 
 def eps_figure(series: Sequence[Series], worst: Sequence[WorstCase]) -> str:
     """Success, AUROC by the wanted class's Shield, undetected success over eps, a line per attack."""
-    with _figure(WIDTH, 3.15 + 0.17 * ((len(series) + 3) // 3)) as figure:
+    with styled_figure(WIDTH, 3.15 + 0.17 * ((len(series) + 3) // 3)) as figure:
         columns = figure.subplots(1, 3)
         fields = ("success", "auroc_wanted", "undetected")
         titles = ("Fools the classifier", "AUROC, wanted class", "Undetected success")
@@ -156,7 +156,7 @@ def roc_figure(series: Sequence[Series], scores: Mapping[str, Array], tnr: float
                 panels.setdefault((cell.norm, cell.eps), []).append((one, cell))
     across = min(4, max(2, len(panels)))
     down = -(-len(panels) // across)
-    with _figure(WIDTH, 2.5 * down + 0.3 + 0.17 * ((len(series) + 2) // 3)) as figure:
+    with styled_figure(WIDTH, 2.5 * down + 0.3 + 0.17 * ((len(series) + 2) // 3)) as figure:
         grid = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True).ravel()
         for axes, key in zip(grid, sorted(panels), strict=False):
             for one, cell in panels[key]:
@@ -193,7 +193,7 @@ def histogram_figures(
     across = max([4, *(len(cells) for _, cells in rows)])
     figures = []
     for name, cells in rows:
-        with _figure(WIDTH, 1.35) as figure:
+        with styled_figure(WIDTH, 1.35) as figure:
             grid = figure.subplots(1, across, sharex=True, sharey=True)
             for axes, cell in zip(grid, cells, strict=False):
                 _histogram(axes, scores["clean"], edges, CLEAN, filled=True)
@@ -211,7 +211,8 @@ def histogram_figures(
 
 
 @contextmanager
-def _figure(width: float, height: float) -> Iterator[Figure]:
+def styled_figure(width: float, height: float) -> Iterator[Figure]:
+    """A figure in the house style, to be drawn and saved inside the block."""
     with mpl.rc_context(STYLE), warnings.catch_warnings():
         # A name in a script the font lacks is drawn as boxes; the page beside it spells it out.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")

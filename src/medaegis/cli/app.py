@@ -8,6 +8,7 @@ import typer
 
 from medaegis import __version__
 from medaegis.cli import (
+    analyse,
     attack,
     check,
     compare,
@@ -95,6 +96,12 @@ add_command(
     app,
     compare.compare,
     example="medaegis compare runs/classifier phantom-xray --attacks bim,hfc --eps 1/256 --out runs/comparison",
+    panel="Measure",
+)
+add_command(
+    app,
+    analyse.analyse,
+    example="medaegis analyse runs/guard phantom-xray --attack wb --eps 8/256 --out runs/analysis",
     panel="Measure",
 )
 add_command(app, report.report, example="medaegis report runs/evaluation", panel="Measure")

@@ -1,0 +1,96 @@
+"""Maps over the picture: where a network looks (Grad-CAM, saliency) and what its layers hold (mean activations).
+
+Grad-CAM: Selvaraju 2017, eq. 1 and 2. Saliency: Simonyan 2014, section 3. Mean activations: Ma 2021, fig. 6 and 10.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from medaegis.errors import ConfigError
+from medaegis.models.classifier import Classifier
+
+BATCH = 32
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Where the network looks; one map per image.
+
+    Attributes:
+        cam: Grad-CAM at the layer's own resolution, `(N, h, w)`, never negative, in units of the logit.
+        saliency: largest absolute derivative over the channels, `(N, H, W)`, logit per full brightness.
+    """
+
+    cam: Tensor
+    saliency: Tensor
+
+
+def attention(classifier: Classifier, images: Tensor, classes: Tensor, layer: str) -> Attention:
+    """Grad-CAM and saliency of one class's logit per image, by one forward and one backward pass.
+
+    Args:
+        classifier: in eval mode.
+        images: `(N, C, H, W)` as the network sees them, behind the Cushion if there is one.
+        classes: whose logit is explained, int64 `(N,)`.
+        layer: module with outputs `(C, h, w)` that Grad-CAM looks at.
+
+    Raises:
+        ConfigError: a layer without places.
+    """
+    spatial(classifier, layer)
+    cams, saliencies = [], []
+    for x, wanted in zip(images.split(BATCH), classes.split(BATCH), strict=True):
+        kept: list[Tensor] = []
+
+        def keep(module: nn.Module, args: Any, output: Tensor, kept: list[Tensor] = kept) -> Tensor:
+            kept.append(output)
+            return output.clone()  # operations in place that follow write into the copy
+
+        x = x.detach().clone().requires_grad_()
+        handle = classifier.network.get_submodule(layer).register_forward_hook(keep)
+        try:
+            logits = classifier(x)
+        finally:
+            handle.remove()
+        chosen = logits.gather(1, wanted.view(-1, 1)).sum()
+        to_layer, to_pixels = torch.autograd.grad(chosen, (kept[0], x))
+        weights = to_layer.mean((2, 3), keepdim=True)
+        cams.append(F.relu((weights * kept[0]).sum(1)).detach().float())
+        saliencies.append(to_pixels.abs().amax(1))
+    return Attention(torch.cat(cams), torch.cat(saliencies))
+
+
+def spatial(classifier: Classifier, layer: str) -> tuple[int, int]:
+    """Height and width of a layer's outputs.
+
+    Raises:
+        ConfigError: not a tap of the network, the pixels themselves, or a layer without places.
+    """
+    (shape,) = classifier.tap_shapes((layer,)).values()
+    if layer == "input" or len(shape) != 3 or shape[1] * shape[2] == 1:
+        raise ConfigError(f"layer {layer!r}", f"its output {shape} has no places to map", "take a convolutional layer")
+    return shape[1], shape[2]
+
+
+def enlarged(maps: Tensor, size: int) -> Tensor:
+    """Maps `(N, h, w)` brought to the picture's size, bilinear."""
+    return F.interpolate(maps[:, None], size=(size, size), mode="bilinear", align_corners=False)[:, 0]
+
+
+@torch.no_grad()
+def activation_maps(classifier: Classifier, images: Tensor, taps: tuple[str, ...]) -> dict[str, Tensor]:
+    """Mean over the channels of each tap's output, `(N, h, w)`; taps without places are left out."""
+    features = classifier.activations(images, logits=False, taps=taps).features
+    return {tap: values.float().mean(1) for tap, values in features.items() if values.ndim == 4}
+
+
+def correlation(a: Tensor, b: Tensor) -> Tensor:
+    """Pearson correlation of two maps, image by image: `(N, h, w)` twice to `(N,)`; 0 where one is constant."""
+    a, b = (m.double().flatten(1) - m.double().flatten(1).mean(1, keepdim=True) for m in (a, b))
+    return F.cosine_similarity(a, b, dim=1)

@@ -1,0 +1,119 @@
+"""`medaegis analyse`: the figures of a paper on what an attack does inside a network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from medaegis.cli import console, datasets
+from medaegis.cli.options import AsJson, Factory, Gradient, Images, Seed, Spec, factory, without_path
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import nn
+
+    from medaegis.attacks.victim import Victim
+    from medaegis.images import Dataset, Split
+
+
+def analyse(
+    victim_dir: Annotated[
+        Path, typer.Argument(metavar="DIR", help="A guard, or a classifier alone: what `fit` or `train` wrote.")
+    ],
+    spec: Spec,
+    out: Annotated[Path, typer.Option("--out", help="Folder for figures, page and numbers.", show_default=False)],
+    attack: Annotated[str, typer.Option("--attack", help="Name from `medaegis attacks`.")] = "bim",
+    eps: Annotated[
+        str, typer.Option("--eps", help="Largest change of a pixel, in units of full brightness.")
+    ] = "8/256",
+    steps: Annotated[
+        int | None, typer.Option("--steps", min=1, help="Gradient steps.", show_default="the attack's own")
+    ] = None,
+    gradient: Annotated[
+        Gradient, typer.Option("--gradient", help="Through the Cushion: straight, by its twin, or ignoring it.")
+    ] = Gradient.bpda,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="Attack at most so many test images.")] = 64,
+    examples: Annotated[int, typer.Option("--examples", min=1, max=12, help="Pictures shown with their maps.")] = 4,
+    layer: Annotated[
+        str | None,
+        typer.Option("--layer", help="Where Grad-CAM looks: a module's name.", show_default="deepest tap with places"),
+    ] = None,
+    cushion: Annotated[
+        str,
+        typer.Option("--cushion", help="For a classifier alone: the Cushion whose effect on the change is shown."),
+    ] = "jpeg:80",
+    images: Images = None,
+    seed: Seed = 0,
+    network: Factory = None,
+    as_json: AsJson = False,
+) -> None:
+    """Draw what an attack does inside: t-SNE, Grad-CAM, saliency, activations, loss landscapes, stress test, spectra.
+
+    Attacks test images that are diagnosed rightly, each towards another class. Writes analysis.html, every figure as
+    PNG (300 dpi) and SVG, and the numbers behind them in analysis.json.
+    """
+    from medaegis.attacks.catalogue import find_attack
+    from medaegis.attacks.engine import parse_eps
+    from medaegis.bench.analysis.page import write_analysis
+    from medaegis.bench.analysis.study import study
+    from medaegis.bench.analysis.subjects import Plan
+    from medaegis.cushions import parse_cushion
+
+    find_attack(attack)
+    radius, filtering = parse_eps(eps), parse_cushion(cushion)
+    victim, dataset, split, about = load_victim(
+        victim_dir, spec, gradient=gradient.value, images=images, build=factory(network)
+    )
+    plan = Plan(
+        attack=attack,
+        eps=radius,
+        eps_text=eps,
+        steps=steps,
+        limit=limit,
+        examples=examples,
+        layer=layer,
+        cushion=filtering if victim.shields is None else victim.cushion,
+        seed=seed,
+    )
+    known = dataset.subset([*split.train, *split.adv_train])
+    with console.progress("Analysing") as progress:
+        found = study(victim, dataset.subset(split.adv_test), plan, known=known, progress=progress)
+    page = write_analysis(found, out, about={**about, "gradient": gradient.value})
+    n, fooled = len(found.rows), int(found.fooled.sum())
+    if as_json:
+        undetected = None if found.broken is None else int(found.broken.sum())
+        console.write_json({"out": str(out), "n": n, "fooled": fooled, "undetected": undetected})
+        return
+    lines = {
+        "Images": f"{n} test images that are diagnosed rightly",
+        "Wrong diagnosis": f"{fooled} ({console.percent(fooled / n)})",
+        **{f"Told apart at {tap}": console.percent(share) for tap, share in found.apart.items()},
+    }
+    console.write(console.facts(lines, title=f"{find_attack(attack).title}, eps {eps}, {plan.value.steps} steps"))
+    console.say(f"Written to {out}. Next: open {page}")
+
+
+def load_victim(
+    folder: Path, spec: str, *, gradient: str, images: int | None, build: Callable[..., nn.Module] | None
+) -> tuple[Victim, Dataset, Split, dict[str, str]]:
+    """A guard or a classifier as the target of attacks, its data and split, and what both are called."""
+    from medaegis.artefact import digest, kind_of
+    from medaegis.attacks.victim import Victim
+    from medaegis.guard.guard import Guard
+    from medaegis.models.store import load_classifier
+
+    if kind_of(folder) == "guard":
+        guard = Guard.load(folder, factory=build)
+        dataset, split = datasets.data_of_guard(guard, spec, images=images)
+        victim = guard.victim(gradient=gradient)  # type: ignore[arg-type]
+        name = f"{guard.classifier.backbone} behind {guard.cushion.spec}, with Shields"
+    else:
+        classifier = load_classifier(folder, build)
+        dataset, split = datasets.data_of_classifier(folder, classifier, spec, images=images)
+        victim = Victim(classifier)
+        name = f"{classifier.backbone} alone"
+    about = {"victim": name, "digest": digest(folder), "data": without_path(spec), "split": "adv_test"}
+    return victim, dataset, split, about
