@@ -62,7 +62,7 @@ class Shields(Detector):
     # ---- on disk and between devices
 
     def options(self) -> dict[str, Any]:
-        shields = [cast(Shield, shield) for shield in self._trained().shields]
+        shields = [] if self.bank is None else [cast(Shield, shield) for shield in self.bank.shields]
         told = [
             {"shapes": [[tap, list(shape)] for tap, shape in s.shapes.items()], "width": s.width, "hidden": s.hidden}
             for s in shields
