@@ -7,12 +7,14 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tests.attacks.toys import toy_bank
+from tests.attacks.toys import toy_bank, toy_classifier, toy_images
 from tests.detectors.read import CHANNELS, drawn, seen_by, toy_reader
 
-from medaegis.detectors.base import Detector, load_detector, rebuild
+from medaegis.attacks.catalogue import find_attack
+from medaegis.attacks.victim import Victim
+from medaegis.detectors.base import Detector, rebuild
 from medaegis.detectors.reader import PENULTIMATE, Reading
-from medaegis.detectors.registry import DETECTORS, find_detector
+from medaegis.detectors.registry import DETECTORS, find_detector, load_detector
 from medaegis.errors import ArtefactError, ConfigError, DataError, ImageError
 
 ON_FEATURES = ("kd", "kd-layers", "lid", "lid-layers", "mahalanobis-layers", "svm", "dfeat", "qfeat", "gmm", "combined")
@@ -121,6 +123,18 @@ def test_a_description_that_does_not_fit_is_refused(change):
         rebuild({**detector.describe(), **change}, detector.tensors())
 
 
+@pytest.mark.parametrize(("name", "change"), [("shield", "width"), ("shield", "hidden"), ("dnn", "shapes")])
+def test_sizes_out_of_range_are_refused_before_anything_is_built(name, change):
+    detector, _ = fitted(name)
+    told = json.loads(json.dumps(detector.describe()))
+    if name == "dnn":
+        told["options"]["shapes"][0][1][0] = 10**9
+    else:
+        told["options"]["shields"][0][change] = 10**9
+    with pytest.raises(ConfigError, match="out of range"):
+        rebuild(told, detector.tensors())
+
+
 def test_a_folder_of_another_kind_is_refused(tmp_path):
     from medaegis.artefact import write_folder
 
@@ -140,6 +154,27 @@ def test_gross_outliers_stand_out(name):
     detector = find_detector(name).make().fit(clean, labels, attacked=attacked)
     new, far = drawn(60, seed=6)[0], drawn(60, seed=7, shift=2, scale=2)[0]
     assert (detector.score(far)[:, None] > detector.score(new)).float().mean() > 0.9
+
+
+@pytest.fixture(scope="module", params=["none", "jpeg:80"])
+def under_attack(request):
+    """Clean images, PGD on them through the Cushion, and which of the last half of them fool the classifier."""
+    reader = toy_reader(cushion=request.param)
+    victim = Victim(toy_classifier(), cushion=reader.cushion, dtype=torch.float32)
+    images = toy_images(240, reader.classifier)
+    labels = victim.judge(images).predicted
+    found = find_attack("pgd").attack.run(victim, images, labels, eps=16 / 256, targets=1 - labels, batch_size=120)
+    assert found.fooled.float().mean() > 0.7
+    return reader.read(images), reader.read(found.images), labels, found.fooled[120:]
+
+
+# Uncertainty hardly notices such attacks, here as in HFC's table 2; subnetworks and Shields take longer training.
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("bu", "dnn", "shield")])
+def test_a_plain_attack_is_noticed_behind_any_cushion(name, under_attack):
+    clean, attacked, labels, fooled = under_attack
+    detector = find_detector(name).make().fit(clean[:120], labels[:120], attacked=attacked[:120])
+    genuine, hostile = detector.score(clean[120:]), detector.score(attacked[120:])[fooled]
+    assert (hostile[:, None] > genuine).float().mean() > 0.65
 
 
 @pytest.mark.parametrize("name", NAMES)

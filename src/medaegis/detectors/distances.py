@@ -15,4 +15,5 @@ def squared_distances(a: Tensor, b: Tensor) -> Tensor:
     centre = b.mean(0, dtype=torch.float64)
     a, b = a - centre, b - centre
     lengths = [torch.linalg.vector_norm(points, dim=1).square_() for points in (a, b)]
-    return (lengths[0][:, None] + lengths[1]).addmm_(a, b.T, alpha=-2).clamp_min_(0)
+    squares: Tensor = (lengths[0][:, None] + lengths[1]).addmm_(a, b.T, alpha=-2).clamp_min_(0)
+    return squares
