@@ -10,10 +10,12 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import cushion, engine, guard, reading, shield
+from benchmarks import cushion, detectors, engine, guard, reading, shield
 from benchmarks.record import Record, write_page
 
-BENCHMARKS = {module.__name__.rpartition(".")[2]: module for module in (engine, guard, shield, cushion, reading)}
+BENCHMARKS = {
+    module.__name__.rpartition(".")[2]: module for module in (engine, guard, shield, detectors, cushion, reading)
+}
 
 
 def main(arguments: list[str]) -> None:

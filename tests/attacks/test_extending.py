@@ -14,7 +14,8 @@ def test_the_examples_are_attacks():
     known = dict(CATALOGUE)
     try:
         names: dict[str, object] = {"__name__": "example"}
-        for block in re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL):
+        section = PAGE.read_text(encoding="utf-8").partition("## An attack\n")[2].partition("\n## ")[0]
+        for block in re.findall(r"```python\n(.*?)```", section, re.DOTALL):
             exec(block, names)
         assert set(CATALOGUE) - set(known) == {"shield-momentum", "undecided"}
         victim = toy_victim(3, shields=True)

@@ -9,7 +9,7 @@ from benchmarks.record import Record, reached, write_page
 from benchmarks.subjects import Normalised, near_pictures, pictures, splitting_network
 from benchmarks.timing import Case, Ratio, interleave, ratio
 
-from benchmarks import cushion, engine, guard, memory, reading, shield
+from benchmarks import cushion, detectors, engine, guard, memory, reading, shield
 
 
 class Clock:
@@ -122,7 +122,9 @@ def test_peak_memory_sees_what_is_freed_again():
     assert 60 * 2**20 < mark["peak"] - mark["before"] < 100 * 2**20
 
 
-@pytest.mark.parametrize("module", [cushion, engine, guard, reading, shield], ids=lambda module: module.__name__)
+@pytest.mark.parametrize(
+    "module", [cushion, detectors, engine, guard, reading, shield], ids=lambda module: module.__name__
+)
 def test_every_benchmark_runs(module, tmp_path, monkeypatch):
     """With one round each; guards against interfaces that move away."""
     measure = Record.measure

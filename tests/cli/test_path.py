@@ -209,7 +209,7 @@ def test_the_readmes_python_example_runs(shop: Shop, capsys: pytest.CaptureFixtu
     assert (diagnosis == "None") == verdict.startswith("False")
 
 
-@pytest.mark.parametrize("command", ["attacks", "suites", "cushions"])
+@pytest.mark.parametrize("command", ["attacks", "detectors", "suites", "cushions"])
 def test_listings(command: str):
     assert json.loads(call(command, "--json").stdout)
     assert call(command).exit_code == 0

@@ -1,4 +1,4 @@
-"""Lists: a check-up of the installation, the attacks and the cushions there are."""
+"""Lists: a check-up of the installation, the attacks, the detectors and the cushions there are."""
 
 from __future__ import annotations
 
@@ -47,6 +47,30 @@ def attacks(as_json: AsJson = False) -> None:
     else:
         columns = ("Name", "Attack", "Paper", "Steps", "Norm", "Access", "Aims at")
         console.write(console.table(*columns, rows=[list(entry.values()) for entry in found]))
+
+
+def detectors(as_json: AsJson = False) -> None:
+    """List the detectors, what they learn from and what they look at."""
+    from medaegis.detectors.registry import DETECTORS
+
+    found = []
+    for name, entry in DETECTORS.items():
+        detector = entry.make()
+        found.append(
+            {
+                "name": name,
+                "title": entry.title,
+                "paper": entry.paper,
+                "learns_from": "clean and attacked images" if detector.needs_attacked else "clean images",
+                "looks_at": "the images again" if detector.needs_images else "pooled features",
+                "options": {option: value for option, value in detector.options().items() if option != "members"},
+            }
+        )
+    if as_json:
+        console.write_json(found)
+    else:
+        columns = ("Name", "Detector", "Paper", "Learns from", "Looks at")
+        console.write(console.table(*columns, rows=[list(entry.values())[:5] for entry in found]))
 
 
 def suites(as_json: AsJson = False) -> None:

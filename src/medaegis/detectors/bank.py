@@ -10,7 +10,8 @@ from typing import Any, Self, cast
 import torch
 from torch import Tensor
 
-from medaegis.detectors.base import Detector, DetectorManifest, Layout, Lesson, check_layout
+from medaegis.detectors.base import Detector, DetectorManifest, Lesson
+from medaegis.detectors.layout import Layout, check_layout, check_size
 from medaegis.detectors.reader import Reading
 from medaegis.detectors.shield import Shield, ShieldBank
 from medaegis.errors import ConfigError
@@ -62,7 +63,7 @@ class Shields(Detector):
     # ---- on disk and between devices
 
     def options(self) -> dict[str, Any]:
-        shields = [cast(Shield, shield) for shield in self._trained().shields]
+        shields = [] if self.bank is None else [cast(Shield, shield) for shield in self.bank.shields]
         told = [
             {"shapes": [[tap, list(shape)] for tap, shape in s.shapes.items()], "width": s.width, "hidden": s.hidden}
             for s in shields
@@ -71,6 +72,11 @@ class Shields(Detector):
 
     @classmethod
     def rebuilt(cls, told: DetectorManifest, tensors: Mapping[str, Tensor]) -> Self:
+        for shield in told.options["shields"]:
+            check_size(cls.kind, "width", [shield["width"]], most=1024)
+            check_size(cls.kind, "hidden", [shield["hidden"]], most=16384)
+            for _, shape in shield["shapes"]:
+                check_size(cls.kind, "shape", shape, most=65536)
         bank = ShieldBank(
             [
                 Shield(

@@ -14,19 +14,16 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
-from medaegis.artefact import read_folder, write_folder
+from medaegis.artefact import write_folder
+from medaegis.detectors.layout import REMEDY, Layout, check_layout
 from medaegis.detectors.reader import Reading
-from medaegis.errors import ArtefactError, ConfigError, DataError
+from medaegis.errors import ConfigError, DataError
 from medaegis.progress import Progress, silent
 
 KIND = "detector"
 FEWEST = 10  # clean images to learn from
 AT_ONCE = 256  # images scored together: bounds the memory of distances to all that was learned
-REMEDY = "fit the detector anew"
 _KINDS: dict[str, type[Detector]] = {}
-
-Layout = dict[str, tuple[int | str, ...]]
-"""Array -> shape; a letter stands for a length that is free, but the same wherever it appears."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -260,36 +257,6 @@ def rebuild(description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> De
     except (TypeError, ValueError, LookupError, AttributeError, RuntimeError) as error:
         problem = " ".join(str(error).split())[:200]
         raise ConfigError(f"detector {told.kind!r}", f"its options do not fit: {problem}", REMEDY) from error
-
-
-def load_detector(path: Path | str, *, public_key: Path | None = None) -> Detector:
-    """Read a detector's folder; every byte is checked and nothing in it is executed.
-
-    Raises:
-        ArtefactError: the folder is changed, incomplete or foreign, or its parts do not fit together.
-    """
-    folder = read_folder(path, kind=KIND, public_key=public_key)
-    try:
-        return rebuild(folder.manifest.get("detector") or {}, folder.tensors("learned"))
-    except ConfigError as error:
-        raise ArtefactError(path, f"{error.source}: {error.problem}", error.remedy) from error
-
-
-def check_layout(kind: str, layout: Layout, tensors: Mapping[str, Tensor]) -> None:
-    """Raises ConfigError unless the arrays have just these names and shapes, and are finite."""
-    if set(tensors) != set(layout):
-        raise ConfigError(f"detector {kind!r}", f"arrays {sorted(set(tensors) ^ set(layout))[:5]} do not fit", REMEDY)
-    lengths: dict[str, int] = {}
-    for name, shape in layout.items():
-        found = tuple(tensors[name].shape)
-        wanted = [
-            lengths.setdefault(side, have) if isinstance(side, str) else side
-            for side, have in zip(shape, found, strict=False)
-        ]
-        if len(found) != len(shape) or list(found) != wanted:
-            raise ConfigError(f"detector {kind!r}", f"array {name!r} has shape {found}, not {shape}", REMEDY)
-        if not bool(tensors[name].isfinite().all()):
-            raise ConfigError(f"detector {kind!r}", f"array {name!r} is not finite", REMEDY)
 
 
 def hold_out(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,8 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor
 
-from medaegis.detectors.base import Detector, DetectorManifest, Layout, Lesson, hold_out, rebuild
+from medaegis.detectors.base import Detector, DetectorManifest, Lesson, hold_out, rebuild
+from medaegis.detectors.layout import Layout
 from medaegis.detectors.reader import Reading
 from medaegis.errors import ConfigError, DataError
 

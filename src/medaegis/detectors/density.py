@@ -12,9 +12,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from medaegis.detectors.base import Layout, Lesson
+from medaegis.detectors.base import Lesson
 from medaegis.detectors.distances import squared_distances
 from medaegis.detectors.layered import Layered, OnFeatures
+from medaegis.detectors.layout import Layout
 from medaegis.detectors.reader import Reading
 from medaegis.errors import ConfigError, DataError
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from medaegis.detectors.base import Detector, Layout, Lesson, hold_out
+from medaegis.detectors.base import Detector, Lesson, hold_out
+from medaegis.detectors.layout import Layout
 from medaegis.detectors.reader import PENULTIMATE, Reading
 
 

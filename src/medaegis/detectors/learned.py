@@ -10,9 +10,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from medaegis.detectors.base import Layout, Lesson
+from medaegis.detectors.base import Lesson
 from medaegis.detectors.distances import squared_distances
 from medaegis.detectors.layered import OnFeatures
+from medaegis.detectors.layout import Layout
 from medaegis.detectors.reader import Reading
 from medaegis.errors import ConfigError
 

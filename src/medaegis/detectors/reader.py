@@ -76,8 +76,9 @@ class Reading:
 
     def finite(self) -> Tensor:
         """Whether all that was seen of an image is a number, bool `(N,)`."""
-        seen = [self.logits, *self.features.values()]
-        return torch.stack([values.isfinite().all(1) for values in seen]).all(0)
+        # In float64 a sum of float32 numbers is finite if and only if all of them are; one pass, no mask.
+        sums = [values.sum(1, dtype=torch.float64) for values in (self.logits, *self.features.values())]
+        return torch.stack(sums).isfinite().all(0)
 
 
 class Reader:

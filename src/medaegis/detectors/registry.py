@@ -1,19 +1,21 @@
-"""The table of detectors: every detector of the papers by name, with its paper and default values."""
+"""The table of detectors: every detector of the papers by name, with its paper and default values; loading them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
+from medaegis.artefact import read_folder
 from medaegis.detectors.bank import Shields
-from medaegis.detectors.base import Detector
+from medaegis.detectors.base import KIND, Detector, rebuild
 from medaegis.detectors.combined import Combined
 from medaegis.detectors.density import GaussianMixture, KernelDensity, Mahalanobis
 from medaegis.detectors.learned import RandomForest, SupportVectors
 from medaegis.detectors.neighbours import LocalDimension
 from medaegis.detectors.subnetwork import Subnetworks
 from medaegis.detectors.uncertainty import BayesianUncertainty, FeatureSqueezing
-from medaegis.errors import ConfigError
+from medaegis.errors import ArtefactError, ConfigError
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ DETECTORS: dict[str, Entry] = {
     "gmm": Entry("Gaussian mixture of deep features", "Li 2020", GaussianMixture),
     "squeezing": Entry("Feature squeezing: fewer bits, median", "Xu 2018", FeatureSqueezing),
     "shield": Entry("Shields, trained by attacking them", "Yao, Medical Aegis, section 3", Shields),
-    "combined": Entry("KD, LID and Mahalanobis together, averages of layers", "an average of ranks", _union),
+    "combined": Entry("KD, LID and Mahalanobis together, averages of layers", "ours: mean of ranks", _union),
 }
 
 
@@ -83,3 +85,16 @@ def find_detector(name: str) -> Entry:
     if name not in DETECTORS:
         raise ConfigError(f"detector {name!r}", "not in the table", f"choose from {', '.join(DETECTORS)}")
     return DETECTORS[name]
+
+
+def load_detector(path: Path | str, *, public_key: Path | None = None) -> Detector:
+    """Read a detector's folder; every byte is checked and nothing in it is executed.
+
+    Raises:
+        ArtefactError: the folder is changed, incomplete or foreign, or its parts do not fit together.
+    """
+    folder = read_folder(path, kind=KIND, public_key=public_key)
+    try:
+        return rebuild(folder.manifest.get("detector") or {}, folder.tensors("learned"))
+    except ConfigError as error:
+        raise ArtefactError(path, f"{error.source}: {error.problem}", error.remedy) from error

@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medaegis.detectors.base import Detector, DetectorManifest, Layout, Lesson, check_layout
+from medaegis.detectors.base import Detector, DetectorManifest, Lesson
+from medaegis.detectors.layout import Layout, check_layout, check_size
 from medaegis.detectors.reader import PENULTIMATE, Reading
 from medaegis.errors import ConfigError
 
@@ -103,8 +104,8 @@ class Subnetworks(Detector):
     def rebuilt(cls, told: DetectorManifest, tensors: Mapping[str, Tensor]) -> Self:
         plain = dict(told.options)
         shapes: dict[str, tuple[int, ...]] = {tap: (int(c), int(h), int(w)) for tap, (c, h, w) in plain.pop("shapes")}
-        if any(not 1 <= c <= 65536 for c, *_ in shapes.values()):
-            raise ConfigError("subnetworks", f"shapes {shapes} are out of range", "fit the detector anew")
+        for shape in shapes.values():
+            check_size(cls.kind, "shape", shape, most=65536)
         made = cls(**plain | {"taps": plain["taps"] and tuple(plain["taps"])})
         made.shapes = shapes
         made.settle(told, tensors)

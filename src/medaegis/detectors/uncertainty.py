@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from medaegis.cushions import parse_cushion
-from medaegis.detectors.base import Detector, Layout, Lesson
+from medaegis.detectors.base import Detector, Lesson
+from medaegis.detectors.layout import Layout
 from medaegis.detectors.reader import PENULTIMATE, Reading
 from medaegis.errors import ConfigError
 

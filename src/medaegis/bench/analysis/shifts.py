@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medaegis.attacks.engine import Attack, generator
-from medaegis.attacks.hfc import pool
 from medaegis.attacks.objectives import Objective, View
 from medaegis.attacks.victim import Victim
 from medaegis.models.classifier import Classifier
+from medaegis.models.taps import pool
 from medaegis.progress import Progress, silent
 
 NEIGHBOURS = 5  # odd: no vote is a tie
