@@ -10,7 +10,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from medaegis.attacks.balls import L2
+from medaegis.attacks.decision import Decision, GuardDecision, HopSkipJump
 from medaegis.attacks.engine import Attack
+from medaegis.attacks.estimation import Spsa, Zoo
+from medaegis.attacks.evolution import OnePixel
 from medaegis.attacks.hfc import HierarchicalFeature
 from medaegis.attacks.objectives import (
     CarliniWagner,
@@ -22,7 +25,8 @@ from medaegis.attacks.objectives import (
     Selective,
     ShieldLogit,
 )
-from medaegis.attacks.steps import Adaptive, Descent, Square
+from medaegis.attacks.search import Square
+from medaegis.attacks.steps import Adaptive, Descent
 from medaegis.attacks.transforms import InputDiversity, Smoothing
 from medaegis.errors import ConfigError
 
@@ -117,6 +121,58 @@ CATALOGUE: dict[str, Entry] = {
         "Square on classifier and Shield",
         "Andriushchenko 2020 on the loss of Medical Aegis",
         Attack(objective=_WHITE_BOX, rule=Square(), steps=5000),
+        adaptive=True,
+        access="black-box",
+    ),
+    "square-l2": Entry(
+        "Square, random search, L2",
+        "Andriushchenko 2020",
+        Attack(objective=_CW, ball=L2(), rule=Square(), steps=5000),
+        access="black-box",
+    ),
+    # 20 rounds of 128 directions and a look at the new point, after one at the clean image; likewise ZOO.
+    "spsa": Entry(
+        "Random directions (SPSA), Adam",
+        "Uesato 2018",
+        Attack(objective=_CW, rule=Spsa(), steps=1 + 20 * 257),
+        access="black-box",
+    ),
+    "spsa-guard": Entry(
+        "SPSA on classifier and Shield",
+        "Uesato 2018 on the loss of Medical Aegis",
+        Attack(objective=_WHITE_BOX, rule=Spsa(), steps=1 + 20 * 257),
+        adaptive=True,
+        access="black-box",
+    ),
+    "zoo": Entry(
+        "Zeroth-order optimisation, by coordinates",
+        "Chen 2017 (ZOO)",
+        Attack(objective=_CW, rule=Zoo(), steps=1 + 20 * 257),
+        access="black-box",
+    ),
+    # A first population and 50 generations.
+    "one-pixel": Entry(
+        "One pixel, differential evolution",
+        "Su 2019",
+        Attack(objective=_CW, rule=OnePixel(), steps=1 + 51 * 100),
+        access="black-box",
+    ),
+    "hopskipjump": Entry(
+        "HopSkipJump, from decisions alone",
+        "Chen 2020 (HopSkipJump)",
+        Attack(objective=Decision(), rule=HopSkipJump(), steps=5000),
+        access="black-box",
+    ),
+    "hopskipjump-l2": Entry(
+        "HopSkipJump, from decisions alone, L2",
+        "Chen 2020 (HopSkipJump)",
+        Attack(objective=Decision(), ball=L2(), rule=HopSkipJump(), steps=5000),
+        access="black-box",
+    ),
+    "hopskipjump-guard": Entry(
+        "HopSkipJump on what the guard gives out or withholds, L2",
+        "Chen 2020 (HopSkipJump) on the guard",
+        Attack(objective=GuardDecision(), ball=L2(), rule=HopSkipJump(), steps=5000),
         adaptive=True,
         access="black-box",
     ),
