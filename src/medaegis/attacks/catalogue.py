@@ -12,6 +12,7 @@ from typing import Literal
 from medaegis.attacks.balls import L2
 from medaegis.attacks.decision import Decision, GuardDecision, HopSkipJump
 from medaegis.attacks.engine import Attack
+from medaegis.attacks.ensemble import Ensemble, Member
 from medaegis.attacks.estimation import Spsa, Zoo
 from medaegis.attacks.evolution import OnePixel
 from medaegis.attacks.hfc import HierarchicalFeature
@@ -21,6 +22,7 @@ from medaegis.attacks.objectives import (
     FeatureMatch,
     LogitMatch,
     LogitRatio,
+    Objective,
     Orthogonal,
     Selective,
     ShieldLogit,
@@ -46,7 +48,7 @@ class Entry:
 
     title: str
     paper: str
-    attack: Attack
+    attack: Attack | Ensemble
     adaptive: bool = False
     classes: int = 2
     access: Literal["white-box", "black-box", "no-box"] = "white-box"
@@ -54,6 +56,11 @@ class Entry:
 
 _CE, _CW, _SHIELD = CrossEntropy(), CarliniWagner(), ShieldLogit()
 _WHITE_BOX = CarliniWagner(kappa=1.0) + _SHIELD
+
+
+def _auto_pgd(objective: Objective) -> Attack:
+    return Attack(objective=objective, rule=Adaptive(), random_start=True, steps=100)
+
 
 CATALOGUE: dict[str, Entry] = {
     "fgsm": Entry("Fast gradient sign", "Goodfellow 2015", Attack(objective=_CE, steps=1, step_size=1.0)),
@@ -228,6 +235,34 @@ CATALOGUE: dict[str, Entry] = {
         "White-box with Auto-PGD steps",
         "Croce 2020 on the loss of Medical Aegis",
         Attack(objective=_WHITE_BOX, rule=Adaptive(), random_start=True, steps=100),
+        adaptive=True,
+    ),
+    # AutoAttack's DLR loss needs more classes than most diagnoses have; the margin takes its place.
+    "auto": Entry(
+        "Ensemble: Auto-PGD (cross-entropy, margin per class, DLR), Square",
+        "after Croce 2020 (AutoAttack)",
+        Ensemble(
+            (
+                Member(_auto_pgd(_CE)),
+                Member(_auto_pgd(_CW), per_class=True),
+                Member(_auto_pgd(LogitRatio()), per_class=True, classes=4),
+                Member(Attack(objective=_CW, rule=Square(), steps=5000)),
+            )
+        ),
+    ),
+    "auto-guard": Entry(
+        "Ensemble on the guard: WB of three weights, selective, orthogonal, Square",
+        "after Croce 2020 (AutoAttack) and Bryniarski 2021",
+        Ensemble(
+            (
+                Member(_auto_pgd(_WHITE_BOX)),
+                Member(_auto_pgd(CarliniWagner(kappa=1.0) + 0.1 * _SHIELD)),
+                Member(_auto_pgd(CarliniWagner(kappa=1.0) + 10.0 * _SHIELD)),
+                Member(Attack(objective=Selective(), random_start=True, steps=100)),
+                Member(Attack(objective=Orthogonal(), random_start=True, steps=100)),
+                Member(Attack(objective=_WHITE_BOX, rule=Square(), steps=5000)),
+            )
+        ),
         adaptive=True,
     ),
 }
