@@ -45,6 +45,11 @@ class AttackResult:
     backwards: int
     seconds: float
 
+    def judged(self, verdict: Verdict, goal: Goal) -> AttackResult:
+        """The same images under another verdict, or for another goal."""
+        fooled = goal.reached(verdict.predicted) & verdict.logits.isfinite().all(1)
+        return replace(self, verdict=verdict, fooled=fooled, broken=fooled & verdict.accepted)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Attack:

@@ -16,7 +16,7 @@ from torch import Tensor
 from medaegis.attacks.balls import Ball
 from medaegis.attacks.engine import Attack, AttackResult
 from medaegis.attacks.hfc import Mixtures
-from medaegis.attacks.objectives import Objective, Sum, without
+from medaegis.attacks.objectives import Goal, Objective, Sum, without
 from medaegis.attacks.victim import Verdict, Victim
 from medaegis.errors import ConfigError
 from medaegis.progress import Progress, silent
@@ -132,7 +132,8 @@ class Ensemble:
                     seed=seed + number,
                     batch_size=batch_size,
                 )
-                found = _of_the_goal(found, labels[rows], None if targets is None else targets[rows])
+                # By what was wanted, not by the class that this run aimed at.
+                found = found.judged(found.verdict, Goal(labels[rows], None if targets is None else targets[rows]))
                 best = found if best is None else _stronger(best, found, rows)
             progress(number + 1, len(runs), "attacks of the ensemble")
         if best is None:
@@ -151,14 +152,6 @@ def _likeliest(victim: Victim, images: Tensor, labels: Tensor, batch_size: int) 
     """Wrong classes of each image, likeliest first, `(N, K)`; the last column is the true class."""
     logits = [victim.judge(part.to(victim.device)).logits for part in images.split(batch_size)]
     return without(torch.cat(logits).to(labels.device), labels).argsort(1, descending=True)
-
-
-def _of_the_goal(found: AttackResult, labels: Tensor, targets: Tensor | None) -> AttackResult:
-    """Judged by what was wanted, not by the class that one run aimed at."""
-    verdict = found.verdict
-    reached = verdict.predicted != labels if targets is None else verdict.predicted == targets
-    fooled = reached & verdict.logits.isfinite().all(1)
-    return replace(found, fooled=fooled, broken=fooled & verdict.accepted)
 
 
 def _stronger(best: AttackResult, found: AttackResult, rows: Tensor) -> AttackResult:

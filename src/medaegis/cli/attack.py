@@ -11,13 +11,14 @@ import typer
 
 from medaegis.cli import console, datasets
 from medaegis.cli.options import AsJson, Factory, Gradient, GuardDir, Images, Seed, Spec, factory
-from medaegis.errors import DataError
+from medaegis.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
     from medaegis.attacks.engine import AttackResult
+    from medaegis.attacks.victim import Victim
     from medaegis.guard.guard import Guard
     from medaegis.images import Dataset
 
@@ -37,6 +38,15 @@ def attack(
     gradient: Annotated[
         Gradient, typer.Option("--gradient", help="Through the Cushion: straight, by its twin, or ignoring it.")
     ] = Gradient.bpda,
+    surrogate: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--surrogate",
+            metavar="CLASSIFIER_DIR",
+            help="Attack this classifier instead (several: their mean) and only judge by the guard.",
+            show_default="none",
+        ),
+    ] = None,
     limit: Annotated[
         int | None, typer.Option("--limit", min=1, help="Attack at most so many.", show_default="all")
     ] = None,
@@ -45,18 +55,26 @@ def attack(
     network: Factory = None,
     as_json: AsJson = False,
 ) -> None:
-    """Attack the test images that the guard diagnoses rightly, with full knowledge of it.
+    """Attack the test images that the guard diagnoses rightly, with full knowledge of it, or none (--surrogate).
 
     Writes one PNG each, of the classifier's size, attack.csv and attack.json. Every figure is of those 8-bit files.
     """
     from medaegis.attacks.catalogue import find_attack
     from medaegis.attacks.engine import parse_eps
+    from medaegis.attacks.transfer import committee
+    from medaegis.attacks.victim import Victim
     from medaegis.guard.guard import Guard
+    from medaegis.models.store import load_classifier
 
     entry = find_attack(attack)
     chosen = entry.attack.with_options(steps=steps, restarts=None if restarts == 1 else restarts)
     radius = parse_eps(eps)
+    surrogates = surrogate or []
+    if surrogates and entry.adaptive:
+        what = f"--surrogate with --attack {attack}"
+        raise ConfigError(what, "this attack needs the guard's own Shields", "take one on the classifier, as dim")
     guard = Guard.load(guard_dir, factory=factory(network))
+    stand_in = committee([load_classifier(path, factory(network)) for path in surrogates]) if surrogates else None
     dataset, split = datasets.data_of_guard(guard, spec, images=images)
     test = dataset.subset(split.adv_test)
     rows = rightly_diagnosed(guard, test, limit)
@@ -71,6 +89,7 @@ def attack(
             seed=seed,
             progress=progress,
             known=dataset.subset([*split.train, *split.adv_train]),
+            surrogate=None if stand_in is None else Victim(stand_in.to(guard.classifier.device)),
         )
     fooled, undetected = int(found.fooled.sum()), int(found.broken.sum())
     told: dict[str, Any] = {
@@ -79,6 +98,7 @@ def attack(
         "steps": chosen.steps,
         "restarts": chosen.restarts,
         "gradient": gradient.value,
+        "surrogates": [str(path) for path in surrogates],
         "seed": seed,
         "guard": guard.digest,
         "images": len(rows),
@@ -124,13 +144,16 @@ def run_attack(
     seed: int,
     progress: Any,
     known: Dataset | None = None,
+    surrogate: Victim | None = None,
 ) -> AttackResult:
     """Targeted attack on these rows of `test`, each image with its own target class and random start.
 
-    `known`: other clean images, for attacks that hide among normal features.
+    `known`: other clean images, for attacks that hide among normal features. `surrogate`: what is attacked instead of
+    the guard, which then only judges.
     """
     from medaegis.attacks.engine import pick_guides, pick_targets
     from medaegis.attacks.hfc import fit_mixtures
+    from medaegis.attacks.transfer import transfer
 
     victim = guard.victim(gradient=gradient)  # type: ignore[arg-type]
     labels, ids = test.labels[rows], test.ids[rows]
@@ -139,19 +162,21 @@ def run_attack(
     if chosen.objective.needs_guides:
         guides = test.pixels(pick_guides(test.labels, targets, ids=ids, seed=seed))
     if chosen.objective.needs_normal and known is not None:
-        normal = fit_mixtures(victim.pooled(known.pixels(), guard.classifier.taps), known.labels, seed=seed)
-    result: AttackResult = chosen.run(
-        victim,
-        test.pixels(rows),
-        labels,
-        eps=eps,
-        targets=targets,
-        guides=guides,
-        normal=normal,
-        ids=ids,
-        seed=seed,
-        progress=progress,
-    )
+        seen = surrogate or victim
+        normal = fit_mixtures(seen.pooled(known.pixels(), seen.exact.taps), known.labels, seed=seed)
+    pixels = test.pixels(rows)
+    options: dict[str, Any] = {
+        "eps": eps,
+        "targets": targets,
+        "guides": guides,
+        "normal": normal,
+        "ids": ids,
+        "seed": seed,
+        "progress": progress,
+    }
+    if surrogate is not None:
+        return transfer(chosen, surrogate, victim, pixels, labels, **options)
+    result: AttackResult = chosen.run(victim, pixels, labels, **options)
     return result
 
 
