@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from medaegis.attacks.balls import L2, Linf
-from medaegis.attacks.steps import Adaptive, Descent, Problem, Square, checkpoints
+from medaegis.attacks.steps import Adaptive, Descent, Problem, checkpoints
 
 N, STEPS, EPS = 3, 30, 0.1
 
@@ -178,58 +178,3 @@ def test_adaptive_stays_clean_where_the_loss_is_no_number():
     found, _ = walk(Adaptive(), x, broken)
     assert torch.equal(found[1], x[1])
     torch.testing.assert_close(found[0], walk(Adaptive(), x, look)[0][0], rtol=0, atol=0)
-
-
-def square_walk(steps=40, *, size=(1, 12, 10), rows=slice(None)):
-    """Proposals, their losses and the result on images of a smooth landscape."""
-    source = torch.Generator().manual_seed(2)
-    x, c = (torch.rand((N, *size), generator=source, dtype=torch.float64) for _ in range(2))
-    x, c = x[rows], c[rows]
-    generators = [torch.Generator().manual_seed(i) for i in range(N)][rows]
-    radius = torch.full((len(x), 1, 1, 1), EPS, dtype=torch.float64)
-    walker = Square().begin(Problem(x, radius, radius, steps, Linf(), generators))
-    z, points, losses = x.clone(), [], []
-    for i in range(steps):
-        points.append(z.clone())
-        losses.append((z - c).square().sum((1, 2, 3)))
-        z = walker.step(z.clone(), torch.zeros_like(z), losses[-1], i)
-    return x, c, torch.stack(points), torch.stack(losses), walker
-
-
-def test_square_changes_one_square_at_a_time_and_keeps_what_helps():
-    x, c, points, losses, walker = square_walk()
-    assert torch.equal(points[0], x)
-    stripes = points[1] - clip(points[1], x)
-    assert stripes.abs().max() < 1e-12
-    column = ((points[1] - x) / EPS).sign()
-    assert torch.equal(column, column[:, :, :1].expand_as(column)), "stripes are vertical"
-    for i in range(2, len(points)):
-        best = torch.stack([points[:i, n][losses[:i, n].argmin()] for n in range(N)])
-        for n in range(N):
-            changed = (points[i, n] != best[n]).any(0)
-            high, wide = changed.any(1).nonzero(), changed.any(0).nonzero()
-            if len(high):
-                assert high.max() - high.min() < walker.side(i - 1)
-                assert wide.max() - wide.min() < walker.side(i - 1)
-            inside = points[i, n][:, changed]
-            clean = x[n][:, changed]
-            edge = (clean + EPS * (inside - clean).sign()).clamp(0, 1)
-            torch.testing.assert_close(inside, edge)
-    final = walker.result(points[-1])
-    assert torch.equal((final - c).square().sum((1, 2, 3)), losses.amin(0))
-    assert (losses.amin(0) < losses[0]).all()
-
-
-def test_square_draws_for_each_image_alone():
-    whole = square_walk()[2]
-    part = square_walk(rows=slice(1, 3))[2]
-    torch.testing.assert_close(whole[:, 1:3], part, rtol=0, atol=0)
-
-
-def test_the_schedule_of_square_is_that_of_torchattacks():
-    torchattacks = pytest.importorskip("torchattacks")
-    theirs = torchattacks.Square(torch.nn.Identity(), n_queries=300, p_init=0.8)
-    theirs.rescale_schedule = True
-    walker = square_walk(300, size=(1, 64, 64))[4]
-    for i in range(300):
-        assert walker.side(i) == max(round(math.sqrt(theirs.p_selection(i) * 64 * 64)), 1), i

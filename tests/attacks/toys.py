@@ -7,6 +7,8 @@ import torch
 from tests.models.tiny_networks import Tiny, lived_in
 from torch import Tensor, nn
 
+from medaegis.attacks.balls import Linf
+from medaegis.attacks.steps import Problem
 from medaegis.attacks.victim import Victim
 from medaegis.cushions import parse_cushion
 from medaegis.detectors.shield import Shield, ShieldBank
@@ -81,3 +83,28 @@ def toy_victim(classes: int = 2, *, cushion: str = "none", shields: bool = False
 def toy_labels(victim: Victim, images: Tensor) -> Tensor:
     """What the victim predicts on the clean images: then every success is the attack's."""
     return victim.judge(images).predicted
+
+
+def drive(rule, loss, x, *, eps, steps, ball=None, guides=None, seeds=None):
+    """What a search asks of a loss on images `x`, what it is told, and its result: `(points, losses, found)`."""
+    radius = torch.full((len(x), 1, 1, 1), eps).to(x)
+    generators = [torch.Generator().manual_seed(i) for i in (range(len(x)) if seeds is None else seeds)]
+    walker = rule.begin(Problem(x, radius, radius, steps, ball or Linf(), generators, guides))
+    z, points, losses = x.clone(), [], []
+    for i in range(steps):
+        points.append(z.clone())
+        losses.append(loss(z))
+        z = walker.step(z.clone(), torch.zeros_like(z), losses[-1], i)
+    return torch.stack(points), torch.stack(losses), walker.result(z)
+
+
+class Rounding(nn.Module):
+    """A network that sees 8-bit pixels and counts how many it has seen: what a peer must attack to face the same."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network, self.cushion, self.seen = network, parse_cushion("none"), 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen += len(x)
+        return self.network(self.cushion(x))

@@ -10,7 +10,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from medaegis.attacks.balls import L2
+from medaegis.attacks.decision import Decision, GuardDecision, HopSkipJump
 from medaegis.attacks.engine import Attack
+from medaegis.attacks.ensemble import Ensemble, Member
+from medaegis.attacks.estimation import Spsa, Zoo
+from medaegis.attacks.evolution import OnePixel
 from medaegis.attacks.hfc import HierarchicalFeature
 from medaegis.attacks.objectives import (
     CarliniWagner,
@@ -18,11 +22,13 @@ from medaegis.attacks.objectives import (
     FeatureMatch,
     LogitMatch,
     LogitRatio,
+    Objective,
     Orthogonal,
     Selective,
     ShieldLogit,
 )
-from medaegis.attacks.steps import Adaptive, Descent, Square
+from medaegis.attacks.search import Square
+from medaegis.attacks.steps import Adaptive, Descent
 from medaegis.attacks.transforms import InputDiversity, Smoothing
 from medaegis.errors import ConfigError
 
@@ -42,7 +48,7 @@ class Entry:
 
     title: str
     paper: str
-    attack: Attack
+    attack: Attack | Ensemble
     adaptive: bool = False
     classes: int = 2
     access: Literal["white-box", "black-box", "no-box"] = "white-box"
@@ -50,6 +56,11 @@ class Entry:
 
 _CE, _CW, _SHIELD = CrossEntropy(), CarliniWagner(), ShieldLogit()
 _WHITE_BOX = CarliniWagner(kappa=1.0) + _SHIELD
+
+
+def _auto_pgd(objective: Objective) -> Attack:
+    return Attack(objective=objective, rule=Adaptive(), random_start=True, steps=100)
+
 
 CATALOGUE: dict[str, Entry] = {
     "fgsm": Entry("Fast gradient sign", "Goodfellow 2015", Attack(objective=_CE, steps=1, step_size=1.0)),
@@ -120,6 +131,58 @@ CATALOGUE: dict[str, Entry] = {
         adaptive=True,
         access="black-box",
     ),
+    "square-l2": Entry(
+        "Square, random search, L2",
+        "Andriushchenko 2020",
+        Attack(objective=_CW, ball=L2(), rule=Square(), steps=5000),
+        access="black-box",
+    ),
+    # 20 rounds of 128 directions and a look at the new point, after one at the clean image; likewise ZOO.
+    "spsa": Entry(
+        "Random directions (SPSA), Adam",
+        "Uesato 2018",
+        Attack(objective=_CW, rule=Spsa(), steps=1 + 20 * 257),
+        access="black-box",
+    ),
+    "spsa-guard": Entry(
+        "SPSA on classifier and Shield",
+        "Uesato 2018 on the loss of Medical Aegis",
+        Attack(objective=_WHITE_BOX, rule=Spsa(), steps=1 + 20 * 257),
+        adaptive=True,
+        access="black-box",
+    ),
+    "zoo": Entry(
+        "Zeroth-order optimisation, by coordinates",
+        "Chen 2017 (ZOO)",
+        Attack(objective=_CW, rule=Zoo(), steps=1 + 20 * 257),
+        access="black-box",
+    ),
+    # A first population and 50 generations.
+    "one-pixel": Entry(
+        "One pixel, differential evolution",
+        "Su 2019",
+        Attack(objective=_CW, rule=OnePixel(), steps=1 + 51 * 100),
+        access="black-box",
+    ),
+    "hopskipjump": Entry(
+        "HopSkipJump, from decisions alone",
+        "Chen 2020 (HopSkipJump)",
+        Attack(objective=Decision(), rule=HopSkipJump(), steps=5000),
+        access="black-box",
+    ),
+    "hopskipjump-l2": Entry(
+        "HopSkipJump, from decisions alone, L2",
+        "Chen 2020 (HopSkipJump)",
+        Attack(objective=Decision(), ball=L2(), rule=HopSkipJump(), steps=5000),
+        access="black-box",
+    ),
+    "hopskipjump-guard": Entry(
+        "HopSkipJump on what the guard gives out or withholds, L2",
+        "Chen 2020 (HopSkipJump) on the guard",
+        Attack(objective=GuardDecision(), ball=L2(), rule=HopSkipJump(), steps=5000),
+        adaptive=True,
+        access="black-box",
+    ),
     "shield-only": Entry(
         "Shield logit alone",
         "Yao, Medical Aegis, eq. 4",
@@ -172,6 +235,34 @@ CATALOGUE: dict[str, Entry] = {
         "White-box with Auto-PGD steps",
         "Croce 2020 on the loss of Medical Aegis",
         Attack(objective=_WHITE_BOX, rule=Adaptive(), random_start=True, steps=100),
+        adaptive=True,
+    ),
+    # AutoAttack's DLR loss needs more classes than most diagnoses have; the margin takes its place.
+    "auto": Entry(
+        "Ensemble: Auto-PGD (cross-entropy, margin per class, DLR), Square",
+        "after Croce 2020 (AutoAttack)",
+        Ensemble(
+            (
+                Member(_auto_pgd(_CE)),
+                Member(_auto_pgd(_CW), per_class=True),
+                Member(_auto_pgd(LogitRatio()), per_class=True, classes=4),
+                Member(Attack(objective=_CW, rule=Square(), steps=5000)),
+            )
+        ),
+    ),
+    "auto-guard": Entry(
+        "Ensemble on the guard: WB of three weights, selective, orthogonal, Square",
+        "after Croce 2020 (AutoAttack) and Bryniarski 2021",
+        Ensemble(
+            (
+                Member(_auto_pgd(_WHITE_BOX)),
+                Member(_auto_pgd(CarliniWagner(kappa=1.0) + 0.1 * _SHIELD)),
+                Member(_auto_pgd(CarliniWagner(kappa=1.0) + 10.0 * _SHIELD)),
+                Member(Attack(objective=Selective(), random_start=True, steps=100)),
+                Member(Attack(objective=Orthogonal(), random_start=True, steps=100)),
+                Member(Attack(objective=_WHITE_BOX, rule=Square(), steps=5000)),
+            )
+        ),
         adaptive=True,
     ),
 }

@@ -45,6 +45,11 @@ class AttackResult:
     backwards: int
     seconds: float
 
+    def judged(self, verdict: Verdict, goal: Goal) -> AttackResult:
+        """The same images under another verdict, or for another goal."""
+        fooled = goal.reached(verdict.predicted) & verdict.logits.isfinite().all(1)
+        return replace(self, verdict=verdict, fooled=fooled, broken=fooled & verdict.accepted)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Attack:
@@ -184,7 +189,7 @@ class Attack:
         """
         relative = 2.5 / self.steps if self.step_size is None else self.step_size
         size = eps * relative if self.step_size is not None else (eps * relative).clamp_min(1 / (8 * 255))
-        walker = self.rule.begin(Problem(x, eps, size, self.steps, self.ball, generators))
+        walker = self.rule.begin(Problem(x, eps, size, self.steps, self.ball, generators, goal.guides))
         objective = self.objective.begin(victim, goal)
         transformers = [transform.begin(self.steps, generators) for transform in self.transforms]
         z = z.clone()

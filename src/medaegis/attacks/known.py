@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from medaegis.attacks.engine import Attack, pick_guides
+from medaegis.attacks.ensemble import Ensemble
 from medaegis.attacks.hfc import Mixtures, fit_mixtures
 from medaegis.attacks.victim import Victim
 from medaegis.images.datasets import Dataset
@@ -24,9 +25,9 @@ class Known:
 
     def __init__(self, images: Dataset, *, taps: tuple[str, ...] | None = None, seed: int = 0) -> None:
         self.images, self.taps, self.seed = images, taps, seed
-        self._normal: dict[str, Mixtures] = {}
+        self._normal: dict[Victim, Mixtures] = {}
 
-    def options(self, attack: Attack, victim: Victim, targets: Tensor, ids: Tensor) -> dict[str, Any]:
+    def options(self, attack: Attack | Ensemble, victim: Victim, targets: Tensor, ids: Tensor) -> dict[str, Any]:
         """What `Attack.run` asks for beside the images: guides and normal features, where the attack needs them.
 
         Args:
@@ -41,10 +42,9 @@ class Known:
         return told
 
     def normal(self, victim: Victim) -> Mixtures:
-        """Of features behind the victim's Cushion, worked out once for each."""
-        spec = victim.cushion.spec
-        if spec not in self._normal:
+        """Of features behind the victim's Cushion, worked out once for each victim."""
+        if victim not in self._normal:
             taps = self.taps if self.taps is not None else victim.exact.taps
             features = victim.pooled(self.images.pixels(), tuple(tap for tap in taps if tap != INPUT))
-            self._normal[spec] = fit_mixtures(features, self.images.labels, seed=self.seed)
-        return self._normal[spec]
+            self._normal[victim] = fit_mixtures(features, self.images.labels, seed=self.seed)
+        return self._normal[victim]

@@ -20,7 +20,8 @@ from medaegis.attacks.balls import Ball
 class Problem:
     """One batch to walk in: clean images `x` `(N, C, H, W)`, radii and step lengths `(N, 1, 1, 1)`.
 
-    `generators`, one per image, are for rules that draw; the draws of an image never depend on the others.
+    `generators`, one per image, are for rules that draw; the draws of an image never depend on the others. `guides`,
+    images `(N, C, H, W)` that the attacker has, are for rules that start from one.
     """
 
     x: Tensor
@@ -29,6 +30,7 @@ class Problem:
     steps: int
     ball: Ball
     generators: Sequence[torch.Generator] = ()
+    guides: Tensor | None = None
 
 
 class Walker(Protocol):
@@ -170,82 +172,3 @@ class _AdaptiveWalker:
 
     def result(self, z: Tensor) -> Tensor:
         return self.best
-
-
-@dataclass(frozen=True)
-class Square:
-    """Square attack in L-infinity (Andriushchenko 2020): random search with squares of +-eps, no gradient.
-
-    The first proposal is vertical stripes; then the square shrinks by the schedule of the paper, stretched over the
-    steps at hand. A proposal that does not lower the loss is taken back.
-
-    Args:
-        share: of the pixels in the first squares (0.8 in AutoAttack).
-    """
-
-    share: float = 0.8
-    needs_gradient = False
-
-    def begin(self, problem: Problem) -> Walker:
-        return _SquareWalker(self, problem)
-
-
-# After so many of 10,000 steps the share is halved (section 4 and code of the paper).
-_HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
-
-
-class _SquareWalker:
-    def __init__(self, rule: Square, problem: Problem) -> None:
-        x = problem.x
-        _, channels, _, width = x.shape
-        self.rule, self.problem = rule, problem
-        stripes, draws = zip(
-            *(
-                (torch.rand(channels, 1, width, generator=g), torch.rand(problem.steps, 2 + channels, generator=g))
-                for g in problem.generators
-            ),
-            strict=True,
-        )
-        self.stripes = torch.stack(stripes).to(x)
-        self.draws = torch.stack(draws, 1).to(x)  # (steps, N, 2 + C): row, column, sign per channel
-        self.best, self.best_loss = x.clone(), torch.full((len(x),), torch.inf, device=x.device)
-
-    def step(self, z: Tensor, grad: Tensor, losses: Tensor, i: int) -> Tensor:
-        problem = self.problem
-        better = losses < self.best_loss
-        self.best = torch.where(better.view(-1, 1, 1, 1), z, self.best)
-        self.best_loss = torch.where(better, losses, self.best_loss)
-        if i == 0:
-            return (problem.x + _signs(self.stripes) * problem.eps).clamp_(0, 1)
-        inside = self._square(i)
-        signs = _signs(self.draws[i][:, 2:, None, None])
-        proposal = torch.where(inside, problem.x + signs * problem.eps, self.best)
-        return problem.ball.project_(proposal, problem.x, problem.eps)
-
-    def _square(self, i: int) -> Tensor:
-        """Where each image is changed in step `i`: bool `(N, 1, H, W)`."""
-        height, width = self.problem.x.shape[2:]
-        side = min(self.side(i), height, width)
-        u = self.draws[i]
-        inside = []
-        for size, start in ((height, u[:, 0]), (width, u[:, 1])):
-            first = (start * (size - side + 1)).floor().view(-1, 1)
-            places = torch.arange(size, device=u.device).view(1, -1)
-            inside.append((places >= first) & (places < first + side))
-        rows, columns = inside
-        return (rows[:, :, None] & columns[:, None, :]).unsqueeze(1)
-
-    def side(self, i: int) -> int:
-        """Side of the square in step `i`."""
-        height, width = self.problem.x.shape[2:]
-        passed = int(i / self.problem.steps * 10_000)
-        share = self.rule.share / 2 ** sum(passed > mark for mark in _HALVINGS)
-        return max(1, round(math.sqrt(share * height * width)))
-
-    def result(self, z: Tensor) -> Tensor:
-        return self.best
-
-
-def _signs(u: Tensor) -> Tensor:
-    """-1 or 1 from uniform numbers."""
-    return torch.where(u < 0.5, -1.0, 1.0)

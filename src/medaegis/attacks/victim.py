@@ -88,16 +88,20 @@ class Victim:
         return self.exact.device
 
     def look(self, z: Tensor, goal: Goal, objective: Objective) -> View:
-        """One differentiable pass over `z` `(N, C, H, W)` that computes just what `objective` needs."""
+        """One pass over `z` `(N, C, H, W)` that computes just what `objective` needs.
+
+        With gradients it is the fast copy's; without, the exact one's: a query is answered as the deployed guard would.
+        """
         x = cushion_with_gradient(self.cushion, z, self.gradient)
         needs_logits = objective.needs_logits or (objective.needs_shield and goal.targets is None)
         taps = objective.taps
         if objective.needs_shield and self.shields is not None:
             taps = tuple(dict.fromkeys((*taps, *self.shields.taps)))
-        seen = self.fast.activations(x, logits=needs_logits, taps=taps)
-        return View(goal, seen.logits, seen.features, self._shield_logits if self.shields is not None else None)
+        network, shields = (self.fast, self._fast_shields) if torch.is_grad_enabled() else (self.exact, self.shields)
+        seen = network.activations(x, logits=needs_logits, taps=taps)
+        return View(goal, seen.logits, seen.features, shields if self.shields is not None else None)
 
-    def _shield_logits(self, features: dict[str, Tensor], classes: Tensor) -> Tensor:
+    def _fast_shields(self, features: dict[str, Tensor], classes: Tensor) -> Tensor:
         assert self.shields is not None
         reduced = self.dtype != torch.float32
         device_type = classes.device.type

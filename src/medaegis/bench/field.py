@@ -18,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from medaegis.attacks.catalogue import find_attack
 from medaegis.attacks.engine import Attack, pick_targets
+from medaegis.attacks.ensemble import Ensemble
 from medaegis.attacks.known import Known
 from medaegis.attacks.victim import Verdict, Victim
 from medaegis.bench.archive import Array
@@ -49,7 +50,7 @@ class Planned:
     gradient: Gradient = "bpda"
 
     @property
-    def value(self) -> Attack:
+    def value(self) -> Attack | Ensemble:
         return find_attack(self.attack).attack.with_options(steps=self.steps, restarts=self.restarts)
 
     @property

@@ -11,7 +11,7 @@ import typer
 
 from medaegis.cli import console, datasets
 from medaegis.cli.options import AsJson, Factory, Gradient, GuardDir, Images, Seed, Spec, factory
-from medaegis.errors import DataError
+from medaegis.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     import torch
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from medaegis.attacks.engine import AttackResult
     from medaegis.attacks.known import Known
+    from medaegis.attacks.victim import Victim
     from medaegis.guard.guard import Guard
     from medaegis.images import Dataset
 
@@ -38,6 +39,15 @@ def attack(
     gradient: Annotated[
         Gradient, typer.Option("--gradient", help="Through the Cushion: straight, by its twin, or ignoring it.")
     ] = Gradient.bpda,
+    surrogate: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--surrogate",
+            metavar="CLASSIFIER_DIR",
+            help="Attack this classifier instead (several: their mean) and only judge by the guard.",
+            show_default="none",
+        ),
+    ] = None,
     limit: Annotated[
         int | None, typer.Option("--limit", min=1, help="Attack at most so many.", show_default="all")
     ] = None,
@@ -46,19 +56,27 @@ def attack(
     network: Factory = None,
     as_json: AsJson = False,
 ) -> None:
-    """Attack the test images that the guard diagnoses rightly, with full knowledge of it.
+    """Attack the test images that the guard diagnoses rightly, with full knowledge of it, or none (--surrogate).
 
     Writes one PNG each, of the classifier's size, attack.csv and attack.json. Every figure is of those 8-bit files.
     """
     from medaegis.attacks.catalogue import find_attack
     from medaegis.attacks.engine import parse_eps
     from medaegis.attacks.known import Known
+    from medaegis.attacks.transfer import committee
+    from medaegis.attacks.victim import Victim
     from medaegis.guard.guard import Guard
+    from medaegis.models.store import load_classifier
 
     entry = find_attack(attack)
     chosen = entry.attack.with_options(steps=steps, restarts=None if restarts == 1 else restarts)
     radius = parse_eps(eps)
+    surrogates = surrogate or []
+    if surrogates and entry.adaptive:
+        what = f"--surrogate with --attack {attack}"
+        raise ConfigError(what, "this attack needs the guard's own Shields", "take one on the classifier, as dim")
     guard = Guard.load(guard_dir, factory=factory(network))
+    stand_in = committee([load_classifier(path, factory(network)) for path in surrogates]) if surrogates else None
     dataset, split = datasets.data_of_guard(guard, spec, images=images)
     test = dataset.subset(split.adv_test)
     rows = rightly_diagnosed(guard, test, limit)
@@ -73,6 +91,7 @@ def attack(
             seed=seed,
             progress=progress,
             known=Known(dataset.subset([*split.train, *split.adv_train]), seed=seed),
+            surrogate=None if stand_in is None else Victim(stand_in.to(guard.classifier.device)),
         )
     fooled, undetected = int(found.fooled.sum()), int(found.broken.sum())
     told: dict[str, Any] = {
@@ -81,6 +100,7 @@ def attack(
         "steps": chosen.steps,
         "restarts": chosen.restarts,
         "gradient": gradient.value,
+        "surrogates": [str(path) for path in surrogates],
         "seed": seed,
         "guard": guard.digest,
         "images": len(rows),
@@ -126,28 +146,26 @@ def run_attack(
     seed: int,
     progress: Any,
     known: Known | None = None,
+    surrogate: Victim | None = None,
 ) -> AttackResult:
     """Targeted attack on these rows of `test`, each image with its own target class and random start.
 
-    `known`: other clean images, for attacks that imitate one or hide among normal features.
+    `known`: other clean images, for attacks that imitate one or hide among normal features. `surrogate`: what is
+    attacked instead of the guard, which then only judges.
     """
     from medaegis.attacks.engine import pick_targets
+    from medaegis.attacks.transfer import transfer
 
     victim = guard.victim(gradient=gradient)  # type: ignore[arg-type]
     labels, ids = test.labels[rows], test.ids[rows]
     targets = pick_targets(labels, len(test.classes), ids=ids, seed=seed)
-    knowledge = {} if known is None else known.options(chosen, victim, targets, ids)
-    result: AttackResult = chosen.run(
-        victim,
-        test.pixels(rows),
-        labels,
-        eps=eps,
-        targets=targets,
-        ids=ids,
-        seed=seed,
-        progress=progress,
-        **knowledge,
-    )
+    pixels = test.pixels(rows)
+    options: dict[str, Any] = {"eps": eps, "targets": targets, "ids": ids, "seed": seed, "progress": progress}
+    if known is not None:
+        options |= known.options(chosen, surrogate or victim, targets, ids)
+    if surrogate is not None:
+        return transfer(chosen, surrogate, victim, pixels, labels, **options)
+    result: AttackResult = chosen.run(victim, pixels, labels, **options)
     return result
 
 

@@ -1,0 +1,180 @@
+"""Ensembles of attacks in the spirit of AutoAttack (Croce and Hein 2020): nothing to tune, and good for two classes.
+
+Attacks run one after the other, each on the images that none has broken so far; of each image the strongest result
+stays.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from medaegis.attacks.balls import Ball
+from medaegis.attacks.engine import Attack, AttackResult
+from medaegis.attacks.hfc import Mixtures
+from medaegis.attacks.objectives import Goal, Objective, Sum, without
+from medaegis.attacks.victim import Verdict, Victim
+from medaegis.errors import ConfigError
+from medaegis.progress import Progress, silent
+
+MOST_TARGETS = 9  # classes that AutoAttack aims at, likeliest first
+
+
+@dataclass(frozen=True)
+class Member:
+    """An attack of an ensemble.
+
+    Args:
+        per_class: an untargeted goal becomes a targeted attack on each wrong class, likeliest first.
+        classes: fewest classes that it can attack; on fewer it is left out.
+    """
+
+    attack: Attack
+    per_class: bool = False
+    classes: int = 2
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """Attacks in one ball, run like one attack; `run` takes and gives what `Attack.run` does.
+
+    Args:
+        members: in the order they run, cheap and strong ones first.
+
+    Raises:
+        ConfigError: no members, or not all in the same ball.
+    """
+
+    members: tuple[Member, ...]
+
+    def __post_init__(self) -> None:
+        if not self.members or len({member.attack.ball for member in self.members}) != 1:
+            raise ConfigError("ensemble", "no attacks, or attacks in different balls", "give attacks in one ball")
+
+    @property
+    def ball(self) -> Ball:
+        return self.members[0].attack.ball
+
+    @property
+    def objective(self) -> Objective:
+        """Of all members together: says what any of them needs."""
+        return Sum(tuple((1.0, member.attack.objective) for member in self.members))
+
+    @property
+    def steps(self) -> int:
+        """Of one start of every member together."""
+        return sum(member.attack.steps for member in self.members)
+
+    @property
+    def restarts(self) -> int:
+        return max(member.attack.restarts for member in self.members)
+
+    @property
+    def random_start(self) -> bool:
+        return any(member.attack.random_start for member in self.members)
+
+    def with_options(self, *, steps: int | None = None, restarts: int | None = None) -> Ensemble:
+        """A copy of which no member takes more than so many steps, and those that start at random so many restarts."""
+
+        def changed(attack: Attack) -> Attack:
+            most = None if steps is None else min(steps, attack.steps)
+            return attack.with_options(steps=most, restarts=restarts if attack.random_start else None)
+
+        return Ensemble(tuple(replace(member, attack=changed(member.attack)) for member in self.members))
+
+    def run(
+        self,
+        victim: Victim,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        eps: float | Tensor,
+        targets: Tensor | None = None,
+        guides: Tensor | None = None,
+        normal: Mixtures | None = None,
+        ids: Tensor | None = None,
+        seed: int = 0,
+        batch_size: int = 32,
+        progress: Progress = silent,
+    ) -> AttackResult:
+        """Attack every image with one member after the other; arguments and errors as `Attack.run`.
+
+        Passes add up over all members. Every run has a seed of its own, so that none starts where another did.
+        """
+        started = time.perf_counter()
+        ids = torch.arange(len(images)) if ids is None else ids
+        radius = torch.as_tensor(eps, dtype=torch.float32)
+        best: AttackResult | None = None
+        runs = list(self._runs(len(victim.exact.classes), targets is None))
+        likeliest: Tensor | None = None
+        for number, (attack, rank) in enumerate(runs):
+            if rank is None:
+                aims = targets
+            else:
+                if likeliest is None:
+                    likeliest = _likeliest(victim, images, labels, batch_size)
+                aims = likeliest[:, rank]
+            rows = torch.arange(len(images)) if best is None else (~best.broken.cpu()).nonzero().squeeze(1)
+            if len(rows):
+                found = attack.run(
+                    victim,
+                    images[rows],
+                    labels[rows],
+                    eps=radius[rows] if radius.ndim else radius,
+                    targets=None if aims is None else aims[rows],
+                    guides=None if guides is None else guides[rows],
+                    normal=normal,
+                    ids=ids[rows],
+                    seed=seed + number,
+                    batch_size=batch_size,
+                )
+                # By what was wanted, not by the class that this run aimed at.
+                found = found.judged(found.verdict, Goal(labels[rows], None if targets is None else targets[rows]))
+                best = found if best is None else _stronger(best, found, rows)
+            progress(number + 1, len(runs), "attacks of the ensemble")
+        if best is None:
+            raise ConfigError("ensemble", "every attack needs more classes", "add one that does with fewer")
+        return replace(best, seconds=time.perf_counter() - started)
+
+    def _runs(self, classes: int, untargeted: bool) -> Iterator[tuple[Attack, int | None]]:
+        """Attacks, with the rank of the wrong class that they aim at, or None for the goal itself."""
+        for member in self.members:
+            if classes >= member.classes:
+                ranks = range(min(classes - 1, MOST_TARGETS)) if member.per_class and untargeted else [None]
+                yield from ((member.attack, rank) for rank in ranks)
+
+
+def _likeliest(victim: Victim, images: Tensor, labels: Tensor, batch_size: int) -> Tensor:
+    """Wrong classes of each image, likeliest first, `(N, K)`; the last column is the true class."""
+    logits = [victim.judge(part.to(victim.device)).logits for part in images.split(batch_size)]
+    return without(torch.cat(logits).to(labels.device), labels).argsort(1, descending=True)
+
+
+def _stronger(best: AttackResult, found: AttackResult, rows: Tensor) -> AttackResult:
+    """`best` with those of its rows that `found` got further: broken, else fooled, else less suspicious than before."""
+    suspicion, before = found.verdict.score, best.verdict.score[rows]
+    further = found.broken | (found.fooled & (~best.fooled[rows] | (suspicion < before)))
+    chosen, where = further.nonzero().squeeze(1), rows[further.cpu()]
+
+    def merged(old: Tensor, new: Tensor) -> Tensor:
+        old = old.clone()
+        old[where] = new[chosen]
+        return old
+
+    verdicts = best.verdict, found.verdict
+    return AttackResult(
+        merged(best.images, found.images),
+        Verdict(*(merged(getattr(verdicts[0], name), getattr(verdicts[1], name)) for name in _COLUMNS)),
+        merged(best.fooled, found.fooled),
+        merged(best.broken, found.broken),
+        best.forwards + found.forwards,
+        best.backwards + found.backwards,
+        best.seconds + found.seconds,
+    )
+
+
+_COLUMNS = ("logits", "predicted", "score", "accepted")

@@ -1,0 +1,90 @@
+"""Transfer (no-box): images made on classifiers that the attacker has, judged by a victim that was never asked.
+
+Several surrogates are attacked through the mean of their logits (Dong 2018, section 3.4).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from medaegis.attacks.engine import Attack, AttackResult
+from medaegis.attacks.ensemble import Ensemble
+from medaegis.attacks.objectives import Goal
+from medaegis.attacks.victim import Verdict, Victim
+from medaegis.errors import ConfigError
+from medaegis.models.classifier import INPUT, Classifier
+
+
+class _Committee(nn.Module):
+    def __init__(self, members: Sequence[Classifier]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([member(x) for member in self.members]).mean(0)
+
+
+def committee(classifiers: Sequence[Classifier]) -> Classifier:
+    """One classifier whose logits are the mean of theirs, and whose taps are all of theirs; one alone is itself.
+
+    Raises:
+        ConfigError: none are given, or they differ in classes, size or channels.
+    """
+    if not classifiers:
+        raise ConfigError("surrogates", "none given", "give at least one classifier")
+    first = classifiers[0]
+    for other in classifiers[1:]:
+        _check_alike(first, other)
+    if len(classifiers) == 1:
+        return first
+    return Classifier(
+        _Committee([member.frozen(fold=False) for member in classifiers]),
+        classes=first.classes,
+        size=first.size,
+        channels=first.channels,
+        taps=[f"members.{i}.network.{tap}" for i, each in enumerate(classifiers) for tap in each.taps if tap != INPUT],
+        backbone="committee",
+        mean=(0.0,),  # each member normalises for itself
+        std=(1.0,),
+    ).eval()
+
+
+def transfer(
+    attack: Attack | Ensemble,
+    surrogate: Victim,
+    victim: Victim,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    targets: Tensor | None = None,
+    batch_size: int = 32,
+    **options: Any,
+) -> AttackResult:
+    """Run an attack on the surrogate as if that were all there is; the verdict is the victim's.
+
+    What is chosen between (restarts, members of an ensemble) is chosen by the surrogate: the victim is looked at once,
+    at the end. Passes are those through the surrogate.
+
+    Args:
+        options: of `Attack.run`.
+
+    Raises:
+        ConfigError: as `Attack.run`; the two differ in classes, size or channels.
+    """
+    _check_alike(victim.exact, surrogate.exact)
+    found = attack.run(surrogate, images, labels, targets=targets, batch_size=batch_size, **options)
+    parts = [victim.judge(part.to(victim.device)).to(labels.device) for part in found.images.split(batch_size)]
+    return found.judged(Verdict.concatenate(parts), Goal(labels, targets))
+
+
+def _check_alike(one: Classifier, other: Classifier) -> None:
+    def traits(classifier: Classifier) -> tuple[object, ...]:
+        return classifier.classes, classifier.size, classifier.channels
+
+    if traits(one) != traits(other):
+        given = f"classes, size and channels are {traits(other)}, expected {traits(one)}"
+        raise ConfigError("surrogate", given, "train it for the same classes and images")
