@@ -20,6 +20,7 @@ from torch import Tensor
 from medaegis import __version__
 from medaegis.attacks.catalogue import find_attack
 from medaegis.attacks.engine import Attack, pick_targets
+from medaegis.attacks.ensemble import Ensemble
 from medaegis.attacks.known import Known
 from medaegis.attacks.victim import Victim
 from medaegis.bench.archive import replace_file
@@ -183,7 +184,7 @@ class _Scene:
         targets = pick_targets(labels, len(images.classes), ids=ids, seed=self.seed)
         return Pictures(images.pixels(rows), labels, targets, ids, tuple(images.patients[i] for i in rows.tolist()))
 
-    def attack(self, name: str) -> Attack:
+    def attack(self, name: str) -> Attack | Ensemble:
         attack = find_attack(name).attack
         return attack.with_options(steps=self.steps if attack.steps > 1 else None)
 
@@ -195,7 +196,7 @@ class _Scene:
             progress(min(start + CHUNK, len(pictures.labels)), len(pictures.labels), name)
         return {field: torch.cat([part[field] for part in parts]) for field in parts[0]}
 
-    def _chunk(self, attack: Attack, pictures: Pictures, rows: slice) -> Piece:
+    def _chunk(self, attack: Attack | Ensemble, pictures: Pictures, rows: slice) -> Piece:
         ids = pictures.ids[rows]
         key = {**self.key, "attack": repr(attack), "ids": ids.tolist()}
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from medaegis.attacks.catalogue import find_attack
 from medaegis.attacks.engine import Attack, AttackResult
 from medaegis.attacks.victim import Verdict, Victim
 from medaegis.bench.analysis import maps, shifts
@@ -96,7 +95,7 @@ def study(
 
     Args:
         victim: with or without Cushion and Shields.
-        known: other clean images, for attacks that hide among normal features.
+        known: other clean images, for attacks that imitate one or hide among normal features.
 
     Raises:
         ConfigError: an attack that this victim cannot be given, an eps below a grey level, a layer that has no map.
@@ -164,7 +163,8 @@ def _marks(attack: Attack) -> tuple[int, ...]:
 
 
 def _others(subjects: Subjects) -> dict[str, Attack]:
-    return {name: find_attack(name).attack for name in COMPARED if name != subjects.plan.attack}
+    plans = {name: replace(subjects.plan, attack=name, steps=None) for name in COMPARED}
+    return {name: plan.value for name, plan in plans.items() if name != subjects.plan.attack}
 
 
 def _passes(subjects: Subjects, taps: Sequence[str], head: shifts.Head | None) -> int:

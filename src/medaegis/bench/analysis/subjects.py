@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass
 from itertools import zip_longest
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from medaegis.attacks.catalogue import find_attack
-from medaegis.attacks.engine import Attack, AttackResult, pick_guides, pick_targets
-from medaegis.attacks.hfc import Mixtures, fit_mixtures
+from medaegis.attacks.engine import Attack, AttackResult, pick_targets
+from medaegis.attacks.known import Known
 from medaegis.attacks.victim import Verdict, Victim
 from medaegis.cushions import Cushion, parse_cushion
 from medaegis.errors import ConfigError, DataError
@@ -47,7 +48,10 @@ class Plan:
 
     @property
     def value(self) -> Attack:
-        return find_attack(self.attack).attack.with_options(steps=self.steps)
+        attack = find_attack(self.attack).attack
+        if not isinstance(attack, Attack):
+            raise ConfigError(f"attack {self.attack!r}", "is several attacks", "take one of them")
+        return attack.with_options(steps=self.steps)
 
     @property
     def levels(self) -> int:
@@ -74,14 +78,9 @@ class Subjects:
             verdict.logits[right], verdict.predicted[right], verdict.score[right], verdict.accepted[right]
         )
         self.targets = pick_targets(self.labels, len(test.classes), ids=self.ids, seed=plan.seed)
-        self.guides: Tensor | None = None
-        self.normal: Mixtures | None = None
-        objective = plan.value.objective
-        if objective.needs_guides:
-            self.guides = pixels[pick_guides(test.labels, self.targets, ids=self.ids, seed=plan.seed)]
-        if objective.needs_normal and known is not None:
-            features = victim.pooled(known.pixels(), victim.exact.taps)
-            self.normal = fit_mixtures(features, known.labels, seed=plan.seed)
+        self.knowledge: dict[str, Any] = {}
+        if known is not None:
+            self.knowledge = Known(known, seed=plan.seed).options(plan.value, victim, self.targets, self.ids)
 
     def cost(self, attack: Attack) -> int:
         """Passes over single images that `run` takes."""
@@ -94,11 +93,10 @@ class Subjects:
             self.labels,
             eps=self.plan.eps,
             targets=self.targets,
-            guides=self.guides,
-            normal=self.normal,
             ids=self.ids,
             seed=self.plan.seed,
             progress=progress,
+            **self.knowledge,
         )
 
     def examples(self, count: int) -> Tensor:
