@@ -37,7 +37,7 @@ _ON_THE_GUARD = ("shield-only", "wb", "wb-decay", "wb-momentum", "wb-adaptive")
 # Other weights, other objectives, other directions, and hiding among normal features.
 _FURTHER = (
     *("wb-0.1", "wb-10", "selective", "orthogonal"),
-    *("apgd-cw", "hfc", "wb-hfc", "feature-match", "logit-match"),
+    *("hfc", "wb-hfc", "feature-match", "logit-match"),
 )
 
 SUITES: dict[str, Suite] = {
