@@ -48,6 +48,7 @@ def test_attacks_must_work_where_nothing_protects(bare, cushioned, expected):
         (planned("pgd", 4), piece(0.1, bare=0.1)),  # nor does a small eps
         (planned("pgd-l2", 64), piece(0.1, bare=0.1)),
         (planned("wb", 64), piece(0.1)),
+        (planned("one-pixel", 16), piece(0.1, bare=0.1)),  # answers alone may not be enough
     ]
     alone, through = controls._undefended(outcomes)
     assert (alone.passed, through.passed) == expected

@@ -91,6 +91,31 @@ def test_attacked_files_are_in_the_ball_and_screening_says_of_them_what_the_atta
             assert one["diagnosis"] == row["predicted"]
 
 
+def test_a_surrogate_is_attacked_in_the_place_of_the_guard(shop: Shop, tmp_path: Path):
+    options = (shop.guard, shop.spec, "--eps", "8/256", "--steps", 3, "--limit", 6, "--json")
+    told = []
+    for number, extra in enumerate(((), ("--surrogate", shop.classifier), ("--surrogate", shop.classifier) * 2)):
+        result = call("attack", *options, "--attack", "pgd", *extra, "--out", tmp_path / str(number))
+        assert result.exit_code == 0, result.stderr
+        told.append(json.loads(result.stdout))
+    assert [len(one["surrogates"]) for one in told] == [0, 1, 2]
+    direct, single, twice = (sorted((tmp_path / str(number)).glob("*.png")) for number in range(3))
+    assert [path.read_bytes() for path in single] != [path.read_bytes() for path in direct], "the Cushion was seen"
+    assert len(single) == len(twice) == 6
+    refused = call("attack", *options, "--attack", "wb", "--surrogate", shop.classifier, "--out", tmp_path / "no")
+    assert refused.exit_code == 2
+    assert "own Shields" in refused.stderr
+
+
+def test_an_ensemble_is_evaluated_like_an_attack(shop: Shop, tmp_path: Path):
+    options = ("--attacks", "auto-guard", "--eps", "8/256", "--steps", 5, "--limit", 4, "--no-planted", "--json")
+    told = json.loads(call("evaluate", shop.guard, shop.spec, *options, "--out", tmp_path / "e").stdout)
+    cells = told["cells"]
+    assert {cell["attack"] for cell in cells} == {"auto-guard"}
+    assert {cell["steps"] for cell in cells} == {30, 6}, "six members, and the short run beside the long one"
+    assert all(0 <= cell["undetected"] <= cell["success"] <= 1 for cell in cells)
+
+
 def test_evaluate_and_report(shop: Shop, tmp_path: Path):
     out = tmp_path / "evaluation"
     options = ("--attacks", "fgsm,pgd", "--eps", "4/256,8/256", "--limit", 8, "--no-planted", "--out", out, "--json")

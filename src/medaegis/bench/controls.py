@@ -13,6 +13,7 @@ from itertools import pairwise
 import torch
 
 from medaegis.attacks.balls import Linf
+from medaegis.attacks.catalogue import find_attack
 from medaegis.attacks.engine import generator
 from medaegis.bench.field import Field, Planned
 from medaegis.bench.schema import Control
@@ -85,11 +86,15 @@ def _as_clean(guard: Guard, field: Field, images: torch.Tensor, name: str) -> Co
 
 
 def _undefended(outcomes: Outcomes) -> list[Control]:
-    """The same attacks, at their largest eps, where nothing protects, and behind the Cushion alone."""
+    """The same attacks, at their largest eps, where nothing protects, and behind the Cushion alone.
+
+    Of white-box attacks alone: one by answers may run out of queries, which is no fault of the evaluation.
+    """
     iterated = [
         (p, piece)
         for p, piece in outcomes
         if "fooled_bare" in piece and p.value.steps > 1 and p.value.ball.name == "linf"
+        if find_attack(p.attack).access == "white-box"
     ]
     if not iterated:
         return []
@@ -106,7 +111,7 @@ def _undefended(outcomes: Outcomes) -> list[Control]:
         controls.append(
             Control(
                 name=f"{name}, {text}",
-                expectation=f"every iterated attack succeeds on more than {FULL:.0%}",
+                expectation=f"every iterated white-box attack succeeds on more than {FULL:.0%}",
                 measured=", ".join(f"{attack} {share:.1%}" for attack, share in shares.items()),
                 passed=min(shares.values()) > FULL,
                 detail="If they failed here, their failure against the guard would say nothing.",
