@@ -12,6 +12,7 @@ from typing import Literal
 from medaegis.attacks.balls import L2
 from medaegis.attacks.engine import Attack
 from medaegis.attacks.hfc import HierarchicalFeature
+from medaegis.attacks.minimal import Boundary, CarliniL2, NearestBoundary, Saliency, Sparse
 from medaegis.attacks.objectives import (
     CarliniWagner,
     CrossEntropy,
@@ -63,6 +64,26 @@ CATALOGUE: dict[str, Entry] = {
         "Carlini-Wagner margin, L-infinity",
         "Carlini 2017, by PGD as in Madry 2018",
         Attack(objective=_CW, random_start=True),
+    ),
+    "cw-l2": Entry(
+        "Carlini-Wagner, smallest L2 change",
+        "Carlini 2017",
+        Attack(objective=_CW, ball=L2(), rule=CarliniL2(), steps=900),
+    ),
+    "deepfool": Entry(
+        "DeepFool, L-infinity",
+        "Moosavi-Dezfooli 2016",
+        Attack(objective=NearestBoundary(), rule=Boundary(), steps=50),
+    ),
+    "deepfool-l2": Entry(
+        "DeepFool, L2",
+        "Moosavi-Dezfooli 2016",
+        Attack(objective=NearestBoundary(L2()), ball=L2(), rule=Boundary(), steps=50),
+    ),
+    "jsma": Entry(
+        "Jacobian saliency map, few pixels",
+        "Papernot 2016, single values",
+        Attack(objective=Saliency(), rule=Sparse(), steps=100, step_size=1.0),
     ),
     "dim": Entry("Diverse inputs", "Xie 2019", Attack(objective=_CE, transforms=(InputDiversity(),))),
     "tim": Entry(
