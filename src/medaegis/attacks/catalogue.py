@@ -11,6 +11,7 @@ from typing import Literal
 
 from medaegis.attacks.balls import L2
 from medaegis.attacks.engine import Attack
+from medaegis.attacks.evasion import FeatureShift, KernelDensity, LocalDimension, Stability
 from medaegis.attacks.hfc import HierarchicalFeature
 from medaegis.attacks.minimal import Boundary, CarliniL2, NearestBoundary, Saliency, Sparse
 from medaegis.attacks.objectives import (
@@ -111,6 +112,31 @@ CATALOGUE: dict[str, Entry] = {
         "BIM with the hierarchical feature constraint",
         "Yao 2021 (HFC), eq. 7",
         Attack(objective=_CE + HierarchicalFeature(), steps=100),
+    ),
+    "kde-evasion": Entry(
+        "BIM that raises the kernel density of features",
+        "Carlini 2017b, section 3.3",
+        Attack(objective=_CE + KernelDensity(), steps=100),
+    ),
+    "lid-evasion": Entry(
+        "BIM that lowers the local intrinsic dimension of features",
+        "Athalye 2018 on the estimate of Ma 2018",
+        Attack(objective=_CE + LocalDimension(), steps=100),
+    ),
+    "sma": Entry(
+        "Stabilised medical attack",
+        "Qi 2021",
+        Attack(objective=_CE + Stability()),
+    ),
+    "stress-down": Entry(
+        "Stress test: features down",
+        "Yao 2021 (HFC), section 3; Medical Aegis, section 3",
+        Attack(objective=FeatureShift(sign=-1)),
+    ),
+    "stress-up": Entry(
+        "Stress test: features up",
+        "Yao 2021 (HFC), section 3; Medical Aegis, section 3",
+        Attack(objective=FeatureShift(sign=1)),
     ),
     "wb-hfc": Entry(
         "White-box (WB) with the hierarchical feature constraint",

@@ -69,12 +69,16 @@ def without(logits: Tensor, classes: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class View:
-    """What the victim shows for one batch: logits `(N, K)`, features by tap, and the logits of its Shields."""
+    """What the victim shows for one batch: logits `(N, K)`, features by tap, and the logits of its Shields.
+
+    `pixels` are the images it was shown, before its Cushion.
+    """
 
     goal: Goal
     logits: Tensor | None
     features: dict[str, Tensor]
     shield_logits: Callable[[dict[str, Tensor], Tensor], Tensor] | None = None
+    pixels: Tensor | None = None
 
     def shield_logit(self) -> Tensor:
         """S_y of the class each image is driven to, `(N,)`; higher is more genuine."""

@@ -95,7 +95,8 @@ class Victim:
         if objective.needs_shield and self.shields is not None:
             taps = tuple(dict.fromkeys((*taps, *self.shields.taps)))
         seen = self.fast.activations(x, logits=needs_logits, taps=taps)
-        return View(goal, seen.logits, seen.features, self._shield_logits if self.shields is not None else None)
+        shield_logits = self._shield_logits if self.shields is not None else None
+        return View(goal, seen.logits, seen.features, shield_logits, z)
 
     def _shield_logits(self, features: dict[str, Tensor], classes: Tensor) -> Tensor:
         assert self.shields is not None
