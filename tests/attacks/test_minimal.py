@@ -141,6 +141,30 @@ def test_cw_l2_is_no_farther_than_foolbox(targeted):
     assert ratio.max() < 1.05, ratio
 
 
+def test_negative_logits_stop_torchattacks_and_not_ours():
+    """Its best other logit is a maximum over a product with a mask, so 0 where all are negative: it thinks it is done.
+
+    Where logits are spread about 0 it works, with its fixed c = 1 in one round, and goes no less far.
+    """
+    torchattacks = pytest.importorskip("torchattacks")
+    for shift in (0.0, -1000.0):
+        classifier = toy_classifier(3, shift=shift).frozen(fold=False)
+        images = toy_images(8, classifier)
+        labels = classifier(images).argmax(1)
+        # Pure black and white lie at infinity for it.
+        theirs = torchattacks.CW(classifier, c=10, steps=60, lr=0.01)(images.clamp(0.001, 0.999), labels)
+        victim = Victim(classifier, dtype=torch.float32, fold=False)
+        attack = Attack(objective=CarliniWagner(), ball=WHOLE, rule=CarliniL2(), steps=9 * 30)
+        found = rounded(walk(attack, victim, images, labels))
+        assert (classifier(found).argmax(1) != labels).all()
+        through = classifier(theirs).argmax(1) != labels
+        if shift:
+            assert not through.any()
+        else:
+            assert through.float().mean() > 0.5
+            assert (lengths(found - images, 2) <= lengths(theirs - images, 2))[through].float().mean() > 0.8
+
+
 def rounded(images):
     return (images * 255).round() / 255
 
