@@ -115,7 +115,7 @@ CATALOGUE: dict[str, Entry] = {
     ),
     "kde-evasion": Entry(
         "BIM that raises the kernel density of features",
-        "Carlini 2017b, section 3.3",
+        "Carlini 2017b",
         Attack(objective=_CE + KernelDensity(), steps=100),
     ),
     "lid-evasion": Entry(

@@ -95,7 +95,7 @@ class _Dense(Objective):
 class LocalDimension(Objective):
     """How far the local intrinsic dimension (LID) of the features exceeds that of clean ones, by share, mean over taps.
 
-    Ma 2018, eq. 4: -1 / mean(log(r_i / r_k)), r_i the distance to the i-th nearest of a batch of clean images. The
+    Ma 2018: -1 / mean(log(r_i / r_k)), r_i the distance to the i-th nearest of a batch of clean images. The
     batch is drawn evenly from the known ones; the typical LID of clean images is the median of its own members among
     the others. Nothing is gained below it.
 
@@ -138,7 +138,7 @@ def apart(features: Tensor, clean: Tensor) -> Tensor:
 
 
 def dimension(distances: Tensor, neighbours: int) -> Tensor:
-    """LID `(N,)` from distances `(N, M)` to M others (Ma 2018, eq. 4); differentiable."""
+    """LID `(N,)` from distances `(N, M)` to M others (Ma 2018); differentiable."""
     # A distance of 0, as between equal images, has no logarithm.
     logs = distances.topk(neighbours, 1, largest=False).values.clamp_min(1e-6).log()
     return 1 / (logs[:, -1:] - logs).mean(1).clamp_min(1e-6)

@@ -27,7 +27,7 @@ BETAS, ADAM_EPS = (0.9, 0.999), 1e-8
 class CarliniL2:
     """Adam in tanh space on ||delta||^2 + c * max(loss, -kappa), and a search for each image's smallest c that works.
 
-    Carlini and Wagner 2017, section V.B, with the defaults of their `l2_attack.py`. The steps of the attack are shared
+    Carlini and Wagner 2017, with the defaults of their `l2_attack.py`. The steps of the attack are shared
     out among the rounds of the search. Hands over the shortest adversarial change, or where there was none the point
     of the lowest loss.
 
@@ -153,7 +153,7 @@ class _BoundaryWalker:
 
 @dataclass(frozen=True)
 class NearestBoundary(Objective):
-    """Margin to the class whose boundary is nearest, each taken as linear (DeepFool, eq. 8); below 0 once crossed.
+    """Margin to the class whose boundary is nearest, each taken as linear (DeepFool); below 0 once crossed.
 
     Untargeted it takes a backward for each other class: one alone where there are two, for only the difference of
     logits matters. With targets there is one boundary of interest, to the best other class: one backward.
@@ -241,7 +241,7 @@ class _SparseWalker:
 
 @dataclass(frozen=True)
 class Saliency(Objective):
-    """JSMA's saliency map (Papernot 2016, eq. 8 and 9) of single values, on logits; the loss is the margin.
+    """JSMA's saliency map (Papernot 2016) of single values, on logits; the loss is the margin.
 
     A value counts where it raises the target's logit and lowers the sum of the others, or the other way round: by the
     product of the two slopes, with the sign of the change that helps. The paper scores pairs, which for d values takes

@@ -1,6 +1,6 @@
 """Universal perturbation: one change that fools for most images (Moosavi-Dezfooli 2017), by stochastic gradients.
 
-As in Shafahi 2020, algorithm 2: no inner DeepFool for each image but a step along the summed gradient of each batch,
+As in Shafahi 2020: no inner DeepFool for each image but a step along the summed gradient of each batch,
 with a clipped loss. It is learned on known images; applied to others it is an attack that never asks the victim.
 """
 
