@@ -14,8 +14,10 @@ from medaegis.attacks.decision import Decision, GuardDecision, HopSkipJump
 from medaegis.attacks.engine import Attack
 from medaegis.attacks.ensemble import Ensemble, Member
 from medaegis.attacks.estimation import Spsa, Zoo
+from medaegis.attacks.evasion import FeatureShift, KernelDensity, LocalDimension, Stability
 from medaegis.attacks.evolution import OnePixel
 from medaegis.attacks.hfc import HierarchicalFeature
+from medaegis.attacks.minimal import Boundary, CarliniL2, NearestBoundary, Saliency, Sparse
 from medaegis.attacks.objectives import (
     CarliniWagner,
     CrossEntropy,
@@ -75,6 +77,26 @@ CATALOGUE: dict[str, Entry] = {
         "Carlini 2017, by PGD as in Madry 2018",
         Attack(objective=_CW, random_start=True),
     ),
+    "cw-l2": Entry(
+        "Carlini-Wagner, smallest L2 change",
+        "Carlini 2017",
+        Attack(objective=_CW, ball=L2(), rule=CarliniL2(), steps=900),
+    ),
+    "deepfool": Entry(
+        "DeepFool, L-infinity",
+        "Moosavi-Dezfooli 2016",
+        Attack(objective=NearestBoundary(), rule=Boundary(), steps=50),
+    ),
+    "deepfool-l2": Entry(
+        "DeepFool, L2",
+        "Moosavi-Dezfooli 2016",
+        Attack(objective=NearestBoundary(L2()), ball=L2(), rule=Boundary(), steps=50),
+    ),
+    "jsma": Entry(
+        "Jacobian saliency map, few pixels",
+        "Papernot 2016, single values",
+        Attack(objective=Saliency(), rule=Sparse(), steps=100, step_size=1.0),
+    ),
     "dim": Entry("Diverse inputs", "Xie 2019", Attack(objective=_CE, transforms=(InputDiversity(),))),
     "tim": Entry(
         "Translation-invariant, with momentum",
@@ -101,6 +123,31 @@ CATALOGUE: dict[str, Entry] = {
         "BIM with the hierarchical feature constraint",
         "Yao 2021 (HFC), eq. 7",
         Attack(objective=_CE + HierarchicalFeature(), steps=100),
+    ),
+    "kde-evasion": Entry(
+        "BIM that raises the kernel density of features",
+        "Carlini 2017b",
+        Attack(objective=_CE + KernelDensity(), steps=100),
+    ),
+    "lid-evasion": Entry(
+        "BIM that lowers the local intrinsic dimension of features",
+        "Athalye 2018 on the estimate of Ma 2018",
+        Attack(objective=_CE + LocalDimension(), steps=100),
+    ),
+    "sma": Entry(
+        "Stabilised medical attack",
+        "Qi 2021",
+        Attack(objective=_CE + Stability()),
+    ),
+    "stress-down": Entry(
+        "Stress test: features down",
+        "Yao 2021 (HFC), section 3; Medical Aegis, section 3",
+        Attack(objective=FeatureShift(sign=-1)),
+    ),
+    "stress-up": Entry(
+        "Stress test: features up",
+        "Yao 2021 (HFC), section 3; Medical Aegis, section 3",
+        Attack(objective=FeatureShift(sign=1)),
     ),
     "wb-hfc": Entry(
         "White-box (WB) with the hierarchical feature constraint",

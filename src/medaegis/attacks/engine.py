@@ -138,7 +138,9 @@ class Attack:
         fooled = everyone.reached(verdict.predicted) & verdict.logits.isfinite().all(1)
         seconds = time.perf_counter() - started
         found = torch.cat([part for part, _ in done])
-        backwards = forwards * self.objective.backwards if self.rule.needs_gradient else 0
+        looks, pulls = self.objective.passes(everyone, len(victim.exact.classes))
+        backwards = forwards * pulls if self.rule.needs_gradient else 0
+        forwards *= looks
         return AttackResult(found, verdict, fooled, fooled & verdict.accepted, forwards, backwards, seconds)
 
     def _batch(

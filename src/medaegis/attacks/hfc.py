@@ -25,25 +25,34 @@ REGULAR = 1e-6  # added to the diagonal of every covariance (scikit-learn's defa
 
 @dataclass(frozen=True)
 class Mixtures:
-    """Gaussian mixtures of pooled features, by tap; K classes, M components, C channels (HFC, eq. 5).
+    """Pooled features of clean images and Gaussian mixtures of them, by tap (HFC, eq. 5).
+
+    K classes, M components, C channels, N images.
 
     Attributes:
         constants: log of a component's weight and of its density's factor that depends on the covariance, `(K, M)`.
         means: `(K, M, C)`.
         roots: of the inverse covariances, `(K, M, C, C)`: `(f - mean) @ root` is white.
+        features: the features themselves, `(N, C)`.
+        labels: their classes, int64 `(N,)`.
     """
 
     constants: dict[str, Tensor]
     means: dict[str, Tensor]
     roots: dict[str, Tensor]
+    features: dict[str, Tensor]
+    labels: Tensor
 
     @property
     def taps(self) -> tuple[str, ...]:
         return tuple(self.means)
 
     def to(self, device: torch.device) -> Mixtures:
-        moved = ({tap: t.to(device) for tap, t in part.items()} for part in (self.constants, self.means, self.roots))
-        return Mixtures(*moved)
+        def moved(part: dict[str, Tensor]) -> dict[str, Tensor]:
+            return {tap: values.to(device) for tap, values in part.items()}
+
+        constants, means, roots = moved(self.constants), moved(self.means), moved(self.roots)
+        return Mixtures(constants, means, roots, moved(self.features), self.labels.to(device))
 
     def distance(self, tap: str, features: Tensor, classes: Tensor) -> Tensor:
         """Squared Mahalanobis distance to the most likely component of each image's class (eq. 6).
@@ -90,7 +99,7 @@ def fit_mixtures(features: Mapping[str, Tensor], labels: Tensor, *, components: 
         constants[tap] = (weight.log() + root.diagonal(dim1=2, dim2=3).log().sum(2)).float()
         means[tap] = torch.stack([torch.from_numpy(fit.means_) for fit in fits]).float()
         roots[tap] = root.float()
-    return Mixtures(constants, means, roots)
+    return Mixtures(constants, means, roots, {tap: values.float() for tap, values in features.items()}, labels)
 
 
 @dataclass(frozen=True)

@@ -69,12 +69,16 @@ def without(logits: Tensor, classes: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class View:
-    """What the victim shows for one batch: logits `(N, K)`, features by tap, and the logits of its Shields."""
+    """What the victim shows for one batch: logits `(N, K)`, features by tap, and the logits of its Shields.
+
+    `pixels` are the images it was shown, before its Cushion.
+    """
 
     goal: Goal
     logits: Tensor | None
     features: dict[str, Tensor]
     shield_logits: Callable[[dict[str, Tensor], Tensor], Tensor] | None = None
+    pixels: Tensor | None = None
 
     def shield_logit(self) -> Tensor:
         """S_y of the class each image is driven to, `(N,)`; higher is more genuine."""
@@ -95,11 +99,14 @@ class Objective(ABC):
     taps: tuple[str, ...] = ()
     needs_guides: bool = False
     needs_normal: bool = False
-    backwards: int = 1  # passes that `pull` takes
 
     def begin(self, victim: Victim, goal: Goal) -> Objective:
         """The objective for one batch, with whatever stays the same over its steps worked out."""
         return self
+
+    def passes(self, goal: Goal, classes: int) -> tuple[int, int]:
+        """Forward and backward passes of one gradient step, on a classifier of so many classes."""
+        return 1, 1
 
     @abstractmethod
     def __call__(self, view: View) -> Tensor: ...
@@ -140,6 +147,10 @@ class Sum(Objective):
 
     def begin(self, victim: Victim, goal: Goal) -> Objective:
         return Sum(tuple((weight, objective.begin(victim, goal)) for weight, objective in self.terms))
+
+    def passes(self, goal: Goal, classes: int) -> tuple[int, int]:
+        # All terms share one look and one backward; some look once more.
+        return 1 + sum(objective.passes(goal, classes)[0] - 1 for _, objective in self.terms), 1
 
     def __call__(self, view: View) -> Tensor:
         return torch.stack([weight * objective(view) for weight, objective in self.terms]).sum(0)
@@ -243,7 +254,8 @@ class Orthogonal(Selective):
     round. Costs a second backward pass.
     """
 
-    backwards = 2
+    def passes(self, goal: Goal, classes: int) -> tuple[int, int]:
+        return 1, 2
 
     def pull(self, view: View, z: Tensor) -> tuple[Tensor, Tensor]:
         fooling, passing, fooled = self.fooling(view), self.passing(view), self.fooled(view)

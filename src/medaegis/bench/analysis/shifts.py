@@ -7,14 +7,14 @@ Medical Aegis, table 1.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medaegis.attacks.engine import Attack, generator
-from medaegis.attacks.objectives import Objective, View
+from medaegis.attacks.evasion import FeatureShift
 from medaegis.attacks.victim import Victim
 from medaegis.models.classifier import Classifier
 from medaegis.models.taps import pool
@@ -103,22 +103,6 @@ def noise(images: Tensor, levels: int, ids: Tensor, *, seed: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class MeanActivation(Objective):
-    """J* of the stress test: mean of a tap's output, driven down (sign 1) or up (sign -1)."""
-
-    tap: str
-    sign: float
-    taps: tuple[str, ...] = field(init=False)
-    needs_logits = False
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "taps", (self.tap,))
-
-    def __call__(self, view: View) -> Tensor:
-        return self.sign * view.features[self.tap].float().flatten(1).mean(1)
-
-
-@dataclass(frozen=True)
 class Stress:
     """Mean activation of each tap over the images: clean, under noise and driven down and up, one value per eps."""
 
@@ -156,11 +140,12 @@ def stress_test(
 
     clean = means(images, taps)
     noisy = [means(noise(images, k, ids, seed=seed), taps) for k in levels]
-    pushed: dict[float, dict[str, list[float]]] = {1.0: {}, -1.0: {}}
+    down, up = (FeatureShift(sign) for sign in (-1, 1))
+    pushed: dict[FeatureShift, dict[str, list[float]]] = {down: {}, up: {}}
     done, total = 0, 2 * len(taps) * len(levels)
-    for sign, found in pushed.items():
+    for goal, found in pushed.items():
         for tap in taps:
-            attack = Attack(objective=MeanActivation(tap, sign), steps=STEPS)
+            attack = Attack(objective=replace(goal, taps=(tap,)), steps=STEPS)
             found[tap] = []
             for k in levels:
                 made = attack.run(victim, images, labels, eps=k / 255, ids=ids, seed=seed)
@@ -168,4 +153,4 @@ def stress_test(
                 done += 1
                 progress(done, total, f"stress test of {tap}")
     by_tap = {tap: [one[tap] for one in noisy] for tap in taps}
-    return Stress(taps, clean, by_tap, pushed[1.0], pushed[-1.0])
+    return Stress(taps, clean, by_tap, pushed[down], pushed[up])

@@ -1,0 +1,266 @@
+"""Attacks that look for the smallest change: Carlini-Wagner L2 (2017), DeepFool (Moosavi-Dezfooli 2016) and JSMA
+(Papernot 2016).
+
+Their rules take an image for adversarial where its loss is below 0, as margins are. They walk without regard to eps;
+the ball has the last word: an image whose smallest change is longer than eps is drawn back into it, and fails there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from medaegis.attacks.balls import LEVELS, Ball, Linf
+from medaegis.attacks.objectives import Goal, Objective, View, margin
+from medaegis.attacks.steps import Problem, Walker
+from medaegis.errors import ConfigError
+
+INSIDE = 0.999999  # pure black and white would lie at infinity in tanh space; the authors' code shrinks by this
+SHORTEST = 1 / (8 * LEVELS)  # least step to a boundary; 8-bit pixels would not feel the shorter ones near it
+LARGEST_WEIGHT = 1e10  # upper end of the search for c
+BETAS, ADAM_EPS = (0.9, 0.999), 1e-8
+
+
+@dataclass(frozen=True)
+class CarliniL2:
+    """Adam in tanh space on ||delta||^2 + c * max(loss, -kappa), and a search for each image's smallest c that works.
+
+    Carlini and Wagner 2017, with the defaults of their `l2_attack.py`. The steps of the attack are shared
+    out among the rounds of the search. Hands over the shortest adversarial change, or where there was none the point
+    of the lowest loss.
+
+    Args:
+        search: rounds.
+        rate: learning rate, in tanh space.
+        first: weight c of the first round; times 10 until it works, halved between what did and did not from then on.
+        kappa: confidence: a change counts once the loss is at most -kappa.
+    """
+
+    search: int = 9
+    rate: float = 0.01
+    first: float = 1e-3
+    kappa: float = 0.0
+    needs_gradient = True
+
+    def __post_init__(self) -> None:
+        if self.search < 1 or self.rate <= 0 or self.first <= 0 or self.kappa < 0:
+            raise ConfigError("CW-L2", f"{self}", "give search >= 1, rate > 0, first > 0, kappa >= 0")
+
+    def begin(self, problem: Problem) -> Walker:
+        return _CarliniWalker(self, problem)
+
+
+class _CarliniWalker:
+    def __init__(self, rule: CarliniL2, problem: Problem) -> None:
+        x, n = problem.x, len(problem.x)
+        self.rule, self.problem = rule, problem
+        self.length = -(-problem.steps // rule.search)
+        self.start = torch.atanh((2 * x - 1) * INSIDE)
+        self.origin = (torch.tanh(self.start) + 1) / 2
+        self.weight = torch.full((n,), rule.first, device=x.device)
+        self.low, self.high = torch.zeros_like(self.weight), torch.full_like(self.weight, LARGEST_WEIGHT)
+        self.best, self.best_loss = x.clone(), torch.full((n,), torch.inf, device=x.device)
+        self.shortest = self.best_loss.clone()
+        self.worked = torch.zeros(n, dtype=torch.bool, device=x.device)
+        self.clean: tuple[Tensor, Tensor] | None = None
+        self._begin_round()
+
+    def _begin_round(self) -> None:
+        self.w, self.taken = self.start.clone(), 0
+        self.first, self.second = torch.zeros_like(self.w), torch.zeros_like(self.w)
+        self.worked = torch.zeros_like(self.worked)
+
+    def step(self, z: Tensor, grad: Tensor, losses: Tensor, i: int) -> Tensor:
+        self._remember(z, losses)
+        if self.clean is None:
+            self.clean = grad, losses
+        if i and i % self.length == 0:
+            self._search()
+            self._begin_round()
+            # Every round starts at the clean image, whose gradient is known: no second look.
+            z, (grad, losses) = self.origin, self.clean
+        return self._adam(z, grad, losses)
+
+    def _remember(self, z: Tensor, losses: Tensor) -> None:
+        reached = (losses < 0) & (losses <= -self.rule.kappa)
+        self.worked |= reached
+        z = (z * LEVELS).round() / LEVELS  # what the victim saw and will be given: its length counts
+        far = (z - self.problem.x).square().sum((1, 2, 3))
+        nearest = torch.isinf(self.shortest) & (losses < self.best_loss)
+        better = torch.where(reached, far < self.shortest, nearest)
+        self.best = torch.where(better.view(-1, 1, 1, 1), z, self.best)
+        self.best_loss = torch.where(better, losses, self.best_loss)
+        self.shortest = torch.where(better & reached, far, self.shortest)
+
+    def _search(self) -> None:
+        self.high = torch.where(self.worked, torch.minimum(self.high, self.weight), self.high)
+        self.low = torch.where(self.worked, self.low, torch.maximum(self.low, self.weight))
+        bounded = self.high < LARGEST_WEIGHT
+        self.weight = torch.where(bounded, (self.low + self.high) / 2, self.weight * 10)
+
+    def _adam(self, z: Tensor, grad: Tensor, losses: Tensor) -> Tensor:
+        pulls = self.weight * (losses > -self.rule.kappa)
+        total = 2 * (z - self.origin) + pulls.view(-1, 1, 1, 1) * grad
+        grad = total * (1 - torch.tanh(self.w).square()) / 2
+        self.taken += 1
+        self.first.lerp_(grad, 1 - BETAS[0])
+        self.second.lerp_(grad.square(), 1 - BETAS[1])
+        mean, spread = (v / (1 - b**self.taken) for v, b in zip((self.first, self.second), BETAS, strict=True))
+        self.w -= self.rule.rate * mean / (spread.sqrt() + ADAM_EPS)
+        return (torch.tanh(self.w) + 1) / 2
+
+    def result(self, z: Tensor) -> Tensor:
+        return self.problem.ball.project_(self.best.clone(), self.problem.x, self.problem.eps)
+
+
+@dataclass(frozen=True)
+class Boundary:
+    """To where the loss, taken as linear, is 0, and a little beyond: the step of DeepFool in the norm of the ball.
+
+    An image rests once it is adversarial. The clean image plus the whole change is looked at, overshoot included, as
+    in the authors' code.
+
+    Args:
+        overshoot: share by which each step is longer (0.02 in the paper).
+    """
+
+    overshoot: float = 0.02
+    needs_gradient = True
+
+    def begin(self, problem: Problem) -> Walker:
+        return _BoundaryWalker(self, problem)
+
+
+class _BoundaryWalker:
+    def __init__(self, rule: Boundary, problem: Problem) -> None:
+        self.rule, self.problem = rule, problem
+        self.reached = torch.zeros(len(problem.x), dtype=torch.bool, device=problem.x.device)
+
+    def step(self, z: Tensor, grad: Tensor, losses: Tensor, i: int) -> Tensor:
+        self.reached |= losses < 0
+        direction = self.problem.ball.direction(grad)
+        slope = (grad * direction).sum((1, 2, 3), keepdim=True)
+        length = ((1 + self.rule.overshoot) * losses.view(-1, 1, 1, 1) / slope).clamp_min(SHORTEST)
+        # Where the gradient is nil there is no boundary to see.
+        moves = ~self.reached.view(-1, 1, 1, 1) & (slope > 0)
+        return torch.where(moves, z - length * direction, z).clamp_(0, 1)
+
+    def result(self, z: Tensor) -> Tensor:
+        return self.problem.ball.project_(z, self.problem.x, self.problem.eps)
+
+
+@dataclass(frozen=True)
+class NearestBoundary(Objective):
+    """Margin to the class whose boundary is nearest, each taken as linear (DeepFool); below 0 once crossed.
+
+    Untargeted it takes a backward for each other class: one alone where there are two, for only the difference of
+    logits matters. With targets there is one boundary of interest, to the best other class: one backward.
+
+    Args:
+        ball: whose norm tells what is near; give the attack the same.
+    """
+
+    ball: Ball = field(default_factory=Linf)
+
+    def passes(self, goal: Goal, classes: int) -> tuple[int, int]:
+        return 1, classes - 1 if goal.targets is None else 1
+
+    def __call__(self, view: View) -> Tensor:
+        return margin(view.known_logits(), view.goal)
+
+    def pull(self, view: View, z: Tensor) -> tuple[Tensor, Tensor]:
+        if view.goal.targets is not None:
+            return super().pull(view, z)
+        logits, labels = view.known_logits(), view.goal.labels.view(-1, 1)
+        classes = logits.shape[1]
+        true = logits.gather(1, labels)
+        apart = [(true - logits.gather(1, (labels + k) % classes)).squeeze(1) for k in range(1, classes)]
+        nearest = torch.full_like(apart[0], torch.inf)
+        losses, grad = apart[0], torch.zeros_like(z)
+        for k, loss in enumerate(apart):
+            (slopes,) = torch.autograd.grad(loss.sum(), z, retain_graph=k < classes - 2)
+            far = loss.detach() / (slopes * self.ball.direction(slopes)).sum((1, 2, 3)).clamp_min(1e-30)
+            nearer = far < nearest
+            nearest = torch.where(nearer, far, nearest)
+            losses = torch.where(nearer, loss, losses)
+            grad = torch.where(nearer.view(-1, 1, 1, 1), slopes, grad)
+        return losses, grad
+
+
+@dataclass(frozen=True)
+class Sparse:
+    """The few values that matter most: a bounded number may change, each once and by the whole step.
+
+    In step i the largest entries of the gradient are spent among the values still untouched, as many as brings the
+    number changed to `share` * C*H*W * (i + 1) / steps. An image rests once it is adversarial. JSMA's theta is the
+    attack's `step_size`, in units of eps; its number of features per step follows from the steps.
+
+    Args:
+        share: of all values that may change (gamma; 14.5 % in Papernot 2016).
+    """
+
+    share: float = 0.145
+    needs_gradient = True
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= 1:
+            raise ConfigError("sparse steps", f"share is {self.share}", "give a share of the values in (0, 1]")
+
+    def begin(self, problem: Problem) -> Walker:
+        return _SparseWalker(self, problem)
+
+
+class _SparseWalker:
+    def __init__(self, rule: Sparse, problem: Problem) -> None:
+        self.rule, self.problem = rule, problem
+        self.values = problem.x[0].numel()
+        self.touched = torch.zeros_like(problem.x, dtype=torch.bool)
+        self.reached = torch.zeros(len(problem.x), dtype=torch.bool, device=problem.x.device)
+
+    def allowed(self, i: int) -> int:
+        """Values that may have changed after `i` steps."""
+        return int(self.rule.share * self.values * i / self.problem.steps)
+
+    def step(self, z: Tensor, grad: Tensor, losses: Tensor, i: int) -> Tensor:
+        self.reached |= losses < 0
+        problem = self.problem
+        moved = problem.ball.project_(z - problem.step_size * grad.sign(), problem.x, problem.eps)
+        free = ~self.touched & (moved != z) & ~self.reached.view(-1, 1, 1, 1)
+        weight = torch.where(free, grad.abs(), 0.0).flatten(1)
+        largest = weight.topk(self.allowed(i + 1) - self.allowed(i), 1)
+        chosen = torch.zeros_like(weight, dtype=torch.bool).scatter_(1, largest.indices, largest.values > 0)
+        chosen = chosen.view_as(z)
+        self.touched |= chosen
+        return torch.where(chosen, moved, z)
+
+    def result(self, z: Tensor) -> Tensor:
+        return z
+
+
+@dataclass(frozen=True)
+class Saliency(Objective):
+    """JSMA's saliency map (Papernot 2016) of single values, on logits; the loss is the margin.
+
+    A value counts where it raises the target's logit and lowers the sum of the others, or the other way round: by the
+    product of the two slopes, with the sign of the change that helps. The paper scores pairs, which for d values takes
+    d^2 numbers: 20 GB for an image of 224 x 224. Untargeted the true class takes the target's place with the signs
+    turned. Two backwards.
+    """
+
+    def passes(self, goal: Goal, classes: int) -> tuple[int, int]:
+        return 1, 2
+
+    def __call__(self, view: View) -> Tensor:
+        return margin(view.known_logits(), view.goal)
+
+    def pull(self, view: View, z: Tensor) -> tuple[Tensor, Tensor]:
+        logits, goal = view.known_logits(), view.goal
+        named = goal.labels if goal.targets is None else goal.targets
+        own = logits.gather(1, named.view(-1, 1)).sum()
+        (alpha,) = torch.autograd.grad(own, z, retain_graph=True)
+        (beta,) = torch.autograd.grad(logits.sum() - own, z)
+        helps = alpha if goal.targets is not None else -alpha
+        # To be walked against, as a gradient is.
+        return self(view), torch.where(alpha * beta < 0, alpha * beta * helps.sign(), 0.0)
