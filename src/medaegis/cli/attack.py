@@ -100,12 +100,14 @@ def attack(
         "steps": chosen.steps,
         "restarts": chosen.restarts,
         "gradient": gradient.value,
-        "surrogates": [str(path) for path in surrogates],
+        "surrogates": [path.name for path in surrogates],
         "seed": seed,
         "guard": guard.digest,
         "images": len(rows),
         "fooled": fooled,
         "undetected": undetected,
+        "forwards": found.forwards,
+        "backwards": found.backwards,
         "seconds": round(found.seconds, 1),
     }
     write_attacked(out, guard, test, rows, found, told)
@@ -116,6 +118,7 @@ def attack(
         "Images": f"{len(rows)} test images that the guard diagnoses rightly",
         "Wrong diagnosis behind the Cushion": f"{fooled} ({console.percent(fooled / len(rows))})",
         "Wrong and accepted by the Shield": f"{undetected} ({console.percent(undetected / len(rows))})",
+        "Passes": f"{found.forwards} forward, {found.backwards} backward, over single images",
         "Time": f"{found.seconds:.1f} s",
     }
     console.write(console.facts(lines, title=f"{entry.title}, eps {eps}, {chosen.steps} steps"))
