@@ -45,6 +45,7 @@ class Entry:
         attack: the attack with its default settings.
         adaptive: aimed at the whole guard (needs a Shield), not at the classifier alone.
         classes: fewest classes that it can attack.
+        misleads: aims at a wrong answer, and not at features alone.
         access: what the attacker must have: "white-box" (weights), "black-box" (answers) or "no-box" (neither).
     """
 
@@ -53,6 +54,7 @@ class Entry:
     attack: Attack | Ensemble
     adaptive: bool = False
     classes: int = 2
+    misleads: bool = True
     access: Literal["white-box", "black-box", "no-box"] = "white-box"
 
 
@@ -143,11 +145,13 @@ CATALOGUE: dict[str, Entry] = {
         "Stress test: features down",
         "Yao 2021 (HFC), section 3; Medical Aegis, section 3",
         Attack(objective=FeatureShift(sign=-1)),
+        misleads=False,
     ),
     "stress-up": Entry(
         "Stress test: features up",
         "Yao 2021 (HFC), section 3; Medical Aegis, section 3",
         Attack(objective=FeatureShift(sign=1)),
+        misleads=False,
     ),
     "wb-hfc": Entry(
         "White-box (WB) with the hierarchical feature constraint",
@@ -159,11 +163,13 @@ CATALOGUE: dict[str, Entry] = {
         "Feature match to an image of the wanted class",
         "Sabour 2016, by PGD",
         Attack(objective=FeatureMatch(), random_start=True, steps=100),
+        misleads=False,
     ),
     "logit-match": Entry(
         "Logit match to an image of the wanted class",
         "Tramer 2020",
         Attack(objective=LogitMatch(), random_start=True, steps=100),
+        misleads=False,
     ),
     "square": Entry(
         "Square, random search",

@@ -72,23 +72,33 @@ def _steps_beat_one(outcomes: Outcomes) -> list[Control]:
 
 
 def _patience(outcomes: Outcomes) -> list[Control]:
-    """Long attacks beside short ones: training against short attacks must not pass for robustness."""
+    """Long attacks beside short ones: training against short attacks must not pass for robustness.
+
+    Judged is the strongest of them, for one that is slow by nature gains by more steps and tells nothing of the rest.
+    """
+    pairs = [
+        (long, undetected(long_piece), short, undetected(short_piece))
+        for short, short_piece in outcomes
+        for long, long_piece in outcomes
+        if _alike(short) == _alike(long) and short.value.steps < long.value.steps
+    ]
     alarms = []
-    for short, short_piece in outcomes:
-        for long, long_piece in outcomes:
-            if _alike(short) != _alike(long) or short.value.steps >= long.value.steps:
-                continue
-            low, high = undetected(short_piece), undetected(long_piece)
-            alarms.append(
-                Control(
-                    kind="alarm",
-                    name=f"{find_attack(long.attack).title}: {long.value.steps} steps against {short.value.steps}",
-                    expectation=f"five times the steps get less than {NOTICEABLE:.0%} more through",
-                    measured=f"undetected {high:.1%} against {low:.1%} at {long.eps_text}",
-                    passed=high - low < NOTICEABLE,
-                    detail="What stops short attacks alone is no robustness; an attack that still gains was cut short.",
-                )
+    for eps in sorted({long.eps for long, *_ in pairs}):
+        mine = [pair for pair in pairs if pair[0].eps == eps]
+        most, fewest = max(high for _, high, _, _ in mine), max(low for *_, low in mine)
+        alarms.append(
+            Control(
+                kind="alarm",
+                name=f"Long attacks beside short ones, {mine[0][0].eps_text}",
+                expectation=f"the strongest long one gets less than {NOTICEABLE:.0%} more through than any short one",
+                measured=", ".join(
+                    f"{long.attack} {high:.1%} ({long.value.steps} steps) and {low:.1%} ({short.value.steps})"
+                    for long, high, short, low in mine
+                ),
+                passed=most - fewest < NOTICEABLE,
+                detail="What stops short attacks alone is no robustness; an attack that still gains was cut short.",
             )
+        )
     return alarms
 
 

@@ -88,13 +88,14 @@ def _as_clean(guard: Guard, field: Field, images: torch.Tensor, name: str) -> Co
 def _undefended(outcomes: Outcomes) -> list[Control]:
     """The same attacks, at their largest eps, where nothing protects, and behind the Cushion alone.
 
-    Of white-box attacks alone: one by answers may run out of queries, which is no fault of the evaluation.
+    Of white-box attacks that aim at a wrong answer: one by answers may run out of queries, one that imitates features
+    may do so without a wrong answer, and neither is a fault of the evaluation.
     """
     iterated = [
         (p, piece)
         for p, piece in outcomes
         if "fooled_bare" in piece and p.value.steps > 1 and p.value.ball.name == "linf"
-        if find_attack(p.attack).access == "white-box"
+        if find_attack(p.attack).access == "white-box" and find_attack(p.attack).misleads
     ]
     if not iterated:
         return []
@@ -111,7 +112,7 @@ def _undefended(outcomes: Outcomes) -> list[Control]:
         controls.append(
             Control(
                 name=f"{name}, {text}",
-                expectation=f"every iterated white-box attack succeeds on more than {FULL:.0%}",
+                expectation=f"every iterated white-box attack on the answer succeeds on more than {FULL:.0%}",
                 measured=", ".join(f"{attack} {share:.1%}" for attack, share in shares.items()),
                 passed=min(shares.values()) > FULL,
                 detail="If they failed here, their failure against the guard would say nothing.",
