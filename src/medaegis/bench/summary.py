@@ -43,8 +43,9 @@ def summarise(evaluation: Evaluation) -> Summary:
     """The verdict of an evaluation, a function of its figures alone."""
     rows = sorted(evaluation.worst_case, key=lambda worst: (worst.norm != "Linf", worst.eps))
     rungs = tuple(rung(worst) for worst in rows)
-    tone, headline = _headline(evaluation, [rung for rung in rungs if rung.worst.norm == "Linf"] or rungs)
-    points = [*_attacked(evaluation, rungs), *_clean(evaluation), *_trust(evaluation, rungs)]
+    plain = [rung for rung in rungs if rung.worst.norm == "Linf"] or rungs
+    tone, headline = _headline(evaluation, plain)
+    points = [*_attacked(evaluation, plain), *_clean(evaluation), *_trust(evaluation, rungs)]
     return Summary(tone, headline, tuple(points), rungs)
 
 
