@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from medaegis.attacks.balls import L2, LEVELS
-from medaegis.attacks.objectives import Goal, Objective, View
+from medaegis.attacks.objectives import Begun, Goal, Objective, View
 from medaegis.attacks.search import Answer, Best, Queries, Search, draw, to_grid
 from medaegis.attacks.steps import Problem
 from medaegis.detectors.shield import ShieldBank
@@ -39,7 +39,7 @@ class Decision(Objective):
 
 
 @dataclass(frozen=True)
-class GuardDecision(Objective):
+class GuardDecision(Begun):
     """As `Decision`, of classifier and Shield together: -1 only where the wrong diagnosis is given out."""
 
     needs_guides = True
@@ -49,9 +49,6 @@ class GuardDecision(Objective):
         if victim.shields is None:
             raise ConfigError("attack", "the objective needs a Shield and the victim has none", "attack a guard")
         return _GuardDecided(victim.shields)
-
-    def __call__(self, view: View) -> Tensor:
-        raise ConfigError("decision of a guard", "it was not begun", "run it as an attack")
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from medaegis.attacks.hfc import Mixtures
-from medaegis.attacks.objectives import Goal, Objective, View
+from medaegis.attacks.objectives import Begun, Goal, Objective, View
 from medaegis.attacks.transforms import Smoothing
 from medaegis.errors import ConfigError
 from medaegis.models.taps import pool
@@ -48,7 +48,7 @@ class FeatureShift(Objective):
 
 
 @dataclass(frozen=True)
-class KernelDensity(Objective):
+class KernelDensity(Begun):
     """Minus the log density of the features among clean ones of the wanted class, by Gaussian kernels (Carlini 2017b).
 
     Density as Feinman 2017: of the deepest layer that is known.
@@ -67,9 +67,6 @@ class KernelDensity(Objective):
 
     def begin(self, victim: Victim, goal: Goal) -> Objective:
         return _Dense(_normal(goal, "KDE evasion").to(victim.device), self.bandwidth, goal.targets is None)
-
-    def __call__(self, view: View) -> Tensor:
-        raise ConfigError("KDE evasion", "it was not begun", "run it as an attack, with normal features")
 
 
 @dataclass(frozen=True)
@@ -93,7 +90,7 @@ class _Dense(Objective):
 
 
 @dataclass(frozen=True)
-class LocalDimension(Objective):
+class LocalDimension(Begun):
     """How far the local intrinsic dimension (LID) of the features exceeds that of clean ones, by share, mean over taps.
 
     Ma 2018: -1 / mean(log(r_i / r_k)), r_i the distance to the i-th nearest of a batch of clean images. The
@@ -128,9 +125,6 @@ class LocalDimension(Objective):
             distances = apart(values, values).fill_diagonal_(torch.inf)
             typical[tap] = dimension(distances, self.neighbours).median()
         return _Low(clean, typical, self.neighbours)
-
-    def __call__(self, view: View) -> Tensor:
-        raise ConfigError("LID evasion", "it was not begun", "run it as an attack, with normal features")
 
 
 def apart(features: Tensor, clean: Tensor) -> Tensor:
@@ -171,7 +165,7 @@ def _normal(goal: Goal, what: str) -> Mixtures:
 
 
 @dataclass(frozen=True)
-class Stability(Objective):
+class Stability(Begun):
     """The stabilisation term of SMA (Qi 2021): a smoothed copy of the image gets the same answer, by KL divergence.
 
     The answer to the smoothed copy is a constant in each step, as in the authors' code, so it costs a forward and no
@@ -188,9 +182,6 @@ class Stability(Objective):
 
     def begin(self, victim: Victim, goal: Goal) -> Objective:
         return _Stable(victim, self.kernel)
-
-    def __call__(self, view: View) -> Tensor:
-        raise ConfigError("SMA", "it was not begun", "run it as an attack")
 
 
 SPREAD = 2  # pixels between the points of SMA's kernel

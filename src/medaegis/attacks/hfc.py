@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from medaegis.attacks.objectives import Goal, Objective, View
+from medaegis.attacks.objectives import Begun, Goal, Objective, View
 from medaegis.errors import ConfigError, DataError
 from medaegis.models.taps import pool
 
@@ -103,7 +103,7 @@ def fit_mixtures(features: Mapping[str, Tensor], labels: Tensor, *, components: 
 
 
 @dataclass(frozen=True)
-class HierarchicalFeature(Objective):
+class HierarchicalFeature(Begun):
     """The add-on J_HFC (eq. 7), with 1 / channels as the weight of a layer."""
 
     needs_logits = False
@@ -113,9 +113,6 @@ class HierarchicalFeature(Objective):
         if goal.normal is None:
             raise ConfigError("HFC", "it needs the mixtures of normal features", "set normal (fit_mixtures)")
         return _Hidden(goal.normal.to(victim.device), goal.targets is None)
-
-    def __call__(self, view: View) -> Tensor:
-        raise ConfigError("HFC", "it was not begun", "run it as an attack, with normal features")
 
 
 @dataclass(frozen=True)

@@ -128,6 +128,16 @@ class Objective(ABC):
         return Sum(((weight, self),))
 
 
+class Begun(Objective):
+    """One that must look at something first, once a batch: what is run is what its `begin` gives."""
+
+    @abstractmethod
+    def begin(self, victim: Victim, goal: Goal) -> Objective: ...
+
+    def __call__(self, view: View) -> Tensor:
+        raise ConfigError(type(self).__name__, "it was not begun", "run it as an attack")
+
+
 @dataclass(frozen=True)
 class Sum(Objective):
     """A weighted sum of objectives."""
@@ -269,7 +279,7 @@ class Orthogonal(Selective):
 
 
 @dataclass(frozen=True)
-class FeatureMatch(Objective):
+class FeatureMatch(Begun):
     """Look like a guide inside (Sabour 2016): mean squared distance of activations, in units of the guide's own.
 
     Args:
@@ -284,21 +294,15 @@ class FeatureMatch(Objective):
         taps = self.taps or victim.exact.taps[-1:]
         return _Matched(_guides(victim, goal, FeatureMatch(taps)).features)
 
-    def __call__(self, view: View) -> Tensor:
-        raise ConfigError("feature match", "it was not begun", "run it as an attack, with guides")
-
 
 @dataclass(frozen=True)
-class LogitMatch(Objective):
+class LogitMatch(Begun):
     """Answer like a guide (Tramer 2020): squared distance of logits."""
 
     needs_guides = True
 
     def begin(self, victim: Victim, goal: Goal) -> Objective:
         return _MatchedLogits(_guides(victim, goal, self).known_logits())
-
-    def __call__(self, view: View) -> Tensor:
-        raise ConfigError("logit match", "it was not begun", "run it as an attack, with guides")
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from medaegis.attacks.catalogue import find_attack
 from medaegis.attacks.engine import generator
 from medaegis.attacks.objectives import CarliniWagner, Goal, Objective, ShieldLogit
 from medaegis.attacks.victim import Victim
-from medaegis.bench.field import Field, Planned
+from medaegis.bench.field import Field, Planned, undetected
 from medaegis.bench.schema import Control
 from medaegis.bench.store import Piece
 from medaegis.progress import Progress
@@ -46,11 +46,6 @@ def run_alarms(field: Field, outcomes: Outcomes, *, stamina: bool, progress: Pro
     if stamina and any(planned.attack == "wb" for planned, _ in outcomes):
         alarms.append(_stamina(field, outcomes, progress))
     return alarms
-
-
-def undetected(piece: Piece) -> float:
-    """Share of the attacked images that fool the classifier and are accepted."""
-    return float((piece["fooled"] & piece["accepted"]).float().mean())
 
 
 def _steps_beat_one(outcomes: Outcomes) -> list[Control]:

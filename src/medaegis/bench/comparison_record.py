@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Literal
 
 from medaegis.bench.markdown import table
-from medaegis.bench.schema import Amount, Bounds, Count, Model, Scalar, Share
+from medaegis.bench.schema import Amount, Bounds, Count, Measured, Model, Share
 from medaegis.bench.words import decimal, decimal_range, duration, percent
 
 
@@ -38,17 +37,11 @@ class Row(Model):
     score_seconds: Amount
 
 
-class Comparison(Model):
+class Comparison(Measured):
     """The whole of comparison.json."""
 
     format: Literal["medaegis-comparison"] = "medaegis-comparison"
     version: Literal[1] = 1
-    created: datetime
-    seed: int
-    versions: dict[str, str | None]
-    machine: dict[str, Scalar]
-    command: str
-    commit: str | None
     data: str
     backbone: str
     size: Count

@@ -15,7 +15,7 @@ import torch
 from medaegis.attacks.balls import Linf
 from medaegis.attacks.catalogue import find_attack
 from medaegis.attacks.engine import generator
-from medaegis.bench.field import Field, Planned
+from medaegis.bench.field import Field, Planned, undetected
 from medaegis.bench.schema import Control
 from medaegis.bench.store import Piece
 from medaegis.bench.words import gradient_name
@@ -126,7 +126,7 @@ def _ways_through(outcomes: Outcomes) -> list[Control]:
     shares: dict[tuple[float, int], dict[str, float]] = {}
     for planned, piece in outcomes:
         if planned.attack == "wb":
-            broken = float((piece["fooled"] & piece["accepted"]).float().mean())
+            broken = undetected(piece)
             shares.setdefault((planned.eps, planned.value.steps), {})[planned.gradient] = broken
     controls = []
     for (eps, steps), by_way in shares.items():
@@ -151,7 +151,7 @@ def _full_success(field: Field, outcomes: Outcomes, progress: Progress) -> Contr
     found = [(p, piece) for p, piece in outcomes if p.attack == "wb"]
     longest = max((p for p, _ in found), key=lambda p: p.value.steps)
     shares = {
-        p.eps: float((piece["fooled"] & piece["accepted"]).float().mean())
+        p.eps: undetected(piece)
         for p, piece in found
         if (p.value.steps, p.gradient) == (longest.value.steps, longest.gradient)
     }
@@ -160,7 +160,7 @@ def _full_success(field: Field, outcomes: Outcomes, progress: Progress) -> Contr
     for levels in FAR_EPS:
         if levels / 256 > measured:
             piece = small.attack(replace(longest, eps=levels / 256, eps_text=f"{levels}/256"), progress)
-            shares[levels / 256] = float((piece["fooled"] & piece["accepted"]).float().mean())
+            shares[levels / 256] = undetected(piece)
     ordered = [shares[eps] for eps in sorted(shares)]
     rising = all(later >= earlier - 0.05 for earlier, later in pairwise(ordered))
     return Control(
@@ -192,7 +192,7 @@ def _planted_weakness(guard: Guard, dataset: Dataset, split: Split, field: Field
     weak.bank.calibrate(*clean_logits(weak.victim(dtype=torch.float32), dataset, split.val), weak.tnr)
     eps_text = f"{PLANTED_EPS * 256:g}/256"
     piece = field.first(FAR_IMAGES).against(weak).attack(Planned("wb", PLANTED_EPS, eps_text), progress)
-    share = float((piece["fooled"] & piece["accepted"]).float().mean())
+    share = undetected(piece)
     return Control(
         name="Planted weakness: a Shield trained at 1/256 only",
         expectation=f"WB at {eps_text} gets at least 90 % through undetected",

@@ -238,7 +238,7 @@ class Field:
 
     def _shown(self, piece: Piece) -> list[int]:
         """Images for the picture strip: undetected ones first, then those that fool, then the rest."""
-        rank = piece["fooled"].int() + (piece["fooled"] & piece["accepted"]).int()
+        rank = piece["fooled"].int() + broken_by(piece).int()
         return torch.argsort(rank, descending=True, stable=True)[:EXAMPLES].tolist()
 
     def _example(self, i: int, piece: Piece) -> Example:
@@ -279,7 +279,7 @@ class Field:
 
     def _worst_case(self, outcomes: Sequence[tuple[Planned, Piece]], attacker: Attacker) -> WorstCase:
         planned, pieces = outcomes[0][0], [piece for _, piece in outcomes]
-        broken = torch.stack([piece["fooled"] & piece["accepted"] for piece in pieces]).any(0)
+        broken = torch.stack([broken_by(piece) for piece in pieces]).any(0)
         # Only an image that fools the classifier harms; the suspicion of others counts where nothing fools.
         harmless = torch.stack([torch.where(piece["fooled"], torch.inf, piece["score"]) for piece in pieces])
         harmful = torch.stack([torch.where(piece["fooled"], piece["score"], torch.inf) for piece in pieces])
@@ -310,9 +310,7 @@ class Field:
         linf = [(p, piece) for p, piece in outcomes if p.value.ball.name == "linf"]
         for i in range(len(self.right)):
             ways = [
-                (p.eps, float(piece["score"][i]), k)
-                for k, (p, piece) in enumerate(linf)
-                if bool(piece["fooled"][i] & piece["accepted"][i])
+                (p.eps, float(piece["score"][i]), k) for k, (p, piece) in enumerate(linf) if bool(broken_by(piece)[i])
             ]
             if ways:
                 eps, score, k = min(ways)
@@ -331,6 +329,16 @@ class Field:
         groups = [[self.test.patients[i] for i in rows.tolist()] for rows in (self.genuine, self.right)]
         clean = as_array(self.clean.score[self.genuine])
         return bootstrap_interval(auroc, [clean, as_array(score)], n=500, seed=self.seed, groups=groups)
+
+
+def broken_by(piece: Piece) -> Tensor:
+    """Images that fool the classifier and are accepted, bool `(N,)`."""
+    return piece["fooled"] & piece["accepted"]
+
+
+def undetected(piece: Piece) -> float:
+    """Share of the attacked images that do."""
+    return float(broken_by(piece).float().mean())
 
 
 def attacker_of(planned: Planned) -> Attacker:

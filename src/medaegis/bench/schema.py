@@ -199,18 +199,23 @@ class Control(Model):
     detail: str = ""
 
 
-class Evaluation(Model):
-    """The whole of evaluation.json."""
+class Measured(Model):
+    """Where figures come from."""
 
-    format: Literal["medaegis-evaluation"] = "medaegis-evaluation"
-    version: Literal[1] = 1
     created: datetime
-    seconds: Amount
     seed: int
     versions: dict[str, str | None]
     machine: dict[str, Scalar]
     command: str
     commit: str | None
+
+
+class Evaluation(Measured):
+    """The whole of evaluation.json."""
+
+    format: Literal["medaegis-evaluation"] = "medaegis-evaluation"
+    version: Literal[1] = 1
+    seconds: Amount
     threat_model: str
     guard: GuardFacts
     data: DataFacts
