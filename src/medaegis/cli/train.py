@@ -33,6 +33,15 @@ def train(
         Path | None,
         typer.Option("--weights", help="Pretrained weights, .safetensors or .pth.", show_default="random"),
     ] = None,
+    harden: Annotated[
+        str | None,
+        typer.Option(
+            "--harden",
+            help="Adversarial training: attack half of each batch, up to this change of a pixel, as 8/256. "
+            "Takes about twice as long.",
+            show_default="plain training",
+        ),
+    ] = None,
     taps: Annotated[
         str | None,
         typer.Option("--taps", help="Modules whose activations Shields read.", show_default="the backbone's own"),
@@ -45,7 +54,12 @@ def train(
     device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Train a classifier; called again after a kill with the same options, it goes on where it was."""
+    """Train a classifier; called again after a kill with the same options, it goes on where it was.
+
+    To harden a trained one, start from its weights: --weights runs/classifier/network.safetensors --harden 8/256.
+    """
+    from medaegis.attacks.engine import parse_eps
+    from medaegis.attacks.hardening import Hardening
     from medaegis.images import split_dataset
     from medaegis.models.store import read_training
     from medaegis.models.training import TrainConfig, train_classifier
@@ -63,8 +77,9 @@ def train(
     )
     dataset = datasets.load(spec, size=size, channels=datasets.channels_of(spec, channels), images=images, seed=seed)
     split = split_dataset(dataset, by=split_by, seed=seed)  # type: ignore[arg-type]  # it checks the name itself
+    adversary = None if harden is None else checked(Hardening, eps=parse_eps(harden))
     with console.progress("Training") as progress:
-        train_classifier(dataset, split, config, out, progress)
+        train_classifier(dataset, split, config, out, progress, adversary=adversary)
     told = read_training(out)
     if as_json:
         console.write_json({"classifier": str(out), "metrics": told["metrics"], "seconds": told["seconds"]})

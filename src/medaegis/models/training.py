@@ -1,4 +1,4 @@
-"""Plain training of a classifier, which a kill at any moment does not change.
+"""Training of a classifier, plain or against an adversary, which a kill at any moment does not change.
 
 Order, augmentation, dropout and learning rate are functions of (seed, epoch or step, image), and the checkpoint holds
 the rest, so a resumed run ends with the weights of an uninterrupted one: bit for bit on a CPU with as many threads.
@@ -15,7 +15,7 @@ import time
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -71,6 +71,20 @@ class TrainConfig(BaseModel):
     device: str = "auto"
 
 
+class Adversary(Protocol):
+    """Who attacks a classifier while it learns; `medaegis.attacks.hardening.Hardening` is one."""
+
+    def model_dump(self, *, mode: str = ...) -> dict[str, Any]:
+        """All that decides what it does: part of what identifies a run."""
+        ...
+
+    def __call__(
+        self, classifier: Classifier, x: Tensor, labels: Tensor, ids: Tensor, *, done: float, seed: int
+    ) -> Tensor:
+        """The batch to learn from instead of `x`, in its order; `done` is the share of the training that is over."""
+        ...
+
+
 def learning_rate(step: int, steps: int, peak: float) -> float:
     """One cycle (Smith 2018): half a cosine up from peak / 25 in the first fifth, half a cosine down to peak / 10^4."""
     rise = WARM_UP * steps
@@ -82,7 +96,13 @@ def learning_rate(step: int, steps: int, peak: float) -> float:
 
 
 def train_classifier(
-    dataset: Dataset, split: Split, config: TrainConfig, out_dir: Path, progress: Progress = silent
+    dataset: Dataset,
+    split: Split,
+    config: TrainConfig,
+    out_dir: Path,
+    progress: Progress = silent,
+    *,
+    adversary: Adversary | None = None,
 ) -> Classifier:
     """Train on ``split.train``, watch ``split.val``, measure on ``split.adv_test``, and save to ``out_dir``.
 
@@ -95,6 +115,7 @@ def train_classifier(
         dataset: images and labels.
         split: of that data set; of ``adv_train`` nothing is read.
         progress: told (step, steps, what) after every step.
+        adversary: attacks images before they are learned from; None: plain training.
 
     Returns:
         The trained classifier, in eval mode on the device it was trained on.
@@ -106,7 +127,7 @@ def train_classifier(
     out_dir = Path(out_dir)
     if split.fingerprint != dataset.fingerprint:
         raise DataError("split", f"made for other images than {dataset.spec}", "make it from this data set")
-    run = _Run(dataset, split, config)
+    run = _Run(dataset, split, config, adversary)
     checkpoints = out_dir.with_name(f"{out_dir.name}.training")
     if out_dir.exists() and any(out_dir.iterdir()):
         if read_training(out_dir).get("run") != run.key:
@@ -125,8 +146,8 @@ def train_classifier(
 class _Run:
     """One training from its first step to its last: what it is of, and how far it is."""
 
-    def __init__(self, dataset: Dataset, split: Split, config: TrainConfig) -> None:
-        self.dataset, self.split, self.config = dataset, split, config
+    def __init__(self, dataset: Dataset, split: Split, config: TrainConfig, adversary: Adversary | None) -> None:
+        self.dataset, self.split, self.config, self.adversary = dataset, split, config, adversary
         self.device = pick_device(config.device)
         self.train_part = torch.tensor(split.train)
         counts = torch.bincount(dataset.labels[self.train_part], minlength=len(dataset.classes))
@@ -170,8 +191,12 @@ class _Run:
             "weights": hashlib.sha256(weights.read_bytes()).hexdigest() if weights and weights.is_file() else None,
             "data": [self.dataset.fingerprint, self.dataset.size, self.dataset.channels],
             "split": asdict(self.split),
+            "adversary": self._adversary(),
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    def _adversary(self) -> dict[str, Any] | None:
+        return None if self.adversary is None else self.adversary.model_dump(mode="json")
 
     def _order(self, epoch: int) -> Tensor:
         """Places of the train part in the order of this epoch, by a random key of each image."""
@@ -200,6 +225,9 @@ class _Run:
         if self.config.augmentation:
             x = augment(x, uniforms(self.config.seed, 2 * epoch + 1, self.dataset.ids[places], 7))
         labels = self.dataset.labels[places].to(self.device)
+        if self.adversary is not None:
+            done, seed = self.step / self.steps, self.config.seed * 1_000_003 + self.step
+            x = self.adversary(self.classifier, x, labels, self.dataset.ids[places], done=done, seed=seed)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, self.steps, self.config.lr)
         self.classifier.train()
@@ -279,6 +307,7 @@ class _Run:
         training = {
             "run": self.key,
             "config": self.config.model_dump(mode="json"),
+            "adversary": self._adversary(),
             "data": {"spec": self.dataset.spec, "fingerprint": self.dataset.fingerprint, "n": len(self.dataset)},
             "steps": self.steps,
             "seconds": round(self.seconds, 1),
