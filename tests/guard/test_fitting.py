@@ -1,5 +1,6 @@
 """Fitting: from a classifier to a guard folder, with thresholds from val alone and refusals before the work."""
 
+import copy
 import dataclasses
 
 import pytest
@@ -12,7 +13,7 @@ from tests.models.tiny_networks import tiny
 from medaegis.cushions import parse_cushion
 from medaegis.errors import ConfigError, DataError
 from medaegis.guard import fitting, shield_training
-from medaegis.guard.fitting import LOOKS, calibrate, fit_guard, robustness, shield_config, soundness
+from medaegis.guard.fitting import LOOKS, calibrate, fit_guard, refit_guard, robustness, shield_config, soundness
 from medaegis.guard.guard import Guard
 from medaegis.guard.shield_training import ShieldTraining
 
@@ -100,6 +101,56 @@ def test_other_settings_in_a_begun_folder_are_refused(tmp_path, monkeypatch):
     fit(tmp_path)
     with pytest.raises(ConfigError, match="delete it"):
         fit(tmp_path, config=SHORT.model_copy(update={"lr": 0.1}))
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """A guard whose Shields read pixels alone."""
+    return fit(tmp_path_factory.mktemp("source"), config=SHORT.model_copy(update={"taps": ("input",)}))
+
+
+class TestShieldsOfAnotherGuard:
+    def refit(self, source, folder, **options):
+        dataset, split = squares(240)
+        given = {"classifier": learned_classifier(), "dataset": dataset, "split": split, **options}
+        return refit_guard(source, **{"cushion": parse_cushion("none"), "out_dir": folder / "other", **given})
+
+    def test_they_are_the_same_with_thresholds_of_their_own(self, source, tmp_path):
+        before = source.bank.scale.clone()
+        guard = self.refit(source, tmp_path, tnr=0.7, about={"images": 240})
+        shields = guard.bank.shields.state_dict()
+        assert all(torch.equal(value, shields[name]) for name, value in source.bank.shields.state_dict().items())
+        assert torch.equal(source.bank.scale, before), "the other guard's thresholds changed"
+        dataset, split = squares(240)
+        accepted = guard.judge(dataset.pixels(split.val))
+        for k in range(2):
+            mine = accepted.accepted[accepted.predicted == k]
+            assert int(mine.sum()) == -(-7 * len(mine) // 10)
+        again = Guard.load(tmp_path / "other", factory=tiny)
+        assert (again.cushion.spec, again.tnr) == ("none", 0.7)
+        assert again.training["shields_of"] == source.digest
+        assert again.training["shields"] == source.training["shields"]
+        assert again.training["images"] == 240
+
+    def test_another_classifier_may_take_those_that_read_pixels_alone(self, source, tmp_path):
+        other = copy.deepcopy(learned_classifier())
+        with torch.no_grad():
+            next(other.network.parameters()).mul_(1.01)
+        self.refit(source, tmp_path, classifier=other)
+        deep = fit(tmp_path)
+        with pytest.raises(ConfigError, match="features of another classifier"):
+            self.refit(deep, tmp_path / "b", classifier=other)
+        self.refit(deep, tmp_path / "c")
+
+    def test_what_does_not_fit_is_refused(self, source, tmp_path):
+        with pytest.raises(ConfigError, match="made for"):
+            self.refit(source, tmp_path, classifier=toy_classifier(3))
+        with pytest.raises(DataError, match="another split"):
+            self.refit(source, tmp_path, split=dataclasses.replace(squares(240)[1], seed=5))
+        (tmp_path / "other").mkdir()
+        (tmp_path / "other" / "notes.txt").write_text("mine")
+        with pytest.raises(ConfigError, match="not empty"):
+            self.refit(source, tmp_path)
 
 
 def test_recipes():

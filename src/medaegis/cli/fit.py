@@ -30,6 +30,15 @@ def fit(
     updates: Annotated[
         int, typer.Option("--updates", min=1, help="Training steps of each Shield; fewer if its gradients mask.")
     ] = 2880,
+    shields: Annotated[
+        Path | None,
+        typer.Option(
+            "--shields",
+            metavar="GUARD_DIR",
+            help="Take the Shields of this guard instead of training: only thresholds are set anew.",
+            show_default="train them",
+        ),
+    ] = None,
     tnr: Annotated[
         float, typer.Option("--tnr", min=0.5, max=0.999, help="Share of clean images to be accepted.")
     ] = 0.9,
@@ -48,7 +57,8 @@ def fit(
     classifier: what it was tested on, no Shield learns from.
     """
     from medaegis.cushions import parse_cushion
-    from medaegis.guard.fitting import fit_guard, shield_config
+    from medaegis.guard.fitting import fit_guard, refit_guard, shield_config
+    from medaegis.guard.guard import Guard
     from medaegis.models.store import load_classifier
     from medaegis.signing import load_signing_key
 
@@ -56,29 +66,46 @@ def fit(
     if sign is not None:
         load_signing_key(sign)  # better refused now than after the training
     classifier = load_classifier(classifier_dir, factory(network))
-    config = shield_config(recipe, classifier, updates=updates, seed=seed)
     dataset, split = datasets.data_of_classifier(classifier_dir, classifier, spec, images=images)
-    with console.progress("Fitting") as progress:
-        guard = fit_guard(
+    about = {"images": images, "split_parts": datasets.split_facts(split)}
+    if shields is not None:
+        source = Guard.load(shields, factory=factory(network))
+        guard = refit_guard(
+            source,
             classifier,
             dataset,
             split,
             cushion=filtering,
-            config=config,
             out_dir=out,
             tnr=tnr,
             signing_key=sign,
-            about={"recipe": recipe.value, "images": images, "split_parts": datasets.split_facts(split)},
-            progress=progress,
+            about=about,
         )
+    else:
+        config = shield_config(recipe, classifier, updates=updates, seed=seed)
+        about |= {"recipe": recipe.value}
+        with console.progress("Fitting") as progress:
+            guard = fit_guard(
+                classifier,
+                dataset,
+                split,
+                cushion=filtering,
+                config=config,
+                out_dir=out,
+                tnr=tnr,
+                signing_key=sign,
+                about=about,
+                progress=progress,
+            )
     told = guard.calibration
     if as_json:
         console.write_json({"guard": str(out), "calibration": told})
         return
     seconds = sum(shield["seconds"] for shield in guard.training["shields"].values())
+    trained = f"of recipe {recipe.value}, {updates} updates each, {seconds:.0f} s"
     lines = {
         "Cushion": filtering.spec,
-        "Shields": f"{len(guard.classes)} of recipe {recipe.value}, {updates} updates each, {seconds:.0f} s",
+        "Shields": f"{len(guard.classes)} {trained if shields is None else f'of {shields.name}'}",
         "Accepts of clean test images": f"{console.percent(told['tnr_reached'])} (chosen {console.percent(tnr)})",
         **{f"  {name}": console.percent(share) for name, share in told["tnr_by_class"].items()},
         "Accuracy behind the Cushion": console.percent(told["accuracy"]),

@@ -5,6 +5,7 @@ Every image has one role: Shields learn on "train" and "adv_train", thresholds c
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from medaegis.attacks.victim import Victim
 from medaegis.cushions import Cushion
 from medaegis.detectors.shield import Shield, ShieldBank, enough_to_calibrate
 from medaegis.errors import ConfigError, DataError
+from medaegis.guard.fingerprint import weights_fingerprint
 from medaegis.guard.guard import Guard
 from medaegis.guard.shield_training import ShieldConfig, ShieldTraining
 from medaegis.images.datasets import Dataset
@@ -91,8 +93,7 @@ def fit_guard(
         DataError: the data or the split do not fit the classifier.
         ConfigError: `out_dir` was begun with other settings.
     """
-    _check(classifier, dataset, split)
-    _check_calibration(classifier, cushion, dataset, split)
+    check_before_fitting(classifier, cushion, dataset, split)
     learn = dataset.subset([*split.train, *split.adv_train])
     watch = dataset.subset(split.val)
     work = out_dir.with_name(f"{out_dir.name}.fitting")
@@ -110,25 +111,58 @@ def fit_guard(
         )
         shields.append(training.train(_part_of(progress, label, len(classifier.classes))))
         facts[name] = {"seconds": training.seconds, "history": training.history}
-    bank = ShieldBank(shields)
-    guard = Guard(classifier, cushion, bank, tnr=tnr)
-    calibration = calibrate(guard, dataset, split)
-    guard = Guard(
-        classifier,
-        cushion,
-        bank,
-        tnr=tnr,
-        calibration=calibration,
-        training={
-            "data": {"spec": dataset.spec, "fingerprint": dataset.fingerprint, "images": len(learn)},
-            "split": {"by": split.by, "seed": split.seed, "fingerprint": split.fingerprint},
-            "config": config.model_dump(mode="json"),
-            "shields": facts,
-            **(about or {}),
-        },
-    )
+    told = {**_data_facts(dataset, split), "config": config.model_dump(mode="json"), "shields": facts, **(about or {})}
+    guard = Guard(classifier, cushion, ShieldBank(shields), tnr=tnr, training=told)
+    guard.calibration = calibrate(guard, dataset, split)
     guard.save(out_dir, signing_key=signing_key)
     return guard
+
+
+def refit_guard(
+    source: Guard,
+    classifier: Classifier,
+    dataset: Dataset,
+    split: Split,
+    *,
+    cushion: Cushion,
+    out_dir: Path,
+    tnr: float = 0.9,
+    signing_key: Path | None = None,
+    about: dict[str, Any] | None = None,
+) -> Guard:
+    """A guard with the Shields of another one, their thresholds set anew: for another Cushion, classifier or TNR.
+
+    Raises:
+        DataError: the data or the split do not fit the classifier, or the Shields learned from other parts of the data.
+        ConfigError: the Shields read features of another classifier; classes, size or channels differ; or the
+            folder holds something.
+    """
+    given, wanted = ((c.classes, c.size, c.channels) for c in (source.classifier, classifier))
+    if given != wanted:
+        raise ConfigError("Shields", f"made for {given}, the classifier is for {wanted}", "fit new ones")
+    same = weights_fingerprint(source.classifier) == weights_fingerprint(classifier)
+    if not same and set(source.bank.taps) != {INPUT}:
+        raise ConfigError("Shields", "they read features of another classifier", "fit new ones, or pixels alone")
+    if out_dir.exists() and any(out_dir.iterdir()):
+        raise ConfigError(out_dir, "is not empty", "give another folder")
+    check_before_fitting(classifier, cushion, dataset, split)
+    facts = _data_facts(dataset, split)
+    known = source.training
+    if known.get("data", {}).get("fingerprint") == dataset.fingerprint and known.get("split") != facts["split"]:
+        raise DataError(dataset.spec, "the Shields learned from another split of it", "use the split of their guard")
+    training = {**known, **facts, "shields_of": source.digest, **(about or {})}
+    guard = Guard(classifier, cushion, copy.deepcopy(source.bank), tnr=tnr, training=training)
+    guard.calibration = calibrate(guard, dataset, split)
+    guard.save(out_dir, signing_key=signing_key)
+    return guard
+
+
+def _data_facts(dataset: Dataset, split: Split) -> dict[str, Any]:
+    learned = len(split.train) + len(split.adv_train)
+    return {
+        "data": {"spec": dataset.spec, "fingerprint": dataset.fingerprint, "images": learned},
+        "split": {"by": split.by, "seed": split.seed, "fingerprint": split.fingerprint},
+    }
 
 
 def _part_of(progress: Progress, part: int, parts: int) -> Progress:
@@ -232,8 +266,13 @@ def shield_logits(victim: Victim, images: Tensor, label: int) -> Tensor:
 
 
 @torch.no_grad()
-def _check_calibration(classifier: Classifier, cushion: Cushion, dataset: Dataset, split: Split) -> None:
-    """Whether the thresholds can be set at all, asked before hours of training."""
+def check_before_fitting(classifier: Classifier, cushion: Cushion, dataset: Dataset, split: Split) -> None:
+    """Whether all fits together and the thresholds can be set at all, asked before hours of training.
+
+    Raises:
+        DataError: the data or the split do not fit the classifier, or hold too few images.
+    """
+    _check(classifier, dataset, split)
     if not split.val or not split.adv_test:
         raise DataError(dataset.spec, "the split has no val or no adv_test images", "split with shares above 0")
     exact = classifier.frozen()
