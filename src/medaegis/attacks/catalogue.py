@@ -36,6 +36,7 @@ from medaegis.attacks.universal import Universal
 from medaegis.errors import ConfigError
 
 AnyAttack = Attack | Ensemble | Universal
+Access = Literal["white-box", "black-box", "no-box"]
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Entry:
     adaptive: bool = False
     classes: int = 2
     misleads: bool = True
-    access: Literal["white-box", "black-box", "no-box"] = "white-box"
+    access: Access = "white-box"
 
 
 _CE, _CW, _SHIELD = CrossEntropy(), CarliniWagner(), ShieldLogit()
