@@ -14,6 +14,7 @@ from medaegis.attacks.catalogue import CATALOGUE, find_attack
 from medaegis.attacks.engine import Attack, generator, parse_eps, pick_guides, pick_targets
 from medaegis.attacks.hfc import fit_mixtures
 from medaegis.attacks.objectives import CarliniWagner, CrossEntropy, Goal, ShieldLogit
+from medaegis.attacks.universal import Universal
 from medaegis.attacks.victim import Victim
 from medaegis.cushions import parse_cushion
 from medaegis.errors import ConfigError
@@ -64,6 +65,9 @@ def test_every_entry_of_the_catalogue(name, targeted, victim, images, labels):
         pool = toy_images(200, victim.exact, seed=8)
         normal = fit_mixtures(victim.pooled(pool, ("relu", "last")), toy_labels(victim, pool))
     run = {"eps": eps, "targets": targets, "ids": ids, "seed": 5, "guides": guides, "normal": normal}
+    if isinstance(attack, Universal):
+        pool = toy_images(40, victim.exact, seed=8)
+        run = {"eps": eps, "targets": targets, "ids": ids, "seed": 5, "known": (pool, toy_labels(victim, pool))}
     found = attack.run(victim, images, labels, **run, batch_size=5)
     levels = ((found.images - images) * 255).double()
     assert torch.equal((found.images * 255).round() / 255, found.images)
@@ -78,17 +82,10 @@ def test_every_entry_of_the_catalogue(name, targeted, victim, images, labels):
     assert torch.equal(found.broken, found.fooled & verdict.accepted)
     same(attack.run(victim, images, labels, **run, batch_size=16), found)
     order = torch.randperm(N, generator=torch.Generator().manual_seed(0))
-    turned = attack.run(
-        victim,
-        images[order],
-        labels[order],
-        eps=eps[order],
-        targets=None if targets is None else targets[order],
-        guides=None if guides is None else guides[order],
-        normal=normal,
-        ids=ids[order],
-        seed=5,
-    )
+    of_each = {
+        what: values[order] for what in ("eps", "targets", "ids", "guides") if (values := run.get(what)) is not None
+    }
+    turned = attack.run(victim, images[order], labels[order], **{**run, **of_each})
     back = order.argsort()
     assert torch.equal(turned.images[back], found.images)
     if attack.random_start:

@@ -1,5 +1,7 @@
 """What an attacker knows of clean images reaches the attacks that need it, and no other."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from tests.attacks.toys import SIZE, toy_victim
@@ -43,6 +45,26 @@ def test_normal_features_are_those_behind_the_victims_cushion(images):
         torch.testing.assert_close(normal.means["relu"], expected.means["relu"])
     assert known.normal(victim) is known.normal(victim)
     assert Known(images, taps=("input", "last")).normal(victim).taps == ("last",)
+
+
+def test_a_universal_perturbation_learns_from_some_of_them_by_the_seed(images):
+    victim, attack = toy_victim(2), replace(find_attack("uap").attack, images=20)
+    here = torch.tensor([0])
+    pixels, labels = Known(images, seed=3).options(attack, victim, here, here)["known"]
+    pool = {bytes(image.numpy()): int(label) for image, label in zip(images.images, images.labels, strict=True)}
+    drawn = [bytes((image * 255).round().to(torch.uint8).numpy()) for image in pixels]
+    assert len(set(drawn)) == 20
+    assert [pool[image] for image in drawn] == labels.tolist()
+    assert torch.equal(Known(images, seed=3).options(attack, victim, here, here)["known"][0], pixels)
+    assert not torch.equal(Known(images, seed=4).options(attack, victim, here, here)["known"][0], pixels)
+    assert len(Known(images).options(find_attack("uap").attack, victim, here, here)["known"][1]) == 60, "all there are"
+
+
+@pytest.mark.parametrize(
+    ("name", "served"), [("uap", True), ("uap-wb", True), ("hfc", True), ("feature-match", True), ("pgd", False)]
+)
+def test_it_is_told_whom_they_serve(name, served):
+    assert Known.serve(find_attack(name).attack) == served
 
 
 def test_attacks_that_need_nothing_are_told_nothing(images):

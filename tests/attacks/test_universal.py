@@ -1,105 +1,169 @@
 """Universal perturbations: on a plane the best one is known; elsewhere it must beat noise and carry over."""
 
+import dataclasses
+
 import pytest
 import torch
 from tests.attacks.test_engine import Passes, separate_victim
 from tests.attacks.test_minimal import grey, plane
 from tests.attacks.toys import toy_images, toy_labels, toy_victim
 
+from medaegis.attacks.catalogue import find_attack
+from medaegis.attacks.engine import pick_targets
 from medaegis.attacks.objectives import CrossEntropy
-from medaegis.attacks.universal import universal_attack
+from medaegis.attacks.universal import Universal, fixed, wanted
 from medaegis.errors import ConfigError
 
 EPS = 16 / 256
 
 
-def to_class(k, victim, n, seed):
-    """Images of all classes but k, their labels, and k for each."""
+def known_to(victim, n, seed=1):
+    """Clean images and what the victim says of them."""
     images = toy_images(n, victim.exact, seed=seed)
-    labels = toy_labels(victim, images)
-    images, labels = images[labels != k], labels[labels != k]
-    return images, labels, torch.full_like(labels, k)
+    return images, toy_labels(victim, images)
 
 
 def test_on_a_plane_it_is_the_sign_of_the_weights():
     victim = plane(2)
     images = grey(victim, 40)
     labels = victim.judge(images).predicted
-    images, labels = images[labels == 0], labels[labels == 0]
-    attack = universal_attack(victim, images, labels, eps=20 / 255, targets=1 - labels, objective=CrossEntropy())
-    weight = victim.exact.network.fc.weight
-    expected = 20 * (weight[1] - weight[0]).sign().view(1, 16, 16)
-    torch.testing.assert_close(attack.rule.change * 255, expected.detach())
+    for k in (0, 1):
+        lesson = Universal(objective=CrossEntropy()).learn(victim, images, labels, eps=20 / 255, target=k)
+        weight = victim.exact.network.fc.weight
+        expected = 20 * (weight[k] - weight[1 - k]).sign().view(1, 16, 16)
+        torch.testing.assert_close(lesson.change * 255, expected.detach())
+
+
+def test_it_is_the_batch_by_batch_descent_written_out():
+    """By autograd through the classifier itself; rounding passes gradients straight through."""
+    victim = toy_victim(3)
+    images, labels = known_to(victim, 20)
+    lesson = Universal(steps=3, learning_batch=8, step_size=0.25).learn(
+        victim, images, labels, eps=EPS, target=2, seed=7
+    )
+    x = images[labels != 2]
+    change, order = torch.zeros(1, 16, 16), torch.Generator().manual_seed(7)
+    for _ in range(3):
+        for rows in torch.randperm(len(x), generator=order).split(8):
+            z = (x[rows] + change).clamp(0, 1).requires_grad_()
+            logits = victim.exact(z + ((z * 255).round() / 255 - z).detach())
+            (logits[:, :2].amax(1) - logits[:, 2]).clamp_min(-1).mean().backward()
+            change = (change - 0.25 * 16 / 255 * z.grad.sum(0).sign()).clamp(-16 / 255, 16 / 255)
+    assert torch.equal((lesson.change * 255).round(), (change * 255).round())
+    assert len(x) < 20
 
 
 @pytest.mark.parametrize("cushion", ["none", "bits:3"])
 def test_it_carries_over_to_other_images_and_beats_noise(cushion):
     victim = toy_victim(3, cushion=cushion)
-    fooled, by_noise = [], []
+    known = known_to(victim, 120)
+    others, labels = known_to(victim, 60, seed=2)
+    targets = pick_targets(labels, 3)
+    found = Universal().run(victim, others, labels, eps=EPS, targets=targets, known=known)
+    changes = ((found.images - others) * 255).round()
+    by_noise = []
     for k in range(3):
-        images, labels, targets = to_class(k, victim, 120, 1)
-        attack = universal_attack(victim, images, labels, eps=EPS, targets=targets)
-        others, their_labels, their_targets = to_class(k, victim, 60, 2)
-        found = attack.run(victim, others, their_labels, eps=EPS, targets=their_targets)
-        change = attack.rule.change
-        assert ((found.images * 255).round() == ((others + change).clamp(0, 1) * 255).round()).all(), "one change"
-        noise = change.flatten()[torch.randperm(change.numel(), generator=torch.Generator().manual_seed(k))]
-        noisy = ((others + noise.view_as(change)).clamp(0, 1) * 255).round() / 255
-        fooled.append(found.fooled.float().mean())
-        by_noise.append((victim.judge(noisy).predicted == k).float().mean())
-    assert torch.stack(fooled).mean() > torch.stack(by_noise).mean() + 0.3, (fooled, by_noise)
+        lesson = Universal().learn(victim, *known, eps=EPS, target=k)
+        mine = targets == k
+        expected = ((others[mine] + lesson.change).clamp(0, 1) * 255).round() - (others[mine] * 255).round()
+        assert torch.equal(changes[mine], expected), "one change for each wanted class"
+        noise = lesson.change.flatten()[
+            torch.randperm(lesson.change.numel(), generator=torch.Generator().manual_seed(k))
+        ].view_as(lesson.change)
+        noisy = ((others[mine] + noise).clamp(0, 1) * 255).round() / 255
+        by_noise.append(victim.judge(noisy).predicted == k)
+    assert found.fooled.float().mean() > torch.cat(by_noise).float().mean() + 0.3
 
 
-def test_it_never_asks_and_stays_in_each_ball():
+def test_one_that_knows_the_shield_gets_more_past_it():
+    victim = toy_victim(2, shields=True)
+    known, (images, labels) = known_to(victim, 120), known_to(victim, 60, seed=2)
+    targets = 1 - labels
+    knowing, conventional = (
+        find_attack(name).attack.run(victim, images, labels, eps=EPS, targets=targets, known=known)
+        for name in ("uap-wb", "uap")
+    )
+    assert victim.suspicion(knowing.images, targets).mean() < victim.suspicion(conventional.images, targets).mean()
+    assert knowing.broken.float().mean() >= conventional.broken.float().mean()
+    assert knowing.broken.any()
+
+
+def test_what_is_learned_is_counted_and_nothing_is_asked_after():
     victim = separate_victim()
-    known = toy_images(40, victim.exact, seed=1)
-    attack = universal_attack(victim, known, toy_labels(victim, known), eps=EPS)
-    images = toy_images(11, victim.exact, seed=2)
-    labels = toy_labels(victim, images)
+    known = known_to(victim, 40)
+    images, labels = known_to(victim, 11, seed=2)
+    attack = Universal(steps=3)
+    for targets in (None, pick_targets(labels, len(victim.exact.classes))):
+        with Passes(victim) as passes:
+            found = attack.run(victim, images, labels, eps=EPS, targets=targets, known=known)
+        lessons = [attack.learn(victim, *known, eps=EPS, target=k) for k in wanted(targets)]
+        # Each known image in each pass, once for each wanted class that is not its own.
+        spent = 3 * sum(40 if k is None else int((known[1] != k).sum()) for k in wanted(targets))
+        assert passes.forward == found.forwards == sum(lesson.forwards for lesson in lessons) == spent
+        assert passes.backward == found.backwards == sum(lesson.backwards for lesson in lessons) == spent
+        with Passes(victim) as passes:
+            again = fixed({k: lesson.change for k, lesson in zip(wanted(targets), lessons, strict=True)}).run(
+                victim, images, labels, eps=EPS, targets=targets
+            )
+        assert passes.forward == passes.backward == again.forwards == again.backwards == 0
+        assert torch.equal(again.images, found.images)
+
+
+def test_it_stays_in_each_ball():
+    victim = toy_victim(2)
+    known, (images, labels) = known_to(victim, 40), known_to(victim, 11, seed=2)
     eps = torch.linspace(0, EPS, 11)
-    with Passes(victim) as passes:
-        found = attack.run(victim, images, labels, eps=eps, batch_size=4)
-    assert passes.forward == passes.backward == found.forwards == found.backwards == 0
+    attack = Universal(steps=2, step_size=1.0)
+    found = attack.run(victim, images, labels, eps=eps, known=known, batch_size=4)
     levels = ((found.images - images) * 255).round().abs().amax((1, 2, 3))
     assert (levels <= (255 * eps).round()).all()
     assert levels[-1] == 16
-    assert torch.equal(attack.run(victim, images, labels, eps=eps, batch_size=11).images, found.images)
+    assert torch.equal(attack.run(victim, images, labels, eps=eps, known=known, batch_size=11).images, found.images)
 
 
-def test_it_repeats_with_the_seed_and_is_named_by_what_it_is():
+def test_it_repeats_with_the_seed():
     victim = toy_victim(2)
-    known = toy_images(40, victim.exact, seed=1)
-    labels = toy_labels(victim, known)
+    known = known_to(victim, 40)
     one, again, other = (
-        universal_attack(victim, known, labels, eps=EPS, epochs=2, batch_size=8, seed=s) for s in (3, 3, 4)
+        Universal(steps=2, learning_batch=8).learn(victim, *known, eps=EPS, seed=s).change for s in (3, 3, 4)
     )
-    assert torch.equal(one.rule.change, again.rule.change)
-    assert repr(one) == repr(again)
-    assert not torch.equal(one.rule.change, other.rule.change)
-    assert repr(one) != repr(other)
+    assert torch.equal(one, again)
+    assert not torch.equal(one, other)
+
+
+def test_steps_are_a_limit():
+    attack = find_attack("uap").attack
+    assert attack.with_options(steps=3).steps == 3
+    assert attack.with_options(steps=300) == attack.with_options() == attack
+    with pytest.raises(ConfigError, match="one start"):
+        attack.with_options(restarts=2)
 
 
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        ({"images": torch.zeros(0, 1, 16, 16)}, "images are"),
-        ({"labels": torch.zeros(3, dtype=torch.int64)}, "labels are"),
-        ({"targets": torch.zeros(3, dtype=torch.int64)}, "targets are"),
+        ({"images": torch.zeros(0, 1, 16, 16)}, "known images are"),
+        ({"labels": torch.zeros(3, dtype=torch.int64)}, "known labels are"),
+        ({"target": 0}, "every known image is of class 0"),
         ({"eps": 1.5}, "eps 1.5"),
-        ({"epochs": 0}, "epochs=0"),
     ],
 )
 def test_bad_input_is_named(wrong, words):
     given = {"images": torch.zeros(2, 1, 16, 16), "labels": torch.zeros(2, dtype=torch.int64), "eps": EPS, **wrong}
     with pytest.raises(ConfigError, match=words):
-        universal_attack(toy_victim(2), given.pop("images"), given.pop("labels"), **given)
+        Universal().learn(toy_victim(2), given.pop("images"), given.pop("labels"), **given)
 
 
-def test_images_of_another_size_are_refused():
+@pytest.mark.parametrize("setting", ["steps", "learning_batch", "images"])
+def test_settings_that_leave_nothing_to_do_are_refused(setting):
+    with pytest.raises(ConfigError, match=f"{setting}=0"):
+        dataclasses.replace(Universal(), **{setting: 0})
+
+
+def test_what_was_learned_for_something_else_is_refused():
     victim = toy_victim(2)
-    known = toy_images(4, victim.exact)
-    labels = toy_labels(victim, known)
-    attack = universal_attack(victim, known, labels, eps=EPS, epochs=1)
-    object.__setattr__(attack.rule, "change", torch.zeros(1, 8, 8))
+    images, labels = known_to(victim, 4)
     with pytest.raises(ConfigError, match="learn it on those"):
-        attack.run(victim, known, labels, eps=EPS)
+        fixed({None: torch.zeros(1, 8, 8)}).run(victim, images, labels, eps=EPS)
+    with pytest.raises(ConfigError, match="none was learned for class"):
+        fixed({None: torch.zeros(1, 16, 16)}).run(victim, images, labels, eps=EPS, targets=1 - labels)

@@ -9,6 +9,8 @@ import torch
 from sklearn.metrics import roc_auc_score
 from tests.bench.small import data, learned
 
+from medaegis.attacks.engine import Attack
+from medaegis.attacks.universal import Universal
 from medaegis.bench import comparison
 from medaegis.bench.comparison import compare_detectors
 from medaegis.bench.comparison_record import Comparison
@@ -110,9 +112,26 @@ def test_the_record_and_its_tables(whole):
 def test_a_second_run_attacks_nothing(scene, whole, monkeypatch):
     found, out, _ = whole
     monkeypatch.setattr(comparison, "CHUNK", 10)
-    monkeypatch.setattr(comparison.Attack, "run", lambda *_, **__: pytest.fail("attacked again"))
+    monkeypatch.setattr(Attack, "run", lambda *_, **__: pytest.fail("attacked again"))
     again = compared(scene, out)
     assert [row.auroc for row in again.rows] == [row.auroc for row in found.rows]
+
+
+def test_a_universal_perturbation_is_learned_once_for_all_chunks(scene, tmp_path, monkeypatch):
+    learned_for, learn = [], Universal.learn
+
+    def counted(self, *images, **options):
+        learned_for.append(options["target"])
+        return learn(self, *images, **options)
+
+    monkeypatch.setattr(comparison, "CHUNK", 10)
+    monkeypatch.setattr(Universal, "learn", counted)
+    options = {"detectors": ("kd",), "attacks": ("uap",), "cushions": ("none",), "steps": 2}
+    found = compared(scene, tmp_path, **options)
+    assert learned_for == [0, 1], "three chunks of images, one change for each class"
+    assert found.attacks[0].success > 0
+    assert compared(scene, tmp_path, **options).rows[0].auroc == found.rows[0].auroc
+    assert learned_for == [0, 1]
 
 
 def test_what_does_not_fit_is_refused_before_any_work(scene, tmp_path, monkeypatch):

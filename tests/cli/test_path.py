@@ -14,6 +14,7 @@ from tests.cli.shop import PATIENTS, SHOTS, SIDE, TRAINING, Shop, call
 from medaegis.cli.demo import Sizes, run_demo
 from medaegis.guard.guard import Guard
 from medaegis.images import Split, load_dataset
+from medaegis.models.store import load_classifier, save_classifier
 
 README = Path(__file__).parents[2] / "README.md"
 
@@ -105,6 +106,32 @@ def test_a_surrogate_is_attacked_in_the_place_of_the_guard(shop: Shop, tmp_path:
     refused = call("attack", *options, "--attack", "wb", "--surrogate", shop.classifier, "--out", tmp_path / "no")
     assert refused.exit_code == 2
     assert "own Shields" in refused.stderr
+
+
+def test_an_evaluation_also_attacks_surrogates(shop: Shop, tmp_path: Path):
+    other, classifier = tmp_path / "other", load_classifier(shop.classifier)
+    classifier.network.get_parameter("fc.weight").data.mul_(1.1)
+    save_classifier(classifier, other)
+    options = ("--attacks", "fgsm,wb", "--eps", "8/256", "--steps", 2, "--limit", 4, "--no-planted", "--json")
+    out = tmp_path / "e"
+    result = call("evaluate", shop.guard, shop.spec, *options, "--surrogate", other, "--out", out)
+    told = json.loads(result.stdout)
+    found = {(cell["attack"], cell["access"], cell["steps"]) for cell in told["cells"]}
+    assert found == {("fgsm", "white-box", 1), ("wb", "white-box", 2), ("wb", "white-box", 1), ("fgsm", "no-box", 1)}
+    assert {row["attacker"] for row in told["by_attacker"]} >= {"knows the guard", "knows neither"}
+    record = (out / "evaluation.json").read_text()
+    assert "--surrogate other" in json.loads(record)["command"]
+    assert str(tmp_path) not in record
+    assert "| fgsm (transfer) | 8/256 | 1 | – |" in Path(
+        call("report", out, "--out", tmp_path / "tables.md").stdout.strip()
+    ).read_text(encoding="utf-8")
+    for extra, words in (
+        (("--attacks", "wb", "--surrogate", other), "none of these attacks"),
+        (("--attacks", "fgsm", "--surrogate", shop.classifier), "protected classifier itself"),
+    ):
+        refused = call("evaluate", shop.guard, shop.spec, "--eps", "8/256", *extra, "--out", tmp_path / "no")
+        assert refused.exit_code == 2
+        assert words in " ".join(refused.stderr.split())
 
 
 def test_an_ensemble_is_evaluated_like_an_attack(shop: Shop, tmp_path: Path):

@@ -32,7 +32,11 @@ from medaegis.attacks.objectives import (
 from medaegis.attacks.search import Square
 from medaegis.attacks.steps import Adaptive, Descent
 from medaegis.attacks.transforms import InputDiversity, Smoothing
+from medaegis.attacks.universal import Universal
 from medaegis.errors import ConfigError
+
+AnyAttack = Attack | Ensemble | Universal
+Access = Literal["white-box", "black-box", "no-box"]
 
 
 @dataclass(frozen=True)
@@ -51,11 +55,11 @@ class Entry:
 
     title: str
     paper: str
-    attack: Attack | Ensemble
+    attack: AnyAttack
     adaptive: bool = False
     classes: int = 2
     misleads: bool = True
-    access: Literal["white-box", "black-box", "no-box"] = "white-box"
+    access: Access = "white-box"
 
 
 _CE, _CW, _SHIELD = CrossEntropy(), CarliniWagner(), ShieldLogit()
@@ -288,6 +292,17 @@ CATALOGUE: dict[str, Entry] = {
         "White-box with Auto-PGD steps",
         "Croce 2020 on the loss of Medical Aegis",
         Attack(objective=_WHITE_BOX, rule=Adaptive(), random_start=True, steps=100),
+        adaptive=True,
+    ),
+    "uap": Entry(
+        "Universal perturbation, learned on known images",
+        "Moosavi-Dezfooli 2017, by the steps of Shafahi 2020",
+        Universal(),
+    ),
+    "uap-wb": Entry(
+        "Universal perturbation on classifier and Shield",
+        "Shafahi 2020 on the loss of Medical Aegis",
+        Universal(objective=_WHITE_BOX),
         adaptive=True,
     ),
     # AutoAttack's DLR loss needs more classes than most diagnoses have; the margin takes its place.

@@ -191,7 +191,8 @@ class Attack:
         """
         relative = 2.5 / self.steps if self.step_size is None else self.step_size
         size = eps * relative if self.step_size is not None else (eps * relative).clamp_min(1 / (8 * 255))
-        walker = self.rule.begin(Problem(x, eps, size, self.steps, self.ball, generators, goal.guides))
+        problem = Problem(x, eps, size, self.steps, self.ball, generators, goal.guides, goal.targets)
+        walker = self.rule.begin(problem)
         objective = self.objective.begin(victim, goal)
         transformers = [transform.begin(self.steps, generators) for transform in self.transforms]
         z = z.clone()

@@ -1,14 +1,16 @@
-"""What an attacker knows of clean images: some to imitate, and how their features are distributed."""
+"""What an attacker knows of clean images: some to imitate or learn from, and how their features are distributed."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from medaegis.attacks.engine import Attack, pick_guides
-from medaegis.attacks.ensemble import Ensemble
+from medaegis.attacks.catalogue import AnyAttack
+from medaegis.attacks.engine import pick_guides
 from medaegis.attacks.hfc import Mixtures, fit_mixtures
+from medaegis.attacks.universal import Universal
 from medaegis.attacks.victim import Victim
 from medaegis.images.datasets import Dataset
 from medaegis.models.classifier import INPUT
@@ -20,15 +22,21 @@ class Known:
     Args:
         images: with their labels.
         taps: modules in which an attack hides among normal features; None: those of the classifier, but for the pixels.
-        seed: of the choice of guides and of the mixtures.
+        seed: of the choice of guides and of images to learn from, and of the mixtures.
     """
 
     def __init__(self, images: Dataset, *, taps: tuple[str, ...] | None = None, seed: int = 0) -> None:
         self.images, self.taps, self.seed = images, taps, seed
         self._normal: dict[Victim, Mixtures] = {}
 
-    def options(self, attack: Attack | Ensemble, victim: Victim, targets: Tensor, ids: Tensor) -> dict[str, Any]:
-        """What `Attack.run` asks for beside the images: guides and normal features, where the attack needs them.
+    @staticmethod
+    def serve(attack: AnyAttack) -> bool:
+        """Whether the attack needs clean images at all."""
+        needs = attack.objective
+        return isinstance(attack, Universal) or needs.needs_guides or needs.needs_normal
+
+    def options(self, attack: AnyAttack, victim: Victim, targets: Tensor, ids: Tensor) -> dict[str, Any]:
+        """What `run` asks for beside the images: guides, normal features, images to learn from, as the attack needs.
 
         Args:
             targets: wanted classes `(N,)`; ids: numbers of the attacked images `(N,)`.
@@ -39,7 +47,15 @@ class Known:
             told["guides"] = self.images.pixels(pick_guides(self.images.labels, targets, ids=ids, seed=self.seed))
         if needs.needs_normal:
             told["normal"] = self.normal(victim)
+        if isinstance(attack, Universal):
+            told["known"] = self.lessons(attack)
         return told
+
+    def lessons(self, attack: Universal) -> tuple[Tensor, Tensor]:
+        """Images and labels that a universal perturbation is learned from, drawn with the seed."""
+        drawn = torch.randperm(len(self.images), generator=torch.Generator().manual_seed(self.seed))
+        rows = drawn[: attack.images].sort().values
+        return self.images.pixels(rows), self.images.labels[rows]
 
     def normal(self, victim: Victim) -> Mixtures:
         """Of features behind the victim's Cushion, worked out once for each victim."""

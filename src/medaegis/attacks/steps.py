@@ -21,7 +21,8 @@ class Problem:
     """One batch to walk in: clean images `x` `(N, C, H, W)`, radii and step lengths `(N, 1, 1, 1)`.
 
     `generators`, one per image, are for rules that draw; the draws of an image never depend on the others. `guides`,
-    images `(N, C, H, W)` that the attacker has, are for rules that start from one.
+    images `(N, C, H, W)` that the attacker has, are for rules that start from one, `targets`, wanted classes `(N,)`,
+    for rules that go another way for each.
     """
 
     x: Tensor
@@ -31,6 +32,7 @@ class Problem:
     ball: Ball
     generators: Sequence[torch.Generator] = ()
     guides: Tensor | None = None
+    targets: Tensor | None = None
 
 
 class Walker(Protocol):

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from medaegis.attacks.engine import Attack, AttackResult
-from medaegis.attacks.ensemble import Ensemble
+from medaegis.attacks.catalogue import AnyAttack
+from medaegis.attacks.engine import AttackResult
 from medaegis.attacks.objectives import Goal
 from medaegis.attacks.victim import Verdict, Victim
 from medaegis.errors import ConfigError
@@ -38,7 +38,7 @@ def committee(classifiers: Sequence[Classifier]) -> Classifier:
         raise ConfigError("surrogates", "none given", "give at least one classifier")
     first = classifiers[0]
     for other in classifiers[1:]:
-        _check_alike(first, other)
+        check_alike(first, other)
     if len(classifiers) == 1:
         return first
     return Classifier(
@@ -54,7 +54,7 @@ def committee(classifiers: Sequence[Classifier]) -> Classifier:
 
 
 def transfer(
-    attack: Attack | Ensemble,
+    attack: AnyAttack,
     surrogate: Victim,
     victim: Victim,
     images: Tensor,
@@ -75,13 +75,15 @@ def transfer(
     Raises:
         ConfigError: as `Attack.run`; the two differ in classes, size or channels.
     """
-    _check_alike(victim.exact, surrogate.exact)
+    check_alike(victim.exact, surrogate.exact)
     found = attack.run(surrogate, images, labels, targets=targets, batch_size=batch_size, **options)
     parts = [victim.judge(part.to(victim.device)).to(labels.device) for part in found.images.split(batch_size)]
     return found.judged(Verdict.concatenate(parts), Goal(labels, targets))
 
 
-def _check_alike(one: Classifier, other: Classifier) -> None:
+def check_alike(one: Classifier, other: Classifier) -> None:
+    """Raises ConfigError where images of the one cannot be given to the other."""
+
     def traits(classifier: Classifier) -> tuple[object, ...]:
         return classifier.classes, classifier.size, classifier.channels
 

@@ -1,104 +1,199 @@
 """Universal perturbation: one change that fools for most images (Moosavi-Dezfooli 2017), by stochastic gradients.
 
-As in Shafahi 2020: no inner DeepFool for each image but a step along the summed gradient of each batch,
-with a clipped loss. It is learned on known images; applied to others it is an attack that never asks the victim.
+As in Shafahi 2020: no inner DeepFool for each image but a step along the summed gradient of each batch, with a clipped
+loss. It is learned on known images of a known victim and fixed from then on: no image it is added to is ever asked
+about.
 """
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import dataclass, field
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from medaegis.attacks.balls import LEVELS
-from medaegis.attacks.engine import Attack
+from medaegis.attacks.balls import LEVELS, Ball, Linf
+from medaegis.attacks.engine import Attack, AttackResult
 from medaegis.attacks.objectives import CarliniWagner, Goal, Objective, View
 from medaegis.attacks.steps import Problem, Walker
 from medaegis.attacks.victim import Victim
 from medaegis.errors import ConfigError
 from medaegis.progress import Progress, silent
 
+WHAT = "universal perturbation"
 
-def universal_attack(
-    victim: Victim,
-    images: Tensor,
-    labels: Tensor,
-    *,
-    eps: float,
-    targets: Tensor | None = None,
-    objective: Objective | None = None,
-    epochs: int = 10,
-    step_size: float = 0.1,
-    batch_size: int = 32,
-    seed: int = 0,
-    progress: Progress = silent,
-) -> Attack:
-    """Learn one perturbation on known images; running the attack adds it to any image, without a look at the victim.
 
-    What is learned depends on the batches (that is what it is); what it does to an image depends on that image alone.
+@dataclass(frozen=True)
+class Lesson:
+    """What was learned, and what it took.
+
+    Attributes:
+        change: `(C, H, W)`, whole grey levels in units of full brightness.
+        forwards, backwards: passes over single known images.
+        seconds: wall time.
+    """
+
+    change: Tensor
+    forwards: int
+    backwards: int
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Universal:
+    """One change for every image, or one for each wanted class; an attack like every other, given known images.
 
     Args:
-        images: `(N, C, H, W)` in [0, 1].
-        labels: their classes, int64 `(N,)`.
-        eps: largest change of a value; whole grey levels of it count.
-        targets: wanted classes `(N,)`; None: untargeted.
-        objective: loss per image; None: the margin, clipped at a confidence of 1 so that no image takes it all.
-        epochs: passes over the images, in an order drawn by `seed`.
+        objective: loss per image; best clipped, so that no image takes it all.
+        steps: passes over the known images, in an order drawn by the seed.
         step_size: of a batch, in units of eps, by the sign of the summed gradient.
-
-    Raises:
-        ConfigError: no images, labels or targets that do not fit, eps outside [0, 1], or no epoch.
+        learning_batch: known images of a step.
+        images: known images that it learns from at most; 500 were enough in Moosavi-Dezfooli 2017, section 3.
     """
-    goal = Goal(labels, targets)
-    _check(images, goal, eps, epochs, batch_size)
-    objective = CarliniWagner(kappa=1.0) if objective is None else objective
-    limit = round(eps * LEVELS) / LEVELS
-    change = torch.zeros_like(images[0], device=victim.device)
-    order = torch.Generator().manual_seed(seed)
-    for epoch in range(epochs):
-        for rows in torch.randperm(len(images), generator=order).split(batch_size):
-            part = goal[rows.to(labels.device)].to(victim.device)
-            x = images[rows.to(images.device)].to(victim.device)
-            z = (x + change).clamp_(0, 1).requires_grad_(True)
-            begun = objective.begin(victim, part)
-            _, grad = begun.pull(victim.look(z, part, begun), z)
-            change -= step_size * limit * grad.nan_to_num().sum(0).sign()
-            change.clamp_(-limit, limit)
-        progress(epoch + 1, epochs, "epochs of the universal perturbation")
-    return Attack(objective=Unasked(), rule=Fixed((change * LEVELS).round().cpu() / LEVELS), steps=1)
+
+    objective: Objective = field(default_factory=lambda: CarliniWagner(kappa=1.0))
+    steps: int = 10
+    step_size: float = 0.1
+    learning_batch: int = 32
+    images: int = 500
+    ball: ClassVar[Ball] = Linf()
+    restarts: ClassVar[int] = 1
+    random_start: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if min(self.steps, self.learning_batch, self.images) < 1:
+            given = f"steps={self.steps}, learning_batch={self.learning_batch}, images={self.images}"
+            raise ConfigError(WHAT, given, "give at least 1 of each")
+
+    def with_options(self, *, steps: int | None = None, restarts: int | None = None) -> Universal:
+        """A copy that passes over the known images at most so many times."""
+        if restarts is not None and restarts > 1:
+            raise ConfigError(WHAT, "it has one start, so restarts would repeat it", "leave restarts out")
+        return self if steps is None else replace(self, steps=min(steps, self.steps))
+
+    def learn(
+        self,
+        victim: Victim,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        eps: float,
+        target: int | None = None,
+        seed: int = 0,
+        progress: Progress = silent,
+    ) -> Lesson:
+        """Learn the change for one wanted class, from the known images of all others; None: away from every class.
+
+        Args:
+            images: `(N, C, H, W)` in [0, 1]; labels: their classes, int64 `(N,)`.
+            eps: largest change of a value; whole grey levels of it count.
+
+        Raises:
+            ConfigError: no images to learn from, labels that do not fit, or eps outside [0, 1].
+        """
+        _check(images, labels, target, eps)
+        began = time.perf_counter()
+        if target is not None:
+            images, labels = images[labels != target], labels[labels != target]
+        goal = Goal(labels, None if target is None else torch.full_like(labels, target))
+        limit = round(eps * LEVELS) / LEVELS
+        change = torch.zeros_like(images[0], device=victim.device)
+        order = torch.Generator().manual_seed(seed)
+        for step in range(self.steps):
+            for rows in torch.randperm(len(images), generator=order).split(self.learning_batch):
+                part = goal[rows.to(labels.device)].to(victim.device)
+                x = images[rows.to(images.device)].to(victim.device)
+                z = (x + change).clamp_(0, 1).requires_grad_(True)
+                begun = self.objective.begin(victim, part)
+                _, grad = begun.pull(victim.look(z, part, begun), z)
+                change -= self.step_size * limit * grad.nan_to_num().sum(0).sign()
+                change.clamp_(-limit, limit)
+            progress(step + 1, self.steps, "passes over the known images")
+        looks, pulls = self.objective.passes(goal, len(victim.exact.classes))
+        spent = self.steps * len(images)
+        change = (change * LEVELS).round().cpu() / LEVELS
+        return Lesson(change, spent * looks, spent * pulls, time.perf_counter() - began)
+
+    def run(
+        self,
+        victim: Victim,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        eps: float | Tensor,
+        known: tuple[Tensor, Tensor],
+        targets: Tensor | None = None,
+        ids: Tensor | None = None,
+        seed: int = 0,
+        batch_size: int = 32,
+        progress: Progress = silent,
+    ) -> AttackResult:
+        """Learn on the known images, then add what was learned to every image; passes and seconds are of both.
+
+        What is learned depends on the known images, the seed and the largest eps; what it does to an image, on that
+        image alone.
+
+        Args:
+            known: images and labels to learn from, none of the attacked ones among them. The rest as `Attack.run`.
+
+        Raises:
+            ConfigError: as `learn` and `Attack.run`.
+        """
+        radius = float(torch.as_tensor(eps, dtype=torch.float32).max())
+        lessons = {k: self.learn(victim, *known, eps=radius, target=k, seed=seed) for k in wanted(targets)}
+        options = {"targets": targets, "ids": ids, "seed": seed, "batch_size": batch_size, "progress": progress}
+        attack = fixed({k: lesson.change for k, lesson in lessons.items()})
+        found = attack.run(victim, images, labels, eps=eps, **options)  # type: ignore[arg-type]
+        return replace(
+            found,
+            forwards=sum(lesson.forwards for lesson in lessons.values()),
+            backwards=sum(lesson.backwards for lesson in lessons.values()),
+            seconds=found.seconds + sum(lesson.seconds for lesson in lessons.values()),
+        )
+
+
+def wanted(targets: Tensor | None) -> list[int | None]:
+    """The classes that a change must be learned for; None is "any but the true one"."""
+    return [None] if targets is None else sorted(set(targets.tolist()))
+
+
+def fixed(changes: Mapping[int | None, Tensor]) -> Attack:
+    """The attack that adds what was learned, by wanted class, and never asks the victim."""
+    return Attack(objective=Unasked(), rule=Fixed(changes), steps=1)
 
 
 @dataclass(frozen=True, eq=False)
 class Fixed:
-    """The same change for every image, cut to each one's ball.
+    """The same change for every image of one goal, cut to each one's ball.
 
     Args:
-        change: `(C, H, W)`, in pixel units.
+        changes: by wanted class (None: untargeted), `(C, H, W)` in pixel units.
     """
 
-    change: Tensor = field(repr=False)
-    digest: str = field(init=False)  # tells one from another where attacks are named by their text
+    changes: Mapping[int | None, Tensor] = field(repr=False)
     needs_gradient = False
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "digest", hashlib.sha256(self.change.numpy().tobytes()).hexdigest())
-
     def begin(self, problem: Problem) -> Walker:
-        if self.change.shape != problem.x.shape[1:]:
-            given, wanted = tuple(self.change.shape), tuple(problem.x.shape[1:])
-            raise ConfigError("universal perturbation", f"it is {given}, the images {wanted}", "learn it on those")
-        return _FixedWalker(self, problem)
+        goals = [None] * len(problem.x) if problem.targets is None else problem.targets.tolist()
+        if unknown := set(goals) - set(self.changes):
+            raise ConfigError(WHAT, f"none was learned for class {unknown.pop()}", "learn one for each wanted class")
+        change = torch.stack([self.changes[k] for k in goals])
+        if change.shape != problem.x.shape:
+            given, expected = tuple(change.shape[1:]), tuple(problem.x.shape[1:])
+            raise ConfigError(WHAT, f"it is {given}, the images {expected}", "learn it on those")
+        return _FixedWalker(change.to(problem.x), problem)
 
 
 class _FixedWalker:
-    def __init__(self, rule: Fixed, problem: Problem) -> None:
-        self.rule, self.problem = rule, problem
+    def __init__(self, change: Tensor, problem: Problem) -> None:
+        self.change, self.problem = change, problem
 
     def step(self, z: Tensor, grad: Tensor, losses: Tensor, i: int) -> Tensor:
         problem = self.problem
-        return problem.ball.project_(problem.x + self.rule.change.to(problem.x), problem.x, problem.eps)
+        return problem.ball.project_(problem.x + self.change, problem.x, problem.eps)
 
     def result(self, z: Tensor) -> Tensor:
         return z
@@ -117,15 +212,13 @@ class Unasked(Objective):
         return torch.zeros(len(view.goal.labels), device=view.goal.labels.device)
 
 
-def _check(images: Tensor, goal: Goal, eps: float, epochs: int, batch_size: int) -> None:
+def _check(images: Tensor, labels: Tensor, target: int | None, eps: float) -> None:
     n = len(images)
     if images.ndim != 4 or not n:
-        raise ConfigError("universal perturbation", f"images are {tuple(images.shape)}", "give some, (N, C, H, W)")
-    for what, values in (("labels", goal.labels), ("targets", goal.targets)):
-        if values is not None and values.shape != (n,):
-            raise ConfigError("universal perturbation", f"{what} are {tuple(values.shape)}", f"give one each, ({n},)")
+        raise ConfigError(WHAT, f"known images are {tuple(images.shape)}", "give some, (N, C, H, W)")
+    if labels.shape != (n,):
+        raise ConfigError(WHAT, f"known labels are {tuple(labels.shape)}", f"give one each, ({n},)")
+    if target is not None and bool((labels == target).all()):
+        raise ConfigError(WHAT, f"every known image is of class {target}", "give images of other classes to learn from")
     if not 0 <= eps <= 1:
-        raise ConfigError("universal perturbation", f"eps {eps} is not in [0, 1]", "give pixel units, as 16/256")
-    if epochs < 1 or batch_size < 1:
-        given = f"epochs={epochs}, batch_size={batch_size}"
-        raise ConfigError("universal perturbation", given, "give at least 1 of each")
+        raise ConfigError(WHAT, f"eps {eps} is not in [0, 1]", "give pixel units, as 16/256")

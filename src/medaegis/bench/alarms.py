@@ -49,7 +49,7 @@ def run_alarms(field: Field, outcomes: Outcomes, *, stamina: bool, progress: Pro
 
 
 def _steps_beat_one(outcomes: Outcomes) -> list[Control]:
-    found = {(p.attack, p.eps): float(piece["fooled"].float().mean()) for p, piece in outcomes}
+    found = {(p.attack, p.eps): float(piece["fooled"].float().mean()) for p, piece in outcomes if not p.transferred}
     pairs = [
         (eps, found["pgd", eps], found["fgsm", eps]) for name, eps in found if name == "pgd" and ("fgsm", eps) in found
     ]
@@ -97,9 +97,9 @@ def _patience(outcomes: Outcomes) -> list[Control]:
     return alarms
 
 
-def _alike(planned: Planned) -> tuple[str, float, str, int]:
+def _alike(planned: Planned) -> tuple[str, float, str, bool, int]:
     """What two cells share that differ in their steps alone."""
-    return planned.attack, planned.eps, planned.gradient, planned.value.restarts
+    return planned.attack, planned.eps, planned.gradient, planned.transferred, planned.value.restarts
 
 
 def _knowledge(outcomes: Outcomes) -> list[Control]:
@@ -107,8 +107,8 @@ def _knowledge(outcomes: Outcomes) -> list[Control]:
     alarms = []
     for eps in sorted({planned.eps for planned, _ in outcomes}):
         mine = [(p, piece) for p, piece in outcomes if p.eps == eps and p.value.ball.name == "linf"]
-        knowing = _best((p, piece) for p, piece in mine if _access(p) == "white-box" and find_attack(p.attack).adaptive)
-        blind = _best((p, piece) for p, piece in mine if _access(p) != "white-box")
+        knowing = _best((p, piece) for p, piece in mine if p.access == "white-box" and find_attack(p.attack).adaptive)
+        blind = _best((p, piece) for p, piece in mine if p.access != "white-box")
         if knowing is None or blind is None:
             continue
         (by_gradient, most), (without, rest) = knowing, blind
@@ -124,12 +124,10 @@ def _knowledge(outcomes: Outcomes) -> list[Control]:
     return alarms
 
 
-def _access(planned: Planned) -> str:
-    return find_attack(planned.attack).access
-
-
 def _best(outcomes: Iterable[tuple[Planned, Piece]]) -> tuple[str, float] | None:
-    shares = [(planned.attack, undetected(piece)) for planned, piece in outcomes]
+    shares = [
+        (planned.attack + " on surrogates" * planned.transferred, undetected(piece)) for planned, piece in outcomes
+    ]
     return max(shares, key=lambda pair: pair[1]) if shares else None
 
 

@@ -18,13 +18,13 @@ import torch
 from torch import Tensor
 
 from medaegis import __version__
-from medaegis.attacks.catalogue import find_attack
-from medaegis.attacks.engine import Attack, pick_targets
-from medaegis.attacks.ensemble import Ensemble
+from medaegis.attacks.catalogue import AnyAttack, find_attack
+from medaegis.attacks.engine import pick_targets
 from medaegis.attacks.known import Known
 from medaegis.attacks.victim import Victim
 from medaegis.bench.archive import replace_file
 from medaegis.bench.comparison_record import Attacked, Comparison, Row, markdown
+from medaegis.bench.lessons import taught
 from medaegis.bench.metrics import auroc, bootstrap_interval, tpr_at_tnr
 from medaegis.bench.store import Piece, Store
 from medaegis.cushions import Cushion, parse_cushion
@@ -184,24 +184,28 @@ class _Scene:
         targets = pick_targets(labels, len(images.classes), ids=ids, seed=self.seed)
         return Pictures(images.pixels(rows), labels, targets, ids, tuple(images.patients[i] for i in rows.tolist()))
 
-    def attack(self, name: str) -> Attack | Ensemble:
+    def attack(self, name: str) -> AnyAttack:
         attack = find_attack(name).attack
         return attack.with_options(steps=self.steps if attack.steps > 1 else None)
 
     def attacked(self, name: str, pictures: Pictures, progress: Progress) -> Piece:
         """Attacked copies of the images and whether they fool, chunk by chunk, each stored when done."""
-        parts = []
+        parts, attack, key = [], self.attack(name), self.key
+        run, cost = taught(attack, self.victim, self.known, pictures.targets, eps=self.eps, store=self.store, key=key)
         for start in range(0, len(pictures.labels), CHUNK):
-            parts.append(self._chunk(self.attack(name), pictures, slice(start, start + CHUNK)))
+            parts.append(self._chunk(attack, run, pictures, slice(start, start + CHUNK)))
             progress(min(start + CHUNK, len(pictures.labels)), len(pictures.labels), name)
-        return {field: torch.cat([part[field] for part in parts]) for field in parts[0]}
+        piece = {field: torch.cat([part[field] for part in parts]) for field in parts[0]}
+        piece["seconds"] += cost[:, 0].sum() / len(pictures.labels)
+        return piece
 
-    def _chunk(self, attack: Attack | Ensemble, pictures: Pictures, rows: slice) -> Piece:
+    def _chunk(self, attack: AnyAttack, run: AnyAttack, pictures: Pictures, rows: slice) -> Piece:
+        """`run` is the attack, or what it learned."""
         ids = pictures.ids[rows]
         key = {**self.key, "attack": repr(attack), "ids": ids.tolist()}
 
         def compute() -> Piece:
-            found = attack.run(
+            found = run.run(
                 self.victim,
                 pictures.pixels[rows],
                 pictures.labels[rows],
@@ -210,7 +214,7 @@ class _Scene:
                 ids=ids,
                 seed=self.seed,
                 batch_size=CHUNK,
-                **self.known.options(attack, self.victim, pictures.targets[rows], ids),
+                **self.known.options(run, self.victim, pictures.targets[rows], ids),
             )
             seconds = torch.full((len(ids),), found.seconds / len(ids), dtype=torch.float64)
             return {"images": (found.images * 255).round().to(torch.uint8), "fooled": found.fooled, "seconds": seconds}

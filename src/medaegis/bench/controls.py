@@ -15,6 +15,7 @@ import torch
 from medaegis.attacks.balls import Linf
 from medaegis.attacks.catalogue import find_attack
 from medaegis.attacks.engine import generator
+from medaegis.attacks.universal import Universal
 from medaegis.bench.field import Field, Planned, undetected
 from medaegis.bench.schema import Control
 from medaegis.bench.store import Piece
@@ -88,14 +89,15 @@ def _as_clean(guard: Guard, field: Field, images: torch.Tensor, name: str) -> Co
 def _undefended(outcomes: Outcomes) -> list[Control]:
     """The same attacks, at their largest eps, where nothing protects, and behind the Cushion alone.
 
-    Of white-box attacks that aim at a wrong answer: one by answers may run out of queries, one that imitates features
-    may do so without a wrong answer, and neither is a fault of the evaluation.
+    Of white-box attacks that aim at a wrong answer, image by image: one by answers may run out of queries, one that
+    imitates features may do so without a wrong answer, a universal one need not fool for all, and none of that is a
+    fault of the evaluation.
     """
     iterated = [
         (p, piece)
         for p, piece in outcomes
         if "fooled_bare" in piece and p.value.steps > 1 and p.value.ball.name == "linf"
-        if find_attack(p.attack).access == "white-box" and find_attack(p.attack).misleads
+        if p.access == "white-box" and find_attack(p.attack).misleads and not isinstance(p.value, Universal)
     ]
     if not iterated:
         return []

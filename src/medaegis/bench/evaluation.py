@@ -35,12 +35,14 @@ from medaegis.bench.schema import (
     GuardFacts,
 )
 from medaegis.bench.store import Piece, Store
+from medaegis.bench.surrogates import surrogate_of, transferable
 from medaegis.cushions import Gradient
 from medaegis.environment import environment
 from medaegis.errors import ConfigError, DataError
 from medaegis.guard.guard import Guard
 from medaegis.images.datasets import Dataset
 from medaegis.images.splits import Split
+from medaegis.models.classifier import Classifier
 from medaegis.models.metrics import classification_metrics
 from medaegis.progress import Progress, silent
 
@@ -61,6 +63,7 @@ def plan(
     queries: int | None = None,
     gradient: Gradient = "bpda",
     other_ways: Sequence[Gradient] = (),
+    transferred: Sequence[str] = (),
 ) -> list[Planned]:
     """Every attack at every eps, WB also by other ways; adaptive ones at the largest eps also with fewer steps.
 
@@ -72,12 +75,17 @@ def plan(
         queries: of the attacks that see answers alone, adaptive or not; None: their own.
         gradient: way through the Cushion.
         other_ways: further ones, for WB alone.
+        transferred: attacks to make on surrogates, at every eps with their own steps.
 
     Raises:
-        ConfigError: an attack that is not in the catalogue, or no eps.
+        ConfigError: an attack that is not in the catalogue, or cannot be made on a surrogate, or no eps.
     """
     if not eps:
         raise ConfigError("eps", "none given", "give at least one, as 8/256")
+    for name in transferred:
+        if not transferable(name):
+            problem = "cannot be made on a surrogate: it needs the guard's own Shields or answers"
+            raise ConfigError(f"attack {name!r}", problem, "take one on the classifier by gradients, as dim")
     blind = {name: queries for name in attacks if find_attack(name).access == "black-box"}
     adaptive = {name: blind.get(name, steps) for name in attacks if find_attack(name).adaptive}
     cells = [
@@ -88,9 +96,12 @@ def plan(
     text, value = max(eps, key=lambda pair: pair[1])
     for name in adaptive:
         fewer = (adaptive[name] or find_attack(name).attack.steps) // 5
-        cells.append(Planned(name, value, text, steps=max(1, fewer), gradient=gradient))
+        short = Planned(name, value, text, steps=max(1, fewer), gradient=gradient)
+        if all(short.id != cell.id for cell in cells):  # a fifth may still be all that an attack ever takes
+            cells.append(short)
     ways = other_ways if "wb" in attacks else ()
-    return cells + [Planned("wb", value, text, steps=steps, gradient=way) for way in ways for text, value in eps]
+    cells += [Planned("wb", value, text, steps=steps, gradient=way) for way in ways for text, value in eps]
+    return cells + [Planned(name, value, text, transferred=True) for name in transferred for text, value in eps]
 
 
 def evaluate_guard(
@@ -99,6 +110,7 @@ def evaluate_guard(
     split: Split,
     *,
     cells: Sequence[Planned],
+    surrogates: Sequence[Classifier] = (),
     out_dir: Path,
     limit: int | None = None,
     planted: bool = True,
@@ -110,23 +122,28 @@ def evaluate_guard(
     """Measure every planned cell on "adv_test" images and write the evaluation folder (see `schema`).
 
     Args:
+        surrogates: classifiers on which the transferred cells are made, by the mean of their logits.
         limit: attack at most so many images, classes in proportion; the clean figures use all test images.
         planted: also train a deliberately weak Shield and show that the attacks break it.
         stamina: also attack a few images with far more steps and restarts.
 
     Raises:
-        ConfigError: the same cell twice, or a limit below 1.
+        ConfigError: the same cell twice, a limit below 1, or surrogates that do not fit the guard or the cells.
         DataError: the data are not those the guard was fitted for, or no test image is diagnosed rightly.
     """
     started = time.perf_counter()
     _check(guard, dataset, split, cells, limit)
+    surrogate = surrogate_of(surrogates, guard.classifier)
+    if (surrogate is not None) != any(cell.transferred for cell in cells):
+        problem = "no cell is made on them" if surrogates else "none given, and some cells are made on them"
+        raise ConfigError("surrogates", problem, "give both or neither")
     test = dataset.subset(split.adv_test)
     store = Store(out_dir / "pieces")
     key: dict[str, object] = {"guard": guard.fingerprint(), "seed": seed, "medaegis": __version__}
     clean = guard.judge(test.pixels())
     chosen = _draw(test.labels, limit, seed)
     known = Known(dataset.subset([*split.train, *split.adv_train]), seed=seed)
-    field = Field(guard, test, clean, chosen, seed, store, key, known)
+    field = Field(guard, test, clean, chosen, seed, store, key, known, surrogate)
     if not len(field.right):
         raise DataError(dataset.spec, "no test image is diagnosed rightly, so none can be attacked", "train longer")
     total, done = sum(cell.value.steps for cell in cells), 0
@@ -164,6 +181,7 @@ def evaluate_guard(
         commit=about["commit"],
         threat_model=THREAT_MODEL,
         guard=_guard_facts(guard),
+        surrogates=surrogate.facts if surrogate is not None else [],
         data=DataFacts(
             spec=dataset.spec.split(":")[0],
             split="adv_test",

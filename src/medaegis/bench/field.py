@@ -16,16 +16,19 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from medaegis.attacks.catalogue import find_attack
-from medaegis.attacks.engine import Attack, pick_targets
-from medaegis.attacks.ensemble import Ensemble
+from medaegis.attacks.catalogue import Access, AnyAttack, find_attack
+from medaegis.attacks.engine import pick_targets
 from medaegis.attacks.known import Known
+from medaegis.attacks.objectives import Goal
+from medaegis.attacks.transfer import transfer
 from medaegis.attacks.victim import Verdict, Victim
 from medaegis.bench.archive import Array
+from medaegis.bench.lessons import taught
 from medaegis.bench.metrics import Interval, auroc, bootstrap_interval, tpr_at_tnr, wilson_interval
 from medaegis.bench.schema import Attacker, Cell, ClassResult, Example, Norm, Through, WorstCase
 from medaegis.bench.schema import Verdict as ShownVerdict
 from medaegis.bench.store import Piece, Store
+from medaegis.bench.surrogates import Surrogate
 from medaegis.cushions import Gradient
 from medaegis.guard.guard import Guard
 from medaegis.images.datasets import Dataset
@@ -40,7 +43,10 @@ SHOWN_THROUGH = 48  # images that got through whose pixels are kept
 
 @dataclass(frozen=True)
 class Planned:
-    """One cell to measure: a catalogue entry, eps in pixel units and as text, and what to change of its defaults."""
+    """One cell to measure: a catalogue entry, eps in pixel units and as text, and what to change of its defaults.
+
+    `transferred`: made on the field's surrogate, and only judged by the guard.
+    """
 
     attack: str
     eps: float
@@ -48,16 +54,22 @@ class Planned:
     steps: int | None = None
     restarts: int | None = None
     gradient: Gradient = "bpda"
+    transferred: bool = False
 
     @property
-    def value(self) -> Attack | Ensemble:
+    def value(self) -> AnyAttack:
         return find_attack(self.attack).attack.with_options(steps=self.steps, restarts=self.restarts)
+
+    @property
+    def access(self) -> Access:
+        return "no-box" if self.transferred else find_attack(self.attack).access
 
     @property
     def id(self) -> str:
         attack = self.value
         text = self.eps_text.replace("/", "of")
-        return f"{self.attack}-{''.join(text.split())}-{attack.steps}x{attack.restarts}-{self.gradient}"
+        way = "transfer" if self.transferred else self.gradient
+        return f"{self.attack}-{''.join(text.split())}-{attack.steps}x{attack.restarts}-{way}"
 
 
 class Field:
@@ -66,6 +78,7 @@ class Field:
     Attributes:
         chosen: rows of `test` that the shares are taken over; right: the attacked ones among them.
         known: other clean images, in the attacker's hands; None where no attack needs them.
+        surrogate: what he attacks who knows nothing of the guard; None where no cell is transferred.
         genuine: every row of `test` diagnosed rightly when clean: what attacked images are told from (AUROC), as HFC
             section 5.1 drops the misclassified ones. A misdiagnosis that is rejected is no false alarm.
     """
@@ -80,9 +93,10 @@ class Field:
         store: Store,
         key: dict[str, object],
         known: Known | None = None,
+        surrogate: Surrogate | None = None,
     ) -> None:
         self.guard, self.test, self.clean, self.seed = guard, test, clean, seed
-        self.store, self.key, self.known = store, key, known
+        self.store, self.key, self.known, self.surrogate = store, key, known, surrogate
         self.chosen = chosen
         self.genuine = (clean.predicted == test.labels).nonzero().squeeze(1)
         self.right = chosen[clean.predicted[chosen] == test.labels[chosen]]
@@ -120,13 +134,26 @@ class Field:
     def attack(self, planned: Planned, progress: Progress) -> Piece:
         """Adversarial images, scores and verdicts of a cell, chunk by chunk, each stored when done."""
         parts = []
-        victim = self.victim(planned.gradient)
+        attacked, key = self._attacked(planned)
+        attack, cost = self._taught(planned, attacked, key)
         size = self._piece_size(planned)
         for start in range(0, len(self.right), size):
             rows = slice(start, start + size)
-            parts.append(self._chunk(victim, planned, rows))
+            parts.append(self._chunk(attack, attacked, key, planned, rows))
             progress(min(start + size, len(self.right)), len(self.right), planned.id)
-        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        piece = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        piece["cost"] = torch.cat([cost, piece["cost"]])
+        return piece
+
+    def _attacked(self, planned: Planned) -> tuple[Victim, dict[str, object]]:
+        """Whose gradients are followed, and what names him."""
+        if planned.transferred:
+            assert self.surrogate is not None, "checked before any hour is spent"
+            return self.surrogate.victim, {**self.key, "surrogates": self.surrogate.key}
+        return self.victim(planned.gradient), {**self.key, "gradient": planned.gradient}
+
+    def _taught(self, planned: Planned, victim: Victim, key: dict[str, object]) -> tuple[AnyAttack, Tensor]:
+        return taught(planned.value, victim, self.known, self.targets, eps=planned.eps, store=self.store, key=key)
 
     def _piece_size(self, planned: Planned) -> int:
         """Images between two savings: counted, not timed, so that a run repeats to the last bit."""
@@ -138,21 +165,23 @@ class Field:
         piece = PIECE_FLOPS["cpu" if self.victim(planned.gradient).device.type == "cpu" else "cuda"]
         return max(1, min(BATCH, int(piece / (3 * steps * max(1, self._flops)))))
 
-    def _chunk(self, victim: Victim, planned: Planned, rows: slice) -> Piece:
+    def _chunk(
+        self, attack: AnyAttack, attacked: Victim, key: dict[str, object], planned: Planned, rows: slice
+    ) -> Piece:
+        """`attack` is the value of `planned`, or what that learned."""
+        victim = self.victim(planned.gradient)
         ids = self.test.ids[self.right[rows]]
-        key: dict[str, object] = {
-            **self.key,
+        key = {
+            **key,
             "attack": repr(planned.value),
             "eps": planned.eps,
-            "gradient": planned.gradient,
-            "dtype": str(victim.dtype),
+            "dtype": str(attacked.dtype),
             "ids": ids.tolist(),
             "labels": self.labels[rows].tolist(),
             "images": hashlib.sha256(self.test.images[self.right[rows]].numpy().tobytes()).hexdigest(),
         }
         adaptive = find_attack(planned.attack).adaptive
-        needs = planned.value.objective
-        if self.known is not None and (needs.needs_guides or needs.needs_normal):
+        if self.known is not None and self.known.serve(planned.value):
             key["known"] = self.known.images.fingerprint
 
         def compute() -> Piece:
@@ -160,8 +189,11 @@ class Field:
             labels, targets = self.labels[rows], self.targets[rows]
             options: dict[str, Any] = {"eps": planned.eps, "targets": targets, "ids": ids, "seed": self.seed}
             if self.known is not None:
-                options |= self.known.options(planned.value, victim, targets, ids)
-            found = planned.value.run(victim, pixels, labels, **options, batch_size=BATCH)
+                options |= self.known.options(attack, attacked, targets, ids)
+            if planned.transferred:
+                found = transfer(attack, attacked, victim, pixels, labels, **options, batch_size=BATCH)
+            else:
+                found = attack.run(victim, pixels, labels, **options, batch_size=BATCH)
             piece = {
                 "images": (found.images * 255).round().to(torch.uint8),
                 "score": as_scores(found.verdict.score),
@@ -171,9 +203,12 @@ class Field:
                 "fooled": found.fooled,
                 "cost": torch.tensor([found.seconds, found.forwards, found.backwards]).expand(1, 3).double(),
             }
-            if not adaptive:
-                bare = planned.value.run(self.bare(), pixels, labels, **options, batch_size=BATCH)
-                piece["fooled_bare"] = bare.fooled
+            if planned.transferred:
+                bare = self.bare().judge(found.images.to(victim.device)).predicted.to(labels.device)
+                piece["fooled_bare"] = Goal(labels, targets).reached(bare)
+            elif not adaptive:
+                alone, _ = self._taught(planned, self.bare(), {**self.key, "victim": "classifier"})
+                piece["fooled_bare"] = alone.run(self.bare(), pixels, labels, **options, batch_size=BATCH).fooled
             return piece
 
         began = time.perf_counter()
@@ -205,15 +240,15 @@ class Field:
         return Cell(
             id=planned.id,
             attack=planned.attack,
-            title=entry.title,
-            access=entry.access,
+            title=self._title(planned),
+            access=planned.access,
             adaptive=entry.adaptive,
             eps=planned.eps,
             eps_text=planned.eps_text,
             norm=norm_of(planned),
             steps=attack.steps,
             restarts=attack.restarts,
-            gradient=planned.gradient,
+            gradient=None if planned.transferred else planned.gradient,
             n=len(fooled),
             success=float(fooled.mean()),
             success_on_classifier=float(piece["fooled_bare"].float().mean()) if "fooled_bare" in piece else None,
@@ -235,6 +270,10 @@ class Field:
             by_class=by_class,
             examples=[self._example(i, piece) for i in self._shown(piece)],
         )
+
+    def _title(self, planned: Planned) -> str:
+        title = find_attack(planned.attack).title
+        return f"{title}, made on {self.surrogate.name}" if planned.transferred and self.surrogate else title
 
     def _shown(self, piece: Piece) -> list[int]:
         """Images for the picture strip: undetected ones first, then those that fool, then the rest."""
@@ -343,10 +382,9 @@ def undetected(piece: Piece) -> float:
 
 def attacker_of(planned: Planned) -> Attacker:
     """What one must know to run a cell."""
-    entry = find_attack(planned.attack)
-    if entry.access == "white-box":
-        return "knows the guard" if entry.adaptive else "knows the classifier"
-    return "asks and sees answers" if entry.access == "black-box" else "knows neither"
+    if planned.access == "white-box":
+        return "knows the guard" if find_attack(planned.attack).adaptive else "knows the classifier"
+    return "asks and sees answers" if planned.access == "black-box" else "knows neither"
 
 
 def norm_of(planned: Planned) -> Norm:

@@ -89,7 +89,7 @@ def _row(cell: Cell) -> Sequence[str]:
     steps = f"{cell.steps}" if cell.restarts == 1 else f"{cell.steps} x {cell.restarts}"
     tprs = " / ".join(percent(value).removesuffix(" %") for value in (cell.tpr90, cell.tpr95, cell.tpr99))
     return (
-        cell.attack,
+        f"{cell.attack} (transfer)" if cell.access == "no-box" else cell.attack,
         cell.eps_text,
         steps,
         gradient_name(cell.gradient),

@@ -102,7 +102,7 @@ def series_of(cells: Sequence[Cell]) -> list[Series]:
         groups.setdefault((cell.attack, cell.norm, cell.gradient), []).append(cell)
     gradients: dict[str, set[str | None]] = {}
     for attack, _, gradient in groups:
-        gradients.setdefault(attack, set()).add(gradient)
+        gradients.setdefault(attack, set()).update({gradient} - {None})
     made = []
     for k, ((attack, norm, gradient), members) in enumerate(groups.items()):
         name = members[0].title

@@ -48,6 +48,13 @@ class GuardFacts(Model):
     training: dict[str, Setting] = {}
 
 
+class SurrogateFacts(Model):
+    """A classifier that an attacker without knowledge attacked instead; weights: SHA-256 of its network."""
+
+    backbone: str
+    weights: str
+
+
 class DataFacts(Model):
     """The images the figures were measured on; counts are per class."""
 
@@ -110,12 +117,13 @@ class Cell(Model):
 
     n: attacked images, those diagnosed rightly when clean. success: share whose diagnosis the attack turns wrong behind
     the Cushion. undetected: turns it wrong and is accepted. robust_accuracy: share whose clean image is diagnosed
-    rightly and accepted, and whose attacked image is no undetected success (Tramèr 2022). auroc: clean images that are
-    diagnosed rightly against all attacked ones (HFC section 5.1 drops misclassified images too); auroc_fooling: against
-    those alone that fool the classifier; auroc_wanted: against all of them, each judged by the Shield of the class that
-    the attacker wants, whatever the classifier says. tprXX: share of attacked images withheld at XX % TNR over the same
-    clean images. eps is in pixel units, for L2 the root mean square. examples: the attacker's best first, that is
-    undetected, then fooling, then other images.
+    rightly and accepted, and whose attacked image is no undetected success (Tramèr 2022). access: "no-box" where the
+    images were made on surrogates; then gradient is null, and passes are those through the surrogates. auroc: clean
+    images that are diagnosed rightly against all attacked ones (HFC section 5.1 drops misclassified images too);
+    auroc_fooling: against those alone that fool the classifier; auroc_wanted: against all of them, each judged by the
+    Shield of the class that the attacker wants, whatever the classifier says. tprXX: share of attacked images withheld
+    at XX % TNR over the same clean images. eps is in pixel units, for L2 the root mean square. examples: the attacker's
+    best first, that is undetected, then fooling, then other images.
     """
 
     id: str = Field(pattern=r"^[^/\s]+$")
@@ -218,6 +226,7 @@ class Evaluation(Measured):
     seconds: Amount
     threat_model: str
     guard: GuardFacts
+    surrogates: list[SurrogateFacts] = []
     data: DataFacts
     clean: CleanResult
     cells: list[Cell]

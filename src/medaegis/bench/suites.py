@@ -38,7 +38,9 @@ _ON_THE_GUARD = ("shield-only", "wb", "wb-decay", "wb-momentum", "wb-adaptive")
 _FURTHER = (
     *("wb-0.1", "wb-10", "selective", "orthogonal"),
     *("hfc", "wb-hfc", "feature-match", "logit-match"),
+    *("uap", "uap-wb"),
 )
+MADE_TO_CARRY = ("mim", "dim", "tim")  # made on a surrogate whatever the suite, where there is one
 
 SUITES: dict[str, Suite] = {
     "quick": Suite(

@@ -22,6 +22,7 @@ from medaegis.cli.options import (
     factory,
     without_path,
 )
+from medaegis.errors import ConfigError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -55,6 +56,15 @@ def evaluate(
         int | None,
         typer.Option("--queries", min=1, help="Of the attacks that see answers alone.", show_default="suite's"),
     ] = None,
+    surrogate: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--surrogate",
+            metavar="CLASSIFIER_DIR",
+            help="Also make conventional attacks on this classifier (several: their mean), judged by the guard.",
+            show_default="none",
+        ),
+    ] = None,
     limit: Annotated[
         int | None, typer.Option("--limit", min=1, help="Attack at most so many test images.", show_default="suite's")
     ] = None,
@@ -73,9 +83,11 @@ def evaluate(
     """
     from medaegis.attacks.catalogue import find_attack
     from medaegis.bench.evaluation import evaluate_guard, plan
-    from medaegis.bench.suites import applicable, find_suite
+    from medaegis.bench.suites import MADE_TO_CARRY, applicable, find_suite
+    from medaegis.bench.surrogates import transferable
     from medaegis.cushions import Gradient as Way
     from medaegis.guard.guard import Guard
+    from medaegis.models.store import load_classifier
 
     asked = find_suite(suite)
     names = list(asked.attacks) if attacks is None else comma_separated(attacks, "--attacks")
@@ -90,12 +102,29 @@ def evaluate(
         names = applicable(names, len(guard.classes))
     # Without a Cushion every way through it is the same.
     other_ways = [way for way in get_args(Way) if way != gradient.value and guard.cushion.spec != "none"]
-    cells = plan(names, sizes, steps=steps, queries=queries, gradient=gradient.value, other_ways=other_ways)
+    surrogates = surrogate or []
+    carried = dict.fromkeys(name for name in names if transferable(name)) if surrogates else {}
+    if surrogates and attacks is None:
+        carried |= dict.fromkeys(MADE_TO_CARRY)
+    if surrogates and not carried:
+        problem = "none of these attacks can be made on another classifier"
+        raise ConfigError("--surrogate with --attacks", problem, "name one on the classifier too, as dim")
+    cells = plan(
+        names,
+        sizes,
+        steps=steps,
+        queries=queries,
+        gradient=gradient.value,
+        other_ways=other_ways,
+        transferred=list(carried),
+    )
+    stand_ins = [load_classifier(path, factory(network)) for path in surrogates]
     dataset, split = datasets.data_of_guard(guard, spec, images=images)
     given: dict[str, object] = {"--attacks": attacks, "--eps": eps, "--steps": steps, "--queries": queries}
     given |= {"--limit": limit, "--gradient": gradient.value}
     options = ["--suite", suite, "--seed", str(seed)]
     options += [word for name, value in given.items() if value is not None for word in (name, str(value))]
+    options += [word for path in surrogates for word in ("--surrogate", path.name)]
     options += [] if planted else ["--no-planted"]
     command = " ".join(["medaegis evaluate", guard_dir.name, without_path(spec), *options])
     with console.progress("Evaluating") as progress:
@@ -104,6 +133,7 @@ def evaluate(
             dataset,
             split,
             cells=cells,
+            surrogates=stand_ins,
             out_dir=out,
             limit=limit,
             planted=planted,
@@ -129,7 +159,7 @@ def cells_table(found: Evaluation) -> RenderableType:
     """A line per attack and eps."""
     rows = [
         [
-            cell.attack,
+            f"{cell.attack} (transfer)" if cell.access == "no-box" else cell.attack,
             cell.eps_text,
             cell.steps,
             cell.n,

@@ -50,7 +50,7 @@ class Plan:
     def value(self) -> Attack:
         attack = find_attack(self.attack).attack
         if not isinstance(attack, Attack):
-            raise ConfigError(f"attack {self.attack!r}", "is several attacks", "take one of them")
+            raise ConfigError(f"attack {self.attack!r}", "is not one walk over each image", "take one that is")
         return attack.with_options(steps=self.steps)
 
     @property
