@@ -52,6 +52,12 @@ THREAT_MODEL = (
     "clean images before any attack."
 )
 
+RANDOM_CUSHION = (
+    " The Cushion is drawn anew for each image. The attacker knows what it is drawn from, but not the draw: gradients "
+    "are averaged over draws of his own (EOT), what he chooses between he tries by further ones, and the one image he "
+    "then hands in is judged once, by a draw that none of them depends on."
+)
+
 
 def plan(
     attacks: Sequence[str],
@@ -61,6 +67,7 @@ def plan(
     queries: int | None = None,
     gradient: Gradient = "bpda",
     other_ways: Sequence[Gradient] = (),
+    samples: int = 1,
 ) -> list[Planned]:
     """Every attack at every eps, WB also by other ways; adaptive ones at the largest eps also with fewer steps.
 
@@ -72,6 +79,7 @@ def plan(
         queries: of the attacks that see answers alone, adaptive or not; None: their own.
         gradient: way through the Cushion.
         other_ways: further ones, for WB alone.
+        samples: draws of a random Cushion that each step averages over.
 
     Raises:
         ConfigError: an attack that is not in the catalogue, or no eps.
@@ -81,16 +89,18 @@ def plan(
     blind = {name: queries for name in attacks if find_attack(name).access == "black-box"}
     adaptive = {name: blind.get(name, steps) for name in attacks if find_attack(name).adaptive}
     cells = [
-        Planned(name, value, text, steps=blind.get(name, adaptive.get(name)), gradient=gradient)
+        Planned(name, value, text, steps=blind.get(name, adaptive.get(name)), gradient=gradient, samples=samples)
         for name in attacks
         for text, value in eps
     ]
     text, value = max(eps, key=lambda pair: pair[1])
     for name in adaptive:
         fewer = (adaptive[name] or find_attack(name).attack.steps) // 5
-        cells.append(Planned(name, value, text, steps=max(1, fewer), gradient=gradient))
+        cells.append(Planned(name, value, text, steps=max(1, fewer), gradient=gradient, samples=samples))
     ways = other_ways if "wb" in attacks else ()
-    return cells + [Planned("wb", value, text, steps=steps, gradient=way) for way in ways for text, value in eps]
+    return cells + [
+        Planned("wb", value, text, steps=steps, gradient=way, samples=samples) for way in ways for text, value in eps
+    ]
 
 
 def evaluate_guard(
@@ -123,7 +133,7 @@ def evaluate_guard(
     test = dataset.subset(split.adv_test)
     store = Store(out_dir / "pieces")
     key: dict[str, object] = {"guard": guard.fingerprint(), "seed": seed, "medaegis": __version__}
-    clean = guard.judge(test.pixels())
+    clean = guard.judge(test.pixels(), ids=test.ids, seed=seed)
     chosen = _draw(test.labels, limit, seed)
     known = Known(dataset.subset([*split.train, *split.adv_train]), seed=seed)
     field = Field(guard, test, clean, chosen, seed, store, key, known)
@@ -162,7 +172,7 @@ def evaluate_guard(
         machine=about["machine"],
         command=command,
         commit=about["commit"],
-        threat_model=THREAT_MODEL,
+        threat_model=THREAT_MODEL + (RANDOM_CUSHION if guard.cushion.random else ""),
         guard=_guard_facts(guard),
         data=DataFacts(
             spec=dataset.spec.split(":")[0],

@@ -15,11 +15,13 @@ from medaegis.cli.options import (
     Gradient,
     GuardDir,
     Images,
+    Samples,
     Seed,
     Spec,
     comma_separated,
     eps_list,
     factory,
+    samples_for,
     without_path,
 )
 
@@ -51,6 +53,7 @@ def evaluate(
     gradient: Annotated[
         Gradient, typer.Option("--gradient", help="Through the Cushion: straight, by its twin, or ignoring it.")
     ] = Gradient.bpda,
+    samples: Samples = None,
     queries: Annotated[
         int | None,
         typer.Option("--queries", min=1, help="Of the attacks that see answers alone.", show_default="suite's"),
@@ -90,10 +93,13 @@ def evaluate(
         names = applicable(names, len(guard.classes))
     # Without a Cushion every way through it is the same.
     other_ways = [way for way in get_args(Way) if way != gradient.value and guard.cushion.spec != "none"]
-    cells = plan(names, sizes, steps=steps, queries=queries, gradient=gradient.value, other_ways=other_ways)
+    draws = samples_for(guard, samples)
+    cells = plan(
+        names, sizes, steps=steps, queries=queries, gradient=gradient.value, other_ways=other_ways, samples=draws
+    )
     dataset, split = datasets.data_of_guard(guard, spec, images=images)
     given: dict[str, object] = {"--attacks": attacks, "--eps": eps, "--steps": steps, "--queries": queries}
-    given |= {"--limit": limit, "--gradient": gradient.value}
+    given |= {"--limit": limit, "--gradient": gradient.value, "--samples": draws if draws > 1 else None}
     options = ["--suite", suite, "--seed", str(seed)]
     options += [word for name, value in given.items() if value is not None for word in (name, str(value))]
     options += [] if planted else ["--no-planted"]
