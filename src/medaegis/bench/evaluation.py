@@ -79,7 +79,7 @@ def plan(
         queries: of the attacks that see answers alone, adaptive or not; None: their own.
         gradient: way through the Cushion.
         other_ways: further ones, for WB alone.
-        samples: draws of a random Cushion that each step averages over.
+        samples: draws of a random Cushion that each step averages over; attacks that see answers alone get one a query.
 
     Raises:
         ConfigError: an attack that is not in the catalogue, or no eps.
@@ -89,14 +89,22 @@ def plan(
     blind = {name: queries for name in attacks if find_attack(name).access == "black-box"}
     adaptive = {name: blind.get(name, steps) for name in attacks if find_attack(name).adaptive}
     cells = [
-        Planned(name, value, text, steps=blind.get(name, adaptive.get(name)), gradient=gradient, samples=samples)
+        Planned(
+            name,
+            value,
+            text,
+            steps=blind.get(name, adaptive.get(name)),
+            gradient=gradient,
+            samples=1 if name in blind else samples,
+        )
         for name in attacks
         for text, value in eps
     ]
     text, value = max(eps, key=lambda pair: pair[1])
     for name in adaptive:
         fewer = (adaptive[name] or find_attack(name).attack.steps) // 5
-        cells.append(Planned(name, value, text, steps=max(1, fewer), gradient=gradient, samples=samples))
+        draws = 1 if name in blind else samples
+        cells.append(Planned(name, value, text, steps=max(1, fewer), gradient=gradient, samples=draws))
     ways = other_ways if "wb" in attacks else ()
     return cells + [
         Planned("wb", value, text, steps=steps, gradient=way, samples=samples) for way in ways for text, value in eps

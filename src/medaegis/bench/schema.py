@@ -113,10 +113,10 @@ class Cell(Model):
     rightly and accepted, and whose attacked image is no undetected success (Tramèr 2022). auroc: clean images that are
     diagnosed rightly against all attacked ones (HFC section 5.1 drops misclassified images too); auroc_fooling: against
     those alone that fool the classifier; auroc_wanted: against all of them, each judged by the Shield of the class that
-    the attacker wants, whatever the classifier says. samples: draws of a random Cushion that each step averaged over.
-    tprXX: share of attacked images withheld at XX % TNR over the same
-    clean images. eps is in pixel units, for L2 the root mean square. examples: the attacker's best first, that is
-    undetected, then fooling, then other images.
+    the attacker wants, whatever the classifier says. samples: draws of a random Cushion that each step averaged over
+    (where it was not left out). tprXX: share of attacked images withheld at XX % TNR over the same clean images. eps is
+    in pixel units, for L2 the root mean square. examples: the attacker's best first, that is undetected, then fooling,
+    then other images.
     """
 
     id: str = Field(pattern=r"^[^/\s]+$")
