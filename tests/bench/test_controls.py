@@ -131,9 +131,9 @@ def test_harmless_changes_are_measured_on_real_noise(scene):
     seen = []
     judge = guard.judge
 
-    def watching(images):
+    def watching(images, **options):
         seen.append(images)
-        return judge(images)
+        return judge(images, **options)
 
     guard.judge = watching
     for control, images in zip((controls._noise(guard, field), controls._extra_jpeg(guard, field)), seen, strict=True):
@@ -152,7 +152,7 @@ def test_a_guard_that_cries_wolf_fails(scene):
     _guard, _, _, field = scene
     known = {bytes(image.numpy()) for image in field.test.images}
 
-    def judge(images):
+    def judge(images, **_):
         found = torch.tensor([bytes((image * 255).round().to(torch.uint8).numpy()) in known for image in images])
         return Verdict(torch.zeros(len(images), 2), torch.zeros(len(images)).long(), torch.zeros(len(images)), found)
 
@@ -161,7 +161,7 @@ def test_a_guard_that_cries_wolf_fails(scene):
     assert controls._noise(paranoid, field).passed is False
     assert controls._extra_jpeg(paranoid, field).passed is False
     calm = SimpleNamespace(
-        judge=lambda images: dataclasses.replace(judge(images), accepted=torch.ones(len(images)) > 0)
+        judge=lambda images, **_: dataclasses.replace(judge(images), accepted=torch.ones(len(images)) > 0)
     )
     assert controls._noise(calm, field).passed is True
 

@@ -18,7 +18,7 @@ spec_cases = pytest.mark.parametrize("spec", SPECS)
 
 
 def test_every_cushion_is_tested_here() -> None:
-    assert {spec.partition(":")[0] for spec in SPECS} == set(cushions())
+    assert {spec.partition(":")[0] for spec in SPECS} == set(cushions()) - {"random"}  # test_random.py
 
 
 @spec_cases

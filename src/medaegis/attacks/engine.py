@@ -64,6 +64,11 @@ class Attack:
         transforms: of the image before each look and of the gradient before each step.
         random_start: start at a random point of the ball instead of the clean image.
         restarts: starts in all; later ones go on only with the images that are not yet broken.
+        samples: draws of a random Cushion that losses and gradients are averaged over at each step, new ones each time
+            (EOT, Athalye et al. 2018; eq. 2 of "Synthesizing robust adversarial examples"). Where nothing in what is
+            looked at is random, one is taken, whatever is asked: an attack is a value that also runs on the bare
+            classifier, and the same gradient many times would only cost. With restarts, an image counts as broken on
+            the way if it is under so many draws of the attacker's own.
     """
 
     objective: Objective
@@ -74,10 +79,12 @@ class Attack:
     transforms: tuple[Transform, ...] = ()
     random_start: bool = False
     restarts: int = 1
+    samples: int = 1
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.restarts < 1:
-            raise ConfigError("attack", f"steps={self.steps}, restarts={self.restarts}", "give at least 1 of each")
+        if self.steps < 1 or self.restarts < 1 or self.samples < 1:
+            given = f"steps={self.steps}, restarts={self.restarts}, samples={self.samples}"
+            raise ConfigError("attack", given, "give at least 1 of each")
         if self.restarts > 1 and not self.random_start:
             raise ConfigError("attack", "restarts from the same point repeat themselves", "set random_start=True")
 
@@ -109,7 +116,8 @@ class Attack:
             targets: wanted classes `(N,)`; None: untargeted.
             guides: clean images to imitate, `(N, C, H, W)`, for objectives that do.
             normal: mixtures of clean features (`fit_mixtures`), for objectives that hide among them.
-            ids: one number per image that seeds its random starts; None: its position.
+            ids: one number per image that seeds its random starts, and the draws of a random Cushion; None: its
+                position.
 
         Raises:
             ConfigError: no images, or some outside [0, 1] or off the 8-bit grid; labels, targets, ids or eps that do
@@ -158,23 +166,37 @@ class Attack:
             z, own = clean, [generator(seed, int(i), restart) for i in ids[rows.cpu()]]
             if self.random_start:
                 z = self.ball.random(clean, near, own)
-            z = self.descend(victim, clean, part, near, z, own)
-            spent += len(rows) * self.steps
+            practice = victim.drawn(ids[rows.cpu()], seed=seed, stream=f"attack/{restart}")
+            z = self.descend(practice, clean, part, near, z, own)
+            spent += len(rows) * self.steps * self._looks(practice)
             z = self.ball.to_8bit(z, clean, near)
-            loss, through = self._verify(victim, z, part)
+            loss, through = self._verify(practice, z, part)
             better = (loss < best_loss[rows]) | through
             best[rows[better]], best_loss[rows[better]] = z[better], loss[better]
             broken[rows] = through
-        return best, victim.judge(best), spent
+        return best, victim.drawn(ids, seed=seed).judge(best), spent
+
+    def _looks(self, victim: Victim) -> int:
+        """Draws per step: one where looks do not vary."""
+        return self.samples if victim.varies else 1
 
     @torch.no_grad()
     def _verify(self, victim: Victim, z: Tensor, goal: Goal) -> tuple[Tensor, Tensor]:
-        """Loss and success of 8-bit images; with a single start there is nothing to choose between."""
+        """Loss and success of 8-bit images; with a single start there is nothing to choose between.
+
+        Over draws of the attacker's own: the mean loss, and success under each of them.
+        """
         if self.restarts == 1:
             return z.new_zeros(len(z)), torch.zeros(len(z), dtype=torch.bool, device=z.device)
-        verdict = victim.judge(z)
         objective = self.objective.begin(victim, goal)
-        return objective(victim.look(z, goal, objective)), goal.reached(verdict.predicted) & verdict.accepted
+        losses, through = torch.zeros(len(z), device=z.device), torch.ones(len(z), dtype=torch.bool, device=z.device)
+        draws = self.samples if victim.random else 1
+        for sample in range(draws):
+            victim.redraw(f"verify/{sample}")
+            verdict = victim.judge(z)
+            through &= goal.reached(verdict.predicted) & verdict.accepted
+            losses += objective(victim.look(z, goal, objective))
+        return losses / draws, through
 
     def descend(
         self,
@@ -187,7 +209,8 @@ class Attack:
     ) -> Tensor:
         """Walk from `z`: the loop itself. `eps` is `(N, 1, 1, 1)`. Returns float images inside the ball.
 
-        `generators`, one per image, feed what is random in the transforms.
+        `generators`, one per image, feed what is random in the transforms. A random victim must be drawn for the batch;
+        it is drawn anew for every look.
         """
         relative = 2.5 / self.steps if self.step_size is None else self.step_size
         size = eps * relative if self.step_size is not None else (eps * relative).clamp_min(1 / (8 * 255))
@@ -196,15 +219,21 @@ class Attack:
         objective = self.objective.begin(victim, goal)
         transformers = [transform.begin(self.steps, generators) for transform in self.transforms]
         z = z.clone()
+        pull = objective.pull if self.rule.needs_gradient else objective.ask
+        samples = self._looks(victim)
         for i in range(self.steps):
-            with torch.set_grad_enabled(self.rule.needs_gradient):
-                shown = z.requires_grad_(self.rule.needs_gradient)
-                for transformer in transformers:
-                    shown = transformer.image(shown, i)
-                view = victim.look(shown, goal, objective)
-                pull = objective.pull if self.rule.needs_gradient else objective.ask
-                losses, grad = pull(view, z)
+            seen = []
+            for sample in range(samples):
+                victim.redraw(f"{i}/{sample}")
+                with torch.set_grad_enabled(self.rule.needs_gradient):
+                    shown = z.requires_grad_(self.rule.needs_gradient)
+                    for transformer in transformers:
+                        shown = transformer.image(shown, i)
+                    losses, grad = pull(victim.look(shown, goal, objective), z)
+                seen.append((losses.detach(), grad))
             with torch.no_grad():
+                if samples > 1:
+                    losses, grad = (torch.stack(values).mean(0) for values in zip(*seen, strict=True))
                 # Where the network gives no number there is no direction; the image stays, the others go on.
                 grad = grad.nan_to_num()
                 for transformer in transformers:

@@ -77,12 +77,21 @@ class Ensemble:
     def random_start(self) -> bool:
         return any(member.attack.random_start for member in self.members)
 
-    def with_options(self, *, steps: int | None = None, restarts: int | None = None) -> Ensemble:
-        """A copy of which no member takes more than so many steps, and those that start at random so many restarts."""
+    @property
+    def samples(self) -> int:
+        return max(member.attack.samples for member in self.members)
+
+    def with_options(
+        self, *, steps: int | None = None, restarts: int | None = None, samples: int | None = None
+    ) -> Ensemble:
+        """A copy of which no member takes more than so many steps, and those that start at random so many restarts.
+
+        `samples` is the same for all members.
+        """
 
         def changed(attack: Attack) -> Attack:
             most = None if steps is None else min(steps, attack.steps)
-            return attack.with_options(steps=most, restarts=restarts if attack.random_start else None)
+            return attack.with_options(steps=most, restarts=restarts if attack.random_start else None, samples=samples)
 
         return Ensemble(tuple(replace(member, attack=changed(member.attack)) for member in self.members))
 
@@ -104,6 +113,8 @@ class Ensemble:
         """Attack every image with one member after the other; arguments and errors as `Attack.run`.
 
         Passes add up over all members. Every run has a seed of its own, so that none starts where another did.
+        Before a random Cushion the members are chosen between by draws of the attacker's own (`Attack.samples`), and
+        what stays gets one verdict at the end.
         """
         started = time.perf_counter()
         ids = torch.arange(len(images)) if ids is None else ids
@@ -111,17 +122,19 @@ class Ensemble:
         best: AttackResult | None = None
         runs = list(self._runs(len(victim.exact.classes), targets is None))
         likeliest: Tensor | None = None
+        practice = victim.rehearsal()
         for number, (attack, rank) in enumerate(runs):
             if rank is None:
                 aims = targets
             else:
                 if likeliest is None:
-                    likeliest = _likeliest(victim, images, labels, batch_size)
+                    seen = practice.verdicts(images, ids, seed=seed, batch_size=batch_size)
+                    likeliest = _likeliest(seen.logits.to(labels.device), labels)
                 aims = likeliest[:, rank]
             rows = torch.arange(len(images)) if best is None else (~best.broken.cpu()).nonzero().squeeze(1)
             if len(rows):
                 found = attack.run(
-                    victim,
+                    practice,
                     images[rows],
                     labels[rows],
                     eps=radius[rows] if radius.ndim else radius,
@@ -133,11 +146,25 @@ class Ensemble:
                     batch_size=batch_size,
                 )
                 # By what was wanted, not by the class that this run aimed at.
-                found = found.judged(found.verdict, Goal(labels[rows], None if targets is None else targets[rows]))
+                goal = Goal(labels[rows], None if targets is None else targets[rows])
+                found = found.judged(found.verdict, goal)
+                if victim.random:
+                    for again in range(1, attack.samples):
+                        verdict = practice.verdicts(
+                            found.images,
+                            ids[rows],
+                            seed=seed + number,
+                            stream=f"again/{again}",
+                            batch_size=batch_size,
+                        )
+                        found = _as_well(found, verdict.to(labels.device), goal)
                 best = found if best is None else _stronger(best, found, rows)
             progress(number + 1, len(runs), "attacks of the ensemble")
         if best is None:
             raise ConfigError("ensemble", "every attack needs more classes", "add one that does with fewer")
+        if victim.random:
+            verdict = victim.verdicts(best.images, ids, seed=seed, batch_size=batch_size)
+            best = best.judged(verdict.to(labels.device), Goal(labels, targets))
         return replace(best, seconds=time.perf_counter() - started)
 
     def _runs(self, classes: int, untargeted: bool) -> Iterator[tuple[Attack, int | None]]:
@@ -148,10 +175,21 @@ class Ensemble:
                 yield from ((member.attack, rank) for rank in ranks)
 
 
-def _likeliest(victim: Victim, images: Tensor, labels: Tensor, batch_size: int) -> Tensor:
+def _likeliest(logits: Tensor, labels: Tensor) -> Tensor:
     """Wrong classes of each image, likeliest first, `(N, K)`; the last column is the true class."""
-    logits = [victim.judge(part.to(victim.device)).logits for part in images.split(batch_size)]
-    return without(torch.cat(logits).to(labels.device), labels).argsort(1, descending=True)
+    return without(logits, labels).argsort(1, descending=True)
+
+
+def _as_well(found: AttackResult, verdict: Verdict, goal: Goal) -> AttackResult:
+    """What holds under another draw too: fooled and broken if under both, suspicion the higher one."""
+    again = found.judged(verdict, goal)
+    score = torch.maximum(found.verdict.score, verdict.score)
+    return replace(
+        again,
+        verdict=replace(verdict, score=score),
+        fooled=found.fooled & again.fooled,
+        broken=found.broken & again.broken,
+    )
 
 
 def _stronger(best: AttackResult, found: AttackResult, rows: Tensor) -> AttackResult:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from medaegis.attacks.catalogue import AnyAttack
 from medaegis.attacks.engine import AttackResult
 from medaegis.attacks.objectives import Goal
-from medaegis.attacks.victim import Verdict, Victim
+from medaegis.attacks.victim import Victim
 from medaegis.errors import ConfigError
 from medaegis.models.classifier import INPUT, Classifier
 
@@ -61,6 +61,8 @@ def transfer(
     labels: Tensor,
     *,
     targets: Tensor | None = None,
+    ids: Tensor | None = None,
+    seed: int = 0,
     batch_size: int = 32,
     **options: Any,
 ) -> AttackResult:
@@ -76,9 +78,10 @@ def transfer(
         ConfigError: as `Attack.run`; the two differ in classes, size or channels.
     """
     check_alike(victim.exact, surrogate.exact)
-    found = attack.run(surrogate, images, labels, targets=targets, batch_size=batch_size, **options)
-    parts = [victim.judge(part.to(victim.device)).to(labels.device) for part in found.images.split(batch_size)]
-    return found.judged(Verdict.concatenate(parts), Goal(labels, targets))
+    options |= {"targets": targets, "ids": ids, "seed": seed, "batch_size": batch_size}
+    found = attack.run(surrogate, images, labels, **options)
+    verdict = victim.verdicts(found.images, ids, seed=seed, batch_size=batch_size)
+    return found.judged(verdict.to(labels.device), Goal(labels, targets))
 
 
 def check_alike(one: Classifier, other: Classifier) -> None:

@@ -68,8 +68,13 @@ class Universal:
             given = f"steps={self.steps}, learning_batch={self.learning_batch}, images={self.images}"
             raise ConfigError(WHAT, given, "give at least 1 of each")
 
-    def with_options(self, *, steps: int | None = None, restarts: int | None = None) -> Universal:
-        """A copy that passes over the known images at most so many times."""
+    def with_options(
+        self, *, steps: int | None = None, restarts: int | None = None, samples: int | None = None
+    ) -> Universal:
+        """A copy that passes over the known images at most so many times.
+
+        `samples` changes nothing: each image of a step meets a draw of its own, so their sum is an expectation already.
+        """
         if restarts is not None and restarts > 1:
             raise ConfigError(WHAT, "it has one start, so restarts would repeat it", "leave restarts out")
         return self if steps is None else replace(self, steps=min(steps, self.steps))
@@ -107,8 +112,9 @@ class Universal:
                 part = goal[rows.to(labels.device)].to(victim.device)
                 x = images[rows.to(images.device)].to(victim.device)
                 z = (x + change).clamp_(0, 1).requires_grad_(True)
-                begun = self.objective.begin(victim, part)
-                _, grad = begun.pull(victim.look(z, part, begun), z)
+                drawn = victim.drawn(rows, seed=seed, stream=f"universal/{target}/{step}")
+                begun = self.objective.begin(drawn, part)
+                _, grad = begun.pull(drawn.look(z, part, begun), z)
                 change -= self.step_size * limit * grad.nan_to_num().sum(0).sign()
                 change.clamp_(-limit, limit)
             progress(step + 1, self.steps, "passes over the known images")

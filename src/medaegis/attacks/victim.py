@@ -6,6 +6,7 @@ exact one in float32 that alone decides whether an attack succeeded.
 
 from __future__ import annotations
 
+import copy
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from medaegis.attacks.objectives import Goal, Objective, View
-from medaegis.cushions import Cushion, Gradient, cushion_with_gradient, parse_cushion
+from medaegis.cushions import Cushion, Gradient, RandomCushion, cushion_with_gradient, parse_cushion
 from medaegis.detectors.shield import ShieldBank
 from medaegis.errors import ConfigError
 from medaegis.models.classifier import Classifier
@@ -51,6 +52,11 @@ class Verdict:
 class Victim:
     """What an attack is aimed at.
 
+    Where its Cushion is random, a batch needs its draws first (`drawn`). Draws are a function of seed, stream and the
+    image's number, and each purpose has a stream of its own: the attacker knows the distribution and draws as often as
+    he likes, but the draw that judges an image is one that he neither knows nor meets on the way, and there is one
+    verdict per image. It is the same for every attack on that image, which is submitted once.
+
     Args:
         classifier: the protected network.
         cushion: filter in front of it (None: no filter).
@@ -76,6 +82,9 @@ class Victim:
             raise ConfigError(f"cushion {self.cushion.spec}", "it has no differentiable twin", "attack it with 'bpda'")
         self.gradient = gradient
         self.shields = shields
+        self._dice = self.cushion if isinstance(self.cushion, RandomCushion) else None
+        self._stage = "victim"
+        self._draws: tuple[int, str, list[int]] | None = None
         if dtype is None:
             dtype = torch.bfloat16 if has_fast_bfloat16(classifier.device) else torch.float32
         self.dtype = dtype
@@ -86,6 +95,53 @@ class Victim:
     def device(self) -> torch.device:
         """Where it computes; images it looks at and judges must be there."""
         return self.exact.device
+
+    @property
+    def random(self) -> bool:
+        """Whether two verdicts on the same image may differ: the Cushion is random."""
+        return self._dice is not None
+
+    @property
+    def varies(self) -> bool:
+        """Whether two looks at the same image may differ: they see a random Cushion, and do not leave it out."""
+        return self.random and self.gradient != "skip"
+
+    def drawn(self, ids: Tensor, *, seed: int, stream: str = "verdict") -> Victim:
+        """The same before a batch of these images `(N,)`, their draws made; itself if nothing in it is random.
+
+        Args:
+            stream: what the draws are for; "verdict" are those that judge, and no attack takes them to walk by.
+        """
+        if self._dice is None:
+            return self
+        mine = copy.copy(self)
+        mine._draws = (seed, f"{self._stage}/{stream}", ids.tolist())
+        mine.cushion = self._dice.draw(*mine._draws)
+        return mine
+
+    def redraw(self, turn: str) -> None:
+        """Other draws for the batch that it was drawn for, named within the stream; nothing if nothing is random."""
+        if self._dice is None:
+            return
+        if self._draws is None:
+            raise ConfigError(f"cushion {self.cushion.spec}", "is random and nothing is drawn", "draw first")
+        seed, stream, ids = self._draws
+        self.cushion = self._dice.draw(seed, f"{stream}/{turn}", ids)
+
+    def rehearsal(self) -> Victim:
+        """The same as the attacker tries it out at home, verdicts by draws of his own; itself if nothing is random."""
+        if self._dice is None:
+            return self
+        mine = copy.copy(self)
+        mine._stage = f"{self._stage}/rehearsal"
+        return mine
+
+    def behind(self, cushion: Cushion) -> Victim:
+        """The same classifier and Shields behind another Cushion."""
+        mine = copy.copy(self)
+        mine.cushion, mine._draws = cushion, None
+        mine._dice = cushion if isinstance(cushion, RandomCushion) else None
+        return mine
 
     def look(self, z: Tensor, goal: Goal, objective: Objective) -> View:
         """One pass over `z` `(N, C, H, W)` that computes just what `objective` needs.
@@ -122,12 +178,34 @@ class Victim:
         accepted = (score <= 1) & score.isfinite() & seen.logits.isfinite().all(1)
         return Verdict(seen.logits, predicted, score, accepted)
 
+    def verdicts(
+        self,
+        images: Tensor,
+        ids: Tensor | None = None,
+        *,
+        seed: int = 0,
+        stream: str = "verdict",
+        batch_size: int = 32,
+    ) -> Verdict:
+        """`judge` of any number of images, on their device; where the Cushion is random, by the draws that judge.
+
+        Args:
+            ids: one number per image, for its draw; None: its position.
+        """
+        ids = torch.arange(len(images)) if ids is None else ids
+        parts = []
+        for part, numbers in zip(images.split(batch_size), ids.split(batch_size), strict=True):
+            verdict = self.drawn(numbers, seed=seed, stream=stream).judge(part.to(self.device))
+            parts.append(verdict.to(images.device))
+        return Verdict.concatenate(parts)
+
     @torch.no_grad()
     def pooled(self, images: Tensor, taps: tuple[str, ...]) -> dict[str, Tensor]:
-        """Channel means `(N, C)` of the tapped features in float32, behind the Cushion."""
+        """Channel means `(N, C)` of the tapped features in float32, behind the Cushion; draws by place."""
         parts = []
-        for part in images.split(64):
-            seen = self.exact.activations(self.cushion(part.to(self.device)), logits=False, taps=taps)
+        for ids in torch.arange(len(images)).split(64):
+            cushion = self.drawn(ids, seed=0, stream="pooled").cushion
+            seen = self.exact.activations(cushion(images[ids].to(self.device)), logits=False, taps=taps)
             parts.append({tap: pool(values) for tap, values in seen.features.items()})
         return {tap: torch.cat([part[tap] for part in parts]) for tap in taps}
 

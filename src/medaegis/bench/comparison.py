@@ -289,7 +289,9 @@ def _check(
         if find_attack(name).adaptive:
             raise ConfigError(f"attack {name!r}", "aims at a Shield; here there is none", "take one on the classifier")
     for spec in cushions:
-        parse_cushion(spec)
+        if parse_cushion(spec).random:
+            problem = "is random, and detectors are compared on the same pixels"
+            raise ConfigError(f"cushion {spec!r}", problem, "name the cushions that it draws from, one by one")
     for name in detectors:
         find_detector(name)
         if name == SHIELD and bank is None:

@@ -57,7 +57,8 @@ def run_controls(
     if any(planned.attack == "wb" for planned, _ in outcomes):
         controls.append(_full_success(field, outcomes, progress))
         if planted:
-            controls.append(_planted_weakness(guard, dataset, split, field, progress))
+            samples = max(planned.samples for planned, _ in outcomes)
+            controls.append(_planted_weakness(guard, dataset, split, field, progress, samples=samples))
     return controls
 
 
@@ -76,7 +77,8 @@ def _extra_jpeg(guard: Guard, field: Field) -> Control:
 
 def _as_clean(guard: Guard, field: Field, images: torch.Tensor, name: str) -> Control:
     clean = float(field.clean.accepted[field.chosen].float().mean())
-    accepted = float(guard.judge(images).accepted.float().mean())
+    ids = field.test.ids[field.chosen]
+    accepted = float(guard.judge(images, ids=ids, seed=field.seed).accepted.float().mean())
     return Control(
         name=name,
         expectation=f"accepted within {TOLERANCE:.0%} of clean images",
@@ -174,7 +176,9 @@ def _full_success(field: Field, outcomes: Outcomes, progress: Progress) -> Contr
     )
 
 
-def _planted_weakness(guard: Guard, dataset: Dataset, split: Split, field: Field, progress: Progress) -> Control:
+def _planted_weakness(
+    guard: Guard, dataset: Dataset, split: Split, field: Field, progress: Progress, *, samples: int = 1
+) -> Control:
     """A Shield trained at 1/256 only must be broken by WB."""
     learn = dataset.subset([*split.train, *split.adv_train])
     config = ShieldConfig(
@@ -193,7 +197,8 @@ def _planted_weakness(guard: Guard, dataset: Dataset, split: Split, field: Field
     weak = Guard(guard.classifier, guard.cushion, ShieldBank(shields), tnr=guard.tnr)
     weak.bank.calibrate(*clean_logits(weak.victim(dtype=torch.float32), dataset, split.val), weak.tnr)
     eps_text = f"{PLANTED_EPS * 256:g}/256"
-    piece = field.first(FAR_IMAGES).against(weak).attack(Planned("wb", PLANTED_EPS, eps_text), progress)
+    planned = Planned("wb", PLANTED_EPS, eps_text, samples=samples)
+    piece = field.first(FAR_IMAGES).against(weak).attack(planned, progress)
     share = undetected(piece)
     return Control(
         name="Planted weakness: a Shield trained at 1/256 only",

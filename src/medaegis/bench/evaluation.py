@@ -54,6 +54,12 @@ THREAT_MODEL = (
     "clean images before any attack."
 )
 
+RANDOM_CUSHION = (
+    " The Cushion is drawn anew for each image. The attacker knows what it is drawn from, but not the draw: gradients "
+    "are averaged over draws of his own (EOT), what he chooses between he tries by further ones, and the one image he "
+    "then hands in is judged once, by a draw that none of them depends on."
+)
+
 
 def plan(
     attacks: Sequence[str],
@@ -64,6 +70,7 @@ def plan(
     gradient: Gradient = "bpda",
     other_ways: Sequence[Gradient] = (),
     transferred: Sequence[str] = (),
+    samples: int = 1,
 ) -> list[Planned]:
     """Every attack at every eps, WB also by other ways; adaptive ones at the largest eps also with fewer steps.
 
@@ -76,6 +83,7 @@ def plan(
         gradient: way through the Cushion.
         other_ways: further ones, for WB alone.
         transferred: attacks to make on surrogates, at every eps with their own steps.
+        samples: draws of a random Cushion that each step averages over; attacks that see answers alone get one a query.
 
     Raises:
         ConfigError: an attack that is not in the catalogue, or cannot be made on a surrogate, or no eps.
@@ -89,18 +97,28 @@ def plan(
     blind = {name: queries for name in attacks if find_attack(name).access == "black-box"}
     adaptive = {name: blind.get(name, steps) for name in attacks if find_attack(name).adaptive}
     cells = [
-        Planned(name, value, text, steps=blind.get(name, adaptive.get(name)), gradient=gradient)
+        Planned(
+            name,
+            value,
+            text,
+            steps=blind.get(name, adaptive.get(name)),
+            gradient=gradient,
+            samples=1 if name in blind else samples,
+        )
         for name in attacks
         for text, value in eps
     ]
     text, value = max(eps, key=lambda pair: pair[1])
     for name in adaptive:
-        fewer = (adaptive[name] or find_attack(name).attack.steps) // 5
-        short = Planned(name, value, text, steps=max(1, fewer), gradient=gradient)
+        fewer = max(1, (adaptive[name] or find_attack(name).attack.steps) // 5)
+        draws = 1 if name in blind else samples
+        short = Planned(name, value, text, steps=fewer, gradient=gradient, samples=draws)
         if all(short.id != cell.id for cell in cells):  # a fifth may still be all that an attack ever takes
             cells.append(short)
     ways = other_ways if "wb" in attacks else ()
-    cells += [Planned("wb", value, text, steps=steps, gradient=way) for way in ways for text, value in eps]
+    cells += [
+        Planned("wb", value, text, steps=steps, gradient=way, samples=samples) for way in ways for text, value in eps
+    ]
     return cells + [Planned(name, value, text, transferred=True) for name in transferred for text, value in eps]
 
 
@@ -140,7 +158,7 @@ def evaluate_guard(
     test = dataset.subset(split.adv_test)
     store = Store(out_dir / "pieces")
     key: dict[str, object] = {"guard": guard.fingerprint(), "seed": seed, "medaegis": __version__}
-    clean = guard.judge(test.pixels())
+    clean = guard.judge(test.pixels(), ids=test.ids, seed=seed)
     chosen = _draw(test.labels, limit, seed)
     known = Known(dataset.subset([*split.train, *split.adv_train]), seed=seed)
     field = Field(guard, test, clean, chosen, seed, store, key, known, surrogate)
@@ -179,7 +197,7 @@ def evaluate_guard(
         machine=about["machine"],
         command=command,
         commit=about["commit"],
-        threat_model=THREAT_MODEL,
+        threat_model=THREAT_MODEL + (RANDOM_CUSHION if guard.cushion.random else ""),
         guard=_guard_facts(guard),
         surrogates=surrogate.facts if surrogate is not None else [],
         data=DataFacts(

@@ -55,10 +55,12 @@ class Planned:
     restarts: int | None = None
     gradient: Gradient = "bpda"
     transferred: bool = False
+    samples: int = 1
 
     @property
     def value(self) -> AnyAttack:
-        return find_attack(self.attack).attack.with_options(steps=self.steps, restarts=self.restarts)
+        attack = find_attack(self.attack).attack
+        return attack.with_options(steps=self.steps, restarts=self.restarts, samples=self.samples)
 
     @property
     def access(self) -> Access:
@@ -69,7 +71,8 @@ class Planned:
         attack = self.value
         text = self.eps_text.replace("/", "of")
         way = "transfer" if self.transferred else self.gradient
-        return f"{self.attack}-{''.join(text.split())}-{attack.steps}x{attack.restarts}-{way}"
+        draws = f"-{self.samples}draws" if self.samples > 1 else ""
+        return f"{self.attack}-{''.join(text.split())}-{attack.steps}x{attack.restarts}-{way}{draws}"
 
 
 class Field:
@@ -161,7 +164,7 @@ class Field:
             with FlopCounterMode(display=False) as counter:
                 self.guard.judge(self.test.pixels(self.right[:1]))
             self._flops = counter.get_total_flops()
-        steps = planned.value.steps * planned.value.restarts
+        steps = planned.value.steps * planned.value.restarts * planned.samples
         piece = PIECE_FLOPS["cpu" if self.victim(planned.gradient).device.type == "cpu" else "cuda"]
         return max(1, min(BATCH, int(piece / (3 * steps * max(1, self._flops)))))
 
@@ -194,12 +197,13 @@ class Field:
                 found = transfer(attack, attacked, victim, pixels, labels, **options, batch_size=BATCH)
             else:
                 found = attack.run(victim, pixels, labels, **options, batch_size=BATCH)
+            judged = victim.drawn(ids, seed=self.seed)
             piece = {
                 "images": (found.images * 255).round().to(torch.uint8),
                 "score": as_scores(found.verdict.score),
                 "predicted": found.verdict.predicted,
                 "accepted": found.verdict.accepted,
-                "wanted": as_scores(victim.suspicion(found.images.to(victim.device), targets.to(victim.device)).cpu()),
+                "wanted": as_scores(judged.suspicion(found.images.to(victim.device), targets.to(victim.device)).cpu()),
                 "fooled": found.fooled,
                 "cost": torch.tensor([found.seconds, found.forwards, found.backwards]).expand(1, 3).double(),
             }
@@ -249,6 +253,7 @@ class Field:
             steps=attack.steps,
             restarts=attack.restarts,
             gradient=None if planned.transferred else planned.gradient,
+            samples=planned.samples,
             n=len(fooled),
             success=float(fooled.mean()),
             success_on_classifier=float(piece["fooled_bare"].float().mean()) if "fooled_bare" in piece else None,
@@ -299,7 +304,8 @@ class Field:
         """Pixels of the examples of a cell: clean, adversarial, and that after the Cushion."""
         rows = self._shown(piece)
         adversarial = piece["images"][rows]
-        cushioned = self.guard.cushion(adversarial.float() / 255)
+        judged = self.victim(planned.gradient).drawn(self.test.ids[self.right[rows]], seed=self.seed)
+        cushioned = judged.cushion(adversarial.float() / 255)
         views = {
             "clean": self.test.images[self.right[rows]],
             "adversarial": adversarial,

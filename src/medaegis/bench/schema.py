@@ -118,12 +118,13 @@ class Cell(Model):
     n: attacked images, those diagnosed rightly when clean. success: share whose diagnosis the attack turns wrong behind
     the Cushion. undetected: turns it wrong and is accepted. robust_accuracy: share whose clean image is diagnosed
     rightly and accepted, and whose attacked image is no undetected success (Tramèr 2022). access: "no-box" where the
-    images were made on surrogates; then gradient is null, and passes are those through the surrogates. auroc: clean
-    images that are diagnosed rightly against all attacked ones (HFC section 5.1 drops misclassified images too);
-    auroc_fooling: against those alone that fool the classifier; auroc_wanted: against all of them, each judged by the
-    Shield of the class that the attacker wants, whatever the classifier says. tprXX: share of attacked images withheld
-    at XX % TNR over the same clean images. eps is in pixel units, for L2 the root mean square. examples: the attacker's
-    best first, that is undetected, then fooling, then other images.
+    images were made on surrogates; then gradient is null, and passes are those through the surrogates. samples: draws
+    of a random Cushion that each step averaged over (if it was not left out). auroc: clean images that are diagnosed
+    rightly against all attacked ones (HFC section 5.1 drops misclassified images too); auroc_fooling: against those
+    alone that fool the classifier; auroc_wanted: against all of them, each judged by the Shield of the class that the
+    attacker wants, whatever the classifier says. tprXX: share of attacked images withheld at XX % TNR over the same
+    clean images. eps is in pixel units, for L2 the root mean square. examples: the attacker's best first, that is
+    undetected, then fooling, then other images.
     """
 
     id: str = Field(pattern=r"^[^/\s]+$")
@@ -137,6 +138,7 @@ class Cell(Model):
     steps: Count
     restarts: Count
     gradient: str | None = None
+    samples: Count = 1
     n: Count
     success: Share | None = None
     success_on_classifier: Share | None = None

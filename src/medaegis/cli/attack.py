@@ -10,7 +10,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from medaegis.cli import console, datasets
-from medaegis.cli.options import AsJson, Factory, Gradient, GuardDir, Images, Seed, Spec, factory
+from medaegis.cli.options import (
+    AsJson,
+    Factory,
+    Gradient,
+    GuardDir,
+    Images,
+    Samples,
+    Seed,
+    Spec,
+    factory,
+    samples_for,
+)
 from medaegis.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -39,6 +50,7 @@ def attack(
     gradient: Annotated[
         Gradient, typer.Option("--gradient", help="Through the Cushion: straight, by its twin, or ignoring it.")
     ] = Gradient.bpda,
+    samples: Samples = None,
     surrogate: Annotated[
         list[Path] | None,
         typer.Option(
@@ -76,10 +88,14 @@ def attack(
         what = f"--surrogate with --attack {attack}"
         raise ConfigError(what, "this attack needs the guard's own Shields", "take one on the classifier, as dim")
     guard = Guard.load(guard_dir, factory=factory(network))
+    if surrogates and samples is not None:
+        raise ConfigError("--samples with --surrogate", "nothing in a surrogate is random", "leave one of them out")
+    draws = 1 if surrogates else samples_for(guard, samples)
+    chosen = chosen.with_options(samples=draws)
     stand_in = committee([load_classifier(path, factory(network)) for path in surrogates]) if surrogates else None
     dataset, split = datasets.data_of_guard(guard, spec, images=images)
     test = dataset.subset(split.adv_test)
-    rows = rightly_diagnosed(guard, test, limit)
+    rows = rightly_diagnosed(guard, test, limit, seed=seed)
     with console.progress("Attacking") as progress:
         found = run_attack(
             guard,
@@ -100,6 +116,7 @@ def attack(
         "steps": chosen.steps,
         "restarts": chosen.restarts,
         "gradient": gradient.value,
+        "samples": draws,
         "surrogates": [path.name for path in surrogates],
         "seed": seed,
         "guard": guard.digest,
@@ -121,15 +138,17 @@ def attack(
         "Passes": f"{found.forwards} forward, {found.backwards} backward, over single images",
         "Time": f"{found.seconds:.1f} s",
     }
+    if guard.cushion.random:
+        lines["Judged"] = f"once each, by a draw of {guard.cushion.spec} that no gradient was taken at"
     console.write(console.facts(lines, title=f"{entry.title}, eps {eps}, {chosen.steps} steps"))
     console.say(f"Written to {out}. Next: medaegis screen {guard_dir} {out}")
 
 
-def rightly_diagnosed(guard: Guard, test: Dataset, limit: int | None) -> Tensor:
+def rightly_diagnosed(guard: Guard, test: Dataset, limit: int | None, *, seed: int = 0) -> Tensor:
     """Rows of the test images whose clean diagnosis is right; with a limit, spread over all of them."""
     import torch
 
-    verdict = guard.judge(test.pixels())
+    verdict = guard.judge(test.pixels(), ids=test.ids, seed=seed)
     right = (verdict.predicted == test.labels).nonzero().squeeze(1)
     if not len(right):
         raise DataError(test.spec, "no test image is diagnosed rightly, so none can be attacked", "train longer")
@@ -178,6 +197,7 @@ def write_attacked(
     """The images as PNG, attack.csv with a line each, attack.json with the settings and counts."""
     out.mkdir(parents=True, exist_ok=True)
     eps = str(told["eps"]).replace("/", "of")
+    draws = judging_draws(guard, test.ids[rows], seed=told["seed"])
     table = []
     for i, row in enumerate(rows.tolist()):
         name = f"{told['attack']}-{eps}-{int(test.ids[row]):06d}.png"
@@ -192,6 +212,7 @@ def write_attacked(
                 "accepted": bool(found.verdict.accepted[i]),
                 "fooled": bool(found.fooled[i]),
                 "undetected": bool(found.broken[i]),
+                **({"cushion": draws[i]} if draws else {}),
             }
         )
     with (out / "attack.csv").open("w", newline="", encoding="utf-8", errors="backslashreplace") as stream:
@@ -199,6 +220,14 @@ def write_attacked(
         writer.writeheader()
         writer.writerows(table)
     (out / "attack.json").write_text(json.dumps(told, indent=2), encoding="utf-8")
+
+
+def judging_draws(guard: Guard, ids: Tensor, *, seed: int) -> list[str]:
+    """What a random Cushion draws to judge these images; nothing where it is not random."""
+    from medaegis.cushions import DrawnCushion
+
+    cushion = guard.victim().drawn(ids, seed=seed).cushion
+    return cushion.specs if isinstance(cushion, DrawnCushion) else []
 
 
 def write_png(path: Path, image: torch.Tensor) -> None:

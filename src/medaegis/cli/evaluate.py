@@ -15,11 +15,13 @@ from medaegis.cli.options import (
     Gradient,
     GuardDir,
     Images,
+    Samples,
     Seed,
     Spec,
     comma_separated,
     eps_list,
     factory,
+    samples_for,
     without_path,
 )
 from medaegis.errors import ConfigError
@@ -52,6 +54,7 @@ def evaluate(
     gradient: Annotated[
         Gradient, typer.Option("--gradient", help="Through the Cushion: straight, by its twin, or ignoring it.")
     ] = Gradient.bpda,
+    samples: Samples = None,
     queries: Annotated[
         int | None,
         typer.Option("--queries", min=1, help="Of the attacks that see answers alone.", show_default="suite's"),
@@ -109,6 +112,7 @@ def evaluate(
     if surrogates and not carried:
         problem = "none of these attacks can be made on another classifier"
         raise ConfigError("--surrogate with --attacks", problem, "name one on the classifier too, as dim")
+    draws = samples_for(guard, samples)
     cells = plan(
         names,
         sizes,
@@ -116,12 +120,13 @@ def evaluate(
         queries=queries,
         gradient=gradient.value,
         other_ways=other_ways,
+        samples=draws,
         transferred=list(carried),
     )
     stand_ins = [load_classifier(path, factory(network)) for path in surrogates]
     dataset, split = datasets.data_of_guard(guard, spec, images=images)
     given: dict[str, object] = {"--attacks": attacks, "--eps": eps, "--steps": steps, "--queries": queries}
-    given |= {"--limit": limit, "--gradient": gradient.value}
+    given |= {"--limit": limit, "--gradient": gradient.value, "--samples": draws if draws > 1 else None}
     options = ["--suite", suite, "--seed", str(seed)]
     options += [word for name, value in given.items() if value is not None for word in (name, str(value))]
     options += [word for path in surrogates for word in ("--surrogate", path.name)]

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
     from torch import nn
 
+    from medaegis.guard.guard import Guard
+
 Spec = Annotated[
     str, typer.Argument(metavar="SPEC", help="Data set: phantom-xray, chest-xray:PATH, folder:PATH … (data schemes).")
 ]
@@ -28,6 +30,15 @@ Images = Annotated[
     ),
 ]
 Seed = Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Decides all randomness.")]
+Samples = Annotated[
+    int | None,
+    typer.Option(
+        "--samples",
+        min=1,
+        help="Draws of a random Cushion that each step averages over (EOT).",
+        show_default="4 where it is random",
+    ),
+]
 Factory = Annotated[
     str | None,
     typer.Option(
@@ -68,6 +79,23 @@ def eps_list(text: str) -> list[tuple[str, float]]:
     from medaegis.attacks.engine import parse_eps
 
     return [(part, parse_eps(part)) for part in comma_separated(text, "--eps")]
+
+
+SAMPLES = 4
+
+
+def samples_for(guard: Guard, asked: int | None) -> int:
+    """Draws that an attack on this guard averages over; 1 where nothing is drawn.
+
+    Raises:
+        ConfigError: several are asked for, and the Cushion is not random: they would all be the same.
+    """
+    if guard.cushion.random:
+        return SAMPLES if asked is None else asked
+    if asked is not None and asked > 1:
+        problem = f"the guard's Cushion {guard.cushion.spec} is not random, so every draw is the same"
+        raise ConfigError(f"--samples {asked}", problem, "leave it out")
+    return 1
 
 
 def factory(spec: str | None) -> Callable[..., nn.Module] | None:

@@ -48,6 +48,15 @@ def screen(
         int | None,
         typer.Option("--frame", min=0, help="Judge this frame of every file, from 0.", show_default="all frames"),
     ] = None,
+    draw: Annotated[
+        str | None,
+        typer.Option(
+            "--draw",
+            metavar="CUSHION",
+            help="To repeat a verdict: what its record says was drawn of a random Cushion, for every image.",
+            show_default="drawn anew for each image",
+        ),
+    ] = None,
     public_key: PublicKey = None,
     network: Factory = None,
 ) -> None:
@@ -67,7 +76,7 @@ def screen(
     if not files:
         raise ConfigError(", ".join(map(str, paths)), "no image in it", "name image files or a folder that holds some")
     with console.progress("Screening") as progress:
-        screened = screen_files(guard, files, frame=frame, quarantine=quarantine, progress=progress)
+        screened = screen_files(guard, files, frame=frame, quarantine=quarantine, draw=draw, progress=progress)
         found = list(_told(screened, form))
     if form is Format.table:
         console.write(findings_table(found))

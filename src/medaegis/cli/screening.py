@@ -35,6 +35,7 @@ class Screened:
         finding: of the guard; None for an unreadable file.
         error: why it cannot be read.
         copy: where a rejected file was copied to.
+        random: the guard's Cushion is, so that the record tells what was drawn.
     """
 
     path: Path
@@ -44,6 +45,7 @@ class Screened:
     finding: Finding | None = None
     error: ImageError | None = None
     copy: Path | None = None
+    random: bool = False
 
     @property
     def reason(self) -> str:
@@ -54,6 +56,7 @@ class Screened:
         """For tables and programs; no class is named unless the image was accepted."""
         finding = self.finding
         diagnosis = finding.diagnosis if finding else None
+        drawn = {"cushion": finding.cushion if finding else None} if self.random else {}
         return {
             "file": os.fspath(self.path),
             "frame": self.frame,
@@ -65,6 +68,7 @@ class Screened:
             "reason": self.reason,
             "remedy": self.error.remedy if self.error else None,
             "quarantined_as": os.fspath(self.copy) if self.copy else None,
+            **drawn,
         }
 
 
@@ -81,6 +85,7 @@ def screen_files(
     *,
     frame: int | None = None,
     quarantine: Path | None = None,
+    draw: str | None = None,
     progress: Progress = silent,
 ) -> Iterator[Screened]:
     """Judge files in their order, some at a time.
@@ -88,9 +93,11 @@ def screen_files(
     Args:
         frame: the one to judge of each file; None: all.
         quarantine: files with a rejected or failed frame are copied there.
+        draw: to repeat verdicts, what was drawn of a random Cushion; None: drawn anew for each image.
 
     Raises:
         ArtefactError: the quarantine folder cannot be written to.
+        ConfigError: a draw that the guard's Cushion never draws.
     """
 
     def read(path: Path) -> list[_Frame]:
@@ -101,9 +108,11 @@ def screen_files(
             part = paths[start : start + FILES_AT_ONCE]
             files = list(pool.map(read, part))
             pixels = [one.pixels for found in files for one in found if not isinstance(one.pixels, ImageError)]
-            findings = iter(guard.inspect(torch.from_numpy(np.stack(pixels)).float().div(255)) if pixels else [])
+            draws = None if draw is None else [draw] * len(pixels)
+            images = torch.from_numpy(np.stack(pixels)).float().div(255) if pixels else None
+            findings = iter([] if images is None else guard.inspect(images, draws=draws))
             for path, found in zip(part, files, strict=True):
-                screened = [_judged(path, one, findings) for one in found]
+                screened = [replace(_judged(path, one, findings), random=guard.cushion.random) for one in found]
                 if quarantine is not None and any(one.status in SET_ASIDE for one in screened):
                     copy = set_aside(path, quarantine)
                     screened = [replace(one, copy=copy) for one in screened]

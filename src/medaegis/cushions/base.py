@@ -26,10 +26,12 @@ class Cushion(ABC):
     Attributes:
         spec: canonical text that `parse_cushion` turns into this cushion again.
         has_twin: whether `twin` can be called; True for every cushion here.
+        random: whether a draw must be made before it can be called (see `RandomCushion`).
         channels: the channel counts it takes.
     """
 
     has_twin: ClassVar[bool] = True
+    random: ClassVar[bool] = False
     channels: ClassVar[tuple[int, ...]] = (1, 3)
 
     def __init__(self, spec: str) -> None:

@@ -1,11 +1,13 @@
 """Specs to cushions: a short text names a cushion and its parameters, in a guard's manifest as on the command line."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from medaegis.cushions.base import Cushion
 from medaegis.cushions.filters import BitDepth, Gaussian, Identity, Median
 from medaegis.cushions.jpeg import JpegCushion
+from medaegis.cushions.random import RandomCushion
 from medaegis.cushions.tvm import TotalVariation
 from medaegis.errors import ConfigError
 
@@ -86,6 +88,46 @@ def _gaussian(arguments: list[str]) -> Cushion:
     raise ValueError(f"parameters {arguments} do not fit")
 
 
+_MOST_CHOICES = 100  # each is probed when a guard is saved and loaded
+
+
+def _random(arguments: list[str]) -> Cushion:
+    choices: dict[str, Cushion] = {}
+    written = []
+    for part in ":".join(arguments).split("+"):
+        if part.partition(":")[0] == "random":
+            raise ValueError(f"{part!r} is random itself, name what is to be drawn")
+        made = [parse_cushion(spec) for spec in _spread(part)]
+        written.append(_gathered(made[0].spec, made[-1].spec))
+        for cushion in made:
+            if cushion.spec in choices:
+                raise ValueError(f"{cushion.spec} is named twice")
+            choices[cushion.spec] = cushion
+    if not 2 <= len(choices) <= _MOST_CHOICES:
+        raise ValueError(f"it draws from {len(choices)}, expected 2 to {_MOST_CHOICES}")
+    return RandomCushion("random:" + "+".join(written), list(choices.values()))
+
+
+def _spread(part: str) -> Iterator[str]:
+    """The specs of `jpeg:60-95`, lowest first: of a part without a range itself."""
+    before, low, high, after = re.fullmatch(r"(.*?)(?:(?<=:)(\d{1,4})-(\d{1,4})(?=:|$)(.*))?", part).groups()  # type: ignore[union-attr]
+    if low is None:
+        yield part
+        return
+    if not int(low) < int(high):
+        raise ValueError(f"the range {low}-{high} in {part!r} does not rise")
+    if int(high) - int(low) >= _MOST_CHOICES:
+        raise ValueError(f"the range {low}-{high} in {part!r} has more than {_MOST_CHOICES} numbers")
+    for number in range(int(low), int(high) + 1):
+        yield f"{before}{number}{after}"
+
+
+def _gathered(low: str, high: str) -> str:
+    """A range written again from its ends, `jpeg:60` and `jpeg:95`."""
+    pairs = zip(low.split(":"), high.split(":"), strict=True)
+    return ":".join(one if one == other else f"{float(one):g}-{float(other):g}" for one, other in pairs)
+
+
 _KINDS = {
     "none": _Kind("none", "none", "no cushion, only the rounding to 8 bits", _none),
     "jpeg": _Kind(
@@ -99,6 +141,12 @@ _KINDS = {
     ),
     "median": _Kind("median:WINDOW", "median:3", "median of a window of 3, 5, 7 or 9 pixels", _median),
     "gaussian": _Kind("gaussian:SIGMA", "gaussian:1.0", "Gaussian blur, standard deviation in pixels", _gaussian),
+    "random": _Kind(
+        "random:SPEC[+SPEC...]",
+        "random:jpeg:60-95",
+        "one of these drawn for each image, LOW-HIGH for every whole number between",
+        _random,
+    ),
 }
 
 

@@ -32,6 +32,7 @@ WATCHED_EPS = (4, 8, 16, 64)  # of 256; at 64 a sound attack must win, or gradie
 MASKED = 0.1  # AUROC at the largest watched eps above which a Shield is taken to hide its gradients
 WATCHED_IMAGES = 64
 LOOKS = 16  # at robustness during one training
+DRAWS = 8  # of a random Cushion, for each image that sets a threshold
 
 RECIPES: dict[str, str] = {
     "paper": "Medical Aegis: the backbone's taps, eps growing over the whole training, a fresh start for each attack",
@@ -171,11 +172,15 @@ def _part_of(progress: Progress, part: int, parts: int) -> Progress:
 
 
 def calibrate(guard: Guard, dataset: Dataset, split: Split) -> dict[str, Any]:
-    """Set the thresholds on clean "val" images, and measure on "adv_test" what share of clean images they accept."""
+    """Set the thresholds on clean "val" images, and measure on "adv_test" what share of clean images they accept.
+
+    Behind a random Cushion each "val" image counts under several draws, so that thresholds are those of the mixture and
+    not of one lot; draws are a function of the image's number alone.
+    """
     logits, classes = clean_logits(guard.victim(dtype=torch.float32), dataset, split.val)
     guard.bank.calibrate(logits, classes, guard.tnr)
     test = dataset.subset(split.adv_test)
-    verdict = guard.judge(test.pixels())
+    verdict = guard.judge(test.pixels(), ids=test.ids)
     by_class = {
         name: float(verdict.accepted[test.labels == k].float().mean())
         for k, name in enumerate(guard.classes)
@@ -193,15 +198,20 @@ def calibrate(guard: Guard, dataset: Dataset, split: Split) -> dict[str, Any]:
 
 @torch.no_grad()
 def clean_logits(victim: Victim, dataset: Dataset, indices: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """Logit of the Shield of each clean image's predicted class, and that class: `(N,)` each."""
+    """Logit of the Shield of each clean image's predicted class, and that class: `(N,)` each.
+
+    Behind a random Cushion every image is looked at under `DRAWS` draws, which gives so many rows for each.
+    """
     assert victim.shields is not None
     logits, classes = [], []
     for rows in torch.tensor(indices).split(64):
         pixels = dataset.pixels(rows).to(victim.device)
-        seen = victim.exact.activations(victim.cushion(pixels), taps=victim.shields.taps)
-        assert seen.logits is not None
-        classes.append(seen.logits.argmax(1))
-        logits.append(victim.shields(seen.features, classes[-1]))
+        for turn in range(DRAWS if victim.random else 1):
+            drawn = victim.drawn(dataset.ids[rows], seed=0, stream=f"calibration/{turn}")
+            seen = drawn.exact.activations(drawn.cushion(pixels), taps=victim.shields.taps)
+            assert seen.logits is not None
+            classes.append(seen.logits.argmax(1))
+            logits.append(victim.shields(seen.features, classes[-1]))
     return torch.cat(logits), torch.cat(classes)
 
 
@@ -215,7 +225,8 @@ def robustness(
     """
     from sklearn.metrics import roc_auc_score
 
-    genuine = dataset.pixels((dataset.labels == label).nonzero().squeeze(1)[: 3 * WATCHED_IMAGES])
+    own = (dataset.labels == label).nonzero().squeeze(1)[: 3 * WATCHED_IMAGES]
+    genuine = dataset.pixels(own)
     foreign = (dataset.labels != label).nonzero().squeeze(1)[:WATCHED_IMAGES]
     if not len(genuine) or not len(foreign):
         raise DataError(dataset.spec, f"no validation image of class {label} or of another one", "give more images")
@@ -225,7 +236,7 @@ def robustness(
     def look(shield: Shield) -> dict[str, float]:
         bank = ShieldBank([shield] * len(classifier.classes))
         victim = Victim(classifier, cushion=cushion, shields=bank, gradient="skip")
-        clean = shield_logits(victim, genuine, label)
+        clean = shield_logits(victim, genuine, label, ids=dataset.ids[own])
         seen = {}
         for eps in WATCHED_EPS:
             found = attack.run(
@@ -236,7 +247,7 @@ def robustness(
                 targets=targets,
                 ids=dataset.ids[foreign],
             )
-            attacked = shield_logits(victim, found.images, label)
+            attacked = shield_logits(victim, found.images, label, ids=dataset.ids[foreign])
             truth = torch.cat([torch.ones(len(clean)), torch.zeros(len(attacked))])
             seen[f"auroc_{eps}"] = float(roc_auc_score(truth.numpy(), torch.cat([clean, attacked]).numpy()))
         return seen
@@ -254,12 +265,13 @@ def soundness(seen: Mapping[str, float]) -> float | None:
 
 
 @torch.no_grad()
-def shield_logits(victim: Victim, images: Tensor, label: int) -> Tensor:
-    """S_label in float32 of `(N, C, H, W)` images."""
+def shield_logits(victim: Victim, images: Tensor, label: int, *, ids: Tensor | None = None) -> Tensor:
+    """S_label in float32 of `(N, C, H, W)` images, by the draws that judge images so numbered (None: positions)."""
     assert victim.shields is not None
+    ids = torch.arange(len(images)) if ids is None else ids
     parts = []
-    for part in images.split(64):
-        cushioned = victim.cushion(part.to(victim.device))
+    for part, numbers in zip(images.split(64), ids.split(64), strict=True):
+        cushioned = victim.drawn(numbers, seed=0).cushion(part.to(victim.device))
         seen = victim.exact.activations(cushioned, logits=False, taps=victim.shields.taps)
         parts.append(victim.shields(seen.features, torch.full((len(part),), label, device=victim.device)).cpu())
     return torch.cat(parts)
@@ -275,10 +287,9 @@ def check_before_fitting(classifier: Classifier, cushion: Cushion, dataset: Data
     _check(classifier, dataset, split)
     if not split.val or not split.adv_test:
         raise DataError(dataset.spec, "the split has no val or no adv_test images", "split with shares above 0")
-    exact = classifier.frozen()
-    parts = dataset.pixels(split.val).split(64)
-    predicted = torch.cat([exact(cushion(part.to(exact.device))).argmax(1) for part in parts])
-    enough_to_calibrate(predicted, len(classifier.classes))
+    victim = Victim(classifier, cushion=cushion, dtype=torch.float32)
+    val = dataset.subset(split.val)
+    enough_to_calibrate(victim.verdicts(val.pixels(), val.ids).predicted, len(classifier.classes))
 
 
 def _check(classifier: Classifier, dataset: Dataset, split: Split) -> None:

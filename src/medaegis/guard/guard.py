@@ -8,8 +8,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from medaegis.artefact import digest, read_folder, write_folder
 from medaegis.attacks.victim import Verdict, Victim
-from medaegis.cushions import Cushion, Gradient, parse_cushion
+from medaegis.cushions import Cushion, Gradient, RandomCushion, parse_cushion
 from medaegis.detectors.shield import Shield, ShieldBank
 from medaegis.errors import ArtefactError, ConfigError, MedaegisError
 from medaegis.guard.fingerprint import weights_fingerprint
@@ -44,6 +44,8 @@ class Finding:
             accepted this is evidence for an investigation, not a diagnosis.
         probabilities: class name -> softmax probability; empty after an error.
         score: suspicion, 0 for a typical clean image, above 1 rejected; None after an error.
+        cushion: what a random Cushion drew for this image, with which the finding can be repeated; None where the
+            Cushion is not random.
     """
 
     accepted: bool
@@ -52,6 +54,7 @@ class Finding:
     label: str | None
     probabilities: dict[str, float]
     score: float | None
+    cushion: str | None = None
 
     @property
     def diagnosis(self) -> str | None:
@@ -143,15 +146,13 @@ class Guard:
         """The whole guard as the target of an attack (see `Victim`)."""
         return Victim(self.classifier, cushion=self.cushion, shields=self.bank, gradient=gradient, dtype=dtype)
 
-    def judge(self, images: Tensor, *, batch_size: int = 16) -> Verdict:
+    def judge(self, images: Tensor, *, ids: Tensor | None = None, seed: int = 0, batch_size: int = 16) -> Verdict:
         """Raw verdicts of `(N, C, H, W)` images in [0, 1]; errors propagate (`inspect` is the safe door).
 
-        Images and verdicts stay on the images' device, wherever the guard computes.
+        Images and verdicts stay on the images' device, wherever the guard computes. For measuring: the draws of a
+        random Cushion repeat with `seed` and `ids` (None: positions), those of `inspect` do not.
         """
-        there = self._exact.device
-        return Verdict.concatenate(
-            [self._exact.judge(part.to(there)).to(images.device) for part in images.split(batch_size)]
-        )
+        return self._exact.verdicts(images, ids, seed=seed, batch_size=batch_size)
 
     @torch.no_grad()
     def classifier_logits(self, images: Tensor) -> Tensor:
@@ -159,26 +160,51 @@ class Guard:
         logits: Tensor = self._exact.exact(images.to(self._exact.device))
         return logits.to(images.device)
 
-    def inspect(self, images: Tensor, *, batch_size: int = 16) -> list[Finding]:
+    def inspect(self, images: Tensor, *, batch_size: int = 16, draws: Sequence[str] | None = None) -> list[Finding]:
         """One finding per image of `(N, C, H, W)` in [0, 1]; whatever goes wrong withholds the diagnosis.
 
-        A failure in a batch is narrowed down to the images that cause it; the others get their findings.
+        A failure in a batch is narrowed down to the images that cause it; the others get their findings. A random
+        Cushion is drawn for each image by the operating system's randomness.
+
+        Args:
+            draws: to repeat findings, what was drawn for each image then (`Finding.cushion`).
 
         Raises:
-            ConfigError: `images` is not a batch of images at all, so there is nothing to give findings for.
+            ConfigError: `images` is not a batch of images at all, so there is nothing to give findings for; `draws`
+                that the Cushion never draws, or not one for each image.
         """
         if not isinstance(images, Tensor) or images.ndim != 4:
             given = f"shape {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
             raise ConfigError("guard", f"got {given}, expected a tensor (N, C, H, W)", "add a batch dimension")
-        return [finding for part in images.split(batch_size) for finding in self._inspect(part)]
+        if not isinstance(self.cushion, RandomCushion):
+            if draws is not None:
+                raise ConfigError("draws", f"the cushion {self.cushion.spec} is not random", "leave them out")
+            return [finding for part in images.split(batch_size) for finding in self._inspect(part, None)]
+        specs = self.cushion.fresh(len(images)) if draws is None else list(draws)
+        if len(specs) != len(images):
+            raise ConfigError("draws", f"{len(specs)} for {len(images)} images", "give one for each image")
+        self.cushion.named(specs)
+        found: list[Finding] = []
+        for start in range(0, len(images), batch_size):
+            rows = slice(start, start + batch_size)
+            found += self._inspect(images[rows], specs[rows])
+        return [replace(finding, cushion=spec) for finding, spec in zip(found, specs, strict=True)]
 
-    def _inspect(self, images: Tensor) -> list[Finding]:
+    def _inspect(self, images: Tensor, specs: list[str] | None) -> list[Finding]:
+        """Findings of a batch, each image behind the cushion drawn for it (None: there is but one)."""
         try:
-            return self._findings(self.judge(images, batch_size=max(1, len(images))))
+            victim = self._exact
+            if isinstance(self.cushion, RandomCushion) and specs is not None:
+                victim = victim.behind(self.cushion.named(specs))
+            return self._findings(victim.judge(images.to(victim.device)).to(images.device))
         except Exception as error:  # the boundary where every failure, foreseen or not, must end as "withheld"
             if len(images) < 2:
                 return [self._failed(error) for _ in images]
-        return [finding for image in images.split(1) for finding in self._inspect(image)]
+        return [
+            finding
+            for i in range(len(images))
+            for finding in self._inspect(images[i : i + 1], None if specs is None else specs[i : i + 1])
+        ]
 
     def _findings(self, verdict: Verdict) -> list[Finding]:
         probabilities = verdict.logits.softmax(1).tolist()

@@ -112,7 +112,8 @@ class ShieldTraining:
 
     Args:
         classifier: the protected network.
-        cushion: in front of it, differentiated straight through (BPDA).
+        cushion: in front of it, differentiated straight through (BPDA). A random one is drawn anew for every step of
+            the inner attack and for every update, by the seed.
         dataset: images to learn from, all classes.
         label: the class this Shield answers for.
         config: see `ShieldConfig`.
@@ -279,10 +280,15 @@ class ShieldTraining:
         """Whom an update trains: the Shield behind the Cushion, or on bare pixels."""
         return self.victim if self._draws(update)[3] < self.config.cushioned else self.bare
 
+    def _drawn(self, update: int, count: int, purpose: str) -> Victim:
+        """The same, a random Cushion drawn for a batch of so many images."""
+        stream = f"shield {self.label}/{purpose}/{update}"
+        return self._seen(update).drawn(torch.arange(count), seed=self.config.seed, stream=stream)
+
     def _loss(self, images: Tensor, update: int) -> Tensor:
         """Minus the adversarial loss of eq. 3 / 4; the first half of `images` is genuine."""
         n = len(images) // 2
-        logits = _shield_logits(self._seen(update), images, self.label)
+        logits = _shield_logits(self._drawn(update, len(images), "learn"), images, self.label)
         return F.softplus(-logits[:n]).mean() + F.softplus(logits[n:]).mean()
 
     def _attack(self, x: Tensor, rows: Tensor, epochs: Tensor, update: int) -> Tensor:
@@ -310,7 +316,7 @@ class ShieldTraining:
         )
         wanted = torch.full((len(x),), self.label, device=x.device)
         goal = Goal(self.dataset.labels[self.foreign[rows]].to(x.device), wanted)
-        z = attack.descend(self._seen(update), x, goal, eps, z)
+        z = attack.descend(self._drawn(update, len(x), "attack"), x, goal, eps, z)
         self.memory[rows] = (z - x).to("cpu", torch.float16)
         self.visits[rows] += 1
         return Linf().to_8bit(z, x, eps)
@@ -329,8 +335,9 @@ class ShieldTraining:
 
     @torch.no_grad()
     def _standardise(self) -> None:
-        pixels = self.dataset.pixels(self.genuine[:STANDARDISE_ON]).to(self.victim.device)
-        cushioned = self.victim.cushion(pixels)
+        rows = self.genuine[:STANDARDISE_ON]
+        victim = self.victim.drawn(self.dataset.ids[rows], seed=self.config.seed, stream="standardise")
+        cushioned = victim.cushion(self.dataset.pixels(rows).to(victim.device))
         self.shield.standardise(self.victim.exact.activations(cushioned, logits=False, taps=self.shield.taps).features)
 
     def _save(self) -> None:

@@ -132,6 +132,10 @@ def _check(victim: Victim, plan: Plan) -> None:
     entry = find_attack(plan.attack)
     if entry.adaptive and victim.shields is None:
         raise ConfigError(f"attack {plan.attack!r}", "is aimed at a Shield and a classifier has none", "give a guard")
+    if victim.random or plan.cushion.random:
+        spec = victim.cushion.spec if victim.random else plan.cushion.spec
+        problem = "is random, and what is looked at here is one network"
+        raise ConfigError(f"cushion {spec!r}", problem, "give a guard, or a Cushion, that draws nothing")
     if entry.classes > len(victim.exact.classes):
         given = f"needs {entry.classes} classes, there are {len(victim.exact.classes)}"
         raise ConfigError(f"attack {plan.attack!r}", given, "take another one")

@@ -1,0 +1,126 @@
+"""A Cushion drawn anew for each image, one of several deterministic ones, each as likely as the others.
+
+Random resizing and padding (Xie et al. 2018) and Guo et al. 2018 defend by chance in this way. A draw is a
+deterministic cushion, so every verdict can be repeated; an attacker meets the expectation over draws (Athalye 2018).
+"""
+
+import hashlib
+import secrets
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from medaegis.cushions.base import Cushion
+from medaegis.errors import ConfigError
+
+
+class RandomCushion(Cushion):
+    """Which cushion an image passes is drawn; until it is, there is nothing to compute.
+
+    Deployed, draws come from the operating system (`fresh`), for a draw that an attacker can foresee is none. Where
+    results must repeat, they are a function of seed, stream and the image's number (`draw`).
+
+    Args:
+        choices: deterministic cushions, two or more, all different.
+    """
+
+    random: ClassVar[bool] = True
+
+    def __init__(self, spec: str, choices: Sequence[Cushion]) -> None:
+        super().__init__(spec)
+        self.choices = tuple(choices)
+
+    def fresh(self, count: int) -> list[str]:
+        """Specs drawn for so many images by the operating system's randomness, which nobody foresees or repeats."""
+        return [secrets.choice(self.choices).spec for _ in range(count)]
+
+    def draw(self, seed: int, stream: str, ids: Sequence[int]) -> "DrawnCushion":
+        """Draws that repeat: of each image by its number, whatever its place in the batch.
+
+        Args:
+            seed: of the run.
+            stream: what they are for; streams do not depend on each other.
+            ids: numbers of the images, in the order of the batch.
+        """
+        return DrawnCushion(self, [self._pick(f"{seed}/{stream}/{image}") for image in ids])
+
+    def named(self, specs: Sequence[str]) -> "DrawnCushion":
+        """The draws that a record names, one per image.
+
+        Raises:
+            ConfigError: one that this cushion never draws.
+        """
+        places = {choice.spec: place for place, choice in enumerate(self.choices)}
+        for spec in specs:
+            if spec not in places:
+                raise ConfigError(f"draw {spec!r}", f"{self.spec} never draws it", "name one that a record tells")
+        return DrawnCushion(self, [places[spec] for spec in specs])
+
+    def _pick(self, text: str) -> int:
+        # 64 bits onto a hundred places at most: no place is likelier than another by more than 1 in 10^17.
+        return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest()) % len(self.choices)
+
+    def _cushion(self, pixels: Tensor) -> Tensor:
+        raise self._undrawn()
+
+    def _twin(self, x: Tensor) -> Tensor:
+        raise self._undrawn()
+
+    def _undrawn(self) -> ConfigError:
+        return ConfigError(f"cushion {self.spec}", "is random and nothing is drawn", "draw first, or take one of it")
+
+    def manifest(self) -> dict[str, Any]:
+        """As for every cushion, and the choices."""
+        return super().manifest() | {"choices": [choice.spec for choice in self.choices]}
+
+    def _probe(self) -> str:
+        """Over the probes of all that can be drawn."""
+        return hashlib.sha256("".join(choice._probe() for choice in self.choices).encode()).hexdigest()
+
+
+class DrawnCushion(Cushion):
+    """The draws for one batch: image i passes `specs[i]`, bit for bit as by that cushion alone.
+
+    Images with the same draw go together; different draws are spread over `torch.get_num_threads()` threads.
+    """
+
+    def __init__(self, source: RandomCushion, picks: Sequence[int]) -> None:
+        super().__init__(source.spec)
+        self._choices, self._picks = source.choices, torch.tensor(list(picks), dtype=torch.int64)
+
+    @property
+    def specs(self) -> list[str]:
+        """The deterministic cushion of each image."""
+        return [self._choices[pick].spec for pick in self._picks.tolist()]
+
+    def _groups(self, x: Tensor) -> Iterator[tuple[Cushion, Tensor]]:
+        if len(x) != len(self._picks):
+            given = f"{len(x)} images, drawn was for {len(self._picks)}"
+            raise ConfigError(f"cushion {self.spec}", given, "draw for the batch that is to pass")
+        for pick in self._picks.unique().tolist():
+            yield self._choices[pick], (self._picks == pick).nonzero().squeeze(1).to(x.device)
+
+    def _cushion(self, pixels: Tensor) -> Tensor:
+        out = torch.empty_like(pixels)
+
+        def fill(group: tuple[Cushion, Tensor]) -> None:
+            cushion, rows = group
+            out[rows] = cushion._cushion(pixels[rows])
+
+        groups = list(self._groups(pixels))
+        if len(groups) < 2 or torch.get_num_threads() < 2:
+            for group in groups:
+                fill(group)
+        else:
+            with ThreadPoolExecutor(min(torch.get_num_threads(), len(groups))) as pool:
+                list(pool.map(fill, groups))
+        return out
+
+    def _twin(self, x: Tensor) -> Tensor:
+        out = torch.empty_like(x)
+        for cushion, rows in self._groups(x):
+            out = out.index_copy(0, rows, cushion.twin(x[rows]))
+        return out

@@ -1,0 +1,101 @@
+"""Screening and attacking behind a random Cushion: the record of an image names its draw, and repeats by it exactly."""
+
+import csv
+import json
+
+import pytest
+import torch
+from tests.attacks.toys import toy_bank
+from tests.cli.shop import call
+from tests.guard.fitted import learned_classifier
+from tests.models.drawn import squares
+from tests.models.tiny_networks import tiny
+
+from medaegis.attacks.catalogue import find_attack
+from medaegis.cli.attack import rightly_diagnosed, run_attack, write_attacked, write_png
+from medaegis.cli.options import SAMPLES, samples_for
+from medaegis.cushions import parse_cushion
+from medaegis.errors import ConfigError
+from medaegis.guard.guard import Guard
+from medaegis.progress import silent
+
+RANDOM = "random:jpeg:20-60+bits:4-5"
+OWN = ("--factory", "tests.models.tiny_networks:tiny", "--format", "jsonl")
+
+
+def made(cushion):
+    return Guard(learned_classifier(), parse_cushion(cushion), toy_bank(learned_classifier()), tnr=0.9)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Guards and pictures, one file that is none."""
+    folder = tmp_path_factory.mktemp("place")
+    made(RANDOM).save(folder / "random")
+    made("jpeg:80").save(folder / "fixed")
+    (folder / "images").mkdir()
+    dataset, split = squares(240)
+    for i, image in enumerate(dataset.pixels(torch.tensor(split.adv_test[:6]))):
+        write_png(folder / "images" / f"{i}.png", image)
+    (folder / "images" / "none.png").write_text("no picture")
+    return folder
+
+
+def screened(*arguments):
+    result = call("screen", *arguments, *OWN)
+    assert result.exit_code in (0, 1), result.output
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+def test_a_record_names_its_draw_and_repeats_by_it(place):
+    found = screened(place / "random", place / "images")
+    choices = {choice.spec for choice in parse_cushion(RANDOM).choices}
+    assert [one["cushion"] in choices for one in found] == [True] * 6 + [False]
+    assert (found[-1]["status"], found[-1]["cushion"]) == ("unreadable", None)
+    for one in found[:-1]:
+        (again,) = screened(place / "random", one["file"], "--draw", one["cushion"])
+        exact = {name: value for name, value in one.items() if name not in ("suspicion", "probability", "reason")}
+        assert exact.items() <= again.items()
+        assert again["suspicion"] == pytest.approx(one["suspicion"], rel=1e-4, abs=1e-4)
+    table = call("screen", place / "random", place / "images", *OWN[:2], "--format", "csv").stdout
+    rows = list(csv.DictReader(table.splitlines()))
+    assert all(row["cushion"] in choices for row in rows[:6])
+
+
+def test_records_of_deterministic_guards_stay_as_they_are(place):
+    for one in screened(place / "fixed", place / "images"):
+        assert "cushion" not in one
+    result = call("screen", place / "fixed", place / "images", *OWN, "--draw", "jpeg:80")
+    assert result.exit_code == 2
+    assert "is not random" in result.stderr
+    wrong = call("screen", place / "random", place / "images", *OWN, "--draw", "jpeg:61")
+    assert wrong.exit_code == 2
+    assert "never draws it" in wrong.stderr
+
+
+def test_the_table_of_an_attack_names_the_draws_that_judged(place):
+    guard = Guard.load(place / "random", factory=tiny)
+    dataset, split = squares(240)
+    test = dataset.subset(split.adv_test)
+    rows = rightly_diagnosed(guard, test, 5, seed=7)
+    chosen = find_attack("bim").attack.with_options(steps=2, samples=2)
+    found = run_attack(guard, test, rows, chosen, eps=8 / 256, gradient="bpda", seed=7, progress=silent)
+    assert found.forwards == 2 * 2 * len(rows)
+    out = place / "attacked"
+    write_attacked(out, guard, test, rows, found, {"attack": "bim", "eps": "8/256", "seed": 7})
+    with (out / "attack.csv").open(encoding="utf-8") as stream:
+        for row in csv.DictReader(stream):
+            (one,) = screened(place / "random", out / row["file"], "--draw", row["cushion"])
+            assert one["suspicion"] == pytest.approx(float(row["suspicion"]), rel=1e-4, abs=1e-4)
+            assert (one["status"] == "accepted") == (row["accepted"] == "True")
+
+
+def test_samples_are_several_by_default_where_they_differ_and_refused_where_not():
+    assert (samples_for(made(RANDOM), None), samples_for(made(RANDOM), 1), samples_for(made(RANDOM), 9)) == (
+        SAMPLES,
+        1,
+        9,
+    )
+    assert samples_for(made("jpeg:80"), None) == samples_for(made("jpeg:80"), 1) == 1
+    with pytest.raises(ConfigError, match="jpeg:80 is not random, so every draw is the same"):
+        samples_for(made("jpeg:80"), 4)
