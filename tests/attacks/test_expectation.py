@@ -16,7 +16,7 @@ from medaegis.attacks.hfc import fit_mixtures
 from medaegis.attacks.objectives import CarliniWagner, CrossEntropy, ShieldLogit
 from medaegis.attacks.steps import Descent
 from medaegis.attacks.transfer import transfer
-from medaegis.attacks.universal import universal_attack
+from medaegis.attacks.universal import Universal
 from medaegis.attacks.victim import Victim
 from medaegis.cushions import RandomCushion, parse_cushion
 from medaegis.errors import ConfigError
@@ -262,7 +262,7 @@ def test_nobody_looks_or_judges_before_a_draw(victim, images):
 
 
 def test_a_universal_perturbation_is_learned_over_draws(victim, images, labels, drawn):
-    universal_attack(victim, images, labels, eps=EPS, epochs=2, batch_size=4)
+    Universal(steps=2, learning_batch=4).learn(victim, images, labels, eps=EPS)
     assert len(drawn) == 4
-    assert {stream for stream, _ in drawn} == {"victim/universal/0", "victim/universal/1"}
+    assert {stream for stream, _ in drawn} == {"victim/universal/None/0", "victim/universal/None/1"}
     assert sorted([*drawn[0][1], *drawn[1][1]]) == list(range(N))

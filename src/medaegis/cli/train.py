@@ -29,6 +29,10 @@ def train(
     epochs: Annotated[int, typer.Option("--epochs", min=1, help="Passes over the training images.")] = 12,
     batch_size: Annotated[int, typer.Option("--batch-size", min=2, help="Images per step.")] = 32,
     lr: Annotated[float, typer.Option("--lr", help="Highest learning rate; 2e-4 suits pretrained weights.")] = 1e-3,
+    weight_decay: Annotated[float, typer.Option("--weight-decay", min=0, help="Of the optimiser (AdamW).")] = 0.05,
+    augment: Annotated[
+        bool, typer.Option("--augment/--no-augment", help="Mild changes of position and exposure.")
+    ] = True,
     weights: Annotated[
         Path | None,
         typer.Option("--weights", help="Pretrained weights, .safetensors or .pth.", show_default="random"),
@@ -72,6 +76,8 @@ def train(
         epochs=epochs,
         batch_size=batch_size,
         lr=lr,
+        weight_decay=weight_decay,
+        augmentation=augment,
         seed=seed,
         device=device,
     )
