@@ -9,7 +9,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 from tests.bench.small import data, learned
 
-from medaegis.bench import comparison
+from medaegis.bench import bare
 from medaegis.bench.comparison import compare_detectors
 from medaegis.bench.comparison_record import Comparison
 from medaegis.bench.store import Store
@@ -48,7 +48,7 @@ def whole(scene, tmp_path_factory):
     out = tmp_path_factory.mktemp("out")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Store, "get", get)
-        patch.setattr(comparison, "CHUNK", 10)
+        patch.setattr(bare, "images_per_piece", lambda *_: 10)
         found = compared(scene, out)
     return found, out, pieces
 
@@ -109,8 +109,8 @@ def test_the_record_and_its_tables(whole):
 
 def test_a_second_run_attacks_nothing(scene, whole, monkeypatch):
     found, out, _ = whole
-    monkeypatch.setattr(comparison, "CHUNK", 10)
-    monkeypatch.setattr(comparison.Attack, "run", lambda *_, **__: pytest.fail("attacked again"))
+    monkeypatch.setattr(bare, "images_per_piece", lambda *_: 10)
+    monkeypatch.setattr(bare.Attack, "run", lambda *_, **__: pytest.fail("attacked again"))
     again = compared(scene, out)
     assert [row.auroc for row in again.rows] == [row.auroc for row in found.rows]
 

@@ -46,6 +46,7 @@ class Entry:
         adaptive: aimed at the whole guard (needs a Shield), not at the classifier alone.
         classes: fewest classes that it can attack.
         misleads: aims at a wrong answer, and not at features alone.
+        minimal: looks for the smallest change, or for few pixels, without regard to eps; run it at eps 1.
         access: what the attacker must have: "white-box" (weights), "black-box" (answers) or "no-box" (neither).
     """
 
@@ -55,6 +56,7 @@ class Entry:
     adaptive: bool = False
     classes: int = 2
     misleads: bool = True
+    minimal: bool = False
     access: Literal["white-box", "black-box", "no-box"] = "white-box"
 
 
@@ -83,21 +85,25 @@ CATALOGUE: dict[str, Entry] = {
         "Carlini-Wagner, smallest L2 change",
         "Carlini 2017",
         Attack(objective=_CW, ball=L2(), rule=CarliniL2(), steps=900),
+        minimal=True,
     ),
     "deepfool": Entry(
         "DeepFool, L-infinity",
         "Moosavi-Dezfooli 2016",
         Attack(objective=NearestBoundary(), rule=Boundary(), steps=50),
+        minimal=True,
     ),
     "deepfool-l2": Entry(
         "DeepFool, L2",
         "Moosavi-Dezfooli 2016",
         Attack(objective=NearestBoundary(L2()), ball=L2(), rule=Boundary(), steps=50),
+        minimal=True,
     ),
     "jsma": Entry(
         "Jacobian saliency map, few pixels",
         "Papernot 2016, single values",
         Attack(objective=Saliency(), rule=Sparse(), steps=100, step_size=1.0),
+        minimal=True,
     ),
     "dim": Entry("Diverse inputs", "Xie 2019", Attack(objective=_CE, transforms=(InputDiversity(),))),
     "tim": Entry(
@@ -216,18 +222,21 @@ CATALOGUE: dict[str, Entry] = {
         "Su 2019",
         Attack(objective=_CW, rule=OnePixel(), steps=1 + 51 * 100),
         access="black-box",
+        minimal=True,
     ),
     "hopskipjump": Entry(
         "HopSkipJump, from decisions alone",
         "Chen 2020 (HopSkipJump)",
         Attack(objective=Decision(), rule=HopSkipJump(), steps=5000),
         access="black-box",
+        minimal=True,
     ),
     "hopskipjump-l2": Entry(
         "HopSkipJump, from decisions alone, L2",
         "Chen 2020 (HopSkipJump)",
         Attack(objective=Decision(), ball=L2(), rule=HopSkipJump(), steps=5000),
         access="black-box",
+        minimal=True,
     ),
     "hopskipjump-guard": Entry(
         "HopSkipJump on what the guard gives out or withholds, L2",
@@ -235,6 +244,7 @@ CATALOGUE: dict[str, Entry] = {
         Attack(objective=GuardDecision(), ball=L2(), rule=HopSkipJump(), steps=5000),
         adaptive=True,
         access="black-box",
+        minimal=True,
     ),
     "shield-only": Entry(
         "Shield logit alone",
