@@ -162,7 +162,7 @@ def test_the_worst_case_is_the_minimum_of_each_image(whole, direct):
 
 def test_attacks_that_rest_at_the_boundary_see_it_in_float32(whole):
     """With gradients in bfloat16 they stop short of it."""
-    found, _, pieces = whole
+    _, _, pieces = whole
     minimal = {repr(p.value) for p in CELLS if p.eps_text == SMALLEST}
     kept = [key["dtype"] for key, _ in pieces if key["attack"] in minimal]
     assert kept
@@ -262,7 +262,7 @@ def test_everything_that_needs_no_shield_is_in_all():
 
 
 def test_what_does_not_fit_is_refused_before_any_work(scene, tmp_path, monkeypatch):
-    classifier, dataset, split = scene
+    classifier, _, split = scene
     monkeypatch.setattr(Store, "get", lambda *_: pytest.fail("worked"))
     for names, eps, told in (
         ([], EPS, "attacks: none, or one twice"),

@@ -1,4 +1,4 @@
-"""The checks of an assessment must go off for attacks and classifiers that deserve it, and stay quiet for sound ones."""
+"""The checks of an assessment must go off for attacks and classifiers that deserve it, and stay quiet otherwise."""
 
 from types import SimpleNamespace
 

@@ -99,7 +99,7 @@ def markdown(found: Assessment) -> str:
         f"Attacks, each on the {found.attacked} images diagnosed rightly, towards any wrong class; an eps of "
         f"{SMALLEST!r} is of one that looks for the smallest change, or for few pixels, however far it takes. Noise: "
         "the attack's own changes with their pixels shuffled. Medians are over the images turned; L2 is the Euclidean "
-        "length in units of full brightness, an eps in L2 its root mean square per value. Passes and time are per image.",
+        "length in units of full brightness, an eps in L2 its root mean square per value. Passes and time: per image.",
         _attacks(found),
         controls_table(found.controls),
     ]
