@@ -24,7 +24,7 @@ def robustness_figure(found: Assessment) -> Drawn:
         for axes, norm in zip(panels, norms, strict=True):
             _panel(axes, found, norm, looks)
         panels[0].set_ylabel("robust accuracy")
-        legend(figure, *panels, where="outside upper center")
+        legend(figure, *panels, above=True)
         victim = f"{shortened(found.backbone, 24)}, {found.size} px, Cushion {found.cushion}"
         return saved(figure, f"{victim} · {found.data.spec}, {found.chosen} images · seed {found.seed}")
 
@@ -41,9 +41,16 @@ def _panel(axes: Axes, found: Assessment, norm: Norm, looks: dict[str, tuple[str
     for name, (colour, line, marker) in looks.items():
         mine = [t for t in found.attacks if (t.attack, t.norm) == (name, norm) and t.eps is not None]
         if mine:
-            style = {"color": colour, "linestyle": line, "marker": marker, "markersize": 3.5, "linewidth": 1.3}
-            above = 2 if (colour, line, marker) == PLAIN else 3
-            axes.plot(*columns(_points(mine)), label=name, zorder=above, **style)
+            axes.plot(
+                *columns(_points(mine)),
+                color=colour,
+                linestyle=line,
+                marker=marker,
+                markersize=3.5,
+                linewidth=1.3,
+                zorder=2 if (colour, line, marker) == PLAIN else 3,
+                label=name,
+            )
     eps_axis(axes, [(row.eps, row.eps_text) for row in found.worst_case])
     axes.set_title("L∞" if norm == "Linf" else "L2, root mean square")
     axes.set_ylim(-0.02, 1.02)

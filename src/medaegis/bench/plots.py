@@ -255,13 +255,16 @@ def _histogram(axes: Axes, values: Array, edges: npt.NDArray[np.float64], colour
     )
 
 
-def legend(figure: Figure, *panels: Axes, where: str = "outside lower center") -> None:
-    """One legend for all panels, beside them."""
+def legend(figure: Figure, *panels: Axes, above: bool = False) -> None:
+    """One legend for all panels, below or above them."""
     entries: dict[str, Artist] = {}
     for axes in panels:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             entries.setdefault(str(label), handle)
-    figure.legend(list(entries.values()), list(entries), loc=where, ncols=3)
+    if above:
+        figure.legend(list(entries.values()), list(entries), loc="outside upper center", ncols=3)
+    else:
+        figure.legend(list(entries.values()), list(entries), loc="outside lower center", ncols=3)
 
 
 def _svg(figure: Figure) -> str:
