@@ -90,24 +90,28 @@ class Outcome:
     """What an attack made of the images: a row each.
 
     Attributes:
-        images: on the 8-bit grid; fooled: a wrong class comes out.
+        pixels: of the attacked images, in bytes; fooled: a wrong class comes out.
         cost: seconds, forwards and backwards of all images together.
     """
 
     planned: Planned
-    images: Tensor
+    pixels: Tensor
     fooled: Tensor
     cost: tuple[float, float, float]
+
+    @property
+    def images(self) -> Tensor:
+        """In [0, 1]; not kept, for all outcomes together would fill the memory."""
+        return self.pixels.float() / LEVELS
 
     def within(self, clean: Tensor, ball: Ball, eps: float) -> Tensor:
         """Which images fool and lie in this ball, bool `(N,)`: those that rounding into the ball leaves as they are."""
         rows = self.fooled.nonzero().squeeze(1)
         if not len(rows):
             return self.fooled
-        radius = torch.full((len(rows), 1, 1, 1), eps)
-        kept = (ball.to_8bit(self.images[rows], clean[rows], radius) == self.images[rows]).flatten(1).all(1)
+        images, radius = self.images[rows], torch.full((len(rows), 1, 1, 1), eps)
         found = torch.zeros_like(self.fooled)
-        found[rows] = kept
+        found[rows] = (ball.to_8bit(images, clean[rows], radius) == images).flatten(1).all(1)
         return found
 
 
@@ -226,7 +230,7 @@ def proportion(hits: Tensor) -> Proportion:
 
 def _outcome(planned: Planned, piece: Piece) -> Outcome:
     seconds, forwards, backwards = piece["cost"].sum(0).tolist()
-    return Outcome(planned, piece["images"].float() / LEVELS, piece["fooled"], (seconds, forwards, backwards))
+    return Outcome(planned, piece["images"], piece["fooled"], (seconds, forwards, backwards))
 
 
 def _worst_cases(
