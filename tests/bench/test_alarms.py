@@ -22,9 +22,9 @@ from medaegis.progress import silent
 @pytest.mark.parametrize(("pgd", "fgsm", "passed"), [(0.9, 0.5, True), (0.9, 0.9, True), (0.5, 0.6, False)])
 def test_many_steps_must_beat_one(pgd, fgsm, passed):
     outcomes = [(planned("pgd", 8), piece(pgd)), (planned("fgsm", 8), piece(fgsm)), (planned("pgd", 4), piece(0.0))]
-    (alarm,) = alarms._steps_beat_one(outcomes)
+    (alarm,) = alarms.steps_beat_one(outcomes)
     assert alarm.passed is passed
-    assert alarms._steps_beat_one(outcomes[1:]) == []
+    assert alarms.steps_beat_one(outcomes[1:]) == []
 
 
 @pytest.mark.parametrize(("short", "slow", "passed"), [(0.75, 0.0, True), (0.2, 0.0, False), (0.2, 0.75, True)])
@@ -53,7 +53,7 @@ def test_guessing_must_not_beat_gradients(square, passed):
         (planned("pgd", 8), piece(1.0, 0.9)),  # does not know the guard: no yardstick
         (planned("wb", 4), piece(1.0, 0.0)),
     ]
-    (alarm,) = alarms._knowledge(outcomes)
+    (alarm,) = alarms.knowledge_helps(outcomes, adaptive=True)
     assert alarm.passed is passed
     assert alarm.measured == f"wb-adaptive 40.0%, square-guard {square:.1%}"
 

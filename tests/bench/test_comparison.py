@@ -11,7 +11,7 @@ from tests.bench.small import data, learned
 
 from medaegis.attacks.engine import Attack
 from medaegis.attacks.universal import Universal
-from medaegis.bench import comparison
+from medaegis.bench import bare
 from medaegis.bench.comparison import compare_detectors
 from medaegis.bench.comparison_record import Comparison
 from medaegis.bench.store import Store
@@ -50,7 +50,7 @@ def whole(scene, tmp_path_factory):
     out = tmp_path_factory.mktemp("out")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Store, "get", get)
-        patch.setattr(comparison, "CHUNK", 10)
+        patch.setattr(bare, "images_per_piece", lambda *_: 10)
         found = compared(scene, out)
     return found, out, pieces
 
@@ -111,7 +111,7 @@ def test_the_record_and_its_tables(whole):
 
 def test_a_second_run_attacks_nothing(scene, whole, monkeypatch):
     found, out, _ = whole
-    monkeypatch.setattr(comparison, "CHUNK", 10)
+    monkeypatch.setattr(bare, "images_per_piece", lambda *_: 10)
     monkeypatch.setattr(Attack, "run", lambda *_, **__: pytest.fail("attacked again"))
     again = compared(scene, out)
     assert [row.auroc for row in again.rows] == [row.auroc for row in found.rows]
@@ -124,7 +124,7 @@ def test_a_universal_perturbation_is_learned_once_for_all_chunks(scene, tmp_path
         learned_for.append(options["target"])
         return learn(self, *images, **options)
 
-    monkeypatch.setattr(comparison, "CHUNK", 10)
+    monkeypatch.setattr(bare, "images_per_piece", lambda *_: 10)
     monkeypatch.setattr(Universal, "learn", counted)
     options = {"detectors": ("kd",), "attacks": ("uap",), "cushions": ("none",), "steps": 2}
     found = compared(scene, tmp_path, **options)

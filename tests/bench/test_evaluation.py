@@ -16,7 +16,8 @@ from tests.bench.small import CELLS, data, fitted, measure
 from medaegis.attacks.engine import pick_targets
 from medaegis.bench import controls, field
 from medaegis.bench.archive import read_evaluation
-from medaegis.bench.evaluation import _draw, evaluate_guard, plan
+from medaegis.bench.chosen import draw
+from medaegis.bench.evaluation import evaluate_guard, plan
 from medaegis.bench.field import Planned
 from medaegis.bench.store import Store
 from medaegis.errors import ConfigError, DataError
@@ -359,19 +360,19 @@ def test_plan_adds_short_runs_of_adaptive_attacks_at_the_largest_eps():
 @pytest.mark.parametrize("limit", [1, 2, 3, 7, 10, 40])
 def test_a_limit_is_kept_and_drawn_in_proportion(limit):
     labels = torch.tensor([0] * 30 + [1] * 10)
-    chosen = _draw(labels, limit, 3)
+    chosen = draw(labels, limit, 3)
     assert len(chosen) == len(chosen.unique()) == limit
     assert torch.equal(chosen, chosen.sort().values)
     assert abs(int((labels[chosen] == 1).sum()) - limit / 4) <= 1
-    assert torch.equal(chosen, _draw(labels, limit, 3))
-    assert torch.equal(_draw(labels, None, 3), torch.arange(40))
-    assert not 1 < limit < 40 or not torch.equal(chosen, _draw(labels, limit, 4))
+    assert torch.equal(chosen, draw(labels, limit, 3))
+    assert torch.equal(draw(labels, None, 3), torch.arange(40))
+    assert not 1 < limit < 40 or not torch.equal(chosen, draw(labels, limit, 4))
 
 
 def test_a_limited_evaluation_attacks_the_chosen_images_only(work, tmp_path, scene):
     found = measure(work, tmp_path, cells=CELLS[:1], limit=10)
     _, test, clean, right = scene
-    chosen = _draw(test.labels, 10, 0)
+    chosen = draw(test.labels, 10, 0)
     assert found.cells[0].n == right[chosen.numpy()].sum()
     assert found.clean.n == len(test)
     safe = clean.accepted[chosen].numpy() & right[chosen.numpy()]

@@ -50,6 +50,7 @@ class Entry:
         adaptive: aimed at the whole guard (needs a Shield), not at the classifier alone.
         classes: fewest classes that it can attack.
         misleads: aims at a wrong answer, and not at features alone.
+        minimal: looks for the smallest change, or for few pixels, without regard to eps; run it at eps 1.
         access: what the attacker must have: "white-box" (weights), "black-box" (answers) or "no-box" (neither).
     """
 
@@ -59,6 +60,7 @@ class Entry:
     adaptive: bool = False
     classes: int = 2
     misleads: bool = True
+    minimal: bool = False
     access: Access = "white-box"
 
 
@@ -86,22 +88,26 @@ CATALOGUE: dict[str, Entry] = {
     "cw-l2": Entry(
         "Carlini-Wagner, smallest L2 change",
         "Carlini 2017",
-        Attack(objective=_CW, ball=L2(), rule=CarliniL2(), steps=900),
+        Attack(objective=_CW, ball=L2(), rule=CarliniL2(), steps=900, exact=True),
+        minimal=True,
     ),
     "deepfool": Entry(
         "DeepFool, L-infinity",
         "Moosavi-Dezfooli 2016",
-        Attack(objective=NearestBoundary(), rule=Boundary(), steps=50),
+        Attack(objective=NearestBoundary(), rule=Boundary(), steps=50, exact=True),
+        minimal=True,
     ),
     "deepfool-l2": Entry(
         "DeepFool, L2",
         "Moosavi-Dezfooli 2016",
-        Attack(objective=NearestBoundary(L2()), ball=L2(), rule=Boundary(), steps=50),
+        Attack(objective=NearestBoundary(L2()), ball=L2(), rule=Boundary(), steps=50, exact=True),
+        minimal=True,
     ),
     "jsma": Entry(
         "Jacobian saliency map, few pixels",
         "Papernot 2016, single values",
-        Attack(objective=Saliency(), rule=Sparse(), steps=100, step_size=1.0),
+        Attack(objective=Saliency(), rule=Sparse(), steps=100, step_size=1.0, exact=True),
+        minimal=True,
     ),
     "dim": Entry("Diverse inputs", "Xie 2019", Attack(objective=_CE, transforms=(InputDiversity(),))),
     "tim": Entry(
@@ -220,18 +226,21 @@ CATALOGUE: dict[str, Entry] = {
         "Su 2019",
         Attack(objective=_CW, rule=OnePixel(), steps=1 + 51 * 100),
         access="black-box",
+        minimal=True,
     ),
     "hopskipjump": Entry(
         "HopSkipJump, from decisions alone",
         "Chen 2020 (HopSkipJump)",
         Attack(objective=Decision(), rule=HopSkipJump(), steps=5000),
         access="black-box",
+        minimal=True,
     ),
     "hopskipjump-l2": Entry(
         "HopSkipJump, from decisions alone, L2",
         "Chen 2020 (HopSkipJump)",
         Attack(objective=Decision(), ball=L2(), rule=HopSkipJump(), steps=5000),
         access="black-box",
+        minimal=True,
     ),
     "hopskipjump-guard": Entry(
         "HopSkipJump on what the guard gives out or withholds, L2",
@@ -239,6 +248,7 @@ CATALOGUE: dict[str, Entry] = {
         Attack(objective=GuardDecision(), ball=L2(), rule=HopSkipJump(), steps=5000),
         adaptive=True,
         access="black-box",
+        minimal=True,
     ),
     "shield-only": Entry(
         "Shield logit alone",

@@ -69,6 +69,8 @@ class Attack:
             looked at is random, one is taken, whatever is asked: an attack is a value that also runs on the bare
             classifier, and the same gradient many times would only cost. With restarts, an image counts as broken on
             the way if it is under so many draws of the attacker's own.
+        exact: gradients in float32 whatever the victim's are: for attacks that come to rest at the boundary, which
+            bfloat16 sees elsewhere.
     """
 
     objective: Objective
@@ -80,6 +82,7 @@ class Attack:
     random_start: bool = False
     restarts: int = 1
     samples: int = 1
+    exact: bool = False
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.restarts < 1 or self.samples < 1:
@@ -131,6 +134,7 @@ class Attack:
         if guides is not None and guides.shape != images.shape:
             raise ConfigError("attack guides", f"got {tuple(guides.shape)}", f"give {tuple(images.shape)}, one each")
         radius = radius.expand(len(images))
+        victim = victim.in_float32() if self.exact else victim
         everyone = Goal(labels, targets, guides, normal)
         done: list[tuple[Tensor, Verdict]] = []
         forwards = 0

@@ -143,6 +143,12 @@ class Victim:
         mine._dice = cushion if isinstance(cushion, RandomCushion) else None
         return mine
 
+    def in_float32(self) -> Victim:
+        """The same with gradients of the exact copy."""
+        mine = copy.copy(self)
+        mine.dtype, mine.fast = torch.float32, self.exact
+        return mine
+
     def look(self, z: Tensor, goal: Goal, objective: Objective) -> View:
         """One pass over `z` `(N, C, H, W)` that computes just what `objective` needs.
 

@@ -6,7 +6,7 @@ does not say that the guard is weak; it says that these figures cannot show it t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -41,14 +41,15 @@ def run_alarms(field: Field, outcomes: Outcomes, *, stamina: bool, progress: Pro
     Args:
         stamina: also attack some images with 10 times the steps, 5 and 20 restarts.
     """
-    alarms = [*_steps_beat_one(outcomes), *_patience(outcomes), *_knowledge(outcomes)]
+    alarms = [*steps_beat_one(outcomes), *_patience(outcomes), *knowledge_helps(outcomes, adaptive=True)]
     alarms += gradient_alarms(field)
     if stamina and any(planned.attack == "wb" for planned, _ in outcomes):
         alarms.append(_stamina(field, outcomes, progress))
     return alarms
 
 
-def _steps_beat_one(outcomes: Outcomes) -> list[Control]:
+def steps_beat_one(outcomes: Outcomes) -> list[Control]:
+    """PGD beside FGSM, where both were run."""
     found = {(p.attack, p.eps): float(piece["fooled"].float().mean()) for p, piece in outcomes if not p.transferred}
     pairs = [
         (eps, found["pgd", eps], found["fgsm", eps]) for name, eps in found if name == "pgd" and ("fgsm", eps) in found
@@ -102,12 +103,18 @@ def _alike(planned: Planned) -> tuple[str, float, str, bool, int]:
     return planned.attack, planned.eps, planned.gradient, planned.transferred, planned.value.restarts
 
 
-def _knowledge(outcomes: Outcomes) -> list[Control]:
-    """Who knows the gradients must get at least as much through as who does not."""
+def knowledge_helps(outcomes: Outcomes, *, adaptive: bool) -> list[Control]:
+    """Who knows the gradients must get at least as much through as who does not.
+
+    Args:
+        adaptive: of a guard he must know the Shield too.
+    """
     alarms = []
     for eps in sorted({planned.eps for planned, _ in outcomes}):
         mine = [(p, piece) for p, piece in outcomes if p.eps == eps and p.value.ball.name == "linf"]
-        knowing = _best((p, piece) for p, piece in mine if p.access == "white-box" and find_attack(p.attack).adaptive)
+        knowing = _best(
+            (p, piece) for p, piece in mine if p.access == "white-box" and find_attack(p.attack).adaptive == adaptive
+        )
         blind = _best((p, piece) for p, piece in mine if p.access != "white-box")
         if knowing is None or blind is None:
             continue
@@ -132,19 +139,29 @@ def _best(outcomes: Iterable[tuple[Planned, Piece]]) -> tuple[str, float] | None
 
 
 def gradient_alarms(field: Field) -> list[Control]:
-    """Whether there are gradients, and whether the losses fall along them; in float32, on the first images attacked.
-
-    Looked at are the clean images and a random point of the ball around each, without the Cushion: a loss that is
-    quantised by a codec steps by nature, and the ways through it have a control of their own.
+    """Slopes of the classifier's loss and the Shield's, without the Cushion: a loss that is quantised by a codec steps
+    by nature, and the ways through it have a control of their own.
     """
-    victim = field.guard.victim(gradient="skip", dtype=torch.float32)
     rows = field.right[:PROBED]
-    goal = Goal(field.labels[:PROBED], field.targets[:PROBED]).to(victim.device)
-    clean = field.test.pixels(rows)
-    ball, eps = Linf(), torch.full((len(rows), 1, 1, 1), PROBE_EPS)
-    moved = ball.random(clean, eps, [generator(field.seed, int(i), 0) for i in field.test.ids[rows]])
+    victim = field.guard.victim(gradient="skip", dtype=torch.float32)
+    goal = Goal(field.labels[:PROBED], field.targets[:PROBED])
+    return slope_alarms(victim, field.test.pixels(rows), goal, field.test.ids[rows], field.seed, LOSSES)
+
+
+def slope_alarms(
+    victim: Victim, clean: Tensor, goal: Goal, ids: Tensor, seed: int, losses: Mapping[str, Objective]
+) -> list[Control]:
+    """Whether there are gradients, and whether the losses fall along them, on clean images and random points near them.
+
+    Args:
+        victim: whose gradients are float32; clean: images `(N, C, H, W)`, ids: their numbers.
+        losses: by what they are of.
+    """
+    ball, eps = Linf(), torch.full((len(clean), 1, 1, 1), PROBE_EPS)
+    moved = ball.random(clean, eps, [generator(seed, int(i), 0) for i in ids])
+    goal = goal.to(victim.device)
     none, uphill = {}, {}
-    for name, loss in LOSSES.items():
+    for name, loss in losses.items():
         seen = [probe(victim, part.to(victim.device), goal, loss) for part in (clean, moved)]
         none[name], uphill[name] = (float(torch.cat(values).float().mean()) for values in zip(*seen, strict=True))
     told = "{:.1%} for the {}"
@@ -152,7 +169,7 @@ def gradient_alarms(field: Field) -> list[Control]:
         Control(
             kind="alarm",
             name="There are gradients",
-            expectation=f"at most {ZERO:.0%} of images without one, for either loss",
+            expectation=f"at most {ZERO:.0%} of images without one, for any loss",
             measured=", ".join(told.format(share, name) for name, share in none.items()),
             passed=max(none.values()) <= ZERO,
             detail="A saturated or quantised network has none; then attacks by gradients stand still.",

@@ -10,21 +10,17 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from medaegis import __version__
-from medaegis.attacks.catalogue import AnyAttack, find_attack
-from medaegis.attacks.engine import pick_targets
+from medaegis.attacks.catalogue import find_attack
 from medaegis.attacks.known import Known
-from medaegis.attacks.victim import Victim
 from medaegis.bench.archive import replace_file
+from medaegis.bench.bare import Bare, Pictures, check_attacks
 from medaegis.bench.comparison_record import Attacked, Comparison, Row, markdown
-from medaegis.bench.lessons import taught
 from medaegis.bench.metrics import auroc, bootstrap_interval, tpr_at_tnr
 from medaegis.bench.store import Piece, Store
 from medaegis.cushions import Cushion, parse_cushion
@@ -33,25 +29,12 @@ from medaegis.detectors.registry import find_detector
 from medaegis.detectors.shield import ShieldBank
 from medaegis.environment import environment
 from medaegis.errors import ConfigError, DataError
-from medaegis.guard.fingerprint import weights_fingerprint
 from medaegis.images.datasets import Dataset
 from medaegis.images.splits import Split
 from medaegis.models.classifier import INPUT, Classifier
 from medaegis.progress import Progress, silent
 
-CHUNK = 32  # images between two savings
 SHIELD = "shield"  # the one detector that is not fitted here
-
-
-@dataclass(frozen=True)
-class Pictures:
-    """Clean images that are diagnosed rightly, with what an attack needs to know of each."""
-
-    pixels: Tensor
-    labels: Tensor
-    targets: Tensor
-    ids: Tensor
-    patients: tuple[str, ...]
 
 
 def compare_detectors(
@@ -94,7 +77,7 @@ def compare_detectors(
         DataError: too few images are diagnosed rightly.
     """
     names = list(dict.fromkeys([learn_from, *attacks]))
-    _check(detectors, attacks, names, cushions, bank)
+    _check(detectors, attacks, names, cushions, bank, len(classifier.classes))
     store = Store(out_dir / "pieces")
     taps = tuple(tap for tap in (classifier.taps if taps is None else taps) if tap != INPUT)
     told, rows = [], []
@@ -141,7 +124,7 @@ def compare_detectors(
 
 
 class _Scene:
-    """Classifier and Cushion, the images to learn from and to judge, and what the attacker knows of normal images."""
+    """Classifier behind a Cushion, the images to learn from and to judge."""
 
     def __init__(
         self,
@@ -156,70 +139,26 @@ class _Scene:
         seed: int,
         store: Store,
     ) -> None:
-        self.cushion, self.eps, self.steps, self.seed, self.store = cushion, eps, steps, seed, store
-        self.victim = Victim(classifier, cushion=cushion)
+        self.cushion, self.eps, self.steps, self.seed = cushion, eps, steps, seed
         self.reader = Reader(classifier, cushion=cushion, taps=taps)
-        self.known = Known(dataset.subset(split.train), taps=taps, seed=seed)
+        self.bare = Bare(classifier, cushion, Known(dataset.subset(split.train), taps=taps, seed=seed), seed, store)
         self.learn = self._right(dataset.subset(split.adv_train), limit)
         self.test = self._right(dataset.subset(split.adv_test), limit)
-        self.key: dict[str, object] = {
-            "classifier": weights_fingerprint(classifier),
-            "cushion": cushion.spec,
-            "taps": list(taps),
-            "dtype": str(self.victim.dtype),
-            "eps": eps,
-            "seed": seed,
-            "medaegis": __version__,
-        }
 
     def _right(self, images: Dataset, limit: int | None) -> Pictures:
         """The images that are diagnosed rightly behind the Cushion, spread over all of them where there is a limit."""
-        predicted = torch.cat([self.victim.judge(part).predicted for part in images.pixels().split(64)])
-        rows = (predicted == images.labels).nonzero().squeeze(1)
+        rows = (self.bare.judge(images.pixels()).predicted == images.labels).nonzero().squeeze(1)
         if limit is not None and limit < len(rows):
             rows = rows[torch.linspace(0, len(rows) - 1, limit).long()]
         if not len(rows):
             raise DataError(images.spec, "no image is diagnosed rightly behind the Cushion", "train longer")
-        labels, ids = images.labels[rows], images.ids[rows]
-        targets = pick_targets(labels, len(images.classes), ids=ids, seed=self.seed)
-        return Pictures(images.pixels(rows), labels, targets, ids, tuple(images.patients[i] for i in rows.tolist()))
-
-    def attack(self, name: str) -> AnyAttack:
-        attack = find_attack(name).attack
-        return attack.with_options(steps=self.steps if attack.steps > 1 else None)
+        return Pictures.of(images, rows, self.seed)
 
     def attacked(self, name: str, pictures: Pictures, progress: Progress) -> Piece:
-        """Attacked copies of the images and whether they fool, chunk by chunk, each stored when done."""
-        parts, attack, key = [], self.attack(name), self.key
-        run, cost = taught(attack, self.victim, self.known, pictures.targets, eps=self.eps, store=self.store, key=key)
-        for start in range(0, len(pictures.labels), CHUNK):
-            parts.append(self._chunk(attack, run, pictures, slice(start, start + CHUNK)))
-            progress(min(start + CHUNK, len(pictures.labels)), len(pictures.labels), name)
-        piece = {field: torch.cat([part[field] for part in parts]) for field in parts[0]}
-        piece["seconds"] += cost[:, 0].sum() / len(pictures.labels)
-        return piece
-
-    def _chunk(self, attack: AnyAttack, run: AnyAttack, pictures: Pictures, rows: slice) -> Piece:
-        """`run` is the attack, or what it learned."""
-        ids = pictures.ids[rows]
-        key = {**self.key, "attack": repr(attack), "ids": ids.tolist()}
-
-        def compute() -> Piece:
-            found = run.run(
-                self.victim,
-                pictures.pixels[rows],
-                pictures.labels[rows],
-                eps=self.eps,
-                targets=pictures.targets[rows],
-                ids=ids,
-                seed=self.seed,
-                batch_size=CHUNK,
-                **self.known.options(run, self.victim, pictures.targets[rows], ids),
-            )
-            seconds = torch.full((len(ids),), found.seconds / len(ids), dtype=torch.float64)
-            return {"images": (found.images * 255).round().to(torch.uint8), "fooled": found.fooled, "seconds": seconds}
-
-        return self.store.get(key, compute)
+        """Attacked copies of the images and whether they fool, each towards its own class."""
+        attack = find_attack(name).attack
+        attack = attack.with_options(steps=self.steps if attack.steps > 1 else None)
+        return self.bare.attack(attack, pictures, self.eps, targeted=True, progress=progress)
 
     def judge(
         self, detectors: Sequence[str], bank: ShieldBank | None, taught: Tensor, made: Mapping[str, Piece]
@@ -270,7 +209,7 @@ class _Scene:
             title=find_attack(name).title,
             n=len(piece["fooled"]),
             success=float(piece["fooled"].float().mean()),
-            seconds=float(piece["seconds"].sum()),
+            seconds=float(piece["cost"][:, 0].sum()),
         )
 
 
@@ -280,14 +219,13 @@ def _check(
     names: Sequence[str],
     cushions: Sequence[str],
     bank: ShieldBank | None,
+    classes: int,
 ) -> None:
     """Whatever could stop the comparison, before any minute is spent on it."""
     for what, given in (("detectors", detectors), ("attacks", attacks), ("cushions", cushions)):
         if not given or len(set(given)) != len(given):
             raise ConfigError(what, "none, or one twice", "name at least one, each once")
-    for name in names:
-        if find_attack(name).adaptive:
-            raise ConfigError(f"attack {name!r}", "aims at a Shield; here there is none", "take one on the classifier")
+    check_attacks(names, classes)
     for spec in cushions:
         if parse_cushion(spec).random:
             problem = "is random, and detectors are compared on the same pixels"

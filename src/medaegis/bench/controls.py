@@ -166,14 +166,18 @@ def _full_success(field: Field, outcomes: Outcomes, progress: Progress) -> Contr
             piece = small.attack(replace(longest, eps=levels / 256, eps_text=f"{levels}/256"), progress)
             shares[levels / 256] = undetected(piece)
     ordered = [shares[eps] for eps in sorted(shares)]
-    rising = all(later >= earlier - 0.05 for earlier, later in pairwise(ordered))
     return Control(
         name="More eps ends in full success (WB)",
         expectation="undetected success rises with eps and reaches 95 % somewhere (up to 64/256)",
         measured=", ".join(f"{eps * 256:g}/256: {shares[eps]:.1%}" for eps in sorted(shares)),
-        passed=rising and max(ordered) >= 0.95,
+        passed=rises(ordered) and max(ordered) >= 0.95,
         detail="A curve that stays flat would mean that the attack is stuck, not that the guard is strong.",
     )
+
+
+def rises(shares: Sequence[float]) -> bool:
+    """Whether shares of success by growing eps never fall, but for what chance may do."""
+    return all(later >= earlier - 0.05 for earlier, later in pairwise(shares))
 
 
 def _planted_weakness(

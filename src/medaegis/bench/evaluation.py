@@ -23,6 +23,7 @@ from medaegis.attacks.known import Known
 from medaegis.attacks.victim import Verdict
 from medaegis.bench.alarms import run_alarms
 from medaegis.bench.archive import Array, EvaluationFolder, write_evaluation
+from medaegis.bench.chosen import check_images, draw
 from medaegis.bench.controls import run_controls
 from medaegis.bench.field import Field, Planned, as_array
 from medaegis.bench.metrics import wilson_interval
@@ -159,7 +160,7 @@ def evaluate_guard(
     store = Store(out_dir / "pieces")
     key: dict[str, object] = {"guard": guard.fingerprint(), "seed": seed, "medaegis": __version__}
     clean = guard.judge(test.pixels(), ids=test.ids, seed=seed)
-    chosen = _draw(test.labels, limit, seed)
+    chosen = draw(test.labels, limit, seed)
     known = Known(dataset.subset([*split.train, *split.adv_train]), seed=seed)
     field = Field(guard, test, clean, chosen, seed, store, key, known, surrogate)
     if not len(field.right):
@@ -220,15 +221,7 @@ def evaluate_guard(
 
 def _check(guard: Guard, dataset: Dataset, split: Split, cells: Sequence[Planned], limit: int | None) -> None:
     """Whatever could stop the evaluation, before any hour is spent on it."""
-    wanted = (guard.classes, guard.classifier.size, guard.classifier.channels)
-    if (dataset.classes, dataset.size, dataset.channels) != wanted:
-        given = f"{', '.join(dataset.classes)} at {dataset.size} px {dataset.channels}"
-        expected = f"{', '.join(guard.classes)} at {guard.classifier.size} px {guard.classifier.channels}"
-        raise DataError(dataset.spec, f"is {given}, the guard is for {expected}", "use the data it was fitted for")
-    if split.fingerprint != dataset.fingerprint:
-        raise DataError(dataset.spec, "the split was made for other images", "use the split of the guard's classifier")
-    if not split.adv_test:
-        raise DataError(dataset.spec, "the split has no adv_test images", "split with a share above 0 for it")
+    check_images(guard.classifier, dataset, split, limit, "guard")
     if not cells:
         raise ConfigError("evaluation", "no attack is planned", "name at least one")
     repeated = [name for name, times in Counter(cell.id for cell in cells).items() if times > 1]
@@ -239,18 +232,6 @@ def _check(guard: Guard, dataset: Dataset, split: Split, cells: Sequence[Planned
         if needed > len(guard.classes):
             given = f"needs {needed} classes, the guard has {len(guard.classes)}"
             raise ConfigError(f"attack {name!r}", given, "leave it out")
-    if limit is not None and limit < 1:
-        raise ConfigError(f"limit {limit}", "leaves no image", "take 1 or more, or no limit")
-
-
-def _draw(labels: Tensor, limit: int | None, seed: int) -> Tensor:
-    """Rows of `limit` images in their order, the classes in proportion: each is ranked at random, the ranks merged."""
-    share = torch.empty(len(labels), dtype=torch.float64)
-    generator = torch.Generator().manual_seed(seed)
-    for k in labels.unique().tolist():
-        rows = (labels == k).nonzero().squeeze(1)
-        share[rows] = (torch.randperm(len(rows), generator=generator) + 0.5).double() / len(rows)
-    return share.argsort(stable=True)[:limit].sort().values
 
 
 def _mean(values: Tensor) -> float | None:

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -159,14 +158,10 @@ class Field:
         return taught(planned.value, victim, self.known, self.targets, eps=planned.eps, store=self.store, key=key)
 
     def _piece_size(self, planned: Planned) -> int:
-        """Images between two savings: counted, not timed, so that a run repeats to the last bit."""
         if self._flops is None:
-            with FlopCounterMode(display=False) as counter:
-                self.guard.judge(self.test.pixels(self.right[:1]))
-            self._flops = counter.get_total_flops()
-        steps = planned.value.steps * planned.value.restarts * planned.samples
-        piece = PIECE_FLOPS["cpu" if self.victim(planned.gradient).device.type == "cpu" else "cuda"]
-        return max(1, min(BATCH, int(piece / (3 * steps * max(1, self._flops)))))
+            self._flops = flops(self.guard.judge, self.test.pixels(self.right[:1]))
+        device = self.victim(planned.gradient).device
+        return images_per_piece(planned.value, self._flops, device, samples=planned.samples)
 
     def _chunk(
         self, attack: AnyAttack, attacked: Victim, key: dict[str, object], planned: Planned, rows: slice
@@ -215,10 +210,7 @@ class Field:
                 piece["fooled_bare"] = alone.run(self.bare(), pixels, labels, **options, batch_size=BATCH).fooled
             return piece
 
-        began = time.perf_counter()
-        piece = self.store.get(key, compute)
-        self.store.spent_before += max(0.0, float(piece["cost"][0, 0]) - (time.perf_counter() - began))
-        return piece
+        return self.store.get(key, compute)
 
     def cell(self, planned: Planned, piece: Piece) -> Cell:
         """The figures of a cell."""
@@ -374,6 +366,19 @@ class Field:
         groups = [[self.test.patients[i] for i in rows.tolist()] for rows in (self.genuine, self.right)]
         clean = as_array(self.clean.score[self.genuine])
         return bootstrap_interval(auroc, [clean, as_array(score)], n=500, seed=self.seed, groups=groups)
+
+
+def flops(judge: Callable[[Tensor], object], image: Tensor) -> int:
+    """Floating-point operations of one verdict on `(1, C, H, W)`."""
+    with FlopCounterMode(display=False) as counter:
+        judge(image)
+    return int(counter.get_total_flops())
+
+
+def images_per_piece(attack: AnyAttack, each: int, device: torch.device, *, samples: int = 1) -> int:
+    """Images between two savings, at `each` operations a verdict: counted, not timed, so that a run repeats exactly."""
+    piece = PIECE_FLOPS["cpu" if device.type == "cpu" else "cuda"]
+    return max(1, min(BATCH, int(piece / (3 * attack.steps * attack.restarts * samples * max(1, each)))))
 
 
 def broken_by(piece: Piece) -> Tensor:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from medaegis.bench.archive import read_evaluation, replace_file
-from medaegis.bench.schema import Cell, Evaluation, WorstCase
+from medaegis.bench.schema import Cell, Control, Evaluation, WorstCase
 from medaegis.bench.words import decimal, decimal_range, duration, gradient_name, percent, percent_range
 
 
@@ -17,7 +17,8 @@ def markdown(evaluation_dir: Path | str) -> str:
         DataError: the folder does not fit (see `read_evaluation`).
     """
     evaluation = read_evaluation(evaluation_dir).evaluation
-    return "\n\n".join([_source(evaluation), _clean(evaluation), _attacks(evaluation), _controls(evaluation)]) + "\n"
+    controls = controls_table(evaluation.controls)
+    return "\n\n".join([_source(evaluation), _clean(evaluation), _attacks(evaluation), controls]) + "\n"
 
 
 def write_markdown(evaluation_dir: Path | str, out: Path) -> Path:
@@ -127,9 +128,10 @@ def _worst(worst: WorstCase) -> Sequence[str]:
     )
 
 
-def _controls(evaluation: Evaluation) -> str:
+def controls_table(controls: Sequence[Control]) -> str:
+    """A row per control and alarm."""
     word = {True: "as expected", False: "**NOT as expected**", None: "shown"}
-    rows = [(c.name, c.expectation, c.measured, word[c.passed]) for c in evaluation.controls]
+    rows = [(c.name, c.expectation, c.measured, word[c.passed]) for c in controls]
     return table(("control or alarm", "expectation", "measured", "outcome"), rows)
 
 

@@ -117,17 +117,17 @@ def series_of(cells: Sequence[Cell]) -> list[Series]:
 def eps_figure(series: Sequence[Series], worst: Sequence[WorstCase]) -> str:
     """Success, AUROC by the wanted class's Shield, undetected success over eps, a line per attack."""
     with styled_figure(WIDTH, 3.15 + 0.17 * ((len(series) + 3) // 3)) as figure:
-        columns = figure.subplots(1, 3)
+        panels = figure.subplots(1, 3)
         fields = ("success", "auroc_wanted", "undetected")
         titles = ("Fools the classifier", "AUROC, wanted class", "Undetected success")
         for axes, field, title, hint in zip(
-            columns, fields, titles, ("behind the Cushion", "1 = tells all apart", "what gets through"), strict=True
+            panels, fields, titles, ("behind the Cushion", "1 = tells all apart", "what gets through"), strict=True
         ):
             for one in series:
                 points = [(cell.eps, value) for cell in one.strongest() if (value := getattr(cell, field)) is not None]
                 colour, line, marker = one.look
                 axes.plot(
-                    *_columns(points),
+                    *columns(points),
                     color=colour,
                     linestyle=line,
                     marker=marker,
@@ -137,13 +137,13 @@ def eps_figure(series: Sequence[Series], worst: Sequence[WorstCase]) -> str:
                 )
             if field == "undetected":
                 _worst_line(axes, worst)
-            _eps_axis(axes, [(c.eps, eps_name(c.eps_text, "Linf")) for s in series for c in s.cells])
+            eps_axis(axes, [(c.eps, eps_name(c.eps_text, "Linf")) for s in series for c in s.cells])
             axes.set_title(title)
             axes.set_ylabel(hint)
             axes.set_ylim(-0.02, 1.02)
             if field != "auroc_wanted":
                 axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-        _legend(figure, columns[2])
+        legend(figure, panels[2])
         return _svg(figure)
 
 
@@ -175,7 +175,7 @@ def roc_figure(series: Sequence[Series], scores: Mapping[str, Array], tnr: float
             axes.label_outer()
         for axes in grid[len(panels) :]:
             axes.set_axis_off()
-        _legend(figure, *grid[: len(panels)])
+        legend(figure, *grid[: len(panels)])
         return _svg(figure)
 
 
@@ -223,19 +223,21 @@ def _worst_line(axes: Axes, worst: Sequence[WorstCase]) -> None:
     rows = sorted((row for row in worst if row.norm == "Linf" and row.undetected is not None), key=lambda w: w.eps)
     points = [(row.eps, row.undetected) for row in rows if row.undetected is not None]
     axes.plot(
-        *_columns(points), color=INK, marker="o", markersize=4.5, linewidth=2.2, label="Worst case over all attacks"
+        *columns(points), color=INK, marker="o", markersize=4.5, linewidth=2.2, label="Worst case over all attacks"
     )
     band = [(row.eps, *row.undetected_interval) for row in rows if row.undetected_interval]
     if band:
-        where, low, high = _columns(band)
+        where, low, high = columns(band)
         axes.fill_between(where, low, high, color=INK, alpha=0.10, linewidth=0)
 
 
-def _columns(points: Sequence[tuple[float, ...]]) -> list[Sequence[float]]:
+def columns(points: Sequence[tuple[float, ...]]) -> list[Sequence[float]]:
+    """Rows of numbers as columns, for matplotlib."""
     return [list(column) for column in zip(*points, strict=True)] if points else [[], []]
 
 
-def _eps_axis(axes: Axes, named: Sequence[tuple[float, str]]) -> None:
+def eps_axis(axes: Axes, named: Sequence[tuple[float, str]]) -> None:
+    """A logarithmic axis with the sizes of change that were measured, as they were written."""
     ticks = {eps: name for eps, name in named if eps > 0}
     if not ticks:
         return
@@ -253,12 +255,16 @@ def _histogram(axes: Axes, values: Array, edges: npt.NDArray[np.float64], colour
     )
 
 
-def _legend(figure: Figure, *panels: Axes) -> None:
+def legend(figure: Figure, *panels: Axes, above: bool = False) -> None:
+    """One legend for all panels, below or above them."""
     entries: dict[str, Artist] = {}
     for axes in panels:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             entries.setdefault(str(label), handle)
-    figure.legend(list(entries.values()), list(entries), loc="outside lower center", ncols=3)
+    if above:
+        figure.legend(list(entries.values()), list(entries), loc="outside upper center", ncols=3)
+    else:
+        figure.legend(list(entries.values()), list(entries), loc="outside lower center", ncols=3)
 
 
 def _svg(figure: Figure) -> str:

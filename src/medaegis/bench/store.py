@@ -23,7 +23,7 @@ class Store:
     """Finished pieces in a folder; a half-written or damaged one is computed again.
 
     Attributes:
-        spent_before: seconds that earlier calls spent on the pieces that were found here.
+        spent_before: seconds that earlier calls spent on the pieces that were found here (first of their "cost").
     """
 
     def __init__(self, folder: Path) -> None:
@@ -36,9 +36,12 @@ class Store:
         file = self.folder / f"{name}.safetensors"
         if file.is_file():
             try:
-                return load_file(file)
+                piece = load_file(file)
             except SafetensorError:
                 file.unlink()
+            else:
+                self.spent_before += float(piece["cost"][0, 0]) if "cost" in piece else 0.0
+                return piece
         piece = compute()
         part = file.with_suffix(f".{os.getpid()}.part")
         save_file({field: value.contiguous() for field, value in piece.items()}, part)

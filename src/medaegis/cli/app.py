@@ -9,6 +9,7 @@ import typer
 from medaegis import __version__
 from medaegis.cli import (
     analyse,
+    assess,
     attack,
     check,
     compare,
@@ -90,6 +91,12 @@ add_command(
     app,
     evaluate.evaluate,
     example="medaegis evaluate runs/guard phantom-xray --attacks pgd,wb --eps 4/256,8/256 --out runs/evaluation",
+    panel="Measure",
+)
+add_command(
+    app,
+    assess.assess,
+    example="medaegis assess runs/classifier phantom-xray --eps 1/256,4/256 --limit 100 --out runs/assessment",
     panel="Measure",
 )
 add_command(

@@ -27,9 +27,11 @@ from medaegis.cli.options import (
 from medaegis.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.console import RenderableType
 
-    from medaegis.bench.schema import Evaluation
+    from medaegis.bench.schema import Control, Evaluation
 
 
 def evaluate(
@@ -154,7 +156,7 @@ def evaluate(
         )
     else:
         console.write(cells_table(found))
-        console.write(controls_table(found))
+        console.write(controls_table(found.controls))
         console.say(f"Written to {out}. Next: medaegis report {out}")
     if any(control.passed is False for control in found.controls):
         raise typer.Exit(FAILED)
@@ -180,8 +182,8 @@ def cells_table(found: Evaluation) -> RenderableType:
     return console.table(*columns, rows=rows)
 
 
-def controls_table(found: Evaluation) -> RenderableType:
+def controls_table(controls: Sequence[Control]) -> RenderableType:
     """A line per control and alarm."""
     word = {True: "passed", False: "FAILED", None: "shown"}
-    rows = [[control.name, word[control.passed], control.measured, control.expectation] for control in found.controls]
+    rows = [[control.name, word[control.passed], control.measured, control.expectation] for control in controls]
     return console.table("Control or alarm", "Outcome", "Measured", "Expected", rows=rows)

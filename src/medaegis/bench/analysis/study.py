@@ -14,11 +14,11 @@ from medaegis.attacks.victim import Verdict, Victim
 from medaegis.bench.analysis import maps, shifts
 from medaegis.bench.analysis.landscape import Landscape, landscape
 from medaegis.bench.analysis.spectra import Spectrum, passed, radial_spectrum
-from medaegis.bench.analysis.subjects import Meter, Plan, Subjects
+from medaegis.bench.analysis.subjects import Plan, Subjects
 from medaegis.errors import ConfigError
 from medaegis.images.datasets import Dataset
 from medaegis.models.classifier import INPUT, Classifier
-from medaegis.progress import Progress, silent
+from medaegis.progress import Meter, Progress, silent
 
 STRESSED = 16  # images of the stress test
 LANDSCAPES = 3

@@ -1,0 +1,294 @@
+"""How robust a classifier is that nothing guards: attacks at every eps, and the worst case of each image over them all.
+
+Robust accuracy as in RobustBench (Croce 2021): of an image that is diagnosed rightly and stays so under every attack.
+All verdicts are float32, on 8-bit images.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from medaegis.attacks.balls import BALLS, LEVELS, Ball
+from medaegis.attacks.catalogue import CATALOGUE, find_attack
+from medaegis.attacks.engine import generator
+from medaegis.attacks.ensemble import Ensemble
+from medaegis.attacks.known import Known
+from medaegis.bench.archive import replace_file
+from medaegis.bench.assessment_checks import run_checks
+from medaegis.bench.assessment_figure import robustness_figure
+from medaegis.bench.assessment_record import SMALLEST, Assessment, Proportion, Standing, Tried, WorstCase, markdown
+from medaegis.bench.bare import Bare, Pictures, check_attacks
+from medaegis.bench.chosen import check_images, draw
+from medaegis.bench.field import Planned, norm_of
+from medaegis.bench.metrics import wilson_interval
+from medaegis.bench.schema import DataFacts
+from medaegis.bench.store import Piece, Store
+from medaegis.cushions import parse_cushion
+from medaegis.environment import environment
+from medaegis.errors import ConfigError, DataError
+from medaegis.images.datasets import Dataset
+from medaegis.images.splits import Split
+from medaegis.models.classifier import Classifier
+from medaegis.progress import Meter, Progress, silent
+
+ATTACKS = ("fgsm", "bim", "pgd", "mim", "cw-linf", "pgd-l2", "deepfool", "cw-l2", "auto")
+EVERYTHING = 1.0  # eps of an attack that looks for the smallest change: the ball holds every image
+SHUFFLE = -3  # in the place of a restart: the random numbers of an image's shuffled change
+
+
+def plan_assessment(
+    attacks: Sequence[str],
+    eps: Sequence[tuple[str, float]],
+    *,
+    steps: int | None = None,
+    queries: int | None = None,
+) -> list[Planned]:
+    """Every attack at every eps; those that look for the smallest change once.
+
+    Args:
+        steps: of the iterated attacks by gradients within an eps; None: their own.
+        queries: of the attacks that see answers alone, and the most that any attack of an ensemble takes; None: their
+            own.
+
+    Raises:
+        ConfigError: no attack or no eps, one twice, an eps below a grey level.
+    """
+    sizes = [value for _, value in eps]
+    for what, given in (("attacks", list(attacks)), ("eps", sizes)):
+        if not given or len(set(given)) != len(given):
+            raise ConfigError(what, "none, or one twice", "name at least one, each once")
+    for text, value in eps:
+        if round(LEVELS * value) < 1:
+            raise ConfigError(f"eps {text!r}", "is less than a grey level", "give 1/256 or more")
+    cells = []
+    for name in attacks:
+        entry = find_attack(name)
+        if entry.access == "black-box" or isinstance(entry.attack, Ensemble):
+            length = queries
+        else:
+            length = None if entry.minimal or entry.attack.steps == 1 else steps
+        sizes_of = [(SMALLEST, EVERYTHING)] if entry.minimal else eps
+        cells += [Planned(name, value, text, steps=length) for text, value in sizes_of]
+    return cells
+
+
+def every_attack(classes: int) -> list[str]:
+    """Names of all attacks that can be aimed at a classifier alone, of so many classes."""
+    return [name for name, entry in CATALOGUE.items() if not entry.adaptive and entry.classes <= classes]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an attack made of the images: a row each.
+
+    Attributes:
+        pixels: of the attacked images, in bytes; fooled: a wrong class comes out.
+        cost: seconds, forwards and backwards of all images together.
+    """
+
+    planned: Planned
+    pixels: Tensor
+    fooled: Tensor
+    cost: tuple[float, float, float]
+
+    @property
+    def images(self) -> Tensor:
+        """In [0, 1]; not kept, for all outcomes together would fill the memory."""
+        return self.pixels.float() / LEVELS
+
+    def within(self, clean: Tensor, ball: Ball, eps: float) -> Tensor:
+        """Which images fool and lie in this ball, bool `(N,)`: those that rounding into the ball leaves as they are."""
+        rows = self.fooled.nonzero().squeeze(1)
+        if not len(rows):
+            return self.fooled
+        images, radius = self.images[rows], torch.full((len(rows), 1, 1, 1), eps)
+        found = torch.zeros_like(self.fooled)
+        found[rows] = (ball.to_8bit(images, clean[rows], radius) == images).flatten(1).all(1)
+        return found
+
+
+def assess_classifier(
+    classifier: Classifier,
+    dataset: Dataset,
+    split: Split,
+    *,
+    cells: Sequence[Planned],
+    eps: Sequence[tuple[str, float]],
+    out_dir: Path,
+    cushion: str = "none",
+    limit: int | None = None,
+    seed: int = 0,
+    command: str = "",
+    progress: Progress = silent,
+) -> Assessment:
+    """Attack, count and check; writes assessment.json, assessment.md and robust-accuracy.svg and .png into `out_dir`.
+
+    Called again after a kill it goes on where it was: attacked images are stored chunk by chunk.
+
+    Args:
+        cells: of `plan_assessment`.
+        eps: as text and in pixel units; the worst case is taken at each, over all cells.
+        cushion: filter in front of the classifier, which the attacker knows; gradients pass it straight through.
+        limit: at most so many test images, classes in proportion.
+
+    Raises:
+        ConfigError: an attack that needs a Shield or more classes, a limit below 1, an unknown Cushion.
+        DataError: the images are not of the classifier's kind, or none is diagnosed rightly.
+    """
+    started = time.perf_counter()
+    check_attacks(dict.fromkeys(cell.attack for cell in cells), len(classifier.classes))
+    check_images(classifier, dataset, split, limit, "classifier")
+    filtering = parse_cushion(cushion)
+    test = dataset.subset(split.adv_test)
+    store = Store(out_dir / "pieces")
+    known = Known(dataset.subset([*split.train, *split.adv_train]), seed=seed)
+    bare = Bare(classifier, filtering, known, seed, store)
+    chosen = draw(test.labels, limit, seed)
+    right = bare.judge(test.pixels(chosen)).predicted == test.labels[chosen]
+    if not right.any():
+        raise DataError(dataset.spec, "no test image is diagnosed rightly, so none can be attacked", "train longer")
+    pictures = Pictures.of(test, chosen[right], seed)
+    count = _Count(test.labels[chosen], right, classifier.classes)
+    meter = Meter(progress, sum(cell.value.steps for cell in cells))
+    outcomes, pieces = [], []
+    for planned in cells:
+        told = meter.part(planned.value.steps, planned.id)
+        piece = bare.attack(planned.value, pictures, planned.eps, targeted=False, progress=told)
+        pieces.append((planned, piece))
+        outcomes.append(_outcome(planned, piece))
+    controls = run_checks(bare, pictures, pieces, progress)
+    about = environment()
+    found = Assessment(
+        created=datetime.now(UTC).replace(microsecond=0),
+        seed=seed,
+        versions=about["versions"],
+        machine=about["machine"],
+        command=command,
+        commit=about["commit"],
+        seconds=time.perf_counter() - started + store.spent_before,
+        classifier=str(bare.key["classifier"]),
+        classes=list(classifier.classes),
+        backbone=classifier.backbone,
+        size=classifier.size,
+        channels=classifier.channels,
+        cushion=filtering.spec,
+        data=DataFacts(
+            spec=dataset.spec.split(":")[0],
+            split="adv_test",
+            split_by=split.by,
+            n=len(test),
+            counts={name: int((test.labels == k).sum()) for k, name in enumerate(test.classes)},
+        ),
+        chosen=len(chosen),
+        attacked=len(pictures),
+        clean=count.standing(torch.zeros(len(pictures), dtype=torch.bool)),
+        worst_case=_worst_cases(outcomes, pictures, eps, count),
+        attacks=[_tried(bare, outcome, pictures, count) for outcome in outcomes],
+        controls=controls,
+    )
+    drawn = robustness_figure(found)
+    text = json.dumps(found.model_dump(mode="json"), indent=1, ensure_ascii=False, allow_nan=False)
+    replace_file(out_dir / "robust-accuracy.svg", drawn.svg)
+    replace_file(out_dir / "robust-accuracy.png", drawn.png)
+    replace_file(out_dir / "assessment.md", markdown(found).encode())
+    replace_file(out_dir / "assessment.json", text.encode())
+    return found
+
+
+@dataclass(frozen=True)
+class _Count:
+    """The chosen images: their classes, and which are diagnosed rightly when clean; those, in order, are attacked."""
+
+    labels: Tensor
+    right: Tensor
+    classes: Sequence[str]
+
+    def standing(self, broken: Tensor) -> Standing:
+        """What is left when the attacked images `broken`, bool `(N,)`, are lost."""
+        safe = self.right.clone()
+        safe[self.right] = ~broken
+        recall = {name: proportion(safe[self.labels == k]) for k, name in enumerate(self.classes)}
+        return Standing(accuracy=proportion(safe), recall=recall)
+
+
+def proportion(hits: Tensor) -> Proportion:
+    """Share of true ones in `(N,)`."""
+    if not len(hits):
+        return Proportion(n=0, share=None, interval=None)
+    found = wilson_interval(int(hits.sum()), len(hits))
+    return Proportion(n=len(hits), share=found.value, interval=(found.low, found.high))
+
+
+def _outcome(planned: Planned, piece: Piece) -> Outcome:
+    seconds, forwards, backwards = piece["cost"].sum(0).tolist()
+    return Outcome(planned, piece["images"], piece["fooled"], (seconds, forwards, backwards))
+
+
+def _worst_cases(
+    outcomes: Sequence[Outcome], pictures: Pictures, eps: Sequence[tuple[str, float]], count: _Count
+) -> list[WorstCase]:
+    """At each eps, in each norm that was attacked in."""
+    found = []
+    for ball in {outcome.planned.value.ball.name: outcome.planned for outcome in outcomes}:
+        for text, value in sorted(eps, key=lambda pair: pair[1]):
+            broken = torch.stack([outcome.within(pictures.pixels, BALLS[ball], value) for outcome in outcomes]).any(0)
+            standing = count.standing(broken)
+            found.append(
+                WorstCase(
+                    accuracy=standing.accuracy,
+                    recall=standing.recall,
+                    eps=value,
+                    eps_text=text,
+                    norm="L2" if ball == "l2" else "Linf",
+                    success=proportion(broken),
+                )
+            )
+    return found
+
+
+def _tried(bare: Bare, outcome: Outcome, pictures: Pictures, count: _Count) -> Tried:
+    planned, entry = outcome.planned, find_attack(outcome.planned.attack)
+    change = outcome.images - pictures.pixels
+    turned = change[outcome.fooled]
+    seconds, forwards, backwards = (amount / len(pictures) for amount in outcome.cost)
+    noise = bare.judge(shuffled(pictures, change, bare.seed)).predicted != pictures.labels
+    return Tried(
+        attack=planned.attack,
+        title=entry.title,
+        access=entry.access,
+        eps=None if entry.minimal else planned.eps,
+        eps_text=planned.eps_text,
+        norm=norm_of(planned),
+        steps=planned.value.steps,
+        restarts=planned.value.restarts,
+        success=proportion(outcome.fooled),
+        robust_accuracy=count.standing(outcome.fooled).accuracy,
+        noise=proportion(noise),
+        linf=_median(turned.abs().amax((1, 2, 3))),
+        l2=_median(turned.flatten(1).norm(dim=1)),
+        l0=_median((turned != 0).any(1).sum((1, 2))),
+        forwards=forwards,
+        backwards=backwards,
+        seconds=seconds,
+    )
+
+
+def _median(values: Tensor) -> float | None:
+    return float(values.double().quantile(0.5)) if len(values) else None
+
+
+def shuffled(pictures: Pictures, change: Tensor, seed: int) -> Tensor:
+    """The images under their changes `(N, C, H, W)`, the pixels of each change put elsewhere: as large, but blind."""
+    moved = []
+    for one, i in zip(change.flatten(2), pictures.ids.tolist(), strict=True):
+        moved.append(one[:, torch.randperm(one.shape[1], generator=generator(seed, i, SHUFFLE))])
+    blind = pictures.pixels + torch.stack(moved).view_as(change)
+    return (blind.clamp(0, 1) * LEVELS).round() / LEVELS

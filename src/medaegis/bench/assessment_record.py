@@ -1,0 +1,166 @@
+"""An assessment of a classifier on disk: the definition of assessment.json, and the same figures as Markdown tables."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from medaegis.bench.markdown import controls_table, table
+from medaegis.bench.schema import Amount, Bounds, Control, Count, DataFacts, Measured, Model, Norm, Share
+from medaegis.bench.words import NOT_MEASURED, count, duration, eps_name, percent, percent_range
+
+SMALLEST = "smallest"  # written for the eps of attacks that look for the smallest change
+
+
+class Proportion(Model):
+    """A share of n images, with its Wilson interval of 95 %; null of none."""
+
+    n: Count
+    share: Share | None
+    interval: Bounds | None
+
+
+class Standing(Model):
+    """Right diagnoses of the chosen images. recall: by true class; of two, the second's is the sensitivity, the first's
+    the specificity."""
+
+    accuracy: Proportion
+    recall: dict[str, Proportion]
+
+
+class WorstCase(Standing):
+    """The same with each image as the strongest attack leaves it: wrong if any attack, of whatever norm or eps, made it
+    wrong within this ball. success: share of the attacked images that are."""
+
+    eps: Amount
+    eps_text: str
+    norm: Norm
+    success: Proportion
+
+
+class Tried(Model):
+    """One attack at one eps, on images diagnosed rightly when clean, towards any wrong class.
+
+    eps: in pixel units, for L2 the root mean square; null: the attack looks for the smallest change. robust_accuracy:
+    of all chosen images, those diagnosed wrongly from the start counted as lost. noise: share turned by the attack's
+    own changes with their pixels shuffled, which are as large in every norm. Medians over the images turned, null
+    where there is none: linf and l2 (Euclidean length) in pixel units, l0 in pixels. Passes and seconds are per image;
+    verdicts are not counted among the passes.
+    """
+
+    attack: str
+    title: str
+    access: str
+    eps: Amount | None
+    eps_text: str
+    norm: Norm
+    steps: Count
+    restarts: Count
+    success: Proportion
+    robust_accuracy: Proportion
+    noise: Proportion
+    linf: Amount | None
+    l2: Amount | None
+    l0: Amount | None
+    forwards: Amount
+    backwards: Amount
+    seconds: Amount
+
+
+class Assessment(Measured):
+    """The whole of assessment.json. chosen: test images drawn; attacked: those of them diagnosed rightly."""
+
+    format: Literal["medaegis-assessment"] = "medaegis-assessment"
+    version: Literal[1] = 1
+    seconds: Amount
+    classifier: str
+    classes: list[str] = Field(min_length=2)
+    backbone: str
+    size: Annotated[int, Field(gt=0)]
+    channels: Literal["gray", "rgb"]
+    cushion: str
+    data: DataFacts
+    chosen: Count
+    attacked: Count
+    clean: Standing
+    worst_case: list[WorstCase]
+    attacks: list[Tried]
+    controls: list[Control]
+
+
+def markdown(found: Assessment) -> str:
+    """What was measured, how, and the tables."""
+    parts = [
+        _source(found),
+        "![Robust accuracy over the size of the change](robust-accuracy.svg)",
+        "Worst case: each image as the strongest of all attacks leaves it.",
+        _worst(found),
+        f"Attacks, each on the {found.attacked} images diagnosed rightly, towards any wrong class; an eps of "
+        f"{SMALLEST!r} is of one that looks for the smallest change, or for few pixels, however far it takes. Noise: "
+        "the attack's own changes with their pixels shuffled. Medians are over the images turned; L2 is the Euclidean "
+        "length in units of full brightness, an eps in L2 its root mean square per value. Passes and time: per image.",
+        _attacks(found),
+        controls_table(found.controls),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _source(found: Assessment) -> str:
+    counts = ", ".join(f"{n} {name}" for name, n in found.data.counts.items())
+    behind = "no Cushion" if found.cushion == "none" else f"behind the Cushion {found.cushion}"
+    return (
+        f"Measured on {found.created:%Y-%m-%d} by `{found.command}`, commit {found.commit or 'unknown'}, seed "
+        f"{found.seed}, on {found.machine.get('cpu')} ({found.machine.get('cores')} cores), in "
+        f"{duration(found.seconds)}. Data: {found.data.spec}, {found.chosen} of the {found.data.n} images of "
+        f"{found.data.split} split by {found.data.split_by} ({counts}). Classifier {found.classifier[:12]}: "
+        f"{found.backbone}, {found.size} px {found.channels}, {behind}. The attacker knows it all. Shares with their "
+        "95 % intervals (Wilson)."
+    )
+
+
+def _worst(found: Assessment) -> str:
+    names = [f"recall {name}" for name in found.classes]
+    if len(found.classes) == 2:
+        names = [f"specificity ({found.classes[0]})", f"sensitivity ({found.classes[1]})"]
+    rows = [["clean", *_standing(found.clean, found.classes), ""]]
+    rows += [
+        [eps_name(worst.eps_text, worst.norm), *_standing(worst, found.classes), _told(worst.success)]
+        for worst in found.worst_case
+    ]
+    return table(["eps", "robust accuracy", *names, "success of the attacker"], rows)
+
+
+def _standing(standing: Standing, classes: list[str]) -> list[str]:
+    return [_told(standing.accuracy), *(_told(standing.recall[name]) for name in classes)]
+
+
+def _attacks(found: Assessment) -> str:
+    heads = (
+        *("attack", "eps", "steps", "n", "success", "robust accuracy", "noise"),
+        *("median L∞", "median L2", "median pixels", "forwards", "backwards", "time"),
+    )
+    return table(heads, [_row(tried) for tried in found.attacks])
+
+
+def _row(tried: Tried) -> list[str]:
+    return [
+        tried.attack,
+        eps_name(tried.eps_text, tried.norm),
+        f"{tried.steps}" if tried.restarts == 1 else f"{tried.steps} x {tried.restarts}",
+        str(tried.success.n),
+        _told(tried.success),
+        _told(tried.robust_accuracy),
+        percent(tried.noise.share),
+        NOT_MEASURED if tried.linf is None else f"{255 * tried.linf:.0f}/255",
+        NOT_MEASURED if tried.l2 is None else f"{tried.l2:.2f}",
+        count(None if tried.l0 is None else round(tried.l0)),
+        count(round(tried.forwards)),
+        count(round(tried.backwards)),
+        duration(tried.seconds),
+    ]
+
+
+def _told(proportion: Proportion) -> str:
+    bounds = percent_range(proportion.interval)
+    return percent(proportion.share) + (f" ({bounds})" if bounds else "")

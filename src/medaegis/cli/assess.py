@@ -1,0 +1,145 @@
+"""`medaegis assess`: how robust a classifier is that nothing guards."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from medaegis.cli import console, datasets
+from medaegis.cli.command import FAILED
+from medaegis.cli.evaluate import controls_table
+from medaegis.cli.options import AsJson, Factory, Images, Seed, Spec, comma_separated, eps_list, factory, without_path
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from medaegis.bench.assessment_record import Assessment, Proportion
+
+ALL = "all"
+
+
+def assess(
+    classifier_dir: Annotated[
+        Path, typer.Argument(metavar="CLASSIFIER_DIR", help="Folder that `medaegis train` wrote.")
+    ],
+    spec: Spec,
+    out: Annotated[Path, typer.Option("--out", help="Folder for the tables and the figure.", show_default=False)],
+    attacks: Annotated[
+        str | None,
+        typer.Option(
+            "--attacks",
+            help="Names from `medaegis attacks`, or `all` that a classifier alone can be given.",
+            show_default="fgsm, bim, pgd, mim, cw-linf, pgd-l2, deepfool, cw-l2, auto",
+        ),
+    ] = None,
+    eps: Annotated[
+        str, typer.Option("--eps", help="Largest changes of a pixel, with commas between.")
+    ] = "1/256,2/256,4/256,8/256",
+    cushion: Annotated[
+        str, typer.Option("--cushion", help="In front of the classifier; the attacker knows it.")
+    ] = "none",
+    steps: Annotated[
+        int | None,
+        typer.Option("--steps", min=1, help="Of the attacks by gradients within an eps.", show_default="their own"),
+    ] = None,
+    queries: Annotated[
+        int | None,
+        typer.Option("--queries", min=1, help="Of the attacks that see answers alone.", show_default="their own"),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, help="Take at most so many test images.", show_default="all")
+    ] = None,
+    images: Images = None,
+    seed: Seed = 0,
+    network: Factory = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a classifier without guard: attacks at every size of change, and what the strongest leaves of each image.
+
+    The attacker knows it all and wants any wrong diagnosis. Called again after a kill with the same options, it goes on
+    where it was. Exit code 1 if a control failed: then the figures are not to be relied on yet.
+    """
+    from medaegis.bench.assessment import ATTACKS, assess_classifier, every_attack, plan_assessment
+    from medaegis.bench.bare import check_attacks
+    from medaegis.cushions import parse_cushion
+    from medaegis.models.store import load_classifier
+
+    sizes = eps_list(eps)
+    parse_cushion(cushion)
+    names = list(ATTACKS) if attacks is None else comma_separated(attacks, "--attacks")
+    if attacks != ALL:
+        check_attacks(names)
+    classifier = load_classifier(classifier_dir, factory(network))
+    if attacks == ALL:
+        names = every_attack(len(classifier.classes))
+    cells = plan_assessment(names, sizes, steps=steps, queries=queries)
+    dataset, split = datasets.data_of_classifier(classifier_dir, classifier, spec, images=images)
+    given: dict[str, object] = {"--attacks": attacks, "--steps": steps, "--queries": queries, "--limit": limit}
+    given |= {"--images": images}
+    options = ["--eps", eps, "--cushion", cushion]
+    options += [word for name, value in given.items() if value is not None for word in (name, str(value))]
+    command = " ".join(["medaegis assess", classifier_dir.name, without_path(spec), *options, "--seed", str(seed)])
+    with console.progress("Assessing") as progress:
+        found = assess_classifier(
+            classifier,
+            dataset,
+            split,
+            cells=cells,
+            eps=sizes,
+            out_dir=out,
+            cushion=cushion,
+            limit=limit,
+            seed=seed,
+            command=command,
+            progress=progress,
+        )
+    if as_json:
+        console.write_json(found.model_dump(mode="json") | {"out": str(out)})
+    else:
+        console.write(worst_table(found))
+        console.write(attacks_table(found))
+        console.write(controls_table(found.controls))
+        console.say(f"Written to {out}: assessment.md, assessment.json, robust-accuracy.svg and .png.")
+    if any(control.passed is False for control in found.controls):
+        raise typer.Exit(FAILED)
+
+
+def worst_table(found: Assessment) -> RenderableType:
+    """Clean images, and a line per eps."""
+    rows = [["clean", "", *_shares(found.clean.accuracy), *_recalls(found.clean.recall)]]
+    rows += [
+        [worst.eps_text, worst.norm, *_shares(worst.accuracy), *_recalls(worst.recall)] for worst in found.worst_case
+    ]
+    columns = ("Worst case, eps", "Norm", "Robust accuracy", "95 %", *(f"Recall {name}" for name in found.classes))
+    return console.table(*columns, rows=rows)
+
+
+def attacks_table(found: Assessment) -> RenderableType:
+    """A line per attack and eps; passes and seconds are per image."""
+    rows = [
+        [
+            tried.attack,
+            tried.eps_text,
+            tried.steps,
+            tried.success.n,
+            *_shares(tried.success),
+            console.percent(tried.noise.share),
+            f"{tried.forwards:.0f}",
+            f"{tried.backwards:.0f}",
+            f"{tried.seconds:.2f}",
+        ]
+        for tried in found.attacks
+    ]
+    columns = ("Attack", "eps", "Steps", "n", "Success", "95 %", "Noise", "Forwards", "Backwards", "Seconds")
+    return console.table(*columns, rows=rows)
+
+
+def _shares(found: Proportion) -> list[str]:
+    bounds = "" if found.interval is None else f"{100 * found.interval[0]:.1f}-{100 * found.interval[1]:.1f}"
+    return [console.percent(found.share), bounds]
+
+
+def _recalls(found: dict[str, Proportion]) -> list[str]:
+    return [console.percent(recall.share) for recall in found.values()]

@@ -1,0 +1,293 @@
+"""An assessment on drawn X-rays: its figures against the attacks run directly, its worst case by hand, and a kill."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import binomtest
+from tests.bench.small import data, learned
+
+from medaegis.attacks.catalogue import CATALOGUE, find_attack
+from medaegis.attacks.engine import Attack
+from medaegis.attacks.victim import Victim
+from medaegis.bench.analysis import figures
+from medaegis.bench.assessment import assess_classifier, every_attack, plan_assessment, shuffled
+from medaegis.bench.assessment_record import SMALLEST, Assessment
+from medaegis.bench.bare import Pictures
+from medaegis.bench.chosen import draw
+from medaegis.bench.field import Planned
+from medaegis.bench.store import Store
+from medaegis.cushions import parse_cushion
+from medaegis.errors import ConfigError, DataError
+
+EPS = [("8/256", 8 / 256), ("2/256", 2 / 256)]
+LIMIT = 24
+CELLS = [
+    *plan_assessment(["fgsm", "pgd", "pgd-l2", "square", "deepfool", "jsma"], EPS, steps=6, queries=40),
+    Planned("cw-l2", 1.0, SMALLEST, steps=90),
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _small_pictures():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figures, "DPI", 60)
+        yield
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory):
+    dataset, split = data(tmp_path_factory.mktemp("data"))
+    return learned(dataset, split), dataset, split
+
+
+def assessed(scene, out, **options):
+    return assess_classifier(*scene, **{"cells": CELLS, "eps": EPS, "out_dir": out, "limit": LIMIT, **options})
+
+
+@pytest.fixture(scope="module")
+def whole(scene, tmp_path_factory):
+    """The assessment, its folder, and what was stored for it."""
+    pieces, ask = [], Store.get
+
+    def get(self, key, compute):
+        pieces.append((key, ask(self, key, compute)))
+        return pieces[-1][1]
+
+    out = tmp_path_factory.mktemp("out")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Store, "get", get)
+        found = assessed(scene, out)
+    return found, out, pieces
+
+
+@pytest.fixture(scope="module")
+def direct(scene):
+    """The same attacks, run on the chosen images without what is under test: (planned, result) pairs."""
+    classifier, dataset, split = scene
+    test = dataset.subset(split.adv_test)
+    chosen = draw(test.labels, LIMIT, 0)
+    with torch.no_grad():
+        right = classifier(test.pixels(chosen)).argmax(1) == test.labels[chosen]
+    rows = chosen[right]
+    found = []
+    for planned in CELLS:
+        victim = Victim(classifier, dtype=torch.float32 if planned.eps_text == SMALLEST else None)
+        labels, ids = test.labels[rows], test.ids[rows]
+        found.append((planned, planned.value.run(victim, test.pixels(rows), labels, eps=planned.eps, ids=ids)))
+    return test, chosen, right.numpy(), found
+
+
+def levels(result, test, chosen, right):
+    """The change of each image in grey levels."""
+    clean = test.images[chosen[right]].numpy().astype(int)
+    return np.round(result.images.numpy() * 255).astype(int) - clean
+
+
+def agrees(told, hits):
+    """A proportion against a count, its interval against SciPy's."""
+    assert told.n == len(hits)
+    assert told.share == pytest.approx(hits.mean())
+    bounds = binomtest(int(hits.sum()), len(hits)).proportion_ci(method="wilson")
+    assert told.interval == pytest.approx((bounds.low, bounds.high), abs=1e-9)
+
+
+def test_every_row_is_what_the_attack_does(whole, direct):
+    found, _, _ = whole
+    test, chosen, right, results = direct
+    assert [(t.attack, t.eps_text) for t in found.attacks] == [(p.attack, p.eps_text) for p, _ in results]
+    assert 0 < right.sum() == found.attacked <= found.chosen == LIMIT
+    for tried, (planned, result) in zip(found.attacks, results, strict=True):
+        fooled = result.fooled.numpy()
+        agrees(tried.success, fooled)
+        safe = right.copy()
+        safe[right] = ~fooled
+        agrees(tried.robust_accuracy, safe)
+        assert tried.forwards * len(fooled) == pytest.approx(result.forwards)
+        assert tried.backwards * len(fooled) == pytest.approx(result.backwards)
+        assert tried.eps == (None if planned.eps_text == SMALLEST else planned.eps)
+        change = levels(result, test, chosen, right)[fooled]
+        if fooled.any():
+            sizes = np.abs(change).max((1, 2, 3)) / 255, np.sqrt((change**2.0).sum((1, 2, 3))) / 255
+            assert (tried.linf, tried.l2) == pytest.approx([np.median(size) for size in sizes], rel=1e-5)
+            assert tried.l0 == np.median((change != 0).any(1).sum((1, 2)))
+        else:
+            assert (tried.linf, tried.l2, tried.l0) == (None, None, None)
+
+
+def test_the_figures_are_worth_something(whole):
+    """The classifier falls to gradients and stands against changes as large without direction."""
+    found, _, _ = whole
+    by = {(t.attack, t.eps_text): t for t in found.attacks}
+    assert by["pgd", "8/256"].success.share > 0.9
+    assert by["pgd", "8/256"].noise.share < 0.2
+    for name in ("deepfool", "cw-l2", "jsma"):
+        assert by[name, SMALLEST].success.share == 1, name
+    assert by["cw-l2", SMALLEST].l2 < by["pgd", "8/256"].l2
+    assert by["jsma", SMALLEST].l0 < by["pgd", "8/256"].l0 / 10
+    accuracy = {worst.norm: worst.accuracy.share for worst in found.worst_case}
+    assert found.clean.accuracy.share > accuracy["Linf"]
+
+
+def test_the_worst_case_is_the_minimum_of_each_image(whole, direct):
+    found, _, _ = whole
+    test, chosen, right, results = direct
+    labels = test.labels[chosen].numpy()
+    assert [(w.norm, w.eps_text) for w in found.worst_case] == [
+        (norm, text) for norm in ("Linf", "L2") for text in ("2/256", "8/256")
+    ]
+    agrees(found.clean.accuracy, right)
+    for worst in found.worst_case:
+        safe, row = [], 0
+        for was_right in right:
+            outcomes = [was_right]
+            for _, result in results if was_right else ():
+                change = levels(result, test, chosen, right)[row]
+                far = np.abs(change).max() if worst.norm == "Linf" else np.sqrt((change**2).mean())
+                inside = far <= (round(255 * worst.eps) if worst.norm == "Linf" else 255 * worst.eps + 1e-6)
+                outcomes.append(not (inside and bool(result.fooled[row])))
+            safe.append(min(outcomes))
+            row += was_right
+        agrees(worst.accuracy, np.array(safe))
+        agrees(worst.success, ~np.array(safe)[right])
+        for k, name in enumerate(test.classes):
+            agrees(worst.recall[name], np.array(safe)[labels == k])
+    by = {(w.norm, w.eps_text): w.accuracy.share for w in found.worst_case}
+    for tried in found.attacks:
+        if tried.eps is not None:
+            assert by[tried.norm, tried.eps_text] <= tried.robust_accuracy.share
+    assert by["L2", "8/256"] <= by["Linf", "8/256"], "the L2 ball holds the other one"
+
+
+def test_attacks_that_rest_at_the_boundary_see_it_in_float32(whole):
+    """With gradients in bfloat16 they stop short of it."""
+    _, _, pieces = whole
+    minimal = {repr(p.value) for p in CELLS if p.eps_text == SMALLEST}
+    kept = [key["dtype"] for key, _ in pieces if key["attack"] in minimal]
+    assert kept
+    assert set(kept) == {"torch.float32"}
+
+
+def test_noise_is_the_change_with_its_pixels_elsewhere(scene):
+    _, dataset, _ = scene
+    pictures = Pictures.of(dataset, torch.arange(6), seed=0)
+    middle = torch.full_like(pictures.pixels, 128 / 255)
+    pictures = Pictures(middle, pictures.labels, pictures.targets, pictures.ids, pictures.patients)
+    change = torch.randint(-9, 10, middle.shape, generator=torch.Generator().manual_seed(1)) / 255
+    noise = ((shuffled(pictures, change, 0) - middle) * 255).round()
+    assert torch.equal(noise.flatten(1).sort().values, (change * 255).round().flatten(1).sort().values)
+    assert (noise != (change * 255).round()).float().mean() > 0.8
+    assert torch.equal(shuffled(pictures[2:4], change[2:4], 0), shuffled(pictures, change, 0)[2:4])
+    assert not torch.equal(shuffled(pictures, change, 1), shuffled(pictures, change, 0))
+
+
+def test_the_folder(whole):
+    found, out, _ = whole
+    assert Assessment.model_validate_json((out / "assessment.json").read_bytes()) == found
+    lines = (out / "assessment.md").read_text(encoding="utf-8").splitlines()
+    for tried in found.attacks:
+        name = tried.eps_text if tried.norm == "Linf" else f"L2 {tried.eps_text}"
+        (row,) = [line for line in lines if line.startswith(f"| {tried.attack} | {name} |")]
+        assert f"| {100 * tried.success.share:.1f} % (" in row
+    assert any("specificity (clear) | sensitivity (opacity)" in line for line in lines)
+    for worst in found.worst_case:
+        name = worst.eps_text if worst.norm == "Linf" else f"L2 {worst.eps_text}"
+        assert any(line.startswith(f"| {name} | {100 * worst.accuracy.share:.1f} % (") for line in lines)
+    assert (out / "robust-accuracy.svg").read_bytes().startswith(b"<?xml")
+    assert (out / "robust-accuracy.png").read_bytes().startswith(b"\x89PNG")
+
+
+def timeless(found):
+    """Without what a clock decides."""
+    told = json.loads(found.model_dump_json())
+    for holder in (told, *told["attacks"]):
+        for name in ("created", "seconds"):
+            holder.pop(name, None)
+    return told
+
+
+def test_stopped_and_called_again_it_repeats_nothing(scene, whole, tmp_path, monkeypatch):
+    found, _, pieces = whole
+    run, done = Attack.run, []
+
+    def stops(self, *arguments, **options):
+        if len(done) == 4:
+            raise KeyboardInterrupt
+        done.append(self)
+        return run(self, *arguments, **options)
+
+    monkeypatch.setattr(Attack, "run", stops)
+    with pytest.raises(KeyboardInterrupt):
+        assessed(scene, tmp_path)
+    monkeypatch.setattr(Attack, "run", lambda self, *a, **o: done.append(self) or run(self, *a, **o))
+    again = assessed(scene, tmp_path)
+    assert len(done) == len({json.dumps(key, sort_keys=True) for key, _ in pieces})
+    assert timeless(again) == timeless(found)
+    monkeypatch.setattr(Attack, "run", lambda *_, **__: pytest.fail("attacked again"))
+    assert timeless(assessed(scene, tmp_path)) == timeless(found)
+
+
+def test_a_cushion_stands_in_front(scene, tmp_path):
+    classifier, dataset, split = scene
+    cells = plan_assessment(["fgsm"], EPS[:1])
+    found = assessed(scene, tmp_path, cells=cells, eps=EPS[:1], cushion="bits:2")
+    assert found.cushion == "bits:2"
+    test = dataset.subset(split.adv_test)
+    chosen = draw(test.labels, LIMIT, 0)
+    with torch.no_grad():
+        right = classifier(parse_cushion("bits:2")(test.pixels(chosen))).argmax(1) == test.labels[chosen]
+    agrees(found.clean.accuracy, right.numpy())
+
+
+def test_the_plan():
+    cells = plan_assessment(["fgsm", "pgd", "square", "auto", "cw-l2", "one-pixel"], EPS, steps=7, queries=30)
+    steps = {(p.attack, p.eps_text): p.value.steps for p in cells}
+    assert {key: n for key, n in steps.items() if key[0] != "auto"} == {
+        **{("fgsm", text): 1 for text, _ in EPS},
+        **{("pgd", text): 7 for text, _ in EPS},
+        **{("square", text): 30 for text, _ in EPS},
+        ("cw-l2", SMALLEST): find_attack("cw-l2").attack.steps,
+        ("one-pixel", SMALLEST): 30,
+    }
+    assert {member.attack.steps for p in cells if p.attack == "auto" for member in p.value.members} == {30}
+    assert all(p.eps == 1 for p in cells if p.eps_text == SMALLEST)
+
+
+def test_everything_that_needs_no_shield_is_in_all():
+    for classes in (2, 4):
+        for name, entry in CATALOGUE.items():
+            possible = not entry.attack.objective.needs_shield and entry.classes <= classes
+            assert (name in every_attack(classes)) == possible, name
+
+
+def test_what_does_not_fit_is_refused_before_any_work(scene, tmp_path, monkeypatch):
+    classifier, _, split = scene
+    monkeypatch.setattr(Store, "get", lambda *_: pytest.fail("worked"))
+    for names, eps, told in (
+        ([], EPS, "attacks: none, or one twice"),
+        (["pgd", "pgd"], EPS, "attacks: none, or one twice"),
+        (["pgd"], [], "eps: none, or one twice"),
+        (["pgd"], [("8/256", 8 / 256), ("0.03125", 8 / 256)], "eps: none, or one twice"),
+        (["pgd"], [("0.001", 0.001)], "less than a grey level"),
+        (["gdp"], EPS, "not in the catalogue"),
+        (["wb"], EPS, "aims at a Shield; here there is none: take 'cw-linf'"),
+        (["square-guard"], EPS, "take 'square'"),
+        (["wb-hfc"], EPS, "take 'hfc'"),
+        (["apgd-dlr"], EPS, "needs 4 classes, there are 2"),
+    ):
+        with pytest.raises(ConfigError) as error:
+            assessed(scene, tmp_path, cells=plan_assessment(names, eps), eps=eps)
+        assert all(part in str(error.value) for part in told.split(": "))
+    with pytest.raises(ConfigError, match="leaves no image"):
+        assessed(scene, tmp_path, limit=0)
+    with pytest.raises(ConfigError, match="jpeg"):
+        assessed(scene, tmp_path, cushion="jpeg:8000")
+    other, other_split = data(tmp_path / "other", n=200)
+    with pytest.raises(DataError, match="split was made for other images"):
+        assessed((classifier, other, split), tmp_path)
+    wrong = type(classifier)(
+        classifier.network, classes=("cat", "dog"), size=32, channels="gray", backbone=classifier.backbone
+    )
+    with pytest.raises(DataError, match="the classifier is for cat, dog at 32 px gray"):
+        assessed((wrong, other, other_split), tmp_path)
