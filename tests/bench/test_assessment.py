@@ -283,6 +283,8 @@ def test_what_does_not_fit_is_refused_before_any_work(scene, tmp_path, monkeypat
         assessed(scene, tmp_path, limit=0)
     with pytest.raises(ConfigError, match="jpeg"):
         assessed(scene, tmp_path, cushion="jpeg:8000")
+    with pytest.raises(ConfigError, match="is random"):
+        assessed(scene, tmp_path, cushion="random:jpeg:60-95")
     other, other_split = data(tmp_path / "other", n=200)
     with pytest.raises(DataError, match="split was made for other images"):
         assessed((classifier, other, split), tmp_path)

@@ -140,13 +140,16 @@ def assess_classifier(
         limit: at most so many test images, classes in proportion.
 
     Raises:
-        ConfigError: an attack that needs a Shield or more classes, a limit below 1, an unknown Cushion.
+        ConfigError: an attack that needs a Shield or more classes, a limit below 1, an unknown or random Cushion.
         DataError: the images are not of the classifier's kind, or none is diagnosed rightly.
     """
     started = time.perf_counter()
     check_attacks(dict.fromkeys(cell.attack for cell in cells), len(classifier.classes))
     check_images(classifier, dataset, split, limit, "classifier")
     filtering = parse_cushion(cushion)
+    if filtering.random:
+        problem = "is random, and here every attack meets the same pixels"
+        raise ConfigError(f"cushion {cushion!r}", problem, "name the cushions that it draws from, one by one")
     test = dataset.subset(split.adv_test)
     store = Store(out_dir / "pieces")
     known = Known(dataset.subset([*split.train, *split.adv_train]), seed=seed)
