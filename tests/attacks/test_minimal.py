@@ -208,7 +208,8 @@ def test_deepfool_takes_a_backward_for_each_other_class():
         images = toy_images(5, victim.exact)
         labels = toy_labels(victim, images)
         targets = (labels + 1) % classes if targeted else None
-        attack = find_attack("deepfool").attack.with_options(steps=4)
+        # On the fast copy, beside which the verdict's own pass does not count.
+        attack = find_attack("deepfool").attack.with_options(steps=4, exact=False)
         with Passes(victim) as passes:
             found = attack.run(victim, images, labels, eps=0.1, targets=targets, batch_size=3)
         assert passes.forward == found.forwards == 20
