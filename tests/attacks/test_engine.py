@@ -339,6 +339,23 @@ def test_bfloat16_gradients_float32_verdicts():
     assert found.fooled.any()
 
 
+def test_an_exact_attack_follows_the_copy_that_judges(images, labels):
+    victim, misled = toy_victim(4), toy_victim(4)
+    misled.fast = toy_classifier(4, seed=9).frozen()
+    attack = Attack(objective=CrossEntropy(), exact=True)
+    found = attack.run(misled, images, labels, eps=0.1)
+    plain = attack.with_options(exact=False)
+    assert torch.equal(found.images, plain.run(victim.in_float32(), images, labels, eps=0.1).images)
+    assert not torch.equal(found.images, plain.run(misled, images, labels, eps=0.1).images)
+    assert misled.fast is not misled.exact, "the caller's victim changed"
+
+
+@pytest.mark.parametrize("name", [name for name, entry in CATALOGUE.items() if entry.minimal])
+def test_what_looks_for_the_smallest_change_is_exact(name):
+    attack = find_attack(name).attack
+    assert attack.exact or not attack.rule.needs_gradient
+
+
 @pytest.mark.parametrize("name", ["pgd", "mim", "pgd-l2", "wb-adaptive"])
 def test_a_network_without_a_number_is_no_success_and_stops_nothing(name):
     victim = toy_victim(2, shields=True)
