@@ -160,13 +160,12 @@ def test_the_worst_case_is_the_minimum_of_each_image(whole, direct):
     assert by["L2", "8/256"] <= by["Linf", "8/256"], "the L2 ball holds the other one"
 
 
-def test_attacks_that_rest_at_the_boundary_see_it_in_float32(whole):
-    """With gradients in bfloat16 they stop short of it."""
-    _, _, pieces = whole
-    minimal = {repr(p.value) for p in CELLS if p.eps_text == SMALLEST}
-    kept = [key["dtype"] for key, _ in pieces if key["attack"] in minimal]
-    assert kept
-    assert set(kept) == {"torch.float32"}
+def test_attacks_that_rest_at_the_boundary_cross_it(whole):
+    """With gradients in bfloat16 they stop short of it: CW-L2 fooled a third of the images."""
+    found = whole[0]
+    minimal = [tried for tried in found.attacks if tried.eps_text == SMALLEST]
+    assert minimal
+    assert [tried.success.share for tried in minimal] == [1.0] * len(minimal)
 
 
 def test_noise_is_the_change_with_its_pixels_elsewhere(scene):
