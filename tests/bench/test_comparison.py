@@ -16,6 +16,7 @@ from medaegis.bench.comparison import compare_detectors
 from medaegis.bench.comparison_record import Comparison
 from medaegis.bench.store import Store
 from medaegis.cushions import parse_cushion
+from medaegis.detectors.base import Detector
 from medaegis.detectors.reader import Reader
 from medaegis.detectors.registry import find_detector
 from medaegis.errors import ConfigError
@@ -73,6 +74,7 @@ def test_every_figure_by_hand(scene, whole):
                 piece
                 for key, piece in pieces
                 if key["cushion"] == spec
+                and "attack" in key
                 and ("HierarchicalFeature" in key["attack"]) == (name == "hfc")
                 and set(key["ids"]) <= set(ids.tolist())
             ]
@@ -109,10 +111,11 @@ def test_the_record_and_its_tables(whole):
     assert json.loads((out / "comparison.json").read_text())["learned"] == 24
 
 
-def test_a_second_run_attacks_nothing(scene, whole, monkeypatch):
+def test_a_second_run_attacks_and_fits_nothing(scene, whole, monkeypatch):
     found, out, _ = whole
     monkeypatch.setattr(bare, "images_per_piece", lambda *_: 10)
     monkeypatch.setattr(Attack, "run", lambda *_, **__: pytest.fail("attacked again"))
+    monkeypatch.setattr(Detector, "fit", lambda *_, **__: pytest.fail("fitted again"))
     again = compared(scene, out)
     assert [row.auroc for row in again.rows] == [row.auroc for row in found.rows]
 

@@ -7,6 +7,7 @@ on "adv_test" images attacked in every way. The attacker knows classifier and Cu
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -24,15 +25,17 @@ from medaegis.bench.comparison_record import Attacked, Comparison, Row, markdown
 from medaegis.bench.metrics import auroc, bootstrap_interval, tpr_at_tnr
 from medaegis.bench.store import Piece, Store
 from medaegis.cushions import Cushion, parse_cushion
+from medaegis.detectors.base import Detector
 from medaegis.detectors.reader import Reader
 from medaegis.detectors.registry import find_detector
 from medaegis.detectors.shield import ShieldBank
 from medaegis.environment import environment
 from medaegis.errors import ConfigError, DataError
+from medaegis.guard.fingerprint import weights_fingerprint
 from medaegis.images.datasets import Dataset
 from medaegis.images.splits import Split
 from medaegis.models.classifier import INPUT, Classifier
-from medaegis.progress import Progress, silent
+from medaegis.progress import Meter, Progress, silent
 
 SHIELD = "shield"  # the one detector that is not fitted here
 
@@ -59,7 +62,7 @@ def compare_detectors(
 ) -> Comparison:
     """Attack, fit and judge; writes comparison.json and comparison.md into `out_dir`.
 
-    Called again after a kill it goes on where it was: attacked images are stored chunk by chunk.
+    Called again after a kill it goes on where it was: attacked images are stored chunk by chunk, scores by detector.
 
     Args:
         detectors: names from the table of detectors.
@@ -81,7 +84,7 @@ def compare_detectors(
     store = Store(out_dir / "pieces")
     taps = tuple(tap for tap in (classifier.taps if taps is None else taps) if tap != INPUT)
     told, rows = [], []
-    part, parts = 0, len(cushions) * (len(names) + 1)
+    part, parts = 0, len(cushions) * (len(names) + 2)
 
     def under(message: str) -> Progress:
         done = part
@@ -94,7 +97,9 @@ def compare_detectors(
             made[name] = scene.attacked(name, scene.test, under(f"{name} behind {spec}"))
             part += 1
         taught = scene.attacked(learn_from, scene.learn, under(f"{learn_from} to learn from, behind {spec}"))
-        rows += scene.judge(detectors, bank, taught["images"], {name: made[name] for name in attacks})
+        part += 1
+        pieces = {name: made[name] for name in attacks}
+        rows += scene.judge(detectors, bank, taught["images"], pieces, under(f"detectors behind {spec}"))
         part += 1
         told += [scene.tell(name, made[name]) for name in attacks]
     about = environment()
@@ -161,26 +166,44 @@ class _Scene:
         return self.bare.attack(attack, pictures, self.eps, targeted=True, progress=progress)
 
     def judge(
-        self, detectors: Sequence[str], bank: ShieldBank | None, taught: Tensor, made: Mapping[str, Piece]
+        self,
+        detectors: Sequence[str],
+        bank: ShieldBank | None,
+        taught: Tensor,
+        made: Mapping[str, Piece],
+        progress: Progress,
     ) -> list[Row]:
-        """Every detector, fitted once, against every attack."""
+        """Every detector, fitted once, against every attack; scores are stored detector by detector."""
         clean = self.reader.read(self.learn.pixels)
         attacked = self.reader.read(taught.float() / 255)
         test = self.reader.read(self.test.pixels)
         seen = {name: self.reader.read(piece["images"].float() / 255) for name, piece in made.items()}
-        rows = []
+        images = [self.learn.pixels, taught, self.test.pixels, *(piece["images"] for piece in made.values())]
+        key = {
+            **self.bare.key,
+            "taps": self.reader.taps,
+            "images": [hashlib.sha256(pixels.numpy().tobytes()).hexdigest() for pixels in images],
+            "shields": None if bank is None else weights_fingerprint(bank),
+        }
+        rows, meter = [], Meter(progress, 1000 * len(detectors))
         for name in detectors:
             entry = find_detector(name)
             detector = entry.make(bank=bank) if name == SHIELD else entry.make()
-            began = time.perf_counter()
-            detector.fit(clean, self.learn.labels, attacked=attacked, seed=self.seed)
-            fitted = time.perf_counter() - began
-            began = time.perf_counter()
-            genuine = detector.score(test).cpu()
-            scores = {attack: detector.score(reading).cpu() for attack, reading in seen.items()}
-            scored = time.perf_counter() - began
-            for attack, values in scores.items():
-                area = self._auroc(genuine, values)
+            told = meter.part(1000, name)
+
+            def compute(detector: Detector = detector, told: Progress = told) -> Piece:
+                began = time.perf_counter()
+                detector.fit(clean, self.learn.labels, attacked=attacked, seed=self.seed, progress=told)
+                fitted = time.perf_counter()
+                scores = {f"of {attack}": detector.score(reading).cpu() for attack, reading in seen.items()}
+                scores["clean"] = detector.score(test).cpu()
+                seconds = torch.tensor([[fitted - began, time.perf_counter() - fitted]], dtype=torch.float64)
+                return {**scores, "cost": seconds}
+
+            piece = self.bare.store.get({**key, "detector": name, "options": detector.options()}, compute)
+            fitted, scored = piece["cost"][0].tolist()
+            for attack in made:
+                area = self._auroc(piece["clean"], piece[f"of {attack}"])
                 rows.append(
                     Row(
                         cushion=self.cushion.spec,
@@ -189,11 +212,12 @@ class _Scene:
                         attack=attack,
                         auroc=area[0],
                         auroc_interval=area[1],
-                        tpr90=tpr_at_tnr(genuine.numpy(), values.numpy(), 0.90),
+                        tpr90=tpr_at_tnr(piece["clean"].numpy(), piece[f"of {attack}"].numpy(), 0.90),
                         fit_seconds=fitted,
                         score_seconds=scored,
                     )
                 )
+            told(1, 1, name)
         return rows
 
     def _auroc(self, genuine: Tensor, attacked: Tensor) -> tuple[float, tuple[float, float]]:
