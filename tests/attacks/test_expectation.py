@@ -266,3 +266,10 @@ def test_a_universal_perturbation_is_learned_over_draws(victim, images, labels, 
     assert len(drawn) == 4
     assert {stream for stream, _ in drawn} == {"victim/universal/None/0", "victim/universal/None/1"}
     assert sorted([*drawn[0][1], *drawn[1][1]]) == list(range(N))
+
+
+@pytest.mark.parametrize("name", ["square", "spsa"])
+def test_a_search_gets_one_answer_a_query(name, victim, images, labels):
+    attack = find_attack(name).attack.with_options(steps=6)
+    costs = {attack.with_options(samples=n).run(victim, images, labels, eps=EPS).forwards for n in (1, 4)}
+    assert costs == {6 * N}

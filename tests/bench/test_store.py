@@ -28,6 +28,19 @@ def test_a_piece_is_computed_once(tmp_path):
     assert [file.suffix for file in (tmp_path / "deep" / "folder").iterdir()] == [".safetensors"]
 
 
+def test_time_spent_before_counts_each_found_piece_once(tmp_path):
+    costly = {"cost": torch.tensor([[7.0, 1.0, 1.0]], dtype=torch.float64)}
+    first = Store(tmp_path)
+    for _ in range(3):
+        first.get(KEY, lambda: costly)
+    assert first.spent_before == 0, "it was spent now"
+    later = Store(tmp_path)
+    for _ in range(3):
+        later.get(KEY, never)
+    later.get({**KEY, "eps": 1 / 256}, lambda: costly)
+    assert later.spent_before == 7
+
+
 @pytest.mark.parametrize("change", [{"guard": "ac"}, {"eps": 8 / 255}, {"ids": [1, 2]}, {"more": None}])
 def test_another_key_is_another_piece(tmp_path, change):
     store = Store(tmp_path)

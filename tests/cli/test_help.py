@@ -95,6 +95,7 @@ WRONG = {
     "unknown attack of several": ("evaluate", "GUARD", "phantom-xray", "--attacks", "pgd,zap", "--out", "OUT"),
     "no eps": ("evaluate", "GUARD", "phantom-xray", "--eps", ",", "--out", "OUT"),
     "eps in grey levels": ("attack", "GUARD", "phantom-xray", "--eps", "8", "--out", "OUT"),
+    "hardened by nothing": ("train", "phantom-xray", "--images", "60", "--size", "16", "--harden", "0", "--out", "OUT"),
     "nothing evaluated": ("report", "OUT"),
     "unknown attack to analyse": ("analyse", "GUARD", "phantom-xray", "--attack", "zap", "--out", "OUT"),
     "unknown cushion to analyse": ("analyse", "CLASSIFIER", "phantom-xray", "--cushion", "jpg", "--out", "OUT"),

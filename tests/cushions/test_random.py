@@ -44,6 +44,7 @@ def test_the_spec_names_it_again(given: str, canonical: str) -> None:
         ("random:jpeg:80", "it draws from 1, expected 2 to 100"),
         ("random:jpeg:90-80", "does not rise"),
         ("random:jpeg:80-80", "does not rise"),
+        ("random:jpeg:60\n", "QUALITY is '60"),
         ("random:jpeg:1-100+none", "it draws from 101"),
         ("random:tvm:0.5:0.03:1-1000", "has more than 100 numbers"),
         ("random:jpeg:80+jpeg:70-85", "jpeg:80 is named twice"),

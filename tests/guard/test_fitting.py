@@ -117,7 +117,7 @@ class TestShieldsOfAnotherGuard:
 
     def test_they_are_the_same_with_thresholds_of_their_own(self, source, tmp_path):
         before = source.bank.scale.clone()
-        guard = self.refit(source, tmp_path, tnr=0.7, about={"images": 240})
+        guard = self.refit(source, tmp_path, tnr=0.7)
         shields = guard.bank.shields.state_dict()
         assert all(torch.equal(value, shields[name]) for name, value in source.bank.shields.state_dict().items())
         assert torch.equal(source.bank.scale, before), "the other guard's thresholds changed"
@@ -130,7 +130,6 @@ class TestShieldsOfAnotherGuard:
         assert (again.cushion.spec, again.tnr) == ("none", 0.7)
         assert again.training["shields_of"] == source.digest
         assert again.training["shields"] == source.training["shields"]
-        assert again.training["images"] == 240
 
     def test_another_classifier_may_take_those_that_read_pixels_alone(self, source, tmp_path):
         other = copy.deepcopy(learned_classifier())
@@ -145,11 +144,16 @@ class TestShieldsOfAnotherGuard:
     def test_what_does_not_fit_is_refused(self, source, tmp_path):
         with pytest.raises(ConfigError, match="made for"):
             self.refit(source, tmp_path, classifier=toy_classifier(3))
-        with pytest.raises(DataError, match="another split"):
+        with pytest.raises(DataError, match="other images or another split"):
             self.refit(source, tmp_path, split=dataclasses.replace(squares(240)[1], seed=5))
+        fewer, its_split = squares(200)
+        with pytest.raises(DataError, match="other images or another split"):
+            self.refit(source, tmp_path, dataset=fewer, split=its_split)
+        with pytest.raises(DataError, match="other images or another split"):
+            self.refit(source, tmp_path, about={"split_parts": {"train": 3}})
         (tmp_path / "other").mkdir()
         (tmp_path / "other" / "notes.txt").write_text("mine")
-        with pytest.raises(ConfigError, match="not empty"):
+        with pytest.raises(ConfigError, match="not an empty folder"):
             self.refit(source, tmp_path)
 
 

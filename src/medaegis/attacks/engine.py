@@ -67,8 +67,8 @@ class Attack:
         samples: draws of a random Cushion that losses and gradients are averaged over at each step, new ones each time
             (EOT, Athalye et al. 2018; eq. 2 of "Synthesizing robust adversarial examples"). Where nothing in what is
             looked at is random, one is taken, whatever is asked: an attack is a value that also runs on the bare
-            classifier, and the same gradient many times would only cost. With restarts, an image counts as broken on
-            the way if it is under so many draws of the attacker's own.
+            classifier, and the same gradient many times would only cost. A search gets one answer a query. With
+            restarts, an image counts as broken on the way if it is under so many draws of the attacker's own.
         exact: gradients in float32 whatever the victim's are: for attacks that come to rest at the boundary, which
             bfloat16 sees elsewhere.
     """
@@ -181,8 +181,8 @@ class Attack:
         return best, victim.drawn(ids, seed=seed).judge(best), spent
 
     def _looks(self, victim: Victim) -> int:
-        """Draws per step: one where looks do not vary."""
-        return self.samples if victim.varies else 1
+        """Draws per step: one where looks do not vary, and one a query where answers alone are seen."""
+        return self.samples if victim.varies and self.rule.needs_gradient else 1
 
     @torch.no_grad()
     def _verify(self, victim: Victim, z: Tensor, goal: Goal) -> tuple[Tensor, Tensor]:

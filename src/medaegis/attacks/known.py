@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -28,6 +30,11 @@ class Known:
     def __init__(self, images: Dataset, *, taps: tuple[str, ...] | None = None, seed: int = 0) -> None:
         self.images, self.taps, self.seed = images, taps, seed
         self._normal: dict[Victim, Mixtures] = {}
+
+    @cached_property
+    def key(self) -> list[str]:
+        """What names these images, pixels included, where results are stored."""
+        return [self.images.fingerprint, hashlib.sha256(self.images.images.numpy().tobytes()).hexdigest()]
 
     @staticmethod
     def serve(attack: AnyAttack) -> bool:

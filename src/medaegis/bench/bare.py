@@ -23,6 +23,7 @@ from medaegis.errors import ConfigError
 from medaegis.guard.fingerprint import weights_fingerprint
 from medaegis.images.datasets import Dataset
 from medaegis.models.classifier import Classifier
+from medaegis.models.store import describe_classifier
 from medaegis.progress import Progress
 
 
@@ -65,6 +66,7 @@ class Bare:
         self._flops: int | None = None
         self.key: dict[str, object] = {
             "classifier": weights_fingerprint(classifier),
+            "network": describe_classifier(classifier),
             "cushion": cushion.spec,
             "seed": seed,
             "medaegis": __version__,
@@ -115,7 +117,7 @@ class Bare:
             "images": hashlib.sha256(pictures.pixels.numpy().tobytes()).hexdigest(),
         }
         if self.known.serve(attack):
-            key["known"] = [self.known.images.fingerprint, self.known.taps]
+            key["known"] = [*self.known.key, self.known.taps]
 
         def compute() -> Piece:
             found = run.run(
@@ -149,7 +151,7 @@ def check_attacks(names: Iterable[str], classes: int | None = None) -> None:
     for name in names:
         entry = find_attack(name)
         if entry.adaptive:
-            twin = name.removesuffix("-guard").removeprefix("wb-")
+            twin = name.removesuffix("-guard").removesuffix("-wb").removeprefix("wb-")
             instead = twin if twin in CATALOGUE and not CATALOGUE[twin].adaptive else "cw-linf"
             raise ConfigError(f"attack {name!r}", "aims at a Shield; here there is none", f"take {instead!r}")
         if classes is not None and entry.classes > classes:

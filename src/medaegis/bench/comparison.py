@@ -183,7 +183,7 @@ class _Scene:
             **self.bare.key,
             "taps": self.reader.taps,
             "images": [hashlib.sha256(pixels.numpy().tobytes()).hexdigest() for pixels in images],
-            "shields": None if bank is None else weights_fingerprint(bank),
+            "attacks": list(made),
         }
         rows, meter = [], Meter(progress, 1000 * len(detectors))
         for name in detectors:
@@ -200,7 +200,9 @@ class _Scene:
                 seconds = torch.tensor([[fitted - began, time.perf_counter() - fitted]], dtype=torch.float64)
                 return {**scores, "cost": seconds}
 
-            piece = self.bare.store.get({**key, "detector": name, "options": detector.options()}, compute)
+            shields = weights_fingerprint(bank) if bank is not None and name == SHIELD else None
+            about = {"detector": name, "options": detector.options(), "shields": shields}
+            piece = self.bare.store.get({**key, **about}, compute)
             fitted, scored = piece["cost"][0].tolist()
             for attack in made:
                 area = self._auroc(piece["clean"], piece[f"of {attack}"])

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from medaegis import __version__
 from medaegis.attacks.catalogue import find_attack
+from medaegis.attacks.ensemble import Ensemble
 from medaegis.attacks.known import Known
 from medaegis.attacks.victim import Verdict
 from medaegis.bench.alarms import run_alarms
@@ -80,7 +81,8 @@ def plan(
 
     Args:
         steps: of the adaptive attacks; None: their own.
-        queries: of the attacks that see answers alone, adaptive or not; None: their own.
+        queries: of the attacks that see answers alone, adaptive or not, and the most that any attack of an ensemble
+            takes; None: their own.
         gradient: way through the Cushion.
         other_ways: further ones, for WB alone.
         transferred: attacks to make on surrogates, at every eps with their own steps.
@@ -95,14 +97,15 @@ def plan(
         if not transferable(name):
             problem = "cannot be made on a surrogate: it needs the guard's own Shields or answers"
             raise ConfigError(f"attack {name!r}", problem, "take one on the classifier by gradients, as dim")
-    blind = {name: queries for name in attacks if find_attack(name).access == "black-box"}
-    adaptive = {name: blind.get(name, steps) for name in attacks if find_attack(name).adaptive}
+    blind = {name for name in attacks if find_attack(name).access == "black-box"}
+    asking = {name: queries for name in attacks if name in blind or isinstance(find_attack(name).attack, Ensemble)}
+    adaptive = {name: asking.get(name, steps) for name in attacks if find_attack(name).adaptive}
     cells = [
         Planned(
             name,
             value,
             text,
-            steps=blind.get(name, adaptive.get(name)),
+            steps=asking.get(name, adaptive.get(name)),
             gradient=gradient,
             samples=1 if name in blind else samples,
         )

@@ -180,7 +180,7 @@ class Field:
         }
         adaptive = find_attack(planned.attack).adaptive
         if self.known is not None and self.known.serve(planned.value):
-            key["known"] = self.known.images.fingerprint
+            key["known"] = self.known.key
 
         def compute() -> Piece:
             pixels = self.test.pixels(self.right[rows])

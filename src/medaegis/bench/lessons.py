@@ -61,4 +61,4 @@ def _lesson(
         return {"change": lesson.change, "cost": cost}
 
     about = {"lesson": repr(attack), "eps": eps, "target": target, "dtype": str(victim.dtype)}
-    return store.get({**key, **about, "known": known.images.fingerprint}, compute)
+    return store.get({**key, **about, "known": known.key}, compute)

@@ -28,6 +28,7 @@ class Store:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.spent_before = folder, 0.0
+        self._counted: set[str] = set()
         folder.mkdir(parents=True, exist_ok=True)
 
     def get(self, key: Mapping[str, Any], compute: Callable[[], Piece]) -> Piece:
@@ -40,9 +41,12 @@ class Store:
             except SafetensorError:
                 file.unlink()
             else:
-                self.spent_before += float(piece["cost"][0, 0]) if "cost" in piece else 0.0
+                if "cost" in piece and name not in self._counted:
+                    self.spent_before += float(piece["cost"][0, 0])
+                self._counted.add(name)
                 return piece
         piece = compute()
+        self._counted.add(name)
         part = file.with_suffix(f".{os.getpid()}.part")
         save_file({field: value.contiguous() for field, value in piece.items()}, part)
         os.replace(part, file)

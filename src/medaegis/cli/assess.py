@@ -46,7 +46,12 @@ def assess(
     ] = None,
     queries: Annotated[
         int | None,
-        typer.Option("--queries", min=1, help="Of the attacks that see answers alone.", show_default="their own"),
+        typer.Option(
+            "--queries",
+            min=1,
+            help="Of the attacks that see answers alone; also the most steps of any attack of `auto`.",
+            show_default="their own",
+        ),
     ] = None,
     limit: Annotated[
         int | None, typer.Option("--limit", min=1, help="Take at most so many test images.", show_default="all")

@@ -75,8 +75,7 @@ def attack(
     from medaegis.attacks.catalogue import find_attack
     from medaegis.attacks.engine import parse_eps
     from medaegis.attacks.known import Known
-    from medaegis.attacks.transfer import committee
-    from medaegis.attacks.victim import Victim
+    from medaegis.bench.surrogates import surrogate_of, transferable
     from medaegis.guard.guard import Guard
     from medaegis.models.store import load_classifier
 
@@ -84,15 +83,17 @@ def attack(
     chosen = entry.attack.with_options(steps=steps, restarts=None if restarts == 1 else restarts)
     radius = parse_eps(eps)
     surrogates = surrogate or []
-    if surrogates and entry.adaptive:
-        what = f"--surrogate with --attack {attack}"
-        raise ConfigError(what, "this attack needs the guard's own Shields", "take one on the classifier, as dim")
+    if surrogates and not transferable(attack):
+        problem = "this attack needs the guard's own Shields or answers"
+        raise ConfigError(f"--surrogate with --attack {attack}", problem, "take one on the classifier, as dim")
+    if entry.access == "black-box" and samples is not None and samples > 1:
+        raise ConfigError(f"--samples with --attack {attack}", "it gets one answer a query", "leave it out")
     guard = Guard.load(guard_dir, factory=factory(network))
     if surrogates and samples is not None:
         raise ConfigError("--samples with --surrogate", "nothing in a surrogate is random", "leave one of them out")
-    draws = 1 if surrogates else samples_for(guard, samples)
+    draws = 1 if surrogates or entry.access == "black-box" else samples_for(guard, samples)
     chosen = chosen.with_options(samples=draws)
-    stand_in = committee([load_classifier(path, factory(network)) for path in surrogates]) if surrogates else None
+    stand_in = surrogate_of([load_classifier(path, factory(network)) for path in surrogates], guard.classifier)
     dataset, split = datasets.data_of_guard(guard, spec, images=images)
     test = dataset.subset(split.adv_test)
     rows = rightly_diagnosed(guard, test, limit, seed=seed)
@@ -107,7 +108,7 @@ def attack(
             seed=seed,
             progress=progress,
             known=Known(dataset.subset([*split.train, *split.adv_train]), seed=seed),
-            surrogate=None if stand_in is None else Victim(stand_in.to(guard.classifier.device)),
+            surrogate=None if stand_in is None else stand_in.victim,
         )
     fooled, undetected = int(found.fooled.sum()), int(found.broken.sum())
     told: dict[str, Any] = {

@@ -40,7 +40,7 @@ def _ending_well(function: Command) -> Command:
             console.complain(str(error))
             raise typer.Exit(USAGE if isinstance(error, ConfigError | DataError) else FAILED) from None
         except KeyboardInterrupt:
-            console.complain("stopped. train, fit, evaluate, assess and demo go on where they were when called again")
+            console.complain("stopped. The long commands go on where they were when called again")
             raise typer.Exit(STOPPED) from None
         except BrokenPipeError:
             # The reader (head, less) has seen enough; without this, Python complains while it shuts down.

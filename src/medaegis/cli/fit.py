@@ -35,7 +35,7 @@ def fit(
         typer.Option(
             "--shields",
             metavar="GUARD_DIR",
-            help="Take the Shields of this guard instead of training: only thresholds are set anew.",
+            help="Take this guard's Shields and set their thresholds anew; nothing is trained by --recipe, --updates.",
             show_default="train them",
         ),
     ] = None,
@@ -101,11 +101,14 @@ def fit(
     if as_json:
         console.write_json({"guard": str(out), "calibration": told})
         return
-    seconds = sum(shield["seconds"] for shield in guard.training["shields"].values())
-    trained = f"of recipe {recipe.value}, {updates} updates each, {seconds:.0f} s"
+    if shields is None:
+        seconds = sum(shield["seconds"] for shield in guard.training["shields"].values())
+        trained = f"of recipe {recipe.value}, {updates} updates each, {seconds:.0f} s"
+    else:
+        trained = f"of {shields.name}"
     lines = {
         "Cushion": filtering.spec,
-        "Shields": f"{len(guard.classes)} {trained if shields is None else f'of {shields.name}'}",
+        "Shields": f"{len(guard.classes)} {trained}",
         "Accepts of clean test images": f"{console.percent(told['tnr_reached'])} (chosen {console.percent(tnr)})",
         **{f"  {name}": console.percent(share) for name, share in told["tnr_by_class"].items()},
         "Accuracy behind the Cushion": console.percent(told["accuracy"]),

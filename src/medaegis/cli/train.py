@@ -9,6 +9,7 @@ import typer
 
 from medaegis.cli import console, datasets
 from medaegis.cli.options import AsJson, Channels, Images, Seed, Spec, checked, comma_separated
+from medaegis.errors import ConfigError
 
 
 def train(
@@ -83,7 +84,12 @@ def train(
     )
     dataset = datasets.load(spec, size=size, channels=datasets.channels_of(spec, channels), images=images, seed=seed)
     split = split_dataset(dataset, by=split_by, seed=seed)  # type: ignore[arg-type]  # it checks the name itself
-    adversary = None if harden is None else checked(Hardening, eps=parse_eps(harden))
+    adversary = None
+    if harden is not None:
+        radius = parse_eps(harden)
+        if radius == 0:
+            raise ConfigError(f"--harden {harden}", "leaves every image as it is", "write 8/256, or leave it out")
+        adversary = Hardening(eps=radius)
     with console.progress("Training") as progress:
         train_classifier(dataset, split, config, out, progress, adversary=adversary)
     told = read_training(out)

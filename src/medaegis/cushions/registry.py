@@ -110,7 +110,7 @@ def _random(arguments: list[str]) -> Cushion:
 
 def _spread(part: str) -> Iterator[str]:
     """The specs of `jpeg:60-95`, lowest first: of a part without a range itself."""
-    before, low, high, after = re.fullmatch(r"(.*?)(?:(?<=:)(\d{1,4})-(\d{1,4})(?=:|$)(.*))?", part).groups()  # type: ignore[union-attr]
+    before, low, high, after = re.fullmatch(r"(.*?)(?:(?<=:)(\d{1,4})-(\d{1,4})(?=:|$)(.*))?", part, re.DOTALL).groups()  # type: ignore[union-attr]
     if low is None:
         yield part
         return

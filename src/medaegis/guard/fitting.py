@@ -26,6 +26,7 @@ from medaegis.guard.shield_training import ShieldConfig, ShieldTraining
 from medaegis.images.datasets import Dataset
 from medaegis.images.splits import Split
 from medaegis.models.classifier import INPUT, Classifier
+from medaegis.models.store import describe_classifier
 from medaegis.progress import Progress, silent
 
 WATCHED_EPS = (4, 8, 16, 64)  # of 256; at 64 a sound attack must win, or gradients are masked
@@ -133,25 +134,29 @@ def refit_guard(
 ) -> Guard:
     """A guard with the Shields of another one, their thresholds set anew: for another Cushion, classifier or TNR.
 
+    Args:
+        about: further facts of the data, which must be those that the Shields were trained with.
+
     Raises:
-        DataError: the data or the split do not fit the classifier, or the Shields learned from other parts of the data.
+        DataError: the data or the split do not fit the classifier, or are not those that the Shields learned from.
         ConfigError: the Shields read features of another classifier; classes, size or channels differ; or the
             folder holds something.
     """
     given, wanted = ((c.classes, c.size, c.channels) for c in (source.classifier, classifier))
     if given != wanted:
         raise ConfigError("Shields", f"made for {given}, the classifier is for {wanted}", "fit new ones")
-    same = weights_fingerprint(source.classifier) == weights_fingerprint(classifier)
+    described = describe_classifier(source.classifier) == describe_classifier(classifier)
+    same = described and weights_fingerprint(source.classifier) == weights_fingerprint(classifier)
     if not same and set(source.bank.taps) != {INPUT}:
         raise ConfigError("Shields", "they read features of another classifier", "fit new ones, or pixels alone")
-    if out_dir.exists() and any(out_dir.iterdir()):
-        raise ConfigError(out_dir, "is not empty", "give another folder")
+    if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
+        raise ConfigError(out_dir, "is not an empty folder", "give another one")
     check_before_fitting(classifier, cushion, dataset, split)
-    facts = _data_facts(dataset, split)
-    known = source.training
-    if known.get("data", {}).get("fingerprint") == dataset.fingerprint and known.get("split") != facts["split"]:
-        raise DataError(dataset.spec, "the Shields learned from another split of it", "use the split of their guard")
-    training = {**known, **facts, "shields_of": source.digest, **(about or {})}
+    facts = {**_data_facts(dataset, split), **(about or {})}
+    if any(source.training.get(name) != value for name, value in facts.items()):
+        problem = "the Shields learned from other images or another split of them, perhaps from those of the test"
+        raise DataError(dataset.spec, problem, "use the data, --images and split of their guard")
+    training = {**source.training, "shields_of": source.digest}
     guard = Guard(classifier, cushion, copy.deepcopy(source.bank), tnr=tnr, training=training)
     guard.calibration = calibrate(guard, dataset, split)
     guard.save(out_dir, signing_key=signing_key)

@@ -14,11 +14,12 @@ from torch import Tensor, nn
 
 from medaegis.artefact import read_folder, write_folder
 from medaegis.errors import ArtefactError, ConfigError
-from medaegis.models.backbones import create_backbone
+from medaegis.models.backbones import backbones, create_backbone
 from medaegis.models.classifier import Classifier
 
 KIND = "classifier"
 _OWN = "network"
+LIBRARIES = ("timm:", "torchvision:")
 
 
 class ClassifierManifest(BaseModel):
@@ -66,7 +67,7 @@ def rebuild_classifier(
     Args:
         source: named in errors.
         factory: called as ``factory(classes=K)``; needed for a user's own network, because no code is imported on the
-            word of a folder (see `load_factory`). Given, it is used whatever the backbone.
+            word of a folder (see `load_factory`). A network that medaegis, timm or torchvision builds is left to them.
 
     Raises:
         ArtefactError: a description or weights that do not fit together, or a network that needs its factory.
@@ -77,7 +78,7 @@ def rebuild_classifier(
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise ArtefactError(source, f"classifier entry {where!r}: {first['msg']}", "write the folder anew") from error
-    own_code = ":" in told.backbone and not told.backbone.startswith(("timm:", "torchvision:"))
+    own_code = ":" in told.backbone and not told.backbone.startswith(LIBRARIES)
     if own_code and factory is None:
         raise ArtefactError(
             source,
@@ -86,7 +87,9 @@ def rebuild_classifier(
         )
     classes = len(told.classes)
     try:
-        network = create_backbone(told.backbone, classes=classes) if factory is None else factory(classes=classes)
+        built_in = told.backbone in backbones() or told.backbone.startswith(LIBRARIES)
+        own = None if built_in else factory
+        network = create_backbone(told.backbone, classes=classes) if own is None else own(classes=classes)
         network.load_state_dict(dict(state))
         classifier = Classifier(
             network,
