@@ -94,8 +94,8 @@ def test_attacked_files_are_in_the_ball_and_screening_says_of_them_what_the_atta
 
 def test_a_surrogate_is_attacked_in_the_place_of_the_guard(shop: Shop, tmp_path: Path):
     options = (shop.guard, shop.spec, "--eps", "8/256", "--steps", 3, "--limit", 6, "--json")
-    told = []
-    for number, extra in enumerate(((), ("--surrogate", shop.classifier), ("--surrogate", shop.classifier) * 2)):
+    told, other = [], another_classifier(shop, tmp_path / "other")
+    for number, extra in enumerate(((), ("--surrogate", other), ("--surrogate", other) * 2)):
         result = call("attack", *options, "--attack", "pgd", *extra, "--out", tmp_path / str(number))
         assert result.exit_code == 0, result.stderr
         told.append(json.loads(result.stdout))
@@ -103,15 +103,26 @@ def test_a_surrogate_is_attacked_in_the_place_of_the_guard(shop: Shop, tmp_path:
     direct, single, twice = (sorted((tmp_path / str(number)).glob("*.png")) for number in range(3))
     assert [path.read_bytes() for path in single] != [path.read_bytes() for path in direct], "the Cushion was seen"
     assert len(single) == len(twice) == 6
-    refused = call("attack", *options, "--attack", "wb", "--surrogate", shop.classifier, "--out", tmp_path / "no")
-    assert refused.exit_code == 2
-    assert "own Shields" in refused.stderr
+    for attack, surrogate, words in (
+        ("wb", other, "own Shields or answers"),
+        ("square", other, "own Shields or answers"),
+        ("pgd", shop.classifier, "protected classifier itself"),
+    ):
+        refused = call("attack", *options, "--attack", attack, "--surrogate", surrogate, "--out", tmp_path / "no")
+        assert refused.exit_code == 2
+        assert words in " ".join(refused.stderr.split())
+
+
+def another_classifier(shop: Shop, folder: Path) -> Path:
+    """One for the same images with other weights."""
+    classifier = load_classifier(shop.classifier)
+    classifier.network.get_parameter("fc.weight").data.mul_(1.1)
+    save_classifier(classifier, folder)
+    return folder
 
 
 def test_an_evaluation_also_attacks_surrogates(shop: Shop, tmp_path: Path):
-    other, classifier = tmp_path / "other", load_classifier(shop.classifier)
-    classifier.network.get_parameter("fc.weight").data.mul_(1.1)
-    save_classifier(classifier, other)
+    other = another_classifier(shop, tmp_path / "other")
     options = ("--attacks", "fgsm,wb", "--eps", "8/256", "--steps", 2, "--limit", 4, "--no-planted", "--json")
     out = tmp_path / "e"
     result = call("evaluate", shop.guard, shop.spec, *options, "--surrogate", other, "--out", out)
@@ -135,7 +146,7 @@ def test_an_evaluation_also_attacks_surrogates(shop: Shop, tmp_path: Path):
 
 
 def test_an_ensemble_is_evaluated_like_an_attack(shop: Shop, tmp_path: Path):
-    options = ("--attacks", "auto-guard", "--eps", "8/256", "--steps", 5, "--limit", 4, "--no-planted", "--json")
+    options = ("--attacks", "auto-guard", "--eps", "8/256", "--queries", 5, "--limit", 4, "--no-planted", "--json")
     told = json.loads(call("evaluate", shop.guard, shop.spec, *options, "--out", tmp_path / "e").stdout)
     cells = told["cells"]
     assert {cell["attack"] for cell in cells} == {"auto-guard"}

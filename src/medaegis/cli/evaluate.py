@@ -59,7 +59,12 @@ def evaluate(
     samples: Samples = None,
     queries: Annotated[
         int | None,
-        typer.Option("--queries", min=1, help="Of the attacks that see answers alone.", show_default="suite's"),
+        typer.Option(
+            "--queries",
+            min=1,
+            help="Of the attacks that see answers alone; the most of any attack of an ensemble.",
+            show_default="suite's",
+        ),
     ] = None,
     surrogate: Annotated[
         list[Path] | None,

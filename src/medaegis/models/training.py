@@ -146,7 +146,7 @@ def train_classifier(
 class _Run:
     """One training from its first step to its last: what it is of, and how far it is."""
 
-    def __init__(self, dataset: Dataset, split: Split, config: TrainConfig, adversary: Adversary | None) -> None:
+    def __init__(self, dataset: Dataset, split: Split, config: TrainConfig, adversary: Adversary | None = None) -> None:
         self.dataset, self.split, self.config, self.adversary = dataset, split, config, adversary
         self.device = pick_device(config.device)
         self.train_part = torch.tensor(split.train)
