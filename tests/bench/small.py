@@ -11,9 +11,9 @@ import torch
 from tests.attacks.toys import seeded
 from tests.models.tiny_networks import Tiny, tiny
 
-from medaegis.bench import controls, field
+from medaegis.bench import controls, store
 from medaegis.bench.evaluation import evaluate_guard
-from medaegis.bench.field import Planned
+from medaegis.bench.planned import Planned
 from medaegis.bench.schema import Evaluation
 from medaegis.bench.store import Store
 from medaegis.cushions import parse_cushion
@@ -87,7 +87,7 @@ def measure(folder: Path, out: Path, *, cells=CELLS, planted: bool = False, **op
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    field.BATCH = 8
+    store.BATCH = 8
     controls.FAR_IMAGES = 8
     ask = Store.get
 

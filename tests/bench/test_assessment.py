@@ -16,7 +16,7 @@ from medaegis.bench.assessment import assess_classifier, every_attack, plan_asse
 from medaegis.bench.assessment_record import SMALLEST, Assessment
 from medaegis.bench.bare import Pictures
 from medaegis.bench.chosen import draw
-from medaegis.bench.field import Planned
+from medaegis.bench.planned import Planned
 from medaegis.bench.store import Store
 from medaegis.cushions import parse_cushion
 from medaegis.errors import ConfigError, DataError

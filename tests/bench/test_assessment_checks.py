@@ -13,7 +13,7 @@ from medaegis.attacks.known import Known
 from medaegis.attacks.victim import Victim
 from medaegis.bench import assessment_checks as checks
 from medaegis.bench.bare import Bare, Pictures
-from medaegis.bench.field import Planned
+from medaegis.bench.planned import Planned
 from medaegis.bench.store import Store
 from medaegis.cushions import parse_cushion
 from medaegis.progress import silent

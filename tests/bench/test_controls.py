@@ -11,7 +11,8 @@ from medaegis.attacks.victim import Verdict
 from medaegis.bench import controls
 from medaegis.bench import field as field_module
 from medaegis.bench.controls import run_controls
-from medaegis.bench.field import Field, Planned
+from medaegis.bench.field import Field
+from medaegis.bench.planned import Planned
 from medaegis.bench.store import Store
 from medaegis.progress import silent
 

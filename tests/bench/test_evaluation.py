@@ -14,11 +14,12 @@ from sklearn.metrics import roc_auc_score
 from tests.bench.small import CELLS, data, fitted, measure
 
 from medaegis.attacks.engine import pick_targets
-from medaegis.bench import controls, field
+from medaegis.bench import controls, store
 from medaegis.bench.archive import read_evaluation
 from medaegis.bench.chosen import draw
-from medaegis.bench.evaluation import evaluate_guard, plan
-from medaegis.bench.field import Planned
+from medaegis.bench.evaluation import evaluate_guard
+from medaegis.bench.field import Field
+from medaegis.bench.planned import Planned, plan
 from medaegis.bench.store import Store
 from medaegis.errors import ConfigError, DataError
 from medaegis.guard.fitting import shield_logits
@@ -41,7 +42,7 @@ def whole(work):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Store, "get", get)
-        patch.setattr(field, "BATCH", 8)
+        patch.setattr(store, "BATCH", 8)
         patch.setattr(controls, "FAR_IMAGES", 8)
         found = measure(work, work / "whole")
     return found, work / "whole", pieces
@@ -259,7 +260,7 @@ def test_killed_and_resumed_is_the_same_and_repeats_nothing(whole, work):
 
 def test_a_second_run_computes_nothing(whole, work, monkeypatch):
     found, out, _ = whole
-    monkeypatch.setattr(field, "BATCH", 8)
+    monkeypatch.setattr(store, "BATCH", 8)
     monkeypatch.setattr(controls, "FAR_IMAGES", 8)
     ask = Store.get
 
@@ -279,15 +280,15 @@ def test_pieces_are_small_enough_to_lose_little(scene, tmp_path, monkeypatch):
     """By operations: for a patient attack on a large network down to one image, never more than a batch."""
     guard, test, clean, _right = scene
     some = torch.arange(len(test))
-    whole = field.Field(guard, test, clean, some, 0, Store(tmp_path), {})
+    whole = Field(guard, test, clean, some, 0, Store(tmp_path), {})
     conv = guard.classifier.network.conv1
     at_least = 2 * (guard.classifier.size // 2) ** 2 * conv.weight.numel()  # of one image in the first layer alone
 
     def size(steps):
         return whole._piece_size(Planned("pgd", 8 / 256, "8/256", steps=steps))
 
-    assert size(100) == field.BATCH, "this network is small"
-    monkeypatch.setattr(field, "PIECE_FLOPS", {"cpu": 600 * at_least})
+    assert size(100) == store.BATCH, "this network is small"
+    monkeypatch.setattr(store, "PIECE_FLOPS", {"cpu": 600 * at_least})
     assert 1 <= size(10) <= 20
     assert size(100) == max(1, size(10) // 10)
     assert size(10_000) == 1

@@ -7,8 +7,8 @@ from tests.bench.small import fitted
 from medaegis.attacks.victim import Victim
 from medaegis.bench.analysis.subjects import Plan, Subjects
 from medaegis.bench.comparison import compare_detectors
-from medaegis.bench.evaluation import RANDOM_CUSHION, evaluate_guard, plan
-from medaegis.bench.field import Planned
+from medaegis.bench.evaluation import RANDOM_CUSHION, evaluate_guard
+from medaegis.bench.planned import Planned, plan
 from medaegis.bench.store import Store
 from medaegis.cushions import parse_cushion
 from medaegis.errors import ConfigError

@@ -12,10 +12,10 @@ from medaegis.attacks.engine import pick_targets
 from medaegis.attacks.known import Known
 from medaegis.attacks.transfer import committee, transfer
 from medaegis.attacks.victim import Victim
-from medaegis.bench import field
+from medaegis.bench import store
 from medaegis.bench.archive import read_evaluation
-from medaegis.bench.evaluation import evaluate_guard, plan
-from medaegis.bench.field import Planned
+from medaegis.bench.evaluation import evaluate_guard
+from medaegis.bench.planned import Planned, plan
 from medaegis.bench.report import write_report
 from medaegis.bench.store import Store
 from medaegis.bench.surrogates import surrogate_of, transferable
@@ -56,7 +56,7 @@ def related(classifier, seed):
 @pytest.fixture(scope="module")
 def whole(work, others):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(field, "BATCH", 16)
+        patch.setattr(store, "BATCH", 16)
         found = measure(work, work / "whole", cells=CELLS, surrogates=others)
     return found, read_evaluation(work / "whole")
 
@@ -117,7 +117,7 @@ def test_the_pages_show_them(work, whole):
 
 def test_a_killed_run_goes_on_and_repeats_nothing(work, others, whole, tmp_path, monkeypatch):
     found, _ = whole
-    monkeypatch.setattr(field, "BATCH", 16)
+    monkeypatch.setattr(store, "BATCH", 16)
     ask, computed = Store.get, []
 
     def get(self, key, compute):
@@ -205,7 +205,7 @@ def test_only_gradients_on_the_classifier_can_be_transferred():
 
 def test_a_universal_perturbation_is_learned_once_for_all_chunks_and_counted_once(work, tmp_path, monkeypatch):
     """Once behind the Cushion for the cell, once on the bare classifier for the column beside it, for each class."""
-    monkeypatch.setattr(field, "BATCH", 16)
+    monkeypatch.setattr(store, "BATCH", 16)
     learned = []
     learn = type(CATALOGUE["uap"].attack).learn
 

@@ -17,7 +17,8 @@ from medaegis.attacks.catalogue import find_attack
 from medaegis.attacks.engine import generator
 from medaegis.attacks.objectives import CarliniWagner, Goal, Objective, ShieldLogit
 from medaegis.attacks.victim import Victim
-from medaegis.bench.field import Field, Planned, undetected
+from medaegis.bench.field import Field, undetected
+from medaegis.bench.planned import Planned
 from medaegis.bench.schema import Control
 from medaegis.bench.store import Piece
 from medaegis.progress import Progress

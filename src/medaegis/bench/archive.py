@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
-from medaegis.bench.schema import Evaluation
+from medaegis.bench.schema import Evaluation, Measured
+from medaegis.environment import environment
 from medaegis.errors import DataError
 
 Array = npt.NDArray[Any]
@@ -69,10 +71,9 @@ def write_evaluation(folder: Path | str, found: EvaluationFolder) -> None:
     folder = Path(folder)
     _check(found, folder)
     folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(found.evaluation.model_dump(mode="json"), indent=1, ensure_ascii=False, allow_nan=False)
     for name, arrays in (("scores", found.scores), ("examples", found.examples)):
         replace_file(folder / f"{name}.safetensors", save({key: np.ascontiguousarray(a) for key, a in arrays.items()}))
-    replace_file(folder / "evaluation.json", text.encode())
+    write_record(folder / "evaluation.json", found.evaluation)
 
 
 def _problems(error: ValidationError) -> str:
@@ -133,3 +134,22 @@ def replace_file(path: Path, content: bytes) -> None:
     partial = path.with_name(f"{path.name}.partial")
     partial.write_bytes(content)
     os.replace(partial, path)
+
+
+def write_record(path: Path, record: Measured) -> None:
+    """Write a record as JSON, at once or not at all."""
+    text = json.dumps(record.model_dump(mode="json"), indent=1, ensure_ascii=False, allow_nan=False)
+    replace_file(path, text.encode())
+
+
+def provenance(seed: int, command: str) -> dict[str, Any]:
+    """The fields of `Measured`, as of now and on this machine."""
+    about = environment()
+    return {
+        "created": datetime.now(UTC).replace(microsecond=0),
+        "seed": seed,
+        "versions": about["versions"],
+        "machine": about["machine"],
+        "command": command,
+        "commit": about["commit"],
+    }

@@ -6,11 +6,9 @@ All verdicts are float32, on 8-bit images.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
@@ -21,18 +19,16 @@ from medaegis.attacks.catalogue import CATALOGUE, find_attack
 from medaegis.attacks.engine import generator
 from medaegis.attacks.ensemble import Ensemble
 from medaegis.attacks.known import Known
-from medaegis.bench.archive import replace_file
+from medaegis.bench.archive import provenance, replace_file, write_record
 from medaegis.bench.assessment_checks import run_checks
 from medaegis.bench.assessment_figure import robustness_figure
 from medaegis.bench.assessment_record import SMALLEST, Assessment, Proportion, Standing, Tried, WorstCase, markdown
 from medaegis.bench.bare import Bare, Pictures, check_attacks
-from medaegis.bench.chosen import check_images, draw
-from medaegis.bench.field import Planned, norm_of
+from medaegis.bench.chosen import check_images, data_facts, draw
 from medaegis.bench.metrics import wilson_interval
-from medaegis.bench.schema import DataFacts
+from medaegis.bench.planned import Planned, norm_of
 from medaegis.bench.store import Piece, Store
 from medaegis.cushions import parse_cushion
-from medaegis.environment import environment
 from medaegis.errors import ConfigError, DataError
 from medaegis.images.datasets import Dataset
 from medaegis.images.splits import Split
@@ -168,14 +164,8 @@ def assess_classifier(
         pieces.append((planned, piece))
         outcomes.append(_outcome(planned, piece))
     controls = run_checks(bare, pictures, pieces, progress)
-    about = environment()
     found = Assessment(
-        created=datetime.now(UTC).replace(microsecond=0),
-        seed=seed,
-        versions=about["versions"],
-        machine=about["machine"],
-        command=command,
-        commit=about["commit"],
+        **provenance(seed, command),
         seconds=time.perf_counter() - started + store.spent_before,
         classifier=str(bare.key["classifier"]),
         classes=list(classifier.classes),
@@ -183,13 +173,7 @@ def assess_classifier(
         size=classifier.size,
         channels=classifier.channels,
         cushion=filtering.spec,
-        data=DataFacts(
-            spec=dataset.spec.split(":")[0],
-            split="adv_test",
-            split_by=split.by,
-            n=len(test),
-            counts={name: int((test.labels == k).sum()) for k, name in enumerate(test.classes)},
-        ),
+        data=data_facts(test, split),
         chosen=len(chosen),
         attacked=len(pictures),
         clean=count.standing(torch.zeros(len(pictures), dtype=torch.bool)),
@@ -198,11 +182,10 @@ def assess_classifier(
         controls=controls,
     )
     drawn = robustness_figure(found)
-    text = json.dumps(found.model_dump(mode="json"), indent=1, ensure_ascii=False, allow_nan=False)
     replace_file(out_dir / "robust-accuracy.svg", drawn.svg)
     replace_file(out_dir / "robust-accuracy.png", drawn.png)
     replace_file(out_dir / "assessment.md", markdown(found).encode())
-    replace_file(out_dir / "assessment.json", text.encode())
+    write_record(out_dir / "assessment.json", found)
     return found
 
 

@@ -13,7 +13,7 @@ from medaegis.attacks.objectives import CarliniWagner, Goal
 from medaegis.bench.alarms import PROBED, knowledge_helps, slope_alarms, steps_beat_one
 from medaegis.bench.bare import Bare, Pictures
 from medaegis.bench.controls import FULL, rises
-from medaegis.bench.field import Planned
+from medaegis.bench.planned import Planned
 from medaegis.bench.schema import Control
 from medaegis.bench.store import Piece
 from medaegis.progress import Progress

@@ -15,9 +15,8 @@ from medaegis.attacks.catalogue import CATALOGUE, AnyAttack, find_attack
 from medaegis.attacks.engine import pick_targets
 from medaegis.attacks.known import Known
 from medaegis.attacks.victim import Verdict, Victim
-from medaegis.bench.field import BATCH, flops, images_per_piece
 from medaegis.bench.lessons import taught
-from medaegis.bench.store import Piece, Store
+from medaegis.bench.store import BATCH, Piece, Store, flops, images_per_piece
 from medaegis.cushions import Cushion
 from medaegis.errors import ConfigError
 from medaegis.guard.fingerprint import weights_fingerprint

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from medaegis.bench.schema import DataFacts
 from medaegis.errors import ConfigError, DataError
 from medaegis.images.datasets import Dataset
 from medaegis.images.splits import Split
@@ -39,3 +40,14 @@ def draw(labels: Tensor, limit: int | None, seed: int) -> Tensor:
         rows = (labels == k).nonzero().squeeze(1)
         share[rows] = (torch.randperm(len(rows), generator=generator) + 0.5).double() / len(rows)
     return share.argsort(stable=True)[:limit].sort().values
+
+
+def data_facts(test: Dataset, split: Split) -> DataFacts:
+    """What a record tells of the images that were measured on."""
+    return DataFacts(
+        spec=test.spec.split(":")[0],
+        split="adv_test",
+        split_by=split.by,
+        n=len(test),
+        counts={name: int((test.labels == k).sum()) for k, name in enumerate(test.classes)},
+    )

@@ -8,10 +8,8 @@ on "adv_test" images attacked in every way. The attacker knows classifier and Cu
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
@@ -19,7 +17,7 @@ from torch import Tensor
 
 from medaegis.attacks.catalogue import find_attack
 from medaegis.attacks.known import Known
-from medaegis.bench.archive import replace_file
+from medaegis.bench.archive import provenance, replace_file, write_record
 from medaegis.bench.bare import Bare, Pictures, check_attacks
 from medaegis.bench.comparison_record import Attacked, Comparison, Row, markdown
 from medaegis.bench.metrics import auroc, bootstrap_interval, tpr_at_tnr
@@ -29,7 +27,6 @@ from medaegis.detectors.base import Detector
 from medaegis.detectors.reader import Reader
 from medaegis.detectors.registry import find_detector
 from medaegis.detectors.shield import ShieldBank
-from medaegis.environment import environment
 from medaegis.errors import ConfigError, DataError
 from medaegis.guard.fingerprint import weights_fingerprint
 from medaegis.images.datasets import Dataset
@@ -102,14 +99,8 @@ def compare_detectors(
         rows += scene.judge(detectors, bank, taught["images"], pieces, under(f"detectors behind {spec}"))
         part += 1
         told += [scene.tell(name, made[name]) for name in attacks]
-    about = environment()
     found = Comparison(
-        created=datetime.now(UTC).replace(microsecond=0),
-        seed=seed,
-        versions=about["versions"],
-        machine=about["machine"],
-        command=command,
-        commit=about["commit"],
+        **provenance(seed, command),
         data=dataset.spec.split(":")[0],
         backbone=classifier.backbone,
         size=classifier.size,
@@ -122,9 +113,8 @@ def compare_detectors(
         attacks=told,
         rows=rows,
     )
-    text = json.dumps(found.model_dump(mode="json"), indent=1, ensure_ascii=False, allow_nan=False)
     replace_file(out_dir / "comparison.md", markdown(found).encode())
-    replace_file(out_dir / "comparison.json", text.encode())
+    write_record(out_dir / "comparison.json", found)
     return found
 
 

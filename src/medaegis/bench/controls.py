@@ -16,7 +16,8 @@ from medaegis.attacks.balls import Linf
 from medaegis.attacks.catalogue import find_attack
 from medaegis.attacks.engine import generator
 from medaegis.attacks.universal import Universal
-from medaegis.bench.field import Field, Planned, undetected
+from medaegis.bench.field import Field, undetected
+from medaegis.bench.planned import Planned
 from medaegis.bench.schema import Control
 from medaegis.bench.store import Piece
 from medaegis.bench.words import gradient_name

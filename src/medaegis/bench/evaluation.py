@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import get_args
 
@@ -19,27 +18,24 @@ from torch import Tensor
 
 from medaegis import __version__
 from medaegis.attacks.catalogue import find_attack
-from medaegis.attacks.ensemble import Ensemble
 from medaegis.attacks.known import Known
 from medaegis.attacks.victim import Verdict
 from medaegis.bench.alarms import run_alarms
-from medaegis.bench.archive import Array, EvaluationFolder, write_evaluation
-from medaegis.bench.chosen import check_images, draw
+from medaegis.bench.archive import Array, EvaluationFolder, provenance, write_evaluation
+from medaegis.bench.chosen import check_images, data_facts, draw
 from medaegis.bench.controls import run_controls
-from medaegis.bench.field import Field, Planned, as_array
+from medaegis.bench.field import Field, as_array
 from medaegis.bench.metrics import wilson_interval
+from medaegis.bench.planned import Planned
 from medaegis.bench.schema import (
     Attacker,
     Cell,
     CleanResult,
-    DataFacts,
     Evaluation,
     GuardFacts,
 )
 from medaegis.bench.store import Piece, Store
-from medaegis.bench.surrogates import surrogate_of, transferable
-from medaegis.cushions import Gradient
-from medaegis.environment import environment
+from medaegis.bench.surrogates import surrogate_of
 from medaegis.errors import ConfigError, DataError
 from medaegis.guard.guard import Guard
 from medaegis.images.datasets import Dataset
@@ -61,69 +57,6 @@ RANDOM_CUSHION = (
     "are averaged over draws of his own (EOT), what he chooses between he tries by further ones, and the one image he "
     "then hands in is judged once, by a draw that none of them depends on."
 )
-
-
-def plan(
-    attacks: Sequence[str],
-    eps: Sequence[tuple[str, float]],
-    *,
-    steps: int | None = None,
-    queries: int | None = None,
-    gradient: Gradient = "bpda",
-    other_ways: Sequence[Gradient] = (),
-    transferred: Sequence[str] = (),
-    samples: int = 1,
-) -> list[Planned]:
-    """Every attack at every eps, WB also by other ways; adaptive ones at the largest eps also with fewer steps.
-
-    The short runs (a fifth of the steps) stand beside the long ones so that training against short attacks cannot pass
-    for robustness; the other ways through the Cushion, so that a Shield that hides behind its rounding cannot either.
-
-    Args:
-        steps: of the adaptive attacks; None: their own.
-        queries: of the attacks that see answers alone, adaptive or not, and the most that any attack of an ensemble
-            takes; None: their own.
-        gradient: way through the Cushion.
-        other_ways: further ones, for WB alone.
-        transferred: attacks to make on surrogates, at every eps with their own steps.
-        samples: draws of a random Cushion that each step averages over; attacks that see answers alone get one a query.
-
-    Raises:
-        ConfigError: an attack that is not in the catalogue, or cannot be made on a surrogate, or no eps.
-    """
-    if not eps:
-        raise ConfigError("eps", "none given", "give at least one, as 8/256")
-    for name in transferred:
-        if not transferable(name):
-            problem = "cannot be made on a surrogate: it needs the guard's own Shields or answers"
-            raise ConfigError(f"attack {name!r}", problem, "take one on the classifier by gradients, as dim")
-    blind = {name for name in attacks if find_attack(name).access == "black-box"}
-    asking = {name: queries for name in attacks if name in blind or isinstance(find_attack(name).attack, Ensemble)}
-    adaptive = {name: asking.get(name, steps) for name in attacks if find_attack(name).adaptive}
-    cells = [
-        Planned(
-            name,
-            value,
-            text,
-            steps=asking.get(name, adaptive.get(name)),
-            gradient=gradient,
-            samples=1 if name in blind else samples,
-        )
-        for name in attacks
-        for text, value in eps
-    ]
-    text, value = max(eps, key=lambda pair: pair[1])
-    for name in adaptive:
-        fewer = max(1, (adaptive[name] or find_attack(name).attack.steps) // 5)
-        draws = 1 if name in blind else samples
-        short = Planned(name, value, text, steps=fewer, gradient=gradient, samples=draws)
-        if all(short.id != cell.id for cell in cells):  # a fifth may still be all that an attack ever takes
-            cells.append(short)
-    ways = other_ways if "wb" in attacks else ()
-    cells += [
-        Planned("wb", value, text, steps=steps, gradient=way, samples=samples) for way in ways for text, value in eps
-    ]
-    return cells + [Planned(name, value, text, transferred=True) for name in transferred for text, value in eps]
 
 
 def evaluate_guard(
@@ -192,25 +125,13 @@ def evaluate_guard(
     controls = run_controls(guard, dataset, split, field, outcomes, planted=planted, progress=progress)
     controls += run_alarms(field, outcomes, stamina=stamina, progress=progress)
     through, pixels = field.through(outcomes)
-    about = environment()
     evaluation = Evaluation(
-        created=datetime.now(UTC).replace(microsecond=0),
+        **provenance(seed, command),
         seconds=time.perf_counter() - started + store.spent_before,
-        seed=seed,
-        versions=about["versions"],
-        machine=about["machine"],
-        command=command,
-        commit=about["commit"],
         threat_model=THREAT_MODEL + (RANDOM_CUSHION if guard.cushion.random else ""),
         guard=_guard_facts(guard),
         surrogates=surrogate.facts if surrogate is not None else [],
-        data=DataFacts(
-            spec=dataset.spec.split(":")[0],
-            split="adv_test",
-            split_by=split.by,
-            n=len(test),
-            counts={name: int((test.labels == k).sum()) for k, name in enumerate(test.classes)},
-        ),
+        data=data_facts(test, split),
         clean=_clean_result(guard, test, clean),
         cells=measured,
         worst_case=field.worst_cases(outcomes),

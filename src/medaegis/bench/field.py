@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
-from medaegis.attacks.catalogue import Access, AnyAttack, find_attack
+from medaegis.attacks.catalogue import AnyAttack, find_attack
 from medaegis.attacks.engine import pick_targets
 from medaegis.attacks.known import Known
 from medaegis.attacks.objectives import Goal
@@ -24,54 +22,18 @@ from medaegis.attacks.victim import Verdict, Victim
 from medaegis.bench.archive import Array
 from medaegis.bench.lessons import taught
 from medaegis.bench.metrics import Interval, auroc, bootstrap_interval, tpr_at_tnr, wilson_interval
-from medaegis.bench.schema import Attacker, Cell, ClassResult, Example, Norm, Through, WorstCase
+from medaegis.bench.planned import Planned, attacker_of, norm_of
+from medaegis.bench.schema import Attacker, Cell, ClassResult, Example, Through, WorstCase
 from medaegis.bench.schema import Verdict as ShownVerdict
-from medaegis.bench.store import Piece, Store
+from medaegis.bench.store import BATCH, Piece, Store, flops, images_per_piece
 from medaegis.bench.surrogates import Surrogate
 from medaegis.cushions import Gradient
 from medaegis.guard.guard import Guard
 from medaegis.images.datasets import Dataset
 from medaegis.progress import Progress
 
-BATCH = 32  # images attacked together, and at most so many between two savings
-# Floating-point operations between two savings: under a minute on two slow cores; a GPU does a hundred times as many.
-PIECE_FLOPS = {"cpu": 1e13, "cuda": 1e15}
 EXAMPLES = 4
 SHOWN_THROUGH = 48  # images that got through whose pixels are kept
-
-
-@dataclass(frozen=True)
-class Planned:
-    """One cell to measure: a catalogue entry, eps in pixel units and as text, and what to change of its defaults.
-
-    `transferred`: made on the field's surrogate, and only judged by the guard.
-    """
-
-    attack: str
-    eps: float
-    eps_text: str
-    steps: int | None = None
-    restarts: int | None = None
-    gradient: Gradient = "bpda"
-    transferred: bool = False
-    samples: int = 1
-
-    @property
-    def value(self) -> AnyAttack:
-        attack = find_attack(self.attack).attack
-        return attack.with_options(steps=self.steps, restarts=self.restarts, samples=self.samples)
-
-    @property
-    def access(self) -> Access:
-        return "no-box" if self.transferred else find_attack(self.attack).access
-
-    @property
-    def id(self) -> str:
-        attack = self.value
-        text = self.eps_text.replace("/", "of")
-        way = "transfer" if self.transferred else self.gradient
-        draws = f"-{self.samples}draws" if self.samples > 1 else ""
-        return f"{self.attack}-{''.join(text.split())}-{attack.steps}x{attack.restarts}-{way}{draws}"
 
 
 class Field:
@@ -368,19 +330,6 @@ class Field:
         return bootstrap_interval(auroc, [clean, as_array(score)], n=500, seed=self.seed, groups=groups)
 
 
-def flops(judge: Callable[[Tensor], object], image: Tensor) -> int:
-    """Floating-point operations of one verdict on `(1, C, H, W)`."""
-    with FlopCounterMode(display=False) as counter:
-        judge(image)
-    return int(counter.get_total_flops())
-
-
-def images_per_piece(attack: AnyAttack, each: int, device: torch.device, *, samples: int = 1) -> int:
-    """Images between two savings, at `each` operations a verdict: counted, not timed, so that a run repeats exactly."""
-    piece = PIECE_FLOPS["cpu" if device.type == "cpu" else "cuda"]
-    return max(1, min(BATCH, int(piece / (3 * attack.steps * attack.restarts * samples * max(1, each)))))
-
-
 def broken_by(piece: Piece) -> Tensor:
     """Images that fool the classifier and are accepted, bool `(N,)`."""
     return piece["fooled"] & piece["accepted"]
@@ -389,18 +338,6 @@ def broken_by(piece: Piece) -> Tensor:
 def undetected(piece: Piece) -> float:
     """Share of the attacked images that do."""
     return float(broken_by(piece).float().mean())
-
-
-def attacker_of(planned: Planned) -> Attacker:
-    """What one must know to run a cell."""
-    if planned.access == "white-box":
-        return "knows the guard" if find_attack(planned.attack).adaptive else "knows the classifier"
-    return "asks and sees answers" if planned.access == "black-box" else "knows neither"
-
-
-def norm_of(planned: Planned) -> Norm:
-    """As the evaluation format writes it."""
-    return "L2" if planned.value.ball.name == "l2" else "Linf"
 
 
 def as_scores(values: Tensor) -> Tensor:

@@ -12,11 +12,19 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from medaegis.attacks.catalogue import AnyAttack
 
 Piece = dict[str, Tensor]
+
+BATCH = 32  # images attacked together, and at most so many between two savings
+# Floating-point operations between two savings: under a minute on two slow cores; a GPU does a hundred times as many.
+PIECE_FLOPS = {"cpu": 1e13, "cuda": 1e15}
 
 
 class Store:
@@ -51,3 +59,16 @@ class Store:
         save_file({field: value.contiguous() for field, value in piece.items()}, part)
         os.replace(part, file)
         return piece
+
+
+def flops(judge: Callable[[Tensor], object], image: Tensor) -> int:
+    """Floating-point operations of one verdict on `(1, C, H, W)`."""
+    with FlopCounterMode(display=False) as counter:
+        judge(image)
+    return int(counter.get_total_flops())
+
+
+def images_per_piece(attack: AnyAttack, each: int, device: torch.device, *, samples: int = 1) -> int:
+    """Images between two savings, at `each` operations a verdict: counted, not timed, so that a run repeats exactly."""
+    piece = PIECE_FLOPS["cpu" if device.type == "cpu" else "cuda"]
+    return max(1, min(BATCH, int(piece / (3 * attack.steps * attack.restarts * samples * max(1, each)))))

@@ -10,7 +10,17 @@ import typer
 from medaegis.cli import console, datasets
 from medaegis.cli.command import FAILED
 from medaegis.cli.evaluate import controls_table
-from medaegis.cli.options import AsJson, Factory, Images, Seed, Spec, comma_separated, eps_list, factory, without_path
+from medaegis.cli.options import (
+    AsJson,
+    Factory,
+    Images,
+    Seed,
+    Spec,
+    comma_separated,
+    eps_list,
+    factory,
+    recorded_command,
+)
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -81,11 +91,9 @@ def assess(
         names = every_attack(len(classifier.classes))
     cells = plan_assessment(names, sizes, steps=steps, queries=queries)
     dataset, split = datasets.data_of_classifier(classifier_dir, classifier, spec, images=images)
-    given: dict[str, object] = {"--attacks": attacks, "--steps": steps, "--queries": queries, "--limit": limit}
-    given |= {"--images": images}
-    options = ["--eps", eps, "--cushion", cushion]
-    options += [word for name, value in given.items() if value is not None for word in (name, str(value))]
-    command = " ".join(["medaegis assess", classifier_dir.name, without_path(spec), *options, "--seed", str(seed)])
+    given: dict[str, object] = {"--attacks": attacks, "--eps": eps, "--cushion": cushion, "--steps": steps}
+    given |= {"--queries": queries, "--limit": limit, "--images": images, "--seed": seed, "--factory": network}
+    command = recorded_command("assess", classifier_dir, spec, given)
     with console.progress("Assessing") as progress:
         found = assess_classifier(
             classifier,

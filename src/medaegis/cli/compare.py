@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from medaegis.cli import console, datasets
-from medaegis.cli.options import AsJson, Factory, Images, Seed, Spec, comma_separated, factory, without_path
+from medaegis.cli.options import AsJson, Factory, Images, Seed, Spec, comma_separated, factory, recorded_command
 
 
 def compare(
@@ -65,11 +65,10 @@ def compare(
     radius = parse_eps(eps)
     classifier = load_classifier(classifier_dir, factory(network))
     dataset, split = datasets.data_of_classifier(classifier_dir, classifier, spec, images=images)
-    given: dict[str, object] = {"--detectors": detectors, "--taps": taps, "--steps": steps, "--limit": limit}
-    given |= {"--guard": None if guard is None else guard.name}
-    options = ["--attacks", attacks, "--learn-from", learn_from, "--cushions", cushions, "--eps", eps]
-    options += [word for name, value in given.items() if value is not None for word in (name, str(value))]
-    command = " ".join(["medaegis compare", classifier_dir.name, without_path(spec), *options, "--seed", str(seed)])
+    given: dict[str, object] = {"--detectors": detectors, "--attacks": attacks, "--learn-from": learn_from}
+    given |= {"--cushions": cushions, "--eps": eps, "--steps": steps, "--guard": guard, "--taps": taps}
+    given |= {"--limit": limit, "--images": images, "--seed": seed, "--factory": network}
+    command = recorded_command("compare", classifier_dir, spec, given)
     with console.progress("Comparing") as progress:
         found = compare_detectors(
             classifier,

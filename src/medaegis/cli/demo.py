@@ -219,7 +219,8 @@ def _evaluation(
     guard: Guard, dataset: Dataset, split: Split, sizes: Sizes, seed: int, data: str, out: Path
 ) -> Evaluation:
     from medaegis.attacks.engine import parse_eps
-    from medaegis.bench.evaluation import evaluate_guard, plan
+    from medaegis.bench.evaluation import evaluate_guard
+    from medaegis.bench.planned import plan
 
     with console.progress("Evaluating") as progress:
         return evaluate_guard(

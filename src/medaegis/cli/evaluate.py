@@ -21,8 +21,8 @@ from medaegis.cli.options import (
     comma_separated,
     eps_list,
     factory,
+    recorded_command,
     samples_for,
-    without_path,
 )
 from medaegis.errors import ConfigError
 
@@ -92,7 +92,8 @@ def evaluate(
     means that the figures are not to be relied on yet.
     """
     from medaegis.attacks.catalogue import find_attack
-    from medaegis.bench.evaluation import evaluate_guard, plan
+    from medaegis.bench.evaluation import evaluate_guard
+    from medaegis.bench.planned import plan
     from medaegis.bench.suites import MADE_TO_CARRY, applicable, find_suite
     from medaegis.bench.surrogates import transferable
     from medaegis.cushions import Gradient as Way
@@ -132,13 +133,10 @@ def evaluate(
     )
     stand_ins = [load_classifier(path, factory(network)) for path in surrogates]
     dataset, split = datasets.data_of_guard(guard, spec, images=images)
-    given: dict[str, object] = {"--attacks": attacks, "--eps": eps, "--steps": steps, "--queries": queries}
-    given |= {"--limit": limit, "--gradient": gradient.value, "--samples": draws if draws > 1 else None}
-    options = ["--suite", suite, "--seed", str(seed)]
-    options += [word for name, value in given.items() if value is not None for word in (name, str(value))]
-    options += [word for path in surrogates for word in ("--surrogate", path.name)]
-    options += [] if planted else ["--no-planted"]
-    command = " ".join(["medaegis evaluate", guard_dir.name, without_path(spec), *options])
+    given: dict[str, object] = {"--suite": suite, "--seed": seed, "--attacks": attacks, "--eps": eps, "--steps": steps}
+    given |= {"--queries": queries, "--limit": limit, "--images": images, "--gradient": gradient.value}
+    given |= {"--samples": draws if draws > 1 else None, "--surrogate": surrogates, "--no-planted": not planted}
+    command = recorded_command("evaluate", guard_dir, spec, given | {"--factory": network})
     with console.progress("Evaluating") as progress:
         found = evaluate_guard(
             guard,
