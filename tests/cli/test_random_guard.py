@@ -52,9 +52,13 @@ def test_a_record_names_its_draw_and_repeats_by_it(place):
     choices = {choice.spec for choice in parse_cushion(RANDOM).choices}
     assert [one["cushion"] in choices for one in found] == [True] * 6 + [False]
     assert (found[-1]["status"], found[-1]["cushion"]) == ("unreadable", None)
+    assert {one["draw"] for one in found} == {"fresh"}
     for one in found[:-1]:
         (again,) = screened(place / "random", one["file"], "--draw", one["cushion"])
-        exact = {name: value for name, value in one.items() if name not in ("suspicion", "probability", "reason")}
+        assert again["draw"] == "given", "a chosen draw passes for a fresh one"
+        exact = {
+            name: value for name, value in one.items() if name not in ("draw", "suspicion", "probability", "reason")
+        }
         assert exact.items() <= again.items()
         assert again["suspicion"] == pytest.approx(one["suspicion"], rel=1e-4, abs=1e-4)
     table = call("screen", place / "random", place / "images", *OWN[:2], "--format", "csv").stdout
@@ -65,6 +69,7 @@ def test_a_record_names_its_draw_and_repeats_by_it(place):
 def test_records_of_deterministic_guards_stay_as_they_are(place):
     for one in screened(place / "fixed", place / "images"):
         assert "cushion" not in one
+        assert "draw" not in one
     result = call("screen", place / "fixed", place / "images", *OWN, "--draw", "jpeg:80")
     assert result.exit_code == 2
     assert "is not random" in result.stderr

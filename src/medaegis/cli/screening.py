@@ -35,7 +35,7 @@ class Screened:
         finding: of the guard; None for an unreadable file.
         error: why it cannot be read.
         copy: where a rejected file was copied to.
-        random: the guard's Cushion is, so that the record tells what was drawn.
+        draw: where the guard's Cushion is random, how the record's cushion came about: "fresh", or "given" (--draw).
     """
 
     path: Path
@@ -45,7 +45,7 @@ class Screened:
     finding: Finding | None = None
     error: ImageError | None = None
     copy: Path | None = None
-    random: bool = False
+    draw: Literal["fresh", "given"] | None = None
 
     @property
     def reason(self) -> str:
@@ -56,7 +56,7 @@ class Screened:
         """For tables and programs; no class is named unless the image was accepted."""
         finding = self.finding
         diagnosis = finding.diagnosis if finding else None
-        drawn = {"cushion": finding.cushion if finding else None} if self.random else {}
+        drawn = {"cushion": finding.cushion if finding else None, "draw": self.draw} if self.draw else {}
         return {
             "file": os.fspath(self.path),
             "frame": self.frame,
@@ -103,6 +103,9 @@ def screen_files(
     def read(path: Path) -> list[_Frame]:
         return list(_frames(path, frame, guard))
 
+    how: Literal["fresh", "given"] | None = None
+    if guard.cushion.random:
+        how = "fresh" if draw is None else "given"
     with ThreadPoolExecutor(max_workers=min(FILES_AT_ONCE, os.cpu_count() or 1)) as pool:
         for start in range(0, len(paths), FILES_AT_ONCE):
             part = paths[start : start + FILES_AT_ONCE]
@@ -112,7 +115,7 @@ def screen_files(
             images = torch.from_numpy(np.stack(pixels)).float().div(255) if pixels else None
             findings = iter([] if images is None else guard.inspect(images, draws=draws))
             for path, found in zip(part, files, strict=True):
-                screened = [replace(_judged(path, one, findings), random=guard.cushion.random) for one in found]
+                screened = [replace(_judged(path, one, findings), draw=how) for one in found]
                 if quarantine is not None and any(one.status in SET_ASIDE for one in screened):
                     copy = set_aside(path, quarantine)
                     screened = [replace(one, copy=copy) for one in screened]
