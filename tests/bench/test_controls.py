@@ -7,9 +7,9 @@ import pytest
 import torch
 from tests.bench.small import fitted
 
+from medaegis.attacks.catalogue import CATALOGUE
 from medaegis.attacks.victim import Verdict
 from medaegis.bench import controls
-from medaegis.bench import field as field_module
 from medaegis.bench.controls import run_controls
 from medaegis.bench.field import Field
 from medaegis.bench.planned import Planned
@@ -172,14 +172,14 @@ def test_the_planted_weakness_is_broken_and_blunt_attacks_are_found_out(scene, m
     guard, dataset, split, field = scene
     monkeypatch.setattr(controls, "PLANTED_UPDATES", 6)
     monkeypatch.setattr(controls, "FAR_IMAGES", 12)
-    entry = field_module.find_attack("wb")
+    entry = CATALOGUE["wb"]
     shorter = dataclasses.replace(entry, attack=entry.attack.with_options(steps=15))
-    monkeypatch.setattr(field_module, "find_attack", lambda name: shorter)
+    monkeypatch.setitem(CATALOGUE, "wb", shorter)
     sharp = controls._planted_weakness(guard, dataset, split, field, silent)
     blunt_entry = dataclasses.replace(
         entry, attack=entry.attack.with_options(steps=1, step_size=1e-9, random_start=False)
     )
-    monkeypatch.setattr(field_module, "find_attack", lambda name: blunt_entry)
+    monkeypatch.setitem(CATALOGUE, "wb", blunt_entry)
     blunt = controls._planted_weakness(guard, dataset, split, field, silent)
     share = [float(control.measured.split("%")[0]) for control in (sharp, blunt)]
     assert share[0] > share[1] == 0
