@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from tests.attacks.toys import toy_bank, toy_classifier, toy_images
-from tests.bench.test_controls import piece, planned
+from tests.bench.test_controls import N, piece, planned
 from torch import nn
 
 from medaegis.attacks.engine import pick_targets
@@ -58,21 +58,28 @@ def test_guessing_must_not_beat_gradients(square, passed):
     assert alarm.measured == f"wb-adaptive 40.0%, square-guard {square:.1%}"
 
 
-@pytest.mark.parametrize(("far", "passed"), [(0.5, True), (0.9, False)])
-def test_stamina_shows_what_more_effort_gets(far, passed):
+@pytest.mark.parametrize(
+    ("far", "elsewhere", "passed"),
+    [(0.5, 0.5, True), (0.9, 0.5, False), (0.9, 0.85, True)],
+    ids=["nothing more", "more", "what others had found"],
+)
+def test_stamina_shows_what_more_effort_adds_to_the_worst_case(far, elsewhere, passed):
     asked = []
 
     def attack(cell, progress):
         asked.append((cell.value.steps, cell.value.restarts, cell.eps))
         return piece(1.0, far if cell.value.restarts == 20 else 0.5)
 
-    small = SimpleNamespace(attack=attack, right=range(16))
+    small = SimpleNamespace(attack=attack, right=range(N))
     field = SimpleNamespace(first=lambda n: small)
-    outcomes = [(planned("wb", levels, steps=7), piece(1.0)) for levels in (4, 16)]
-    outcomes.append((planned("wb", 16, steps=2), piece(1.0)))
+    outcomes = [(planned("wb", levels, steps=7), piece(1.0, 0.5)) for levels in (4, 16)]
+    outcomes += [(planned("wb", 16, steps=2), piece(1.0)), (planned("wb-adaptive", 16), piece(1.0, elsewhere))]
+    # At another eps or in another norm all get through, which is no excuse here.
+    outcomes += [(planned("selective", 32), piece(1.0, 1.0)), (planned("pgd-l2", 16), piece(1.0, 1.0))]
     alarm = alarms._stamina(field, outcomes, silent)
     assert alarm.passed is passed
     assert asked == [(7, 1, 16 / 256), (70, 1, 16 / 256), (7, 5, 16 / 256), (7, 20, 16 / 256)]
+    assert f"all attacks: {elsewhere:.1%}" in alarm.measured
 
 
 # ---- from gradients

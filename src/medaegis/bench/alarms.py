@@ -17,8 +17,8 @@ from medaegis.attacks.catalogue import find_attack
 from medaegis.attacks.engine import generator
 from medaegis.attacks.objectives import CarliniWagner, Goal, Objective, ShieldLogit
 from medaegis.attacks.victim import Victim
-from medaegis.bench.field import Field, undetected
-from medaegis.bench.planned import Planned
+from medaegis.bench.field import Field, broken_by, undetected
+from medaegis.bench.planned import Planned, norm_of
 from medaegis.bench.schema import Control
 from medaegis.bench.store import Piece
 from medaegis.progress import Progress
@@ -201,20 +201,23 @@ def probe(victim: Victim, images: Tensor, goal: Goal, loss: Objective) -> tuple[
 
 
 def _stamina(field: Field, outcomes: Outcomes, progress: Progress) -> Control:
-    """Far more steps and restarts for a few images, at the largest eps."""
+    """WB with far more steps and restarts on a few images at the largest eps, beside all that was tried there."""
     longest = max((p for p, _ in outcomes if p.attack == "wb"), key=lambda p: (p.eps, p.value.steps))
     small = field.first(STAMINA_IMAGES)
+    n, place = len(small.right), (longest.eps, norm_of(longest))
+    usual = torch.stack([broken_by(piece)[:n] for p, piece in outcomes if (p.eps, norm_of(p)) == place]).any(0)
     steps = longest.value.steps
     more = [replace(longest, steps=steps * times, restarts=restarts) for times, restarts in STAMINA]
-    shares = {_effort(p): undetected(small.attack(p, progress)) for p in (longest, *more)}
-    usual, *others = shares.values()
+    found = {_effort(p): broken_by(small.attack(p, progress)) for p in (longest, *more)}
+    shares = {name: float(broken.float().mean()) for name, broken in {"all attacks": usual, **found}.items()}
+    added = float((torch.stack(list(found.values())).any(0) & ~usual).float().mean())
     return Control(
         kind="alarm",
         name=f"Stamina: WB at {longest.eps_text} with more steps and restarts",
-        expectation=f"ten times the steps, or 20 restarts, get less than {NOTICEABLE:.0%} more through",
-        measured=", ".join(f"{effort}: {share:.1%}" for effort, share in shares.items()),
-        passed=max(others) - usual < NOTICEABLE,
-        detail=f"On the first {len(small.right)} images, so one image is {1 / len(small.right):.1%}.",
+        expectation=f"ten times the steps and 20 restarts add less than {NOTICEABLE:.0%} to the worst case",
+        measured=f"{added:.1%} added; " + ", ".join(f"{effort}: {share:.1%}" for effort, share in shares.items()),
+        passed=added < NOTICEABLE,
+        detail=f"On the first {n} images, so one image is {1 / n:.1%}.",
     )
 
 

@@ -69,7 +69,7 @@ class Shield(nn.Module):
                     nn.init.zeros_(module.bias)
         for module in self.modules():
             if isinstance(module, _Block):
-                nn.init.zeros_(module.second.weight)
+                nn.init.zeros_(cast(nn.Conv2d, module.second).weight)
         # Near 0 at the start, so that no first step is spent on unlearning a random verdict.
         nn.init.normal_(cast(nn.Linear, self.join[2]).weight, std=0.02, generator=generator)
 
