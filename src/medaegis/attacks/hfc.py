@@ -20,8 +20,6 @@ from medaegis.models.taps import pool
 if TYPE_CHECKING:
     from medaegis.attacks.victim import Victim
 
-REGULAR = 1e-6  # added to the diagonal of every covariance (scikit-learn's default)
-
 
 @dataclass(frozen=True)
 class Mixtures:
@@ -71,13 +69,18 @@ class Mixtures:
         return far
 
 
-def fit_mixtures(features: Mapping[str, Tensor], labels: Tensor, *, components: int = 1, seed: int = 0) -> Mixtures:
+def fit_mixtures(
+    features: Mapping[str, Tensor], labels: Tensor, *, components: int = 1, regular: float = 1e-2, seed: int = 0
+) -> Mixtures:
     """Mixtures of normal features, by expectation maximisation with full covariances.
 
     Args:
         features: tap -> pooled features `(N, C)` of clean images.
         labels: their classes, int64 `(N,)`.
         components: of each mixture (K in the paper: 1 for chest X-rays, 64 for fundus).
+        regular: share of the features' mean variance that is added to each variance; the paper names none. With more
+            channels than images the covariance is singular: directions in which these very images did not vary then
+            outweigh all else, and the attack neither fools nor hides among other normal images.
 
     Raises:
         DataError: fewer than two images of a class, or fewer than components.
@@ -92,8 +95,9 @@ def fit_mixtures(features: Mapping[str, Tensor], labels: Tensor, *, components: 
     for tap, values in features.items():
         fits = []
         for k in range(classes):
-            mixture = GaussianMixture(components, reg_covar=REGULAR, random_state=seed)
-            fits.append(mixture.fit(values[labels == k].double().cpu().numpy()))
+            mine = values[labels == k].double().cpu().numpy()
+            mixture = GaussianMixture(components, reg_covar=regular * float(mine.var(0).mean()), random_state=seed)
+            fits.append(mixture.fit(mine))
         root = torch.stack([torch.from_numpy(fit.precisions_cholesky_) for fit in fits])
         weight = torch.stack([torch.from_numpy(fit.weights_) for fit in fits])
         constants[tap] = (weight.log() + root.diagonal(dim1=2, dim2=3).log().sum(2)).float()
