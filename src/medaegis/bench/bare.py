@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -46,8 +46,10 @@ class Pictures:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, rows: slice) -> Pictures:
-        return Pictures(*(getattr(self, field.name)[rows] for field in fields(self)))
+    def __getitem__(self, rows: slice | Tensor) -> Pictures:
+        places = torch.arange(len(self))[rows]
+        tensors = (self.pixels, self.labels, self.targets, self.ids)
+        return Pictures(*(values[places] for values in tensors), tuple(self.patients[i] for i in places.tolist()))
 
 
 class Bare:
