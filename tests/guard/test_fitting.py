@@ -171,7 +171,8 @@ def test_recipes():
 
 
 def test_a_shield_that_stands_where_none_can_is_not_sound():
-    assert soundness({"auroc_4": 0.9, "auroc_16": 0.8, "auroc_64": 0.05}) == 0.8
+    assert soundness({"auroc_4": 0.9, "auroc_16": 0.8, "auroc_64": 0.01}) == 0.8
+    assert soundness({"auroc_4": 0.9, "auroc_16": 0.9, "auroc_64": 0.05}) is None
     assert soundness({"auroc_4": 1.0, "auroc_16": 1.0, "auroc_64": 0.9}) is None
 
 
