@@ -53,13 +53,14 @@ def shield_config(recipe: str, classifier: Classifier, *, updates: int, seed: in
         raise ConfigError(
             "classifier", "it names no taps", "train it with taps, or name them: --taps layer1.0,layer2.0"
         )
-    paper = ShieldConfig(taps=taps, updates=updates, seed=seed, watch_every=updates // LOOKS)
+    paper = ShieldConfig(taps=taps, updates=updates, average=0.0, seed=seed, watch_every=updates // LOOKS)
     if recipe == "paper":
         return paper
     ours = {
         "taps": (INPUT,),
         "batch_size": 16,
         "lr": 1.5e-3,
+        "average": 0.998,
         "eps_growth": 0.2,
         "eps_below": 0.25,
         "inner_steps": 10,
