@@ -14,7 +14,7 @@ from tests.cli.shop import PATIENTS, SHOTS, SIDE, TRAINING, Shop, call
 from medaegis.cli.demo import Sizes, run_demo
 from medaegis.guard.guard import Guard
 from medaegis.images import Split, load_dataset
-from medaegis.models.store import load_classifier, save_classifier
+from medaegis.models.store import load_classifier, read_training, save_classifier
 
 README = Path(__file__).parents[2] / "README.md"
 
@@ -53,6 +53,22 @@ def test_a_finished_training_is_not_done_again(shop: Shop):
     other = call("train", shop.spec, *options, "--epochs", 5)
     assert other.exit_code == 2
     assert "another classifier" in other.stderr
+
+
+def test_another_seed_of_the_same_split_gives_other_weights(shop: Shop, tmp_path: Path):
+    options = ("--size", SIDE, "--channels", "gray", "--epochs", 1, "--seed", 7)
+    for name, more in (("same", ("--split-seed", 0)), ("other", ())):
+        assert call("train", shop.spec, *options, *more, "--out", tmp_path / name).exit_code == 0
+    dataset = load_dataset(shop.spec, size=SIDE, channels="gray")
+    ours, same, other = (
+        Split.load(folder / "split.json", dataset)
+        for folder in (shop.classifier, tmp_path / "same", tmp_path / "other")
+    )
+    assert (same.seed, same.parts) == (ours.seed, ours.parts)
+    assert other.parts != ours.parts
+    twins = [load_classifier(tmp_path / name).network.state_dict() for name in ("same", "other")]
+    assert any(bool((twins[0][name] != twins[1][name]).any()) for name in twins[0]), "they saw other images"
+    assert read_training(tmp_path / "same")["config"]["seed"] == 7
 
 
 def test_fit_refuses_images_the_classifier_was_not_made_with(shop: Shop, tmp_path: Path):

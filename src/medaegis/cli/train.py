@@ -54,6 +54,16 @@ def train(
     split_by: Annotated[
         str, typer.Option("--split-by", help="patient; image leaks and shows by how much.")
     ] = "patient",
+    split_seed: Annotated[
+        int | None,
+        typer.Option(
+            "--split-seed",
+            min=0,
+            max=2**32 - 1,
+            help="Draws the split (and --images); for another classifier of the same split, as a surrogate.",
+            show_default="--seed",
+        ),
+    ] = None,
     images: Images = None,
     seed: Seed = 0,
     device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
@@ -82,8 +92,9 @@ def train(
         seed=seed,
         device=device,
     )
-    dataset = datasets.load(spec, size=size, channels=datasets.channels_of(spec, channels), images=images, seed=seed)
-    split = split_dataset(dataset, by=split_by, seed=seed)  # type: ignore[arg-type]  # it checks the name itself
+    drawn = seed if split_seed is None else split_seed
+    dataset = datasets.load(spec, size=size, channels=datasets.channels_of(spec, channels), images=images, seed=drawn)
+    split = split_dataset(dataset, by=split_by, seed=drawn)  # type: ignore[arg-type]  # it checks the name itself
     adversary = None
     if harden is not None:
         radius = parse_eps(harden)
