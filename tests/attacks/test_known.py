@@ -67,5 +67,16 @@ def test_it_is_told_whom_they_serve(name, served):
     assert Known.serve(find_attack(name).attack) == served
 
 
+def test_results_are_told_apart_by_what_they_were_made_with(images, monkeypatch):
+    """Stored adversarial images of HFC are not those of a later model of the same normal features."""
+    known, other = Known(images), Known(images.subset(range(20)))
+    hfc, match = find_attack("hfc").attack, find_attack("feature-match").attack
+    assert known.key_for(match) == known.key
+    assert len({str(who.key_for(attack)) for who in (known, other) for attack in (hfc, match)}) == 4
+    before = known.key_for(hfc)
+    monkeypatch.setattr("medaegis.attacks.known.REGULAR", 0.5)
+    assert known.key_for(hfc) != before
+
+
 def test_attacks_that_need_nothing_are_told_nothing(images):
     assert Known(images).options(find_attack("wb").attack, toy_victim(2), torch.tensor([0]), torch.tensor([0])) == {}

@@ -20,6 +20,8 @@ from medaegis.models.taps import pool
 if TYPE_CHECKING:
     from medaegis.attacks.victim import Victim
 
+REGULAR = 1e-2  # share of the features' mean variance that is added to each variance
+
 
 @dataclass(frozen=True)
 class Mixtures:
@@ -70,7 +72,7 @@ class Mixtures:
 
 
 def fit_mixtures(
-    features: Mapping[str, Tensor], labels: Tensor, *, components: int = 1, regular: float = 1e-2, seed: int = 0
+    features: Mapping[str, Tensor], labels: Tensor, *, components: int = 1, regular: float = REGULAR, seed: int = 0
 ) -> Mixtures:
     """Mixtures of normal features, by expectation maximisation with full covariances.
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from medaegis.attacks.catalogue import AnyAttack
 from medaegis.attacks.engine import pick_guides
-from medaegis.attacks.hfc import Mixtures, fit_mixtures
+from medaegis.attacks.hfc import REGULAR, Mixtures, fit_mixtures
 from medaegis.attacks.universal import Universal
 from medaegis.attacks.victim import Victim
 from medaegis.images.datasets import Dataset
@@ -35,6 +35,10 @@ class Known:
     def key(self) -> list[str]:
         """What names these images, pixels included, where results are stored."""
         return [self.images.fingerprint, hashlib.sha256(self.images.images.numpy().tobytes()).hexdigest()]
+
+    def key_for(self, attack: AnyAttack) -> list[object]:
+        """What names all that the attack takes from here; of those that hide among normal features also their model."""
+        return [*self.key, REGULAR] if attack.objective.needs_normal else [*self.key]
 
     @staticmethod
     def serve(attack: AnyAttack) -> bool:

@@ -118,7 +118,7 @@ class Bare:
             "images": hashlib.sha256(pictures.pixels.numpy().tobytes()).hexdigest(),
         }
         if self.known.serve(attack):
-            key["known"] = [*self.known.key, self.known.taps]
+            key["known"] = [*self.known.key_for(attack), self.known.taps]
 
         def compute() -> Piece:
             found = run.run(

@@ -142,7 +142,7 @@ class Field:
         }
         adaptive = find_attack(planned.attack).adaptive
         if self.known is not None and self.known.serve(planned.value):
-            key["known"] = self.known.key
+            key["known"] = self.known.key_for(planned.value)
 
         def compute() -> Piece:
             pixels = self.test.pixels(self.right[rows])
