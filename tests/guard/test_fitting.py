@@ -163,7 +163,9 @@ def test_recipes():
     assert (paper.watch_every, shield_config("paper", classifier, updates=3).watch_every) == (50 // LOOKS, 0)
     assert (paper.taps, paper.updates, paper.seed, paper.lifetime) == (("relu", "last"), 50, 3, 1)
     assert paper.average == 0, "the paper keeps the last weights; over few updates a slow average is that of weak ones"
-    assert shield_config("strong", classifier, updates=50).taps == ("input",)
+    strong = shield_config("strong", classifier, updates=50)
+    assert strong.taps == ("input",)
+    assert (strong.selected, paper.selected) == (True, False), "the paper keeps what training ends with"
     assert (paper.eps_start, paper.eps_end, paper.eps_growth) == (1 / 256, 16 / 256, 1.0)
     with pytest.raises(ConfigError, match="choose from paper, strong"):
         shield_config("best", classifier, updates=1)

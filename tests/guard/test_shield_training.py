@@ -232,7 +232,7 @@ def test_the_watch_is_asked_and_remembered(tmp_path, every_update):
     assert again.history == run.history
 
 
-def ranked(folder, ranks):
+def ranked(folder, ranks, *, selected=True):
     """A training whose looks get these ranks, and the weights that each look saw."""
     seen = []
 
@@ -243,7 +243,7 @@ def ranked(folder, ranks):
     def rank(told):
         return ranks[int(told["look"]) - 1]
 
-    config = CONFIG.model_copy(update={"updates": 6, "watch_every": 1})
+    config = CONFIG.model_copy(update={"updates": 6, "watch_every": 1, "selected": selected})
     return training(folder, config=config, watch=watch, rank=rank), seen
 
 
@@ -253,6 +253,8 @@ def test_the_best_sound_look_is_kept(tmp_path):
     assert run.done == 6
     unsound, seen = ranked(tmp_path / "b", [None] * 6)  # nothing to fall back on: the last one, alarms in its history
     assert equal(weights(unsound.train()), seen[5])
+    plain, seen = ranked(tmp_path / "c", [0.1, 0.7, None, 0.7, 0.2, 0.6], selected=False)
+    assert equal(weights(plain.train()), seen[5]), "the last one, whatever the looks said"
 
 
 def test_training_ends_where_a_sound_shield_turns_unsound(tmp_path, every_update):

@@ -69,6 +69,7 @@ def shield_config(recipe: str, classifier: Classifier, *, updates: int, seed: in
         "cushioned": 0.0,
         "genuine_noise": 0.25,
         "genuine_perturbed": 0.25,
+        "selected": True,
     }
     return paper.model_copy(update=ours)
 

@@ -65,6 +65,7 @@ class ShieldConfig(BaseModel):
             recognise perturbations instead of resisting them.
         lr, weight_decay: of AdamW; `average` is the decay of the weights' moving average, which is what is kept.
         watch_every: updates between looks at robustness on held-out images; 0 never looks.
+        selected: whether the best sound look is kept and training ends where gradients mask; else the last weights are.
         seed: of weights, order, augmentation and random starts.
     """
 
@@ -92,6 +93,7 @@ class ShieldConfig(BaseModel):
     weight_decay: float = Field(default=1e-4, ge=0)
     average: float = Field(default=0.998, ge=0, lt=1)
     watch_every: int = Field(default=0, ge=0)
+    selected: bool = False
     seed: int = Field(default=0, ge=0, lt=2**63)
 
     @property
@@ -125,8 +127,8 @@ class ShieldTraining:
         config: see `ShieldConfig`.
         folder: for checkpoints.
         watch: called with the averaged Shield every `watch_every` updates; what it returns goes into the history.
-        rank: of what `watch` returned, higher is better, None is not sound. The Shield of the best look is the one that
-            is kept, and training ends at the first look that is not sound after one that was.
+        rank: of what `watch` returned, higher is better, None is not sound. Where the config says `selected`, the Shield
+            of the best look is kept, and training ends at the first look that is not sound after one that was.
 
     Raises:
         DataError: there is no image of the class, or none of any other.
@@ -202,7 +204,7 @@ class ShieldTraining:
         return self._shield(self.averaged)
 
     def _keep(self, seen: Mapping[str, float]) -> None:
-        if self.rank is None:
+        if self.rank is None or not self.config.selected:
             return
         rank = self.rank(seen)
         if rank is None:
