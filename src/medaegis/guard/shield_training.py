@@ -127,8 +127,8 @@ class ShieldTraining:
         config: see `ShieldConfig`.
         folder: for checkpoints.
         watch: called with the averaged Shield every `watch_every` updates; what it returns goes into the history.
-        rank: of what `watch` returned, higher is better, None is not sound. Where the config says `selected`, the Shield
-            of the best look is kept, and training ends at the first look that is not sound after one that was.
+        rank: of what `watch` returned, higher is better, None is not sound. Where `selected`, the Shield of the
+            best look is kept, and training ends at the first look that is not sound after one that was.
 
     Raises:
         DataError: there is no image of the class, or none of any other.
