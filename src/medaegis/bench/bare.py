@@ -47,9 +47,8 @@ class Pictures:
         return len(self.labels)
 
     def __getitem__(self, rows: slice | Tensor) -> Pictures:
-        places = torch.arange(len(self))[rows]
-        tensors = (self.pixels, self.labels, self.targets, self.ids)
-        return Pictures(*(values[places] for values in tensors), tuple(self.patients[i] for i in places.tolist()))
+        patients = tuple(self.patients[i] for i in torch.arange(len(self))[rows].tolist())
+        return Pictures(self.pixels[rows], self.labels[rows], self.targets[rows], self.ids[rows], patients)
 
 
 class Bare:
