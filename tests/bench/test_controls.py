@@ -185,6 +185,8 @@ def test_the_planted_weakness_is_broken_and_blunt_attacks_are_found_out(scene, m
     assert share[0] > share[1] == 0
     assert blunt.passed is False
     assert sharp.passed is (share[0] >= 90)
+    monkeypatch.setattr(controls, "PLANTED_UPDATES", 1)  # another recipe does not trip over the Shields of this one
+    assert controls._planted_weakness(guard, dataset, split, field, silent).passed is False
 
 
 def test_run_controls_takes_what_applies(scene, monkeypatch):

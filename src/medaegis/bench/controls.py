@@ -6,6 +6,7 @@ must work where nothing protects, a deliberately weak Shield must fall, and more
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -194,9 +195,10 @@ def _planted_weakness(
         inner_steps=3,
         seed=field.seed,
     )
+    made_of = hashlib.sha256(f"{guard.fingerprint()} {config.model_dump_json()}".encode()).hexdigest()[:16]
     shields = []
     for label in range(len(guard.classes)):
-        folder = field.store.folder.with_name("planted") / guard.fingerprint()[:16] / str(label)
+        folder = field.store.folder.with_name("planted") / made_of / str(label)
         training = ShieldTraining(guard.classifier, guard.cushion, learn, label, config, folder)
         shields.append(training.train(progress))
     weak = Guard(guard.classifier, guard.cushion, ShieldBank(shields), tnr=guard.tnr)
