@@ -15,14 +15,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from medaegis.cli.datasets import data_of_classifier
 from medaegis.cushions import parse_cushion
 from medaegis.environment import environment
 from medaegis.guard.fitting import robustness, shield_config
 from medaegis.guard.shield_training import ShieldTraining
-from medaegis.images.datasets import load_dataset
-from medaegis.images.splits import split_dataset
 from medaegis.models.classifier import INPUT
-from medaegis.models.store import load_classifier, read_training
+from medaegis.models.store import load_classifier
 
 LOOKS = 4  # at robustness, for each variant
 
@@ -66,9 +65,7 @@ def main() -> int:
     parser.add_argument("--work", type=Path, default=Path("runs/shield-ablation"))
     options = parser.parse_args()
     classifier = load_classifier(options.classifier)
-    dataset = load_dataset(options.spec, size=classifier.size, channels=classifier.channels)
-    told = read_training(options.classifier)["config"]
-    split = split_dataset(dataset, seed=told["seed"])
+    dataset, split = data_of_classifier(options.classifier, classifier, options.spec, images=None)
     learn, watch = dataset.subset([*split.train, *split.adv_train]), dataset.subset(split.val)
     done = {line["variant"] for line in _lines(options.out) if line["update"] == options.updates}
     cushion = parse_cushion("jpeg:80")
