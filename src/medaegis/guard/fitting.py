@@ -15,6 +15,7 @@ from torch import Tensor
 
 from medaegis.attacks.engine import Attack
 from medaegis.attacks.objectives import ShieldLogit
+from medaegis.attacks.steps import Descent, StepRule
 from medaegis.attacks.victim import Victim
 from medaegis.cushions import Cushion
 from medaegis.detectors.shield import Shield, ShieldBank, enough_to_calibrate
@@ -222,23 +223,34 @@ def clean_logits(victim: Victim, dataset: Dataset, indices: tuple[int, ...]) -> 
 
 
 def robustness(
-    classifier: Classifier, cushion: Cushion, dataset: Dataset, label: int
+    classifier: Classifier,
+    cushion: Cushion,
+    dataset: Dataset,
+    label: int,
+    *,
+    images: int | None = None,
+    rule: StepRule | None = None,
+    steps: int = 20,
 ) -> Callable[[Shield], dict[str, float]]:
     """A look at a Shield in training: AUROC of clean images of its class against attacked ones of the others.
 
-    The attack raises the Shield's logit alone, in 20 steps that leave the Cushion out, because a Shield may hide behind
-    its rounding; the Cushion counts in the verdict. Sign steps: momentum was led astray by Shields that 60 steps of
-    Auto-PGD broke. A quick look for the training curve, not an evaluation.
+    The attack raises the Shield's logit alone, in steps that leave the Cushion out, because a Shield may hide behind
+    its rounding; the Cushion counts in the verdict. A quick look for the training curve, not an evaluation.
+
+    Args:
+        images: attacked ones, and three times as many clean ones, from the front; None: `WATCHED_IMAGES`.
+        rule, steps: of the attack; None: sign steps. Momentum was led astray by Shields that Auto-PGD broke.
     """
     from sklearn.metrics import roc_auc_score
 
-    own = (dataset.labels == label).nonzero().squeeze(1)[: 3 * WATCHED_IMAGES]
+    count = WATCHED_IMAGES if images is None else images
+    own = (dataset.labels == label).nonzero().squeeze(1)[: 3 * count]
     genuine = dataset.pixels(own)
-    foreign = (dataset.labels != label).nonzero().squeeze(1)[:WATCHED_IMAGES]
+    foreign = (dataset.labels != label).nonzero().squeeze(1)[:count]
     if not len(genuine) or not len(foreign):
         raise DataError(dataset.spec, f"no validation image of class {label} or of another one", "give more images")
     targets = torch.full((len(foreign),), label)
-    attack = Attack(objective=ShieldLogit(), random_start=True, steps=20)
+    attack = Attack(objective=ShieldLogit(), rule=rule or Descent(), random_start=True, steps=steps)
 
     def look(shield: Shield) -> dict[str, float]:
         bank = ShieldBank([shield] * len(classifier.classes))
