@@ -272,15 +272,18 @@ class Field:
         mine = [(p, piece) for p, piece in outcomes if attacker in ("anyone", attacker_of(p))]
         places = sorted({(planned.eps, planned.value.ball.name) for planned, _ in mine})
         return [
-            self._worst_case([(p, piece) for p, piece in mine if (p.eps, p.value.ball.name) == place], attacker)
-            for place in places
+            self._worst_case([(p, piece) for p, piece in mine if p.value.ball.name == ball and p.eps <= eps], attacker)
+            for eps, ball in places
         ]
 
     def _worst_case(self, outcomes: Sequence[tuple[Planned, Piece]], attacker: Attacker) -> WorstCase:
-        planned, pieces = outcomes[0][0], [piece for _, piece in outcomes]
+        """At the largest eps among them; what fools within a smaller one is within this one too."""
+        planned = max((planned for planned, _ in outcomes), key=lambda planned: planned.eps)
+        pieces = [piece for _, piece in outcomes]
+        here = [piece for other, piece in outcomes if other.eps == planned.eps]
         broken = torch.stack([broken_by(piece) for piece in pieces]).any(0)
         # Only an image that fools the classifier harms; the suspicion of others counts where nothing fools.
-        harmless = torch.stack([torch.where(piece["fooled"], torch.inf, piece["score"]) for piece in pieces])
+        harmless = torch.stack([torch.where(piece["fooled"], torch.inf, piece["score"]) for piece in here])
         harmful = torch.stack([torch.where(piece["fooled"], piece["score"], torch.inf) for piece in pieces])
         fooled = torch.stack([piece["fooled"] for piece in pieces]).any(0)
         score = torch.where(fooled, harmful.amin(0), harmless.amin(0))

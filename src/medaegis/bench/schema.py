@@ -165,9 +165,10 @@ Attacker = Literal["anyone", "knows the guard", "knows the classifier", "asks an
 
 
 class WorstCase(Model):
-    """At one eps, for each image the strongest result over all cells of an attacker, by default over all cells.
+    """Within one eps, for each image the strongest result over all cells of an attacker, by default over all cells.
 
-    auroc: an image counts with its lowest score among those that fool the classifier, or among all where none does.
+    auroc: an image counts with its lowest score among those that fool the classifier, or, where none does, among those
+        of cells at just this eps.
     auroc_wanted: with its lowest score by the Shield of the class that the attacker wants.
     """
 
