@@ -239,6 +239,53 @@ def test_a_cushion_stands_in_front(scene, tmp_path):
     agrees(found.clean.accuracy, right.numpy())
 
 
+def test_every_way_through_the_cushion_is_tried_and_counts_in_the_worst_case(scene, tmp_path):
+    classifier, dataset, split = scene
+    ways = ["bpda", "twin", "skip"]
+    cells = plan_assessment(["pgd", "square"], EPS[:1], steps=6, queries=20, gradients=ways)
+    found = assessed(scene, tmp_path, cells=cells, eps=EPS[:1], cushion="jpeg:40")
+    assert [(t.attack, t.gradient) for t in found.attacks] == [*(("pgd", way) for way in ways), ("square", None)]
+    test = dataset.subset(split.adv_test)
+    chosen = draw(test.labels, LIMIT, 0)
+    victim = Victim(classifier, cushion=parse_cushion("jpeg:40"))
+    rows = chosen[victim.verdicts(test.pixels(chosen)).predicted == test.labels[chosen]]
+    fooled = []
+    for way in ways:
+        victim = Victim(classifier, cushion=parse_cushion("jpeg:40"), gradient=way)
+        attack = find_attack("pgd").attack.with_options(steps=6)
+        found_by = attack.run(victim, test.pixels(rows), test.labels[rows], eps=EPS[0][1], ids=test.ids[rows])
+        fooled.append(found_by.fooled.numpy())
+    assert len({tuple(one) for one in fooled}) > 1, "the ways differ"
+    for tried, one in zip(found.attacks[:3], fooled, strict=True):
+        agrees(tried.success, one)
+    (worst,) = found.worst_case
+    assert worst.success.share >= np.any(fooled, axis=0).mean()
+    lines = (tmp_path / "assessment.md").read_text(encoding="utf-8").splitlines()
+    for way in ("BPDA", "twin", "without it"):
+        assert sum(f"| pgd | 8/256 | 6 | {way} |" in line for line in lines) == 1
+
+
+def test_a_random_cushion_judges_by_draws_that_the_attacker_does_not_know(scene, tmp_path):
+    classifier, dataset, split = scene
+    spec = "random:jpeg:10-95"
+    cells = plan_assessment(["pgd", "square"], EPS[:1], steps=4, queries=10, samples=3)
+    found = assessed(scene, tmp_path, cells=cells, eps=EPS[:1], cushion=spec)
+    pgd, square = found.attacks
+    assert (pgd.samples, square.samples) == (3, 1)
+    assert (pgd.forwards, pgd.backwards) == (4 * 3, 4 * 3)
+    test = dataset.subset(split.adv_test)
+    chosen = draw(test.labels, LIMIT, 0)
+    victim = Victim(classifier, cushion=parse_cushion(spec))
+    right = victim.verdicts(test.pixels(chosen), test.ids[chosen]).predicted == test.labels[chosen]
+    agrees(found.clean.accuracy, right.numpy())
+    rows = chosen[right]
+    attack = find_attack("pgd").attack.with_options(steps=4, samples=3)
+    direct = attack.run(victim, test.pixels(rows), test.labels[rows], eps=EPS[0][1], ids=test.ids[rows])
+    agrees(pgd.success, direct.fooled.numpy())
+    again = assessed(scene, tmp_path, cells=cells, eps=EPS[:1], cushion=spec)
+    assert timeless(again) == timeless(found), "called again, the same draws"
+
+
 def test_the_plan():
     cells = plan_assessment(["fgsm", "pgd", "square", "auto", "cw-l2", "one-pixel"], EPS, steps=7, queries=30)
     steps = {(p.attack, p.eps_text): p.value.steps for p in cells}
@@ -282,8 +329,8 @@ def test_what_does_not_fit_is_refused_before_any_work(scene, tmp_path, monkeypat
         assessed(scene, tmp_path, limit=0)
     with pytest.raises(ConfigError, match="jpeg"):
         assessed(scene, tmp_path, cushion="jpeg:8000")
-    with pytest.raises(ConfigError, match="is random"):
-        assessed(scene, tmp_path, cushion="random:jpeg:60-95")
+    with pytest.raises(ConfigError, match="gradient"):
+        plan_assessment(["pgd"], EPS, gradients=["skip", "skip"])
     other, other_split = data(tmp_path / "other", n=200)
     with pytest.raises(DataError, match="split was made for other images"):
         assessed((classifier, other, split), tmp_path)

@@ -30,7 +30,7 @@ class Told:
     def __init__(self, answer):
         self.answer, self.asked = answer, []
 
-    def attack(self, attack, few, eps, *, targeted, progress):
+    def attack(self, attack, few, eps, *, targeted, gradient, progress):
         self.asked.append((attack.steps, len(few), eps))
         return piece(self.answer(attack, eps))
 

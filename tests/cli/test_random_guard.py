@@ -96,11 +96,8 @@ def test_the_table_of_an_attack_names_the_draws_that_judged(place):
 
 
 def test_samples_are_several_by_default_where_they_differ_and_refused_where_not():
-    assert (samples_for(made(RANDOM), None), samples_for(made(RANDOM), 1), samples_for(made(RANDOM), 9)) == (
-        SAMPLES,
-        1,
-        9,
-    )
-    assert samples_for(made("jpeg:80"), None) == samples_for(made("jpeg:80"), 1) == 1
+    drawn, fixed = parse_cushion(RANDOM), parse_cushion("jpeg:80")
+    assert [samples_for(drawn, asked) for asked in (None, 1, 9)] == [SAMPLES, 1, 9]
+    assert samples_for(fixed, None) == samples_for(fixed, 1) == 1
     with pytest.raises(ConfigError, match="jpeg:80 is not random, so every draw is the same"):
-        samples_for(made("jpeg:80"), 4)
+        samples_for(fixed, 4)

@@ -61,6 +61,7 @@ class Universal:
     images: int = 500
     ball: ClassVar[Ball] = Linf()
     restarts: ClassVar[int] = 1
+    samples: ClassVar[int] = 1
     random_start: ClassVar[bool] = False
 
     def __post_init__(self) -> None:

@@ -28,7 +28,7 @@ from medaegis.bench.chosen import check_images, data_facts, draw
 from medaegis.bench.metrics import wilson_interval
 from medaegis.bench.planned import Planned, norm_of
 from medaegis.bench.store import Piece, Store
-from medaegis.cushions import parse_cushion
+from medaegis.cushions import Gradient, parse_cushion
 from medaegis.errors import ConfigError, DataError
 from medaegis.images.datasets import Dataset
 from medaegis.images.splits import Split
@@ -46,19 +46,23 @@ def plan_assessment(
     *,
     steps: int | None = None,
     queries: int | None = None,
+    gradients: Sequence[Gradient] = ("bpda",),
+    samples: int = 1,
 ) -> list[Planned]:
-    """Every attack at every eps; those that look for the smallest change once.
+    """Every attack at every eps by every way through the Cushion; those that look for the smallest change at one eps.
 
     Args:
         steps: of the iterated attacks by gradients within an eps; None: their own.
         queries: of the attacks that see answers alone, and the most that any attack of an ensemble takes; None: their
             own.
+        gradients: ways through the Cushion; attacks that see answers alone have none and are run once.
+        samples: draws of a random Cushion that each step averages over; attacks that see answers alone get one a query.
 
     Raises:
-        ConfigError: no attack or no eps, one twice, an eps below a grey level.
+        ConfigError: no attack, no eps or no way, one twice, an eps below a grey level.
     """
     sizes = [value for _, value in eps]
-    for what, given in (("attacks", list(attacks)), ("eps", sizes)):
+    for what, given in (("attacks", list(attacks)), ("eps", sizes), ("gradient", list(gradients))):
         if not given or len(set(given)) != len(given):
             raise ConfigError(what, "none, or one twice", "name at least one, each once")
     for text, value in eps:
@@ -67,12 +71,17 @@ def plan_assessment(
     cells = []
     for name in attacks:
         entry = find_attack(name)
-        if entry.access == "black-box" or isinstance(entry.attack, Ensemble):
+        blind = entry.access == "black-box"
+        if blind or isinstance(entry.attack, Ensemble):
             length = queries
         else:
             length = None if entry.minimal or entry.attack.steps == 1 else steps
         sizes_of = [(SMALLEST, EVERYTHING)] if entry.minimal else eps
-        cells += [Planned(name, value, text, steps=length) for text, value in sizes_of]
+        cells += [
+            Planned(name, value, text, steps=length, gradient=way, samples=1 if blind else samples)
+            for way in (gradients[:1] if blind else gradients)
+            for text, value in sizes_of
+        ]
     return cells
 
 
@@ -132,26 +141,24 @@ def assess_classifier(
     Args:
         cells: of `plan_assessment`.
         eps: as text and in pixel units; the worst case is taken at each, over all cells.
-        cushion: filter in front of the classifier, which the attacker knows; gradients pass it straight through.
+        cushion: filter in front of the classifier, which the attacker knows; of a random one each image gets a draw
+            that he does not know.
         limit: at most so many test images, classes in proportion.
 
     Raises:
-        ConfigError: an attack that needs a Shield or more classes, a limit below 1, an unknown or random Cushion.
+        ConfigError: an attack that needs a Shield or more classes, a limit below 1, an unknown Cushion.
         DataError: the images are not of the classifier's kind, or none is diagnosed rightly.
     """
     started = time.perf_counter()
     check_attacks(dict.fromkeys(cell.attack for cell in cells), len(classifier.classes))
     check_images(classifier, dataset, split, limit, "classifier")
     filtering = parse_cushion(cushion)
-    if filtering.random:
-        problem = "is random, and here every attack meets the same pixels"
-        raise ConfigError(f"cushion {cushion!r}", problem, "name the cushions that it draws from, one by one")
     test = dataset.subset(split.adv_test)
     store = Store(out_dir / "pieces")
     known = Known(dataset.subset([*split.train, *split.adv_train]), seed=seed)
     bare = Bare(classifier, filtering, known, seed, store)
     chosen = draw(test.labels, limit, seed)
-    right = bare.judge(test.pixels(chosen)).predicted == test.labels[chosen]
+    right = bare.judge(test.pixels(chosen), test.ids[chosen]).predicted == test.labels[chosen]
     if not right.any():
         raise DataError(dataset.spec, "no test image is diagnosed rightly, so none can be attacked", "train longer")
     pictures = Pictures.of(test, chosen[right], seed)
@@ -160,7 +167,9 @@ def assess_classifier(
     outcomes, pieces = [], []
     for planned in cells:
         told = meter.part(planned.value.steps, planned.id)
-        piece = bare.attack(planned.value, pictures, planned.eps, targeted=False, progress=told)
+        piece = bare.attack(
+            planned.value, pictures, planned.eps, targeted=False, gradient=planned.gradient, progress=told
+        )
         pieces.append((planned, piece))
         outcomes.append(_outcome(planned, piece))
     controls = run_checks(bare, pictures, pieces, progress)
@@ -245,7 +254,7 @@ def _tried(bare: Bare, outcome: Outcome, pictures: Pictures, count: _Count) -> T
     change = outcome.images - pictures.pixels
     turned = change[outcome.fooled]
     seconds, forwards, backwards = (amount / len(pictures) for amount in outcome.cost)
-    noise = bare.judge(shuffled(pictures, change, bare.seed)).predicted != pictures.labels
+    noise = bare.judge(shuffled(pictures, change, bare.seed), pictures.ids).predicted != pictures.labels
     return Tried(
         attack=planned.attack,
         title=entry.title,
@@ -255,6 +264,8 @@ def _tried(bare: Bare, outcome: Outcome, pictures: Pictures, count: _Count) -> T
         norm=norm_of(planned),
         steps=planned.value.steps,
         restarts=planned.value.restarts,
+        gradient=None if entry.access == "black-box" else planned.gradient,
+        samples=planned.samples,
         success=proportion(outcome.fooled),
         robust_accuracy=count.standing(outcome.fooled).accuracy,
         noise=proportion(noise),

@@ -29,12 +29,13 @@ Outcomes = Sequence[tuple[Planned, Piece]]
 
 
 def run_checks(bare: Bare, pictures: Pictures, outcomes: Outcomes, progress: Progress) -> list[Control]:
-    """Every control and alarm that applies to what was measured.
+    """Every control and alarm that applies to what was measured, by the first way through the Cushion.
 
     Args:
         pictures: those that were attacked, in the order of the outcomes' rows.
     """
-    bounded = [(p, piece) for p, piece in outcomes if not find_attack(p.attack).minimal]
+    way = outcomes[0][0].gradient
+    bounded = [(p, piece) for p, piece in outcomes if not find_attack(p.attack).minimal and p.gradient == way]
     plain = [(p, piece) for p, piece in bounded if _plain(p)]
     found = [*_more_change(bounded), *steps_beat_one(bounded)]
     if plain:
@@ -78,7 +79,7 @@ def _full_success(bare: Bare, pictures: Pictures, plain: Outcomes, progress: Pro
     text = f"{far * 256:g}/256"
     few, shares = pictures[:FAR_IMAGES], {}
     for planned in {p.attack: p for p, _ in plain}.values():
-        piece = bare.attack(planned.value, few, far, targeted=False, progress=progress)
+        piece = bare.attack(planned.value, few, far, targeted=False, gradient=planned.gradient, progress=progress)
         shares[planned.attack] = _success(piece)
     return Control(
         name=f"Full success far out, {text}",
@@ -101,7 +102,9 @@ def _more_steps(bare: Bare, pictures: Pictures, plain: Outcomes, progress: Progr
     )
     planned, usual = max((pair for pair in found if pair[1] < FULL), key=lambda pair: pair[0].eps, default=found[0])
     longer = replace(planned, steps=LONGER * planned.value.steps)
-    more = _success(bare.attack(longer.value, few, planned.eps, targeted=False, progress=progress))
+    more = _success(
+        bare.attack(longer.value, few, planned.eps, targeted=False, gradient=planned.gradient, progress=progress)
+    )
     return Control(
         kind="alarm",
         name=f"More steps do no worse, {planned.eps_text}",
@@ -122,7 +125,7 @@ def _knowledge(bare: Bare, pictures: Pictures, bounded: Outcomes, progress: Prog
     turned = torch.stack([piece["fooled"][: len(few)] for p, piece in linf if p.eps == largest.eps]).any(0)
     left, added = few[(~turned).nonzero().squeeze(1)], 0.0
     if len(left):
-        square = replace(largest, attack="square", steps=BLIND_STEPS)
+        square = replace(largest, attack="square", steps=BLIND_STEPS, samples=1)
         blind = bare.attack(square.value, left, square.eps, targeted=False, progress=progress)
         added = float(blind["fooled"].sum()) / len(few)
     return [

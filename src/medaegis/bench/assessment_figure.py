@@ -11,13 +11,13 @@ from medaegis.bench.analysis.figures import Drawn, saved
 from medaegis.bench.assessment_record import Assessment, Proportion, Tried
 from medaegis.bench.plots import INK, LOOKS, MUTED, PLAIN, WIDTH, columns, eps_axis, legend, styled_figure
 from medaegis.bench.schema import Norm
-from medaegis.bench.words import shortened
+from medaegis.bench.words import gradient_name, shortened
 
 
 def robustness_figure(found: Assessment) -> Drawn:
     """Attacks that look for the smallest change have no eps; they count in the worst case alone."""
     norms: list[Norm] = list(dict.fromkeys(worst.norm for worst in found.worst_case))
-    names = list(dict.fromkeys(tried.attack for tried in found.attacks if tried.eps is not None))
+    names = list(dict.fromkeys(_name(found, tried) for tried in found.attacks if tried.eps is not None))
     looks = {name: LOOKS[k] if k < len(LOOKS) else PLAIN for k, name in enumerate(names)}
     with styled_figure(WIDTH if len(norms) > 1 else 0.62 * WIDTH, 3.2 + 0.19 * ((len(names) + 4) // 3)) as figure:
         panels = figure.subplots(1, len(norms), squeeze=False, sharey=True)[0]
@@ -39,7 +39,7 @@ def _panel(axes: Axes, found: Assessment, norm: Norm, looks: dict[str, tuple[str
         axes.fill_between(where, low, high, color=INK, alpha=0.10, linewidth=0)
     _clean(axes, found.clean.accuracy)
     for name, (colour, line, marker) in looks.items():
-        mine = [t for t in found.attacks if (t.attack, t.norm) == (name, norm) and t.eps is not None]
+        mine = [t for t in found.attacks if (_name(found, t), t.norm) == (name, norm) and t.eps is not None]
         if mine:
             axes.plot(
                 *columns(_points(mine)),
@@ -55,6 +55,12 @@ def _panel(axes: Axes, found: Assessment, norm: Norm, looks: dict[str, tuple[str
     axes.set_title("L∞" if norm == "Linf" else "L2, root mean square")
     axes.set_ylim(-0.02, 1.02)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+
+
+def _name(found: Assessment, tried: Tried) -> str:
+    """With the way through the Cushion, where the attack was tried by several."""
+    several = len({other.gradient for other in found.attacks if other.attack == tried.attack}) > 1
+    return f"{tried.attack}, {gradient_name(tried.gradient)}" if several else tried.attack
 
 
 def _points(rows: Sequence[Tried]) -> list[tuple[float, float]]:

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from medaegis.bench.markdown import controls_table, table
 from medaegis.bench.schema import Amount, Bounds, Control, Count, DataFacts, Measured, Model, Norm, Share
-from medaegis.bench.words import NOT_MEASURED, count, duration, eps_name, percent, percent_range
+from medaegis.bench.words import NOT_MEASURED, count, duration, eps_name, gradient_name, percent, percent_range
 
 SMALLEST = "smallest"  # written for the eps of attacks that look for the smallest change
 
@@ -46,7 +46,8 @@ class Tried(Model):
     of all chosen images, those diagnosed wrongly from the start counted as lost. noise: share turned by the attack's
     own changes with their pixels shuffled, which are as large in every norm. Medians over the images turned, null
     where there is none: linf and l2 (Euclidean length) in pixel units, l0 in pixels. Passes and seconds are per image;
-    verdicts are not counted among the passes.
+    verdicts are not counted among the passes. gradient: way through the Cushion, null where answers alone are seen.
+    samples: draws of a random Cushion that a step averages over.
     """
 
     attack: str
@@ -57,6 +58,8 @@ class Tried(Model):
     norm: Norm
     steps: Count
     restarts: Count
+    gradient: str | None = "bpda"
+    samples: Count = 1
     success: Proportion
     robust_accuracy: Proportion
     noise: Proportion
@@ -136,18 +139,21 @@ def _standing(standing: Standing, classes: list[str]) -> list[str]:
 
 
 def _attacks(found: Assessment) -> str:
+    ways = found.cushion != "none"
     heads = (
-        *("attack", "eps", "steps", "n", "success", "robust accuracy", "noise"),
+        *("attack", "eps", "steps", *(["gradient"] if ways else []), "n", "success", "robust accuracy", "noise"),
         *("median L∞", "median L2", "median pixels", "forwards", "backwards", "time"),
     )
-    return table(heads, [_row(tried) for tried in found.attacks])
+    return table(heads, [_row(tried, ways) for tried in found.attacks])
 
 
-def _row(tried: Tried) -> list[str]:
+def _row(tried: Tried, ways: bool) -> list[str]:
+    draws = f", {tried.samples} draws" if tried.samples > 1 else ""
     return [
         tried.attack,
         eps_name(tried.eps_text, tried.norm),
         f"{tried.steps}" if tried.restarts == 1 else f"{tried.steps} x {tried.restarts}",
+        *([f"{gradient_name(tried.gradient)}{draws}"] if ways else []),
         str(tried.success.n),
         _told(tried.success),
         _told(tried.robust_accuracy),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +16,7 @@ from medaegis.attacks.known import Known
 from medaegis.attacks.victim import Verdict, Victim
 from medaegis.bench.lessons import taught
 from medaegis.bench.store import BATCH, Piece, Store, flops, images_per_piece
-from medaegis.cushions import Cushion
+from medaegis.cushions import Cushion, Gradient
 from medaegis.errors import ConfigError
 from medaegis.guard.fingerprint import weights_fingerprint
 from medaegis.images.datasets import Dataset
@@ -59,7 +58,8 @@ class Bare:
     """
 
     def __init__(self, classifier: Classifier, cushion: Cushion, known: Known, seed: int, store: Store) -> None:
-        self.victim = Victim(classifier, cushion=cushion)
+        self.classifier, self.cushion = classifier, cushion
+        self._victims: dict[Gradient, Victim] = {}
         # Without the Cushion, whose rounding would step: what slopes are looked at on.
         self.smooth = Victim(classifier, gradient="skip", dtype=torch.float32)
         self.known, self.seed, self.store = known, seed, store
@@ -72,10 +72,15 @@ class Bare:
             "medaegis": __version__,
         }
 
-    def judge(self, images: Tensor) -> Verdict:
+    def victim(self, gradient: Gradient = "bpda") -> Victim:
+        """By its way through the Cushion."""
+        if gradient not in self._victims:
+            self._victims[gradient] = Victim(self.classifier, cushion=self.cushion, gradient=gradient)
+        return self._victims[gradient]
+
+    def judge(self, images: Tensor, ids: Tensor) -> Verdict:
         """Verdicts on the CPU."""
-        parts = [self.victim.judge(part.to(self.victim.device)) for part in images.split(64)]
-        return Verdict.concatenate(parts).to(torch.device("cpu"))
+        return self.victim().verdicts(images, ids, seed=self.seed, batch_size=64)
 
     def attack(
         self,
@@ -84,32 +89,45 @@ class Bare:
         eps: float,
         *,
         targeted: bool,
+        gradient: Gradient = "bpda",
         progress: Progress,
     ) -> Piece:
         """Attacked copies of the images, what the classifier says of them, and the cost of each chunk.
 
         Args:
             targeted: each towards its own wrong class; else to any.
+            gradient: way through the Cushion.
         """
+        victim, key = self.victim(gradient), {**self.key, "gradient": gradient}
         if self._flops is None:
-            self._flops = flops(self.victim.judge, pictures.pixels[:1].to(self.victim.device))
-        size = images_per_piece(attack, self._flops, self.victim.device)
+            first = victim.drawn(pictures.ids[:1], seed=self.seed)
+            self._flops = flops(first.judge, pictures.pixels[:1].to(victim.device))
+        size = images_per_piece(attack, self._flops, victim.device)
         targets = pictures.targets if targeted else None
-        run, cost = taught(attack, self.victim, self.known, targets, eps=eps, store=self.store, key=self.key)
+        run, cost = taught(attack, victim, self.known, targets, eps=eps, store=self.store, key=key)
         parts = []
         for start in range(0, len(pictures), size):
-            parts.append(self._chunk(attack, run, pictures[start : start + size], eps, targeted))
+            parts.append(self._chunk(attack, run, victim, key, pictures[start : start + size], eps, targeted))
             progress(min(start + size, len(pictures)), len(pictures), "images attacked")
         piece = {field: torch.cat([part[field] for part in parts]) for field in parts[0]}
         piece["cost"] = torch.cat([cost, piece["cost"]])
         return piece
 
-    def _chunk(self, attack: AnyAttack, run: AnyAttack, pictures: Pictures, eps: float, targeted: bool) -> Piece:
+    def _chunk(
+        self,
+        attack: AnyAttack,
+        run: AnyAttack,
+        victim: Victim,
+        key: dict[str, object],
+        pictures: Pictures,
+        eps: float,
+        targeted: bool,
+    ) -> Piece:
         """`run` is the attack, or what it learned."""
-        key: dict[str, Any] = {
-            **self.key,
+        key = {
+            **key,
             "attack": repr(attack),
-            "dtype": str(self.victim.dtype),
+            "dtype": str(victim.dtype),
             "eps": eps,
             "targets": pictures.targets.tolist() if targeted else None,
             "ids": pictures.ids.tolist(),
@@ -121,7 +139,7 @@ class Bare:
 
         def compute() -> Piece:
             found = run.run(
-                self.victim,
+                victim,
                 pictures.pixels,
                 pictures.labels,
                 eps=eps,
@@ -129,7 +147,7 @@ class Bare:
                 ids=pictures.ids,
                 seed=self.seed,
                 batch_size=BATCH,
-                **self.known.options(run, self.victim, pictures.targets, pictures.ids),
+                **self.known.options(run, victim, pictures.targets, pictures.ids),
             )
             return {
                 "images": (found.images * 255).round().to(torch.uint8),

@@ -142,7 +142,7 @@ class _Scene:
 
     def _right(self, images: Dataset, limit: int | None) -> Pictures:
         """The images that are diagnosed rightly behind the Cushion, spread over all of them where there is a limit."""
-        rows = (self.bare.judge(images.pixels()).predicted == images.labels).nonzero().squeeze(1)
+        rows = (self.bare.judge(images.pixels(), images.ids).predicted == images.labels).nonzero().squeeze(1)
         if limit is not None and limit < len(rows):
             rows = rows[torch.linspace(0, len(rows) - 1, limit).long()]
         if not len(rows):

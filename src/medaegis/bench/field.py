@@ -123,7 +123,7 @@ class Field:
         if self._flops is None:
             self._flops = flops(self.guard.judge, self.test.pixels(self.right[:1]))
         device = self.victim(planned.gradient).device
-        return images_per_piece(planned.value, self._flops, device, samples=planned.samples)
+        return images_per_piece(planned.value, self._flops, device)
 
     def _chunk(
         self, attack: AnyAttack, attacked: Victim, key: dict[str, object], planned: Planned, rows: slice

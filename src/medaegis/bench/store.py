@@ -68,7 +68,7 @@ def flops(judge: Callable[[Tensor], object], image: Tensor) -> int:
     return int(counter.get_total_flops())
 
 
-def images_per_piece(attack: AnyAttack, each: int, device: torch.device, *, samples: int = 1) -> int:
+def images_per_piece(attack: AnyAttack, each: int, device: torch.device) -> int:
     """Images between two savings, at `each` operations a verdict: counted, not timed, so that a run repeats exactly."""
     piece = PIECE_FLOPS["cpu" if device.type == "cpu" else "cuda"]
-    return max(1, min(BATCH, int(piece / (3 * attack.steps * attack.restarts * samples * max(1, each)))))
+    return max(1, min(BATCH, int(piece / (3 * attack.steps * attack.restarts * attack.samples * max(1, each)))))

@@ -13,13 +13,17 @@ from medaegis.cli.evaluate import controls_table
 from medaegis.cli.options import (
     AsJson,
     Factory,
+    Gradient,
     Images,
+    Samples,
     Seed,
     Spec,
     comma_separated,
     eps_list,
     factory,
+    gradient_list,
     recorded_command,
+    samples_for,
 )
 
 if TYPE_CHECKING:
@@ -50,6 +54,15 @@ def assess(
     cushion: Annotated[
         str, typer.Option("--cushion", help="In front of the classifier; the attacker knows it.")
     ] = "none",
+    gradient: Annotated[
+        str,
+        typer.Option(
+            "--gradient",
+            help="Through the Cushion: bpda (straight), twin (by its differentiable twin), skip (ignoring it). With "
+            "commas between, every attack goes every way.",
+        ),
+    ] = Gradient.bpda.value,
+    samples: Samples = None,
     steps: Annotated[
         int | None,
         typer.Option("--steps", min=1, help="Of the attacks by gradients within an eps.", show_default="their own"),
@@ -82,16 +95,19 @@ def assess(
     from medaegis.models.store import load_classifier
 
     sizes = eps_list(eps)
-    parse_cushion(cushion)
+    filtering = parse_cushion(cushion)
+    ways = gradient_list(gradient, filtering)
+    draws = samples_for(filtering, samples)
     names = list(ATTACKS) if attacks is None else comma_separated(attacks, "--attacks")
     if attacks != ALL:
         check_attacks(names)
     classifier = load_classifier(classifier_dir, factory(network))
     if attacks == ALL:
         names = every_attack(len(classifier.classes))
-    cells = plan_assessment(names, sizes, steps=steps, queries=queries)
+    cells = plan_assessment(names, sizes, steps=steps, queries=queries, gradients=ways, samples=draws)
     dataset, split = datasets.data_of_classifier(classifier_dir, classifier, spec, images=images)
     given: dict[str, object] = {"--attacks": attacks, "--eps": eps, "--cushion": cushion, "--steps": steps}
+    given |= {"--gradient": gradient if filtering.spec != "none" else None, "--samples": draws if draws > 1 else None}
     given |= {"--queries": queries, "--limit": limit, "--images": images, "--seed": seed, "--factory": network}
     command = recorded_command("assess", classifier_dir, spec, given)
     with console.progress("Assessing") as progress:
@@ -130,12 +146,16 @@ def worst_table(found: Assessment) -> RenderableType:
 
 
 def attacks_table(found: Assessment) -> RenderableType:
-    """A line per attack and eps; passes and seconds are per image."""
+    """A line per attack, eps and way through the Cushion; passes and seconds are per image."""
+    from medaegis.bench.words import gradient_name
+
+    ways = found.cushion != "none"
     rows = [
         [
             tried.attack,
             tried.eps_text,
             tried.steps,
+            *([gradient_name(tried.gradient)] if ways else []),
             tried.success.n,
             *_shares(tried.success),
             console.percent(tried.noise.share),
@@ -145,8 +165,8 @@ def attacks_table(found: Assessment) -> RenderableType:
         ]
         for tried in found.attacks
     ]
-    columns = ("Attack", "eps", "Steps", "n", "Success", "95 %", "Noise", "Forwards", "Backwards", "Seconds")
-    return console.table(*columns, rows=rows)
+    told = ("n", "Success", "95 %", "Noise", "Forwards", "Backwards", "Seconds")
+    return console.table("Attack", "eps", "Steps", *(["Gradient"] if ways else []), *told, rows=rows)
 
 
 def _shares(found: Proportion) -> list[str]:

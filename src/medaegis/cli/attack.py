@@ -91,7 +91,7 @@ def attack(
     guard = Guard.load(guard_dir, factory=factory(network))
     if surrogates and samples is not None:
         raise ConfigError("--samples with --surrogate", "nothing in a surrogate is random", "leave one of them out")
-    draws = 1 if surrogates or entry.access == "black-box" else samples_for(guard, samples)
+    draws = 1 if surrogates or entry.access == "black-box" else samples_for(guard.cushion, samples)
     chosen = chosen.with_options(samples=draws)
     stand_in = surrogate_of([load_classifier(path, factory(network)) for path in surrogates], guard.classifier)
     dataset, split = datasets.data_of_guard(guard, spec, images=images)

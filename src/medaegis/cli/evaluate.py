@@ -120,7 +120,7 @@ def evaluate(
     if surrogates and not carried:
         problem = "none of these attacks can be made on another classifier"
         raise ConfigError("--surrogate with --attacks", problem, "name one on the classifier too, as dim")
-    draws = samples_for(guard, samples)
+    draws = samples_for(guard.cushion, samples)
     cells = plan(
         names,
         sizes,

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
     from torch import nn
 
-    from medaegis.guard.guard import Guard
+    from medaegis.cushions import Cushion
+    from medaegis.cushions import Gradient as Way
 
 Spec = Annotated[
     str, typer.Argument(metavar="SPEC", help="Data set: phantom-xray, chest-xray:PATH, folder:PATH … (data schemes).")
@@ -81,19 +82,35 @@ def eps_list(text: str) -> list[tuple[str, float]]:
     return [(part, parse_eps(part)) for part in comma_separated(text, "--eps")]
 
 
+def gradient_list(text: str, cushion: Cushion) -> list[Way]:
+    """Ways through this Cushion, as `bpda,twin`.
+
+    Raises:
+        ConfigError: there is no such way, or no Cushion and several ways, which would all be the same.
+    """
+    parts = comma_separated(text, "--gradient")
+    for part in parts:
+        if part not in list(Gradient):
+            raise ConfigError(f"--gradient {part}", "is no way through a Cushion", f"take {', '.join(Gradient)}")
+    ways: list[Way] = [Gradient(part).value for part in parts]
+    if cushion.spec == "none" and ways != [Gradient.bpda.value]:
+        raise ConfigError(f"--gradient {text}", "without a Cushion every way is the same", "leave it out")
+    return ways
+
+
 SAMPLES = 4
 
 
-def samples_for(guard: Guard, asked: int | None) -> int:
-    """Draws that an attack on this guard averages over; 1 where nothing is drawn.
+def samples_for(cushion: Cushion, asked: int | None) -> int:
+    """Draws that an attack through this Cushion averages over; 1 where nothing is drawn.
 
     Raises:
         ConfigError: several are asked for, and the Cushion is not random: they would all be the same.
     """
-    if guard.cushion.random:
+    if cushion.random:
         return SAMPLES if asked is None else asked
     if asked is not None and asked > 1:
-        problem = f"the guard's Cushion {guard.cushion.spec} is not random, so every draw is the same"
+        problem = f"the Cushion {cushion.spec} is not random, so every draw is the same"
         raise ConfigError(f"--samples {asked}", problem, "leave it out")
     return 1
 
