@@ -39,7 +39,9 @@ def test_an_own_network_needs_its_factory(tmp_path):
     save_classifier(c, tmp_path / "c")
     with pytest.raises(ArtefactError, match=r"may not have code run.*load_factory"):
         load_classifier(tmp_path / "c")
+    before = torch.random.get_rng_state()
     again = load_classifier(tmp_path / "c", factory=load_factory(OWN))
+    assert torch.equal(torch.random.get_rng_state(), before), "loading leaves the random numbers of others alone"
     x = torch.rand(2, 1, 16, 16, generator=torch.Generator().manual_seed(0))
     assert torch.equal(again(x), c(x))
 

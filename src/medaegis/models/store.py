@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+import torch
 from torch import Tensor, nn
 
 from medaegis.artefact import read_folder, write_folder
@@ -89,7 +90,8 @@ def rebuild_classifier(
     try:
         built_in = told.backbone in backbones() or told.backbone.startswith(LIBRARIES)
         own = None if built_in else factory
-        network = create_backbone(told.backbone, classes=classes) if own is None else own(classes=classes)
+        with torch.random.fork_rng(devices=[]):  # a factory's first weights are overwritten at once
+            network = create_backbone(told.backbone, classes=classes) if own is None else own(classes=classes)
         network.load_state_dict(dict(state))
         classifier = Classifier(
             network,
