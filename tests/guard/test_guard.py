@@ -15,7 +15,7 @@ from medaegis.artefact import digest, generate_keypair, write_folder
 from medaegis.cushions import parse_cushion
 from medaegis.detectors.shield import Shield, ShieldBank
 from medaegis.errors import ArtefactError, ConfigError
-from medaegis.guard.guard import Guard
+from medaegis.guard.guard import FAINTEST, Guard
 
 N = 9
 
@@ -114,6 +114,22 @@ def test_a_bad_image_is_withheld_and_spoils_no_other(guard, images, value):
     withheld(findings[4], "NaN or values outside [0, 1]")
     rest = [i for i in range(N) if i != 4]
     alike([findings[i] for i in rest], guard.inspect(images[rest]))
+
+
+@pytest.mark.parametrize("level", [0, 128, 255])
+def test_a_blank_image_is_withheld_however_typical_it_looks(images, level):
+    trusting = make_guard()
+    trusting.bank.centre.fill_(-1e6)
+    flat = torch.full_like(images[:3], level / 255)
+    flat[1, 0, 3, 3] = abs(level - FAINTEST + 1) / 255
+    flat[2, 0, 3, 3] = abs(level - FAINTEST) / 255
+    *blank, faint, whole = trusting.inspect(torch.cat([flat, images[:1]]))
+    for finding, levels in zip(blank, (0, FAINTEST - 1), strict=True):
+        assert (finding.reason, finding.accepted, finding.diagnosis) == ("blank", False, None)
+        assert (finding.label, finding.score, finding.probabilities) == (None, None, {})
+        assert f"{levels} of 255 grey levels" in finding.detail
+    assert faint.accepted
+    assert whole.accepted
 
 
 @pytest.mark.parametrize(

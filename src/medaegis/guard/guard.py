@@ -29,7 +29,9 @@ from medaegis.models.store import describe_classifier, rebuild_classifier
 KIND = "guard"
 log = logging.getLogger(__name__)
 
-Reason = Literal["accepted", "suspicious", "error"]
+FAINTEST = 16  # grey levels of 255 that a picture must span; a Shield may find a blank one very typical of its class
+
+Reason = Literal["accepted", "suspicious", "blank", "error"]
 
 
 @dataclass(frozen=True)
@@ -38,12 +40,13 @@ class Finding:
 
     Attributes:
         accepted: only then is there a diagnosis.
-        reason: "accepted"; "suspicious" (the Shield does not trust the activations); "error" (something failed).
+        reason: "accepted"; "suspicious" (the Shield does not trust the activations); "blank" (there is next to nothing
+            in the picture); "error" (something failed).
         detail: the reason in words, without patient data.
-        label: class the classifier predicts on the cushioned image; None after an error. For an image that is not
-            accepted this is evidence for an investigation, not a diagnosis.
-        probabilities: class name -> softmax probability; empty after an error.
-        score: suspicion, 0 for a typical clean image, above 1 rejected; None after an error.
+        label: class the classifier predicts on the cushioned image; None for a blank image and after an error. For an
+            image that is not accepted this is evidence for an investigation, not a diagnosis.
+        probabilities: class name -> softmax probability; empty where there is no label.
+        score: suspicion, 0 for a typical clean image, above 1 rejected; None where there is no label.
         cushion: what a random Cushion drew for this image, with which the finding can be repeated; None where the
             Cushion is not random.
     """
@@ -202,7 +205,11 @@ class Guard:
             victim = self._exact
             if isinstance(self.cushion, RandomCushion) and specs is not None:
                 victim = victim.behind(self.cushion.named(specs))
-            return self._findings(victim.judge(images.to(victim.device)).to(images.device))
+            findings = self._findings(victim.judge(images.to(victim.device)).to(images.device))
+            return [
+                finding if finding.reason == "error" else _blank(image) or finding
+                for image, finding in zip(images, findings, strict=True)
+            ]
         except Exception as error:  # the boundary where every failure, foreseen or not, must end as "withheld"
             if len(images) < 2:
                 return [self._failed(error) for _ in images]
@@ -318,3 +325,12 @@ class Guard:
             training=manifest.training,
             digest=folder.digest,
         )
+
+
+def _blank(image: Tensor) -> Finding | None:
+    """The finding of an image that has too little contrast for any other."""
+    levels = round(255 * float(image.max() - image.min()))
+    if levels >= FAINTEST:
+        return None
+    detail = f"blank or nearly so: {levels} of 255 grey levels, {FAINTEST} are the least"
+    return Finding(False, "blank", detail, None, {}, None)
