@@ -14,6 +14,7 @@ from medaegis.attacks.catalogue import CATALOGUE, find_attack
 from medaegis.attacks.engine import Attack, generator, parse_eps, pick_guides, pick_targets
 from medaegis.attacks.hfc import fit_mixtures
 from medaegis.attacks.objectives import CarliniWagner, CrossEntropy, Goal, ShieldLogit
+from medaegis.attacks.steps import Descent
 from medaegis.attacks.universal import Universal
 from medaegis.attacks.victim import Victim
 from medaegis.cushions import parse_cushion
@@ -456,3 +457,33 @@ def test_eps_is_read_exactly(levels, of):
 def test_eps_that_is_none(text):
     with pytest.raises(ConfigError, match="16/256"):
         parse_eps(text)
+
+
+@pytest.mark.parametrize("name", ["selective", "orthogonal"])
+def test_what_hops_over_the_boundary_hands_over_a_point_beyond_it(name):
+    """Where an image stands last is chance: half of those that got through on the way came back."""
+    victim = toy_victim(2, shields=True)
+    images = toy_images(30, victim.exact)
+    labels = toy_labels(victim, images)
+    goal, radius = Goal(labels, 1 - labels), torch.full((len(images), 1, 1, 1), EPS / 2)
+    seen, step = [], Descent.begin
+    attack = find_attack(name).attack.with_options(steps=40)
+
+    def watched(rule, problem):
+        walker = step(rule, problem)
+        walk = walker.step
+        walker.step = lambda z, *rest: seen.append(z.clone()) or walk(z, *rest)
+        return walker
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Descent, "begin", watched)
+        found = attack.run(victim, images, labels, eps=EPS / 2, targets=goal.targets)
+    assert len(seen) == attack.steps
+
+    def through(z):
+        verdict = victim.judge(Linf().to_8bit(z, images, radius))
+        return goal.reached(verdict.predicted) & verdict.accepted
+
+    ever, last = torch.stack([through(z) for z in seen]).any(0), through(seen[-1])
+    assert (found.broken & ever).sum() >= 0.9 * ever.sum()
+    assert last.sum() < found.broken.sum()

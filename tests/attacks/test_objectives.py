@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medaegis.attacks.objectives import (
+    NOT_YET,
     CarliniWagner,
     CrossEntropy,
     Goal,
@@ -139,12 +140,13 @@ def test_selective_and_orthogonal():
     goal = Goal(torch.tensor([0, 0]), torch.tensor([1, 1]))
     logits = torch.stack([3 * a + b - 4, torch.zeros(2)], 1)
     seen = View(goal, logits, {}, lambda features, classes: a - 2 * b)
-    assert Selective.fooled(seen).tolist() == [False, True]
+    assert Selective().fooled(seen).tolist() == [False, True]
     margins, minus_shield = [2.0, -3.0], [-2.0, 2.0]
-    assert Selective()(seen).tolist() == [margins[0], minus_shield[1]]
+    assert Selective()(seen).tolist() == [margins[0] + NOT_YET, minus_shield[1]]
     losses, grad = Orthogonal().pull(seen, image)
-    assert losses.tolist() == [margins[0], minus_shield[1]]
+    assert losses.tolist() == [margins[0] + NOT_YET, minus_shield[1]]
     to_fool, to_pass = torch.tensor([3.0, 1.0]), torch.tensor([-1.0, 2.0])
     torch.testing.assert_close(grad[0].flatten(), to_fool - (to_fool @ to_pass) / 5 * to_pass)
     torch.testing.assert_close(grad[1].flatten(), to_pass - (to_fool @ to_pass) / 10 * to_fool)
     assert grad[0].flatten() @ to_pass == pytest.approx(0, abs=1e-6)
+    assert Selective(sure=3.5).fooled(seen).tolist() == [False, False], "not surely enough"

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from medaegis.attacks.balls import L2, Linf
-from medaegis.attacks.steps import Adaptive, Descent, Problem, checkpoints
+from medaegis.attacks.steps import Adaptive, Best, Descent, Problem, checkpoints
 
 N, STEPS, EPS = 3, 30, 0.1
 
@@ -178,3 +178,23 @@ def test_adaptive_stays_clean_where_the_loss_is_no_number():
     found, _ = walk(Adaptive(), x, broken)
     assert torch.equal(found[1], x[1])
     torch.testing.assert_close(found[0], walk(Adaptive(), x, look)[0][0], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("rule", [Descent(), Descent(momentum=1.0), Adaptive()])
+def test_best_walks_alike_and_hands_over_the_lowest_point(rule):
+    x, look = landscape(5)
+    _, points = walk(rule, x, look, size=0.08)
+    found, same = walk(Best(rule), x, look, size=0.08)
+    assert all(torch.equal(a, b) for a, b in zip(points, same, strict=True)), "the same walk"
+    losses = torch.stack([look(z)[0] for z in points])
+    lowest = losses.argmin(0)
+    assert lowest.tolist() != [STEPS - 1] * N, "the last point is not the best"
+    assert torch.equal(found, torch.stack([points[k][i] for i, k in enumerate(lowest.tolist())]))
+
+
+def test_best_keeps_what_it_has_where_a_loss_is_no_number():
+    x, _ = landscape(6)
+    walker = Best().begin(Problem(x, torch.full((N, 1, 1, 1), EPS), torch.full((N, 1, 1, 1), 0.02), 3, Linf()))
+    nan = torch.full((N,), math.nan)
+    z = walker.step(x + 0.01, torch.zeros_like(x), nan, 0)
+    assert torch.equal(walker.result(z), x)

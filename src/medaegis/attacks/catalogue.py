@@ -30,7 +30,7 @@ from medaegis.attacks.objectives import (
     ShieldLogit,
 )
 from medaegis.attacks.search import Square
-from medaegis.attacks.steps import Adaptive, Descent
+from medaegis.attacks.steps import Adaptive, Best, Descent
 from medaegis.attacks.transforms import InputDiversity, Smoothing
 from medaegis.attacks.universal import Universal
 from medaegis.errors import ConfigError
@@ -73,6 +73,10 @@ _WHITE_BOX = _CONFIDENT + _SHIELD
 
 def _auto_pgd(objective: Objective) -> Attack:
     return Attack(objective=objective, rule=Adaptive(), random_start=True, steps=100)
+
+
+def _hopping(objective: Selective) -> Attack:
+    return Attack(objective=objective, rule=Best(), random_start=True, steps=100)
 
 
 CATALOGUE: dict[str, Entry] = {
@@ -280,13 +284,13 @@ CATALOGUE: dict[str, Entry] = {
     "selective": Entry(
         "Selective PGD",
         "Bryniarski 2021",
-        Attack(objective=Selective(), random_start=True, steps=100),
+        _hopping(Selective()),
         adaptive=True,
     ),
     "orthogonal": Entry(
         "Orthogonal PGD",
         "Bryniarski 2021",
-        Attack(objective=Orthogonal(), random_start=True, steps=100),
+        _hopping(Orthogonal()),
         adaptive=True,
     ),
     "wb-decay": Entry(
@@ -339,8 +343,8 @@ CATALOGUE: dict[str, Entry] = {
                 Member(_auto_pgd(_WHITE_BOX)),
                 Member(_auto_pgd(CarliniWagner(kappa=1.0) + 0.1 * _SHIELD)),
                 Member(_auto_pgd(CarliniWagner(kappa=1.0) + 10.0 * _SHIELD)),
-                Member(Attack(objective=Selective(), random_start=True, steps=100)),
-                Member(Attack(objective=Orthogonal(), random_start=True, steps=100)),
+                Member(_hopping(Selective())),
+                Member(_hopping(Orthogonal())),
                 Member(Attack(objective=_WHITE_BOX, rule=Square(), steps=5000)),
             )
         ),

@@ -236,24 +236,35 @@ class ShieldLogit(Objective):
         return -view.shield_logit()
 
 
+NOT_YET = 1e6  # above every loss of a Shield's logit, and still exact to a tenth in float32
+
+
 @dataclass(frozen=True)
 class Selective(Objective):
     """Selective PGD (Bryniarski 2021): the classifier's loss until an image fools it, the detector's from then on.
 
-    Its values compare within one step only, so it is for rules that do not remember losses.
+    An image hops to and fro over the boundary, so where it stands last is chance: take a rule that keeps the best
+    point. Any value of an image that does not fool is above any of one that does.
+
+    Args:
+        sure: an image fools by at least so many logits, so that rounding to 8 bits does not take it back (the authors'
+            code asks for 0.05).
     """
 
     fooling: Objective = field(default_factory=CarliniWagner)
     passing: Objective = field(default_factory=ShieldLogit)
+    sure: float = 0.05
     needs_shield = True
 
     def __call__(self, view: View) -> Tensor:
-        return torch.where(self.fooled(view), self.passing(view), self.fooling(view))
+        return self._chosen(view, self.fooling(view), self.passing(view))
 
-    @staticmethod
-    def fooled(view: View) -> Tensor:
-        """Whether each image has reached its goal, bool `(N,)`."""
-        return view.goal.reached(view.known_logits().argmax(1))
+    def fooled(self, view: View) -> Tensor:
+        """Whether each image has surely reached its goal, bool `(N,)`."""
+        return margin(view.known_logits(), view.goal) <= -self.sure
+
+    def _chosen(self, view: View, fooling: Tensor, passing: Tensor) -> Tensor:
+        return torch.where(self.fooled(view), passing, fooling + NOT_YET)
 
 
 @dataclass(frozen=True)
@@ -268,14 +279,14 @@ class Orthogonal(Selective):
         return 1, 2
 
     def pull(self, view: View, z: Tensor) -> tuple[Tensor, Tensor]:
-        fooling, passing, fooled = self.fooling(view), self.passing(view), self.fooled(view)
+        fooling, passing = self.fooling(view), self.passing(view)
         (to_fool,) = torch.autograd.grad(fooling.sum(), z, retain_graph=True)
         (to_pass,) = torch.autograd.grad(passing.sum(), z)
-        chosen = fooled.view(-1, 1, 1, 1)
+        chosen = self.fooled(view).view(-1, 1, 1, 1)
         step, other = torch.where(chosen, to_pass, to_fool), torch.where(chosen, to_fool, to_pass)
         along = (step * other).sum((1, 2, 3), keepdim=True)
         length = other.square().sum((1, 2, 3), keepdim=True)
-        return torch.where(fooled, passing, fooling), step - along / length.clamp_min(1e-30) * other
+        return self._chosen(view, fooling, passing), step - along / length.clamp_min(1e-30) * other
 
 
 @dataclass(frozen=True)

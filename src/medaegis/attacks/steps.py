@@ -95,6 +95,35 @@ class _DescentWalker:
 
 
 @dataclass(frozen=True)
+class Best:
+    """Walks as another rule does and hands over the point of the lowest loss on the way, not the last one."""
+
+    rule: StepRule = Descent()
+
+    @property
+    def needs_gradient(self) -> bool:
+        return self.rule.needs_gradient
+
+    def begin(self, problem: Problem) -> Walker:
+        return _BestWalker(self.rule.begin(problem), problem)
+
+
+class _BestWalker:
+    def __init__(self, walker: Walker, problem: Problem) -> None:
+        self.walker, self.best = walker, problem.x.clone()
+        self.lowest = torch.full((len(problem.x),), torch.inf, device=problem.x.device)
+
+    def step(self, z: Tensor, grad: Tensor, losses: Tensor, i: int) -> Tensor:
+        lower = losses < self.lowest
+        self.best = torch.where(lower.view(-1, 1, 1, 1), z, self.best)
+        self.lowest = torch.where(lower, losses, self.lowest)
+        return self.walker.step(z, grad, losses, i)
+
+    def result(self, z: Tensor) -> Tensor:
+        return self.best
+
+
+@dataclass(frozen=True)
 class Adaptive:
     """Auto-PGD (Croce and Hein 2020, algorithm 1): starts at 2 eps, halves an image's step when it stops helping.
 
