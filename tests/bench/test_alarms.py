@@ -1,6 +1,5 @@
 """Alarms must go off for victims that deserve them, and stay quiet for sound ones."""
 
-import dataclasses
 from types import SimpleNamespace
 
 import pytest
@@ -13,6 +12,7 @@ from medaegis.attacks.engine import pick_targets
 from medaegis.attacks.objectives import CarliniWagner, Goal, ShieldLogit
 from medaegis.attacks.victim import Victim
 from medaegis.bench import alarms
+from medaegis.bench.field import Field
 from medaegis.models.classifier import Classifier
 from medaegis.progress import silent
 
@@ -66,18 +66,27 @@ def test_guessing_must_not_beat_gradients(square, passed):
 def test_stamina_shows_what_more_effort_adds_to_the_worst_case(far, elsewhere, passed):
     asked = []
 
+    places = torch.arange(0, N, 2)
+
     def attack(cell, progress):
         asked.append((cell.value.steps, cell.value.restarts, cell.eps))
-        return piece(1.0, far if cell.value.restarts == 20 else 0.5)
+        found = piece(1.0, far if cell.value.restarts == 20 else 0.5)
+        return {**{name: values[places] for name, values in found.items()}, "score": places + 0.5}
 
-    small = SimpleNamespace(attack=attack, right=range(N))
-    field = SimpleNamespace(first=lambda n: small)
+    small = SimpleNamespace(attack=attack)
+    field = SimpleNamespace(few=lambda n: places, only=lambda given: small, right=range(N))
     outcomes = [(planned("wb", levels, steps=7), piece(1.0, 0.5)) for levels in (4, 16)]
     outcomes += [(planned("wb", 16, steps=2), piece(1.0)), (planned("wb-adaptive", 16), piece(1.0, elsewhere))]
     # At another eps or in another norm all get through, which is no excuse here.
     outcomes += [(planned("selective", 32), piece(1.0, 1.0)), (planned("pgd-l2", 16), piece(1.0, 1.0))]
-    alarm = alarms._stamina(field, outcomes, silent)
+    alarm, more = alarms.run_stamina(field, outcomes, silent)
     assert alarm.passed is passed
+    assert [(p.value.steps, p.value.restarts) for p, _ in more] == [(7, 1), (70, 1), (7, 5), (7, 20)]
+    for cell, found in more:
+        share = far if cell.value.restarts == 20 else 0.5
+        assert found["fooled"].tolist() == [i % 2 == 0 for i in range(N)]
+        assert found["accepted"].tolist() == [i % 2 == 0 and i < share * N for i in range(N)]
+        assert found["score"].tolist() == [i + 0.5 if i % 2 == 0 else float("inf") for i in range(N)]
     assert asked == [(7, 1, 16 / 256), (70, 1, 16 / 256), (7, 5, 16 / 256), (7, 20, 16 / 256)]
     assert f"all attacks: {elsewhere:.1%}" in alarm.measured
 
@@ -124,9 +133,12 @@ def field_of(classifier, bank, n=40):
         return Victim(classifier, shields=bank, **options)
 
     guard = SimpleNamespace(victim=victim)
-    return SimpleNamespace(
-        guard=guard, test=test, right=torch.arange(n), labels=labels, targets=pick_targets(labels, 2), seed=0
-    )
+    accepted = torch.ones(n, dtype=torch.bool)
+    rows = {"right": torch.arange(n), "labels": labels, "targets": pick_targets(labels, 2), "accepted": accepted}
+    found = SimpleNamespace(guard=guard, test=test, seed=0, **rows)
+    found.few = lambda count: Field.few(found, count)
+    found.only = lambda places: Field.only(found, places)
+    return found
 
 
 def wrapped(wrapper):
@@ -192,11 +204,25 @@ def test_a_probe_agrees_with_finite_differences():
             assert bool(uphill[i]) == (after.item() >= value.item()) or abs(after.item() - value.item()) < 1e-4
 
 
+@pytest.mark.parametrize("masked", [0, 1])
+def test_one_shield_without_gradients_is_noticed_though_images_come_sorted_by_class(masked, monkeypatch):
+    monkeypatch.setattr(alarms, "PROBED", 12)
+    classifier = toy_classifier()
+    bank = toy_bank(classifier)
+    bank.shields[masked] = Saturated(bank.shields[masked])
+    field = field_of(classifier, bank, n=80)
+    by_class = field.labels.argsort(stable=True)
+    for name in ("right", "labels", "targets", "accepted"):
+        setattr(field, name, getattr(field, name)[by_class])
+    assert len(set(field.labels[:12].tolist())) == 1
+    none, _ = alarms.gradient_alarms(field)
+    assert none.passed is False
+    share = float((field.targets[field.few(12)] == masked).float().mean())
+    assert none.measured == f"0.0% for the classifier, {share:.1%} for the Shield"
+
+
 def test_alarms_that_apply_are_run(monkeypatch):
     monkeypatch.setattr(alarms, "gradient_alarms", lambda field: [])
     few = [(planned("pgd", 8), piece(1.0))]
-    assert alarms.run_alarms(None, few, stamina=True, progress=silent) == []
-    monkeypatch.setattr(alarms, "_stamina", lambda field, outcomes, progress: dataclasses.replace)
-    more = [*few, (planned("fgsm", 8), piece(0.5)), (planned("wb", 8), piece(0.5))]
-    assert len(alarms.run_alarms(None, more, stamina=True, progress=silent)) == 2
-    assert len(alarms.run_alarms(None, more, stamina=False, progress=silent)) == 1
+    assert alarms.run_alarms(None, few) == []
+    assert len(alarms.run_alarms(None, [*few, (planned("fgsm", 8), piece(0.5))])) == 1

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,11 +15,11 @@ from sklearn.metrics import roc_auc_score
 from tests.bench.small import CELLS, data, fitted, measure
 
 from medaegis.attacks.engine import pick_targets
-from medaegis.bench import controls, store
+from medaegis.bench import controls, evaluation, store
 from medaegis.bench.archive import read_evaluation
 from medaegis.bench.chosen import draw
 from medaegis.bench.evaluation import evaluate_guard
-from medaegis.bench.field import Field
+from medaegis.bench.field import Field, elsewhere_nothing
 from medaegis.bench.planned import Planned, plan
 from medaegis.bench.store import Store
 from medaegis.errors import ConfigError, DataError
@@ -172,6 +173,39 @@ def test_worst_case_is_as_bad_as_every_cell(whole, scene):
         assert row.auroc == pytest.approx(
             roc_auc_score([0] * len(genuine) + [1] * row.n, np.r_[genuine, scores]), abs=1e-4
         )
+
+
+def test_what_stamina_breaks_counts_in_the_worst_case(whole, work, tmp_path, monkeypatch):
+    """Of two images a harder attack breaks the one that no cell did: the others stay as they were."""
+    found, out, pieces = whole
+    cells = [cell for cell in found.cells if cell.norm == "Linf" and cell.eps == 8 / 256]
+    safe = ~np.any([rows_of(cell, pieces)["fooled"] & rows_of(cell, pieces)["accepted"] for cell in cells], axis=0)
+    assert 0 < safe.sum() < len(safe)
+    places = torch.tensor([safe.nonzero()[0][0], (~safe).nonzero()[0][0]])
+    harder = Planned("wb", 8 / 256, "8/256", steps=60)
+    extra = {
+        **{name: torch.tensor([True, False]) for name in ("fooled", "accepted")},
+        **{name: torch.tensor([-9.0, 0.5]) for name in ("score", "wanted")},
+    }
+
+    def run(field, outcomes, progress):
+        alarm = controls.Control(kind="alarm", name="Stamina", expectation="none", measured="some", passed=False)
+        return alarm, [(harder, elsewhere_nothing(extra, places, len(field.right)))]
+
+    monkeypatch.setattr(evaluation, "run_stamina", run)
+    monkeypatch.setattr(store, "BATCH", 8)
+    monkeypatch.setattr(controls, "FAR_IMAGES", 8)
+    shutil.copytree(out, tmp_path / "again")
+    again = measure(work, tmp_path / "again", stamina=True)
+    assert again.cells == found.cells
+    assert [c.name for c in again.controls if c.name not in {c.name for c in found.controls}] == ["Stamina"]
+    for before, after in zip(found.worst_case, again.worst_case, strict=True):
+        if (before.eps, before.norm) == (8 / 256, "Linf"):
+            assert after.undetected == pytest.approx(before.undetected + 1 / before.n)
+            assert after.auroc < before.auroc
+            assert after.auroc_wanted < before.auroc_wanted
+        elif before.norm == "L2":
+            assert after == before
 
 
 def test_the_worst_case_of_each_attacker_is_over_his_own_cells(whole):

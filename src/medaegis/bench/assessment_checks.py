@@ -42,7 +42,7 @@ def run_checks(bare: Bare, pictures: Pictures, outcomes: Outcomes, progress: Pro
         found.append(_full_success(bare, pictures, plain, progress))
         found.append(_more_steps(bare, pictures, plain, progress))
         found += _knowledge(bare, pictures, bounded, progress)
-    few = pictures[:PROBED]
+    few = pictures[pictures.few(PROBED, bare.seed)]
     goal = Goal(few.labels, few.targets)
     return found + slope_alarms(bare.smooth, few.pixels, goal, few.ids, bare.seed, {"classifier": CarliniWagner()})
 
@@ -77,7 +77,7 @@ def _more_change(outcomes: Outcomes) -> list[Control]:
 def _full_success(bare: Bare, pictures: Pictures, plain: Outcomes, progress: Progress) -> Control:
     far = max(FAR_EPS, *(planned.eps for planned, _ in plain))
     text = f"{far * 256:g}/256"
-    few, shares = pictures[:FAR_IMAGES], {}
+    few, shares = pictures[pictures.few(FAR_IMAGES, bare.seed)], {}
     for planned in {p.attack: p for p, _ in plain}.values():
         piece = bare.attack(planned.value, few, far, targeted=False, gradient=planned.gradient, progress=progress)
         shares[planned.attack] = _success(piece)
@@ -86,7 +86,7 @@ def _full_success(bare: Bare, pictures: Pictures, plain: Outcomes, progress: Pro
         expectation=f"every iterated white-box attack on the answer alone reaches {FULL:.0%}",
         measured=", ".join(f"{attack} {share:.1%}" for attack, share in shares.items()),
         passed=min(shares.values()) >= FULL,
-        detail=f"On the first {len(few)} images. An attack that fails here is stuck, and its failure at a smaller eps "
+        detail=f"On {len(few)} images. An attack that fails here is stuck, and its failure at a smaller eps "
         "says nothing about the classifier.",
     )
 
@@ -95,9 +95,10 @@ def _more_steps(bare: Bare, pictures: Pictures, plain: Outcomes, progress: Progr
     """PGD, or the first there is, with ten times the steps where it did not break all."""
     names = [planned.attack for planned, _ in plain]
     name = "pgd" if "pgd" in names else names[0]
-    few = pictures[:FAR_IMAGES]
+    rows = pictures.few(FAR_IMAGES, bare.seed)
+    few = pictures[rows]
     found = sorted(
-        ((p, float(piece["fooled"][: len(few)].float().mean())) for p, piece in plain if p.attack == name),
+        ((p, float(piece["fooled"][rows].float().mean())) for p, piece in plain if p.attack == name),
         key=lambda pair: pair[0].eps,
     )
     planned, usual = max((pair for pair in found if pair[1] < FULL), key=lambda pair: pair[0].eps, default=found[0])
@@ -111,7 +112,7 @@ def _more_steps(bare: Bare, pictures: Pictures, plain: Outcomes, progress: Progr
         expectation=f"{name} with {LONGER} times the steps turns at least as many",
         measured=f"{planned.value.steps} steps: {usual:.1%}, {longer.value.steps} steps: {more:.1%}",
         passed=rises([usual, more]),
-        detail=f"On the first {len(few)} images. Where many more fall, take more --steps.",
+        detail=f"On {len(few)} images. Where many more fall, take more --steps.",
     )
 
 
@@ -121,8 +122,9 @@ def _knowledge(bare: Bare, pictures: Pictures, bounded: Outcomes, progress: Prog
     if any(find_attack(p.attack).access == "black-box" for p, _ in linf):
         return knowledge_helps(bounded, adaptive=False)
     largest = max((p for p, _ in linf), key=lambda p: p.eps)
-    few = pictures[:BLIND_IMAGES]
-    turned = torch.stack([piece["fooled"][: len(few)] for p, piece in linf if p.eps == largest.eps]).any(0)
+    rows = pictures.few(BLIND_IMAGES, bare.seed)
+    few = pictures[rows]
+    turned = torch.stack([piece["fooled"][rows] for p, piece in linf if p.eps == largest.eps]).any(0)
     left, added = few[(~turned).nonzero().squeeze(1)], 0.0
     if len(left):
         square = replace(largest, attack="square", steps=BLIND_STEPS, samples=1)
@@ -135,7 +137,7 @@ def _knowledge(bare: Bare, pictures: Pictures, bounded: Outcomes, progress: Prog
             expectation=f"Square, {BLIND_STEPS} queries, adds less than {BETTER:.0%} to what gradients turned",
             measured=f"gradients {float(turned.float().mean()):.1%}, Square {added:.1%} more",
             passed=added < BETTER,
-            detail=f"On the first {len(few)} images; Square is run on those of them that no gradient turned.",
+            detail=f"On {len(few)} images; Square is run on those of them that no gradient turned.",
         )
     ]
 

@@ -14,6 +14,7 @@ from medaegis.attacks.catalogue import CATALOGUE, AnyAttack, find_attack
 from medaegis.attacks.engine import pick_targets
 from medaegis.attacks.known import Known
 from medaegis.attacks.victim import Verdict, Victim
+from medaegis.bench.chosen import draw
 from medaegis.bench.lessons import taught
 from medaegis.bench.store import BATCH, Piece, Store, flops, images_per_piece
 from medaegis.cushions import Cushion, Gradient
@@ -44,6 +45,10 @@ class Pictures:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def few(self, n: int, seed: int) -> Tensor:
+        """Rows of at most n of them, the classes in proportion: test images come sorted by class."""
+        return draw(self.labels, n, seed)
 
     def __getitem__(self, rows: slice | Tensor) -> Pictures:
         patients = tuple(self.patients[i] for i in torch.arange(len(self))[rows].tolist())

@@ -162,7 +162,7 @@ def _full_success(field: Field, outcomes: Outcomes, progress: Progress) -> Contr
         if (p.value.steps, p.gradient) == (longest.value.steps, longest.gradient)
     }
     measured = max(shares)
-    small = field.first(FAR_IMAGES)
+    small = field.only(field.few(FAR_IMAGES))
     for levels in FAR_EPS:
         if levels / 256 > measured:
             piece = small.attack(replace(longest, eps=levels / 256, eps_text=f"{levels}/256"), progress)
@@ -205,7 +205,7 @@ def _planted_weakness(
     weak.bank.calibrate(*clean_logits(weak.victim(dtype=torch.float32), dataset, split.val), weak.tnr)
     eps_text = f"{PLANTED_EPS * 256:g}/256"
     planned = Planned("wb", PLANTED_EPS, eps_text, samples=samples)
-    piece = field.first(FAR_IMAGES).against(weak).attack(planned, progress)
+    piece = field.only(field.few(FAR_IMAGES)).against(weak).attack(planned, progress)
     share = undetected(piece)
     return Control(
         name="Planted weakness: a Shield trained at 1/256 only",

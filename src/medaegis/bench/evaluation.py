@@ -20,7 +20,7 @@ from medaegis import __version__
 from medaegis.attacks.catalogue import find_attack
 from medaegis.attacks.known import Known
 from medaegis.attacks.victim import Verdict
-from medaegis.bench.alarms import run_alarms
+from medaegis.bench.alarms import run_alarms, run_stamina
 from medaegis.bench.archive import Array, EvaluationFolder, provenance, write_evaluation
 from medaegis.bench.chosen import check_images, data_facts, draw
 from medaegis.bench.controls import run_controls
@@ -80,7 +80,7 @@ def evaluate_guard(
         surrogates: classifiers on which the transferred cells are made, by the mean of their logits.
         limit: attack at most so many images, classes in proportion; the clean figures use all test images.
         planted: also train a deliberately weak Shield and show that the attacks break it.
-        stamina: also attack a few images with far more steps and restarts.
+        stamina: also attack a few images with far more steps and restarts; what that breaks counts in the worst case.
 
     Raises:
         ConfigError: the same cell twice, a limit below 1, or surrogates that do not fit the guard or the cells.
@@ -123,7 +123,12 @@ def evaluate_guard(
         scores[f"{planned.id}/fooled"] = piece["fooled"].numpy().astype(np.uint8)
         examples |= field.pictures(planned, piece)
     controls = run_controls(guard, dataset, split, field, outcomes, planted=planted, progress=progress)
-    controls += run_alarms(field, outcomes, stamina=stamina, progress=progress)
+    controls += run_alarms(field, outcomes)
+    all_outcomes = list(outcomes)
+    if stamina and any(planned.attack == "wb" for planned, _ in outcomes):
+        alarm, more = run_stamina(field, outcomes, progress)
+        controls.append(alarm)
+        all_outcomes += more
     through, pixels = field.through(outcomes)
     evaluation = Evaluation(
         **provenance(seed, command),
@@ -134,8 +139,8 @@ def evaluate_guard(
         data=data_facts(test, split),
         clean=_clean_result(guard, test, clean),
         cells=measured,
-        worst_case=field.worst_cases(outcomes),
-        by_attacker=[row for attacker in get_args(Attacker)[1:] for row in field.worst_cases(outcomes, attacker)],
+        worst_case=field.worst_cases(all_outcomes),
+        by_attacker=[row for attacker in get_args(Attacker)[1:] for row in field.worst_cases(all_outcomes, attacker)],
         through=through,
         controls=controls,
     )

@@ -20,6 +20,7 @@ from medaegis.attacks.objectives import Goal
 from medaegis.attacks.transfer import transfer
 from medaegis.attacks.victim import Verdict, Victim
 from medaegis.bench.archive import Array
+from medaegis.bench.chosen import draw
 from medaegis.bench.lessons import taught
 from medaegis.bench.metrics import Interval, auroc, bootstrap_interval, tpr_at_tnr, wilson_interval
 from medaegis.bench.planned import Planned, attacker_of, norm_of
@@ -70,11 +71,15 @@ class Field:
         self._victims: dict[str, Victim] = {}
         self._flops: int | None = None
 
-    def first(self, n: int) -> Field:
-        """The field with its first n attacked images only."""
+    def few(self, n: int) -> Tensor:
+        """Places of at most n attacked images, the classes in proportion: test images come sorted by class."""
+        return draw(self.labels, n, self.seed)
+
+    def only(self, places: Tensor) -> Field:
+        """The field with these attacked images only."""
         small = copy.copy(self)
-        small.right, small.labels, small.targets = self.right[:n], self.labels[:n], self.targets[:n]
-        small.accepted = self.accepted[:n]
+        small.right, small.labels, small.targets = self.right[places], self.labels[places], self.targets[places]
+        small.accepted = self.accepted[places]
         return small
 
     def against(self, guard: Guard) -> Field:
@@ -336,6 +341,18 @@ class Field:
 def broken_by(piece: Piece) -> Tensor:
     """Images that fool the classifier and are accepted, bool `(N,)`."""
     return piece["fooled"] & piece["accepted"]
+
+
+def elsewhere_nothing(piece: Piece, places: Tensor, n: int) -> Piece:
+    """What was found of some of n images as a piece of all n, in which the others were not fooled and score worst."""
+    whole = {
+        name: torch.full((n,), torch.inf if values.is_floating_point() else 0, dtype=values.dtype)
+        for name, values in piece.items()
+        if name in ("score", "wanted", "fooled", "accepted")
+    }
+    for name, values in whole.items():
+        values[places] = piece[name]
+    return whole
 
 
 def undetected(piece: Piece) -> float:

@@ -187,7 +187,7 @@ class WorstCase(Model):
 
 
 class Through(Model):
-    """An image that got through, at the smallest eps at which it did, by the cell that made it look least suspicious.
+    """An image that got through in a cell, at the smallest eps at which it did, by the least suspicious of those cells.
 
     Its pixels have the same row in "through/clean" and "through/adversarial" of examples.safetensors.
     """
