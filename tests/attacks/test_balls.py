@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medaegis.attacks.balls import BALLS, L2, Linf
+from medaegis.attacks.balls import BALLS, L2, Linf, whole_levels
 from medaegis.attacks.engine import generator
 
 SHAPE = (3, 1, 6, 5)
@@ -37,9 +37,17 @@ def test_linf_8bit_is_inside(seed, eps, on_edges):
     x, z, radius = drawn(seed, eps, on_edges=on_edges)
     rounded = Linf().to_8bit(Linf().project_(z.clone(), x, radius), x, radius)
     change = whole(rounded) - whole(x)
-    assert change.abs().max() <= round(255 * eps)
+    assert change.abs().max() <= 256 * eps + 1e-2
     assert rounded.min() >= 0
     assert rounded.max() <= 1
+
+
+def test_radii_of_the_papers_and_of_the_field_are_whole_levels():
+    k = torch.arange(1, 256).float()
+    assert torch.equal(whole_levels(k / 256), k)
+    assert torch.equal(whole_levels(k / 255), k)
+    between = torch.tensor([0.0, 0.0019, 0.002, 0.0039, 0.03, 0.031, 0.0313, 1.0])
+    assert whole_levels(between).tolist() == [0, 0, 0, 1, 7, 7, 8, 255], "never above, but for a rounded decimal"
 
 
 @given(seeds, radii, st.booleans(), st.booleans())

@@ -4,6 +4,7 @@ import pytest
 
 from medaegis.attacks.catalogue import CATALOGUE, find_attack
 from medaegis.attacks.engine import parse_eps
+from medaegis.bench.planned import plan
 from medaegis.bench.suites import SUITES, applicable, find_suite
 from medaegis.errors import ConfigError
 
@@ -14,7 +15,7 @@ def test_every_suite_can_be_planned(name):
     assert suite.about
     assert all(find_attack(attack) for attack in suite.attacks)
     assert len(set(suite.attacks)) == len(suite.attacks)
-    assert all(0 < parse_eps(eps) <= 16 / 256 for eps in suite.eps)
+    assert all(0 < parse_eps(eps) <= 16 / 256 for eps in (*suite.eps, *suite.l2_eps))
     assert any(CATALOGUE[attack].adaptive for attack in suite.attacks), "an evaluation without them shows little"
 
 
@@ -26,3 +27,20 @@ def test_attacks_that_need_more_classes_are_left_out():
 def test_an_unknown_suite_is_told():
     with pytest.raises(ConfigError, match="quick"):
         find_suite("slow")
+
+
+def test_the_paper_suite_is_the_papers():
+    """Medical Aegis, section 4.1: L-infinity 16/256, L2 8/256, WB and WB_d, feature match and HFC with 100 steps."""
+    suite = find_suite("paper")
+    cells = plan(
+        suite.attacks,
+        [(text, parse_eps(text)) for text in suite.eps],
+        l2_eps=[(text, parse_eps(text)) for text in suite.l2_eps],
+        transferred=["pgd-l2"],
+    )
+    assert {cell.attack: cell.eps_text for cell in cells} == {
+        **dict.fromkeys(suite.attacks, "16/256"),
+        **dict.fromkeys(("pgd-l2", "cw-l2"), "8/256"),
+    }
+    longest = {cell.attack: max(c.value.steps for c in cells if c.attack == cell.attack) for cell in cells}
+    assert all(longest[name] == 100 for name in ("wb", "wb-decay", "feature-match", "hfc", "shield-only"))

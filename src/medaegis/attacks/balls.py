@@ -39,12 +39,17 @@ class Ball(Protocol):
         ...
 
 
+def whole_levels(eps: Tensor) -> Tensor:
+    """Grey levels of 255 that a radius in L-infinity allows; 0.002 of one is forgiven to decimals as 0.0039."""
+    return (256 * eps + 0.002).floor().clamp_max(LEVELS)
+
+
 @dataclass(frozen=True)
 class Linf:
     """Every value may change by at most eps.
 
-    On 8-bit pixels a radius of k/256 (or k/255) is k whole grey levels: `round(255 * eps)`. The papers' 1/256 is
-    0.996 levels; counting it as none would make their smallest budget empty, so it counts as one.
+    On 8-bit pixels a radius of k/256, or k/255, is k whole grey levels. The papers' 1/256 is 0.996 levels; counting it
+    as none would make their smallest budget empty, so it counts as one. Radii in between count down.
     """
 
     name = "linf"
@@ -62,7 +67,7 @@ class Linf:
         return (x + (2 * noise.to(x) - 1) * eps).clamp_(0, 1)
 
     def to_8bit(self, z: Tensor, x: Tensor, eps: Tensor) -> Tensor:
-        clean, levels = (x * LEVELS).round(), (eps * LEVELS).round()
+        clean, levels = (x * LEVELS).round(), whole_levels(eps)
         rounded = torch.minimum(torch.maximum((z * LEVELS).round(), clean - levels), clean + levels)
         return rounded.clamp_(0, LEVELS) / LEVELS
 

@@ -15,7 +15,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from medaegis.attacks.balls import LEVELS, Ball, Linf
+from medaegis.attacks.balls import LEVELS, Ball, Linf, whole_levels
 from medaegis.attacks.engine import Attack, AttackResult
 from medaegis.attacks.objectives import CarliniWagner, Goal, Objective, View
 from medaegis.attacks.steps import Problem, Walker
@@ -105,7 +105,7 @@ class Universal:
         if target is not None:
             images, labels = images[labels != target], labels[labels != target]
         goal = Goal(labels, None if target is None else torch.full_like(labels, target))
-        limit = round(eps * LEVELS) / LEVELS
+        limit = float(whole_levels(torch.tensor(eps))) / LEVELS
         change = torch.zeros_like(images[0], device=victim.device)
         order = torch.Generator().manual_seed(seed)
         for step in range(self.steps):

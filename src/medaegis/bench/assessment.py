@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from medaegis.attacks.balls import BALLS, LEVELS, Ball
+from medaegis.attacks.balls import BALLS, LEVELS, Ball, whole_levels
 from medaegis.attacks.catalogue import CATALOGUE, find_attack
 from medaegis.attacks.engine import generator
 from medaegis.attacks.ensemble import Ensemble
@@ -66,7 +66,7 @@ def plan_assessment(
         if not given or len(set(given)) != len(given):
             raise ConfigError(what, "none, or one twice", "name at least one, each once")
     for text, value in eps:
-        if round(LEVELS * value) < 1:
+        if whole_levels(torch.tensor(value)) < 1:
             raise ConfigError(f"eps {text!r}", "is less than a grey level", "give 1/256 or more")
     cells = []
     for name in attacks:

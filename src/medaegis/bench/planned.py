@@ -51,6 +51,7 @@ def plan(
     attacks: Sequence[str],
     eps: Sequence[tuple[str, float]],
     *,
+    l2_eps: Sequence[tuple[str, float]] = (),
     steps: int | None = None,
     queries: int | None = None,
     gradient: Gradient = "bpda",
@@ -64,6 +65,7 @@ def plan(
     for robustness; the other ways through the Cushion, so that a Shield that hides behind its rounding cannot either.
 
     Args:
+        l2_eps: of the attacks in L2; none: the same.
         steps: of the adaptive attacks; None: their own.
         queries: of the attacks that see answers alone, adaptive or not, and the most that any attack of an ensemble
             takes; None: their own.
@@ -81,6 +83,10 @@ def plan(
         if not transferable(name):
             problem = "cannot be made on a surrogate: it needs the guard's own Shields or answers"
             raise ConfigError(f"attack {name!r}", problem, "take one on the classifier by gradients, as dim")
+
+    def sizes(name: str) -> Sequence[tuple[str, float]]:
+        return l2_eps if l2_eps and find_attack(name).attack.ball.name == "l2" else eps
+
     blind = {name for name in attacks if find_attack(name).access == "black-box"}
     asking = {name: queries for name in attacks if name in blind or isinstance(find_attack(name).attack, Ensemble)}
     adaptive = {name: asking.get(name, steps) for name in attacks if find_attack(name).adaptive}
@@ -94,7 +100,7 @@ def plan(
             samples=1 if name in blind else samples,
         )
         for name in attacks
-        for text, value in eps
+        for text, value in sizes(name)
     ]
     text, value = max(eps, key=lambda pair: pair[1])
     for name in adaptive:
@@ -107,7 +113,7 @@ def plan(
     cells += [
         Planned("wb", value, text, steps=steps, gradient=way, samples=samples) for way in ways for text, value in eps
     ]
-    return cells + [Planned(name, value, text, transferred=True) for name in transferred for text, value in eps]
+    return cells + [Planned(name, value, text, transferred=True) for name in transferred for text, value in sizes(name)]
 
 
 def attacker_of(planned: Planned) -> Attacker:

@@ -105,6 +105,7 @@ def evaluate(
     for name in names:
         find_attack(name)
     sizes = eps_list(",".join(asked.eps) if eps is None else eps)
+    in_l2 = eps_list(",".join(asked.l2_eps)) if eps is None and asked.l2_eps else []
     steps = asked.steps if steps is None else steps
     queries = asked.queries if queries is None else queries
     limit = asked.limit if limit is None else limit
@@ -124,6 +125,7 @@ def evaluate(
     cells = plan(
         names,
         sizes,
+        l2_eps=in_l2,
         steps=steps,
         queries=queries,
         gradient=gradient.value,

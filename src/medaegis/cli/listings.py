@@ -81,7 +81,14 @@ def suites(as_json: AsJson = False) -> None:
         console.write_json({name: asdict(suite) for name, suite in SUITES.items()})
         return
     rows = [
-        [name, suite.about, ", ".join(suite.eps), f"{len(suite.attacks)}", suite.steps or "own", suite.limit or "all"]
+        [
+            name,
+            suite.about,
+            ", ".join([*suite.eps, *(f"L2 {eps}" for eps in suite.l2_eps)]),
+            f"{len(suite.attacks)}",
+            suite.steps or "own",
+            suite.limit or "all",
+        ]
         for name, suite in SUITES.items()
     ]
     console.write(console.table("Suite", "What it is", "eps", "Attacks", "Steps", "Images", rows=rows))

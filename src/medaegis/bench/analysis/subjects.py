@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from medaegis.attacks.balls import whole_levels
 from medaegis.attacks.catalogue import find_attack
 from medaegis.attacks.engine import Attack, AttackResult, pick_targets
 from medaegis.attacks.known import Known
@@ -55,7 +56,7 @@ class Plan:
 
     @property
     def levels(self) -> int:
-        return round(255 * self.eps)
+        return int(whole_levels(torch.tensor(self.eps)))
 
 
 class Subjects:
