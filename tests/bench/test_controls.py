@@ -170,6 +170,22 @@ def test_a_guard_that_cries_wolf_fails(scene):
     assert controls._noise(calm, field).passed is True
 
 
+def test_harmless_changes_are_tried_on_many_images_where_few_are_attacked(scene, monkeypatch):
+    """Of two attacked images one alone would be half."""
+    guard, _, _, field = scene
+    field.chosen = torch.tensor([0, 1])
+    monkeypatch.setattr(controls, "HARMLESS_IMAGES", 30)
+    control = controls._noise(guard, field)
+    assert control.detail.startswith("30 images")
+    rows = controls._harmless(field)
+    share = float(field.clean.accepted[rows].float().mean())
+    assert len(rows) == 30
+    assert f"clean {share:.1%}" in control.measured
+    assert len(set(field.test.labels[rows].tolist())) == 2
+    field.chosen = torch.arange(35)
+    assert torch.equal(controls._harmless(field), field.chosen)
+
+
 def test_the_planted_weakness_is_broken_and_blunt_attacks_are_found_out(scene, monkeypatch):
     """With an attack that stands still the control fails: it is not passed by construction."""
     guard, dataset, split, field = scene

@@ -52,6 +52,15 @@ def test_a_failed_control_is_an_exit_code(shop: Shop, tmp_path: Path, monkeypatc
     assert "FAILED" in result.stdout
 
 
+def test_all_takes_in_whatever_stands_beside_it(shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from medaegis.bench import assessment
+
+    monkeypatch.setattr(assessment, "every_attack", lambda classes: ["fgsm"])
+    options = ("--attacks", "pgd,all", "--eps", "4/256", "--limit", 2, "--out", tmp_path, "--json")
+    told = json.loads(call("assess", shop.classifier, shop.spec, *options).stdout)
+    assert [tried["attack"] for tried in told["attacks"]] == ["fgsm"]
+
+
 def test_what_does_not_fit_is_told_in_a_line(shop: Shop, tmp_path: Path):
     out = tmp_path / "out"
     for code, problem, given in (

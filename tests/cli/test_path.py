@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from PIL import Image
 from tests.cli.shop import PATIENTS, SHOTS, SIDE, TRAINING, Shop, call
 
+from medaegis.cli import console
 from medaegis.cli.demo import Sizes, run_demo
 from medaegis.guard.guard import Guard
 from medaegis.images import Split, load_dataset
@@ -189,6 +191,10 @@ def test_evaluate_and_report(shop: Shop, tmp_path: Path):
     for file in written:
         assert "<html" in file.read_text(encoding="utf-8")
 
+    call("evaluate", shop.guard, shop.spec, "--attacks", "fgsm", *options[2:-1])
+    assert not any(file.exists() for file in written), "pages of earlier figures do not stand beside new ones"
+    call("evaluate", shop.guard, shop.spec, *options)
+
     tables = call("report", out, "--out", tmp_path / "tables.md")
     assert Path(tables.stdout.strip()) == tmp_path / "tables.md"
     lines = (tmp_path / "tables.md").read_text(encoding="utf-8").splitlines()
@@ -294,6 +300,16 @@ def test_listings(command: str):
     assert call(command).exit_code == 0
 
 
+@pytest.mark.parametrize("columns", [80, 160])
+def test_a_listed_name_is_never_broken(columns: int, monkeypatch: pytest.MonkeyPatch):
+    from rich.console import Console
+
+    monkeypatch.setattr(console, "write", lambda made: Console(width=columns, file=sys.stdout).print(made))
+    names = [entry["name"] for entry in json.loads(call("detectors", "--json").stdout)]
+    shown = call("detectors").stdout
+    assert all(name in shown for name in names)
+
+
 def test_doctor():
     told = json.loads(call("doctor", "--json").stdout)
     assert {check["status"] for check in told["checks"]} <= {"ok", "warn"}
@@ -323,3 +339,19 @@ def test_demo_makes_everything_and_goes_on(shop: Shop, tmp_path: Path, capsys: p
     digest = Guard.load(tmp_path / "demo" / "guard").digest
     run_demo(tmp_path / "demo", shop.spec, seed=0, sizes=sizes)
     assert Guard.load(tmp_path / "demo" / "guard").digest == digest
+
+
+def test_compare_refuses_before_it_reads_an_image(shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from medaegis.cli import datasets
+
+    monkeypatch.setattr(datasets, "data_of_classifier", lambda *_, **__: pytest.fail("read the images"))
+    for problem, given in (
+        ("lidd", ("--detectors", "lidd")),
+        ("aims at a Shield", ("--attacks", "wb")),
+        ("nope", ("--learn-from", "nope")),
+        ("name a guard", ("--detectors", "shield")),
+        ("is random", ("--cushions", "random:jpeg:60-95")),
+    ):
+        result = call("compare", shop.classifier, shop.spec, *given, "--out", tmp_path / "out")
+        assert result.exit_code == 2, result.output
+        assert problem in result.stderr

@@ -307,13 +307,15 @@ def parse_eps(text: str) -> float:
     """Read `16/256`, `8/255` or `0.03`.
 
     Raises:
-        ConfigError: not a number in [0, 1].
+        ConfigError: not a number above 0 and at most 1.
     """
     parts = text.split("/")
     try:
         value = float(parts[0]) / float(parts[1]) if len(parts) == 2 else float(text)
     except (ValueError, ZeroDivisionError):
         value = -1.0
-    if not 0 <= value <= 1:
-        raise ConfigError(f"eps {text!r}", "not a radius in [0, 1]", "write pixel units, as 16/256 or 8/255")
+    if not 0 < value <= 1:
+        raise ConfigError(
+            f"eps {text!r}", "not a radius above 0 and at most 1", "write pixel units, as 16/256 or 8/255"
+        )
     return value

@@ -27,6 +27,7 @@ Array = npt.NDArray[Any]
 
 VIEWS = ("clean", "adversarial", "cushioned")
 SHOWN_PROBLEMS = 12
+PAGES = ("report.html", "report.verdict.html")  # what `medaegis report` writes into the folder
 
 
 @dataclass(frozen=True)
@@ -64,13 +65,15 @@ def read_evaluation(folder: Path | str) -> EvaluationFolder:
 
 
 def write_evaluation(folder: Path | str, found: EvaluationFolder) -> None:
-    """Writes an evaluation folder, evaluation.json last, each file whole or not at all.
+    """Writes an evaluation folder, evaluation.json last, each file whole or not at all; pages of earlier figures go.
 
     Raises DataError when an array is missing, misshapen or holds NaN.
     """
     folder = Path(folder)
     _check(found, folder)
     folder.mkdir(parents=True, exist_ok=True)
+    for page in PAGES:
+        (folder / page).unlink(missing_ok=True)
     for name, arrays in (("scores", found.scores), ("examples", found.examples)):
         replace_file(folder / f"{name}.safetensors", save({key: np.ascontiguousarray(a) for key, a in arrays.items()}))
     write_record(folder / "evaluation.json", found.evaluation)

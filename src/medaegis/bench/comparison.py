@@ -76,8 +76,8 @@ def compare_detectors(
         ConfigError: an unknown name, an attack on a Shield, the same name twice.
         DataError: too few images are diagnosed rightly.
     """
+    check_comparison(detectors, attacks, learn_from, cushions, bank, len(classifier.classes))
     names = list(dict.fromkeys([learn_from, *attacks]))
-    _check(detectors, attacks, names, cushions, bank, len(classifier.classes))
     store = Store(out_dir / "pieces")
     taps = tuple(tap for tap in (classifier.taps if taps is None else taps) if tap != INPUT)
     told, rows = [], []
@@ -229,19 +229,23 @@ class _Scene:
         )
 
 
-def _check(
+def check_comparison(
     detectors: Sequence[str],
     attacks: Sequence[str],
-    names: Sequence[str],
+    learn_from: str,
     cushions: Sequence[str],
     bank: ShieldBank | None,
     classes: int,
 ) -> None:
-    """Whatever could stop the comparison, before any minute is spent on it."""
+    """Whatever could stop the comparison, asked before any image is read.
+
+    Raises:
+        ConfigError: as `compare_detectors`.
+    """
     for what, given in (("detectors", detectors), ("attacks", attacks), ("cushions", cushions)):
         if not given or len(set(given)) != len(given):
             raise ConfigError(what, "none, or one twice", "name at least one, each once")
-    check_attacks(names, classes)
+    check_attacks([learn_from, *attacks], classes)
     for spec in cushions:
         if parse_cushion(spec).random:
             problem = "is random, and detectors are compared on the same pixels"

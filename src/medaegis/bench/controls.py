@@ -17,6 +17,7 @@ from medaegis.attacks.balls import Linf
 from medaegis.attacks.catalogue import find_attack
 from medaegis.attacks.engine import generator
 from medaegis.attacks.universal import Universal
+from medaegis.bench.chosen import draw
 from medaegis.bench.field import Field, undetected
 from medaegis.bench.planned import Planned
 from medaegis.bench.schema import Control
@@ -32,6 +33,7 @@ from medaegis.images.splits import Split
 from medaegis.progress import Progress
 
 NOISE_EPS = 16 / 256
+HARMLESS_IMAGES = 200  # at least, where there are so many: of ten images one alone would decide
 TOLERANCE = 0.10  # difference in acceptance that noise may make
 FULL = 0.99
 FAR_EPS = (32, 64)  # of 256
@@ -65,21 +67,30 @@ def run_controls(
 
 
 def _noise(guard: Guard, field: Field) -> Control:
-    x = field.test.pixels(field.chosen)
+    rows = _harmless(field)
+    x = field.test.pixels(rows)
     eps = torch.full((len(x), 1, 1, 1), NOISE_EPS)
     ball = Linf()
-    noisy = ball.random(x, eps, [generator(field.seed, int(i), 0) for i in field.test.ids[field.chosen]])
+    noisy = ball.random(x, eps, [generator(field.seed, int(i), 0) for i in field.test.ids[rows]])
     return _as_clean(guard, field, ball.to_8bit(noisy, x, eps), "Random noise of 16/256")
 
 
 def _extra_jpeg(guard: Guard, field: Field) -> Control:
-    again = parse_cushion("jpeg:90")(field.test.pixels(field.chosen))
+    again = parse_cushion("jpeg:90")(field.test.pixels(_harmless(field)))
     return _as_clean(guard, field, again, "One more JPEG pass at quality 90")
 
 
+def _harmless(field: Field) -> torch.Tensor:
+    """Rows of the test images that harmless changes are tried on: the chosen ones, or more where those are few."""
+    if len(field.chosen) >= HARMLESS_IMAGES:
+        return field.chosen
+    return draw(field.test.labels, HARMLESS_IMAGES, field.seed)
+
+
 def _as_clean(guard: Guard, field: Field, images: torch.Tensor, name: str) -> Control:
-    clean = float(field.clean.accepted[field.chosen].float().mean())
-    ids = field.test.ids[field.chosen]
+    """`images`: changed ones, of `_harmless`."""
+    rows = _harmless(field)
+    clean, ids = float(field.clean.accepted[rows].float().mean()), field.test.ids[rows]
     accepted = float(guard.judge(images, ids=ids, seed=field.seed).accepted.float().mean())
     return Control(
         name=name,

@@ -99,11 +99,12 @@ def assess(
     ways = gradient_list(gradient, filtering)
     draws = samples_for(filtering, samples)
     names = list(ATTACKS) if attacks is None else comma_separated(attacks, "--attacks")
-    if attacks != ALL:
+    if ALL not in names:
         check_attacks(names)
     classifier = load_classifier(classifier_dir, factory(network))
-    if attacks == ALL:
+    if ALL in names:  # whatever stands beside it
         names = every_attack(len(classifier.classes))
+    check_attacks(names, len(classifier.classes))
     cells = plan_assessment(names, sizes, steps=steps, queries=queries, gradients=ways, samples=draws)
     dataset, split = datasets.data_of_classifier(classifier_dir, classifier, spec, images=images)
     given: dict[str, object] = {"--attacks": attacks, "--eps": eps, "--cushion": cushion, "--steps": steps}

@@ -54,7 +54,7 @@ def compare(
     again after a kill with the same options, it goes on where it was.
     """
     from medaegis.attacks.engine import parse_eps
-    from medaegis.bench.comparison import SHIELD, compare_detectors
+    from medaegis.bench.comparison import SHIELD, check_comparison, compare_detectors
     from medaegis.detectors.registry import DETECTORS
     from medaegis.guard.guard import Guard
     from medaegis.models.store import load_classifier
@@ -63,7 +63,10 @@ def compare(
     if detectors is not None:
         names = comma_separated(detectors, "--detectors")
     radius = parse_eps(eps)
+    named, filters = comma_separated(attacks, "--attacks"), comma_separated(cushions, "--cushions")
     classifier = load_classifier(classifier_dir, factory(network))
+    bank = None if guard is None else Guard.load(guard, factory=factory(network)).bank
+    check_comparison(names, named, learn_from, filters, bank, len(classifier.classes))
     dataset, split = datasets.data_of_classifier(classifier_dir, classifier, spec, images=images)
     given: dict[str, object] = {"--detectors": detectors, "--attacks": attacks, "--learn-from": learn_from}
     given |= {"--cushions": cushions, "--eps": eps, "--steps": steps, "--guard": guard, "--taps": taps}
@@ -75,14 +78,14 @@ def compare(
             dataset,
             split,
             detectors=names,
-            attacks=comma_separated(attacks, "--attacks"),
-            bank=None if guard is None else Guard.load(guard, factory=factory(network)).bank,
+            attacks=named,
+            bank=bank,
             learn_from=learn_from,
             eps=radius,
             eps_text=eps,
             out_dir=out,
             taps=None if taps is None else comma_separated(taps, "--taps"),
-            cushions=comma_separated(cushions, "--cushions"),
+            cushions=filters,
             steps=steps,
             limit=limit,
             seed=seed,

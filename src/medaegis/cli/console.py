@@ -57,15 +57,21 @@ def write_json(value: object, *, lines: bool = False) -> None:
     print(json.dumps(value, indent=None if lines else 2, allow_nan=False), flush=lines)
 
 
-def table(*columns: str, rows: Sequence[Sequence[object]], title: str | None = None) -> RenderableType:
-    """A plain table; cells are text from outside and never markup."""
+def table(
+    *columns: str, rows: Sequence[Sequence[object]], title: str | None = None, whole: bool = False
+) -> RenderableType:
+    """A plain table; cells are text from outside and never markup.
+
+    Args:
+        whole: the first column holds names to be copied, and is never broken.
+    """
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
     made = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
-    for column in columns:
-        made.add_column(column, overflow="fold")
+    for i, column in enumerate(columns):
+        made.add_column(column, overflow="fold", no_wrap=i == 0 and whole)
     for row in rows:
         made.add_row(*(cell if isinstance(cell, Text) else Text(shown(cell)) for cell in row))
     return made

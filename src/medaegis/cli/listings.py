@@ -46,7 +46,7 @@ def attacks(as_json: AsJson = False) -> None:
         console.write_json(found)
     else:
         columns = ("Name", "Attack", "Paper", "Steps", "Norm", "Access", "Aims at")
-        console.write(console.table(*columns, rows=[list(entry.values()) for entry in found]))
+        console.write(console.table(*columns, rows=[list(entry.values()) for entry in found], whole=True))
 
 
 def detectors(as_json: AsJson = False) -> None:
@@ -70,7 +70,7 @@ def detectors(as_json: AsJson = False) -> None:
         console.write_json(found)
     else:
         columns = ("Name", "Detector", "Paper", "Learns from", "Looks at")
-        console.write(console.table(*columns, rows=[list(entry.values())[:5] for entry in found]))
+        console.write(console.table(*columns, rows=[list(entry.values())[:5] for entry in found], whole=True))
 
 
 def suites(as_json: AsJson = False) -> None:
@@ -91,7 +91,7 @@ def suites(as_json: AsJson = False) -> None:
         ]
         for name, suite in SUITES.items()
     ]
-    console.write(console.table("Suite", "What it is", "eps", "Attacks", "Steps", "Images", rows=rows))
+    console.write(console.table("Suite", "What it is", "eps", "Attacks", "Steps", "Images", rows=rows, whole=True))
 
 
 def cushions(as_json: AsJson = False) -> None:
@@ -101,4 +101,4 @@ def cushions(as_json: AsJson = False) -> None:
     if as_json:
         console.write_json(known())
     else:
-        console.write(console.table("Name", "Write", rows=list(known().items())))
+        console.write(console.table("Name", "Write", rows=list(known().items()), whole=True))
