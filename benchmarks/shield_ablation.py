@@ -47,7 +47,6 @@ def variants(taps: tuple[str, ...]) -> dict[str, dict[str, Any]]:
         "carried on for 4 visits": {"lifetime": 4},
         "batch of 32": {"batch_size": 32},
         "width 48": {"width": 48},
-        "residual blocks": {"depth": 1},
         "eps of now only": {"eps_below": 0.0},
         "no average of the weights": {"average": 0.0},
         "half of the attacks are WB": {"classifier_share": 0.5},

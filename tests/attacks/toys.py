@@ -56,14 +56,10 @@ def toy_images(n: int, classifier: Classifier, *, seed: int = 1, levels: int = 2
     return (images * levels).round() / levels
 
 
-def toy_bank(
-    classifier: Classifier, *, taps: tuple[str, ...] = ("input", *TAPS), depth: int = 0, seed: int = 0
-) -> ShieldBank:
+def toy_bank(classifier: Classifier, *, taps: tuple[str, ...] = ("input", *TAPS), seed: int = 0) -> ShieldBank:
     """Random Shields, their thresholds set on random images."""
     shapes = classifier.tap_shapes(taps)
-    bank = ShieldBank(
-        [Shield(shapes, width=4, hidden=8, depth=depth, seed=seed + k) for k in range(len(classifier.classes))]
-    )
+    bank = ShieldBank([Shield(shapes, width=4, hidden=8, seed=seed + k) for k in range(len(classifier.classes))])
     images = toy_images(400, classifier, seed=99)
     with torch.no_grad():
         for shield in bank.shields:

@@ -279,11 +279,11 @@ def test_facts_come_back(tmp_path):
     assert (again.calibration, again.training) == (calibration, training)
 
 
-def test_the_order_of_classes_and_taps_and_the_depth_survive(tmp_path):
+def test_the_order_of_classes_and_taps_survives(tmp_path):
     """Names that sort otherwise: JSON objects are written sorted, lists are not."""
     classifier = toy_classifier(3, taps=("relu", "last", "bn1", "input"))
     classifier.classes = ("zebra", "apple", "mango")
-    bank = toy_bank(classifier, taps=("relu", "input", "bn1", "last"), depth=1)
+    bank = toy_bank(classifier, taps=("relu", "input", "bn1", "last"))
     guard = Guard(classifier, parse_cushion("none"), bank, tnr=0.9)
     guard.save(tmp_path / "g")
     again, images = load(tmp_path / "g"), toy_images(12, classifier)
@@ -387,10 +387,6 @@ def widen(entry, tensors):
     entry["shields"][0]["width"] = 8
 
 
-def deepen(entry, tensors):
-    entry["shields"][0]["depth"] = 1
-
-
 def other_cushion(entry, tensors):
     entry["cushion"]["spec"] = "jpeg:50"
 
@@ -426,7 +422,6 @@ def other_weights(entry, tensors):
         (stretch, "shape"),
         (rename_tap, "no.such.module"),
         (widen, "do not fit together"),
-        (deepen, "do not fit together"),
         (other_cushion, "other pixels here"),
         (no_cushion, "magic"),
         (other_codec, "other pixels here"),
@@ -440,16 +435,6 @@ def other_weights(entry, tensors):
 def test_parts_that_do_not_fit_are_refused(saved, tmp_path, change, words):
     with pytest.raises(ArtefactError, match=words):
         load(forged(saved, tmp_path / "forged", change))
-
-
-def test_a_folder_that_says_nothing_of_depth_has_none(saved, tmp_path, guard, images):
-    """As folders written before Shields had residual blocks."""
-
-    def older(entry, tensors):
-        for shield in entry["shields"]:
-            del shield["depth"]
-
-    assert load(forged(saved, tmp_path / "older", older)).inspect(images) == guard.inspect(images)
 
 
 def test_own_code_is_not_run_on_the_word_of_a_folder(saved):

@@ -64,7 +64,10 @@ class Shields(Detector):
 
     def options(self) -> dict[str, Any]:
         shields = [] if self.bank is None else [cast(Shield, shield) for shield in self.bank.shields]
-        told = [{"shapes": [[tap, list(shape)] for tap, shape in s.shapes.items()], **s.sizes} for s in shields]
+        told = [
+            {"shapes": [[tap, list(shape)] for tap, shape in s.shapes.items()], "width": s.width, "hidden": s.hidden}
+            for s in shields
+        ]
         return {"tnr": self.tnr, "shields": told}
 
     @classmethod
@@ -72,7 +75,6 @@ class Shields(Detector):
         for shield in told.options["shields"]:
             check_size(cls.kind, "width", [shield["width"]], most=1024)
             check_size(cls.kind, "hidden", [shield["hidden"]], most=16384)
-            check_size(cls.kind, "depth", [shield["depth"]], least=0, most=16)
             for _, shape in shield["shapes"]:
                 check_size(cls.kind, "shape", shape, most=65536)
         bank = ShieldBank(
@@ -81,7 +83,6 @@ class Shields(Detector):
                     {tap: tuple(shape) for tap, shape in shield["shapes"]},
                     width=shield["width"],
                     hidden=shield["hidden"],
-                    depth=shield["depth"],
                 )
                 for shield in told.options["shields"]
             ]

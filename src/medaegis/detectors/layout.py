@@ -31,7 +31,7 @@ def check_layout(kind: str, layout: Layout, tensors: Mapping[str, Tensor]) -> No
             raise ConfigError(f"detector {kind!r}", f"array {name!r} is not finite", REMEDY)
 
 
-def check_size(kind: str, what: str, sizes: Sequence[int], *, least: int = 1, most: int) -> None:
+def check_size(kind: str, what: str, sizes: Sequence[int], *, most: int) -> None:
     """Raises ConfigError for sizes that only a damaged or hostile folder has, before anything is built in them."""
-    if not all(isinstance(size, int) and least <= size <= most for size in sizes):
+    if not all(isinstance(size, int) and 1 <= size <= most for size in sizes):
         raise ConfigError(f"detector {kind!r}", f"{what} {sizes!s:.80} is out of range", REMEDY)

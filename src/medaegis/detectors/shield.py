@@ -31,29 +31,22 @@ class Shield(nn.Module):
         shapes: tap name -> shape `(C, H, W)` of one image's activation; `(C,)` for a vector.
         width: channels of the first layer of a head; deeper ones have up to 8 times as many.
         hidden: width of the perceptron that joins the heads.
-        depth: residual blocks after each reduction to a side of 28 or less; 0: none, and one more convolution at 14 and
-            below.
         seed: of the first weights; no other random state is read or changed.
     """
 
     def __init__(
-        self, shapes: Mapping[str, Sequence[int]], *, width: int = 32, hidden: int = 128, depth: int = 0, seed: int = 0
+        self, shapes: Mapping[str, Sequence[int]], *, width: int = 32, hidden: int = 128, seed: int = 0
     ) -> None:
         super().__init__()
         if not shapes:
             raise ConfigError("shield", "it has no taps", "name at least one")
         self.shapes = {name: tuple(shape) for name, shape in shapes.items()}
         self.taps = tuple(self.shapes)
-        self.width, self.hidden, self.depth = width, hidden, depth
-        self.heads = nn.ModuleList(_Head(shape, width, depth) for shape in self.shapes.values())
+        self.width, self.hidden = width, hidden
+        self.heads = nn.ModuleList(_Head(shape, width) for shape in self.shapes.values())
         joined = sum(cast(_Head, head).out_features for head in self.heads)
         self.join = nn.Sequential(_linear(joined, hidden), nn.LeakyReLU(SLOPE), _linear(hidden, 1))
         self._initialise(torch.Generator().manual_seed(seed))
-
-    @property
-    def sizes(self) -> dict[str, int]:
-        """What it is built with beside its shapes."""
-        return {"width": self.width, "hidden": self.hidden, "depth": self.depth}
 
     def forward(self, features: Mapping[str, Tensor]) -> Tensor:
         """S_y, float32 `(N,)`; higher is more genuine."""
@@ -67,9 +60,6 @@ class Shield(nn.Module):
                 nn.init.kaiming_normal_(module.weight, generator=generator)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        for module in self.modules():
-            if isinstance(module, _Block):
-                nn.init.zeros_(cast(nn.Conv2d, module.second).weight)
         # Near 0 at the start, so that no first step is spent on unlearning a random verdict.
         nn.init.normal_(cast(nn.Linear, self.join[2]).weight, std=0.02, generator=generator)
 
@@ -84,7 +74,7 @@ class _Head(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, shape: Sequence[int], width: int, depth: int) -> None:
+    def __init__(self, shape: Sequence[int], width: int) -> None:
         super().__init__()
         channels, side = shape[0], (max(shape[1:]) if len(shape) > 1 else 1)
         self.register_buffer("mean", torch.zeros(1, channels, 1, 1))
@@ -95,9 +85,7 @@ class _Head(nn.Module):
             out = _channels(side, width)
             kernel = 5 if channels <= 3 else 3
             layers += [_conv(channels, out, kernel, stride=2), nn.LeakyReLU(SLOPE)]
-            if depth and side <= 4 * FINEST:
-                layers += [_Block(out) for _ in range(depth)]
-            elif side <= 2 * FINEST:
+            if side <= 2 * FINEST:
                 layers += [_conv(out, out, 3), nn.LeakyReLU(SLOPE)]
             channels = out
         if not layers:
@@ -117,19 +105,6 @@ class _Head(nn.Module):
         x = x.view(*x.shape, *(1,) * (4 - x.ndim))
         self.mean.copy_(x.mean((0, 2, 3)).view_as(self.mean))
         self.std.copy_(x.std((0, 2, 3)).clamp_min(1e-3).view_as(self.std))
-
-
-class _Block(nn.Module):
-    """Two convolutions beside the identity, which they are at first."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.first = _conv(channels, channels, 3)
-        self.second = _conv(channels, channels, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = x + self.second(nn.functional.leaky_relu(self.first(x), SLOPE))
-        return out
 
 
 def _channels(side: int, width: int) -> int:

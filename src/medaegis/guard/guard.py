@@ -80,12 +80,6 @@ class ShieldManifest(BaseModel):
     taps: tuple[TapManifest, ...] = Field(min_length=1, max_length=64)
     width: int = Field(ge=1, le=1024)
     hidden: int = Field(ge=1, le=16384)
-    depth: int = Field(default=0, ge=0, le=16)
-
-    @property
-    def sizes(self) -> dict[str, int]:
-        """What its network is built with beside the taps."""
-        return self.model_dump(exclude={"taps"})
 
 
 class GuardManifest(BaseModel):
@@ -248,7 +242,8 @@ class Guard:
             shields=tuple(
                 ShieldManifest(
                     taps=tuple(TapManifest(name=name, shape=shape) for name, shape in shield.shapes.items()),
-                    **shield.sizes,
+                    width=shield.width,
+                    hidden=shield.hidden,
                 )
                 for shield in self._shields()
             ),
@@ -306,7 +301,10 @@ class Guard:
                 if tap.shape != tuple(classifier.tap_shapes([tap.name])[tap.name]):
                     raise ConfigError(f"tap {tap.name}", f"has not the shape {tap.shape}", remedy)
             bank = ShieldBank(
-                [Shield({tap.name: tap.shape for tap in told.taps}, **told.sizes) for told in manifest.shields]
+                [
+                    Shield({tap.name: tap.shape for tap in told.taps}, width=told.width, hidden=told.hidden)
+                    for told in manifest.shields
+                ]
             )
             bank.load_state_dict(folder.tensors("shields"))
         except (ConfigError, RuntimeError) as error:

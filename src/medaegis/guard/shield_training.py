@@ -43,7 +43,7 @@ class ShieldConfig(BaseModel):
 
     Attributes:
         taps: module names of the classifier, "input" for the cushioned pixels.
-        width, hidden, depth: size of the Shield's network.
+        width, hidden: size of the Shield's network.
         updates: optimiser steps.
         batch_size: genuine images, and as many adversarial ones, per update.
         eps_start, eps_end, eps_growth: the radius grows from start to end over this share of the updates (the paper:
@@ -74,7 +74,6 @@ class ShieldConfig(BaseModel):
     taps: tuple[str, ...]
     width: int = Field(default=32, ge=4)
     hidden: int = Field(default=128, ge=8)
-    depth: int = Field(default=0, ge=0, le=16)
     updates: int = Field(default=1000, ge=1)
     batch_size: int = Field(default=32, ge=2)
     eps_start: float = Field(default=1 / 256, gt=0, le=1)
@@ -95,11 +94,6 @@ class ShieldConfig(BaseModel):
     watch_every: int = Field(default=0, ge=0)
     selected: bool = False
     seed: int = Field(default=0, ge=0, lt=2**63)
-
-    @property
-    def sizes(self) -> dict[str, int]:
-        """What the network is built with beside its taps."""
-        return self.model_dump(include={"width", "hidden", "depth"})
 
     @model_validator(mode="after")
     def _shares(self) -> Self:
@@ -155,7 +149,8 @@ class ShieldTraining:
                 raise DataError(dataset.spec, f"fewer than 2 images of {name} ({label})", "give more images")
         self.shield = Shield(
             classifier.tap_shapes(config.taps),
-            **config.sizes,
+            width=config.width,
+            hidden=config.hidden,
             seed=_seed(config.seed * 1009 + label),
         )
         self.shield.to(classifier.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -214,7 +209,7 @@ class ShieldTraining:
             self.kept = {name: value.clone() for name, value in self.averaged.items()}
 
     def _shield(self, weights: dict[str, Tensor]) -> Shield:
-        shield = Shield(self.shield.shapes, **self.config.sizes)
+        shield = Shield(self.shield.shapes, width=self.config.width, hidden=self.config.hidden)
         shield.load_state_dict(weights)
         shield.to(self.victim.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         return shield.eval().requires_grad_(False)
