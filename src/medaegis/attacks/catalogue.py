@@ -21,6 +21,7 @@ from medaegis.attacks.hfc import HierarchicalFeature
 from medaegis.attacks.minimal import Boundary, CarliniL2, NearestBoundary, Saliency, Sparse
 from medaegis.attacks.objectives import (
     CarliniWagner,
+    ClosestFeatureMatch,
     CrossEntropy,
     FeatureMatch,
     LogitMatch,
@@ -177,6 +178,12 @@ CATALOGUE: dict[str, Entry] = {
         "Feature match to an image of the wanted class",
         "Sabour 2016, by PGD",
         Attack(objective=FeatureMatch(), random_start=True, steps=100),
+        misleads=False,
+    ),
+    "feature-match-closest": Entry(
+        "Feature match to the nearest image of the wanted class",
+        "Sabour 2016, by PGD",
+        Attack(objective=ClosestFeatureMatch(), random_start=True, steps=100),
         misleads=False,
     ),
     "logit-match": Entry(

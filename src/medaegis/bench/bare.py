@@ -147,7 +147,7 @@ class Bare:
                 ids=pictures.ids,
                 seed=self.seed,
                 batch_size=BATCH,
-                **self.known.options(run, victim, pictures.targets, pictures.ids),
+                **self.known.options(run, victim, pictures.pixels, pictures.targets, pictures.ids),
             )
             return {
                 "images": (found.images * 255).round().to(torch.uint8),
