@@ -331,9 +331,10 @@ def test_pieces_are_small_enough_to_lose_little(scene, tmp_path, monkeypatch):
 
 def test_attacks_that_use_clean_images_are_given_some(work, tmp_path):
     """Guides and normal features are those of images known before."""
-    cells = [Planned(name, 16 / 256, "16/256", steps=3) for name in ("logit-match", "feature-match", "hfc", "wb-hfc")]
+    names = ["logit-match", "feature-match", "feature-match-closest", "hfc", "wb-hfc", "pgd+dim+hfc"]
+    cells = [Planned(name, 16 / 256, "16/256", steps=3) for name in names]
     found = measure(work, tmp_path, cells=cells, limit=12)
-    assert [cell.attack for cell in found.cells] == ["logit-match", "feature-match", "hfc", "wb-hfc"]
+    assert [cell.attack for cell in found.cells] == names
     assert {cell.n for cell in found.cells} == {found.cells[0].n}
 
 

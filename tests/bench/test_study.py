@@ -88,7 +88,7 @@ def test_a_walk_is_looked_at_while_it_goes_on():
     assert set(found.spectra) == {"clean", "attack", "noise"}  # no Cushion asked about
 
 
-@pytest.mark.parametrize("name", ["hfc", "feature-match"])
+@pytest.mark.parametrize("name", ["hfc", "feature-match-closest", "pgd+dim+hfc"])
 def test_attacks_that_imitate_get_what_they_imitate(name: str):
     victim = toy_victim(3)
     data = some_data(victim, 40)

@@ -72,7 +72,12 @@ def test_its_cells_are_what_transfer_gives(work, others, whole):
     surrogate, known = Victim(committee(others)), Known(dataset.subset([*split.train, *split.adv_train]))
     bare = Victim(guard.classifier)
     for planned, cell in list(zip(CELLS, found.cells, strict=True))[1:]:
-        options = {"eps": EPS, "targets": targets, "ids": ids, **known.options(planned.value, surrogate, targets, ids)}
+        options = {
+            "eps": EPS,
+            "targets": targets,
+            "ids": ids,
+            **known.options(planned.value, surrogate, pixels, targets, ids),
+        }
         told = transfer(planned.value, surrogate, guard.victim(), pixels, labels, **options)
         assert stored.scores[cell.id] == pytest.approx(told.verdict.score.numpy(), abs=1e-4)
         assert stored.scores[f"{cell.id}/fooled"].tolist() == told.fooled.int().tolist()

@@ -139,6 +139,25 @@ def another_classifier(shop: Shop, folder: Path) -> Path:
     return folder
 
 
+def test_attacks_take_add_ons_wherever_they_are_named(shop: Shop, tmp_path: Path):
+    sizes = ("--steps", 2, "--limit", 8)
+    for name in ("pgd+dim+hfc", "feature-match-closest"):
+        options = ("--attack", name, *sizes, "--out", tmp_path / name, "--json")
+        assert json.loads(call("attack", shop.guard, shop.spec, *options).stdout)["attack"] == name
+        assert len(list((tmp_path / name).glob(f"{name}-8of256-*.png"))) == 8
+    names = ("--attacks", "wb+tim,bim+hfc", "--eps", "8/256")
+    result = call("evaluate", shop.guard, shop.spec, *names, *sizes, "--no-planted", "--out", tmp_path / "e", "--json")
+    assert [cell["attack"] for cell in json.loads(result.stdout)["cells"]] == ["wb+tim", "bim+hfc", "wb+tim"]
+    assert call("report", tmp_path / "e", "--out", tmp_path / "e.html").exit_code == 0
+    assert "along smoothed gradients" in (tmp_path / "e.html").read_text(encoding="utf-8")
+    names = ("--attacks", "bim+momentum+hfc", "--eps", "8/256", "--cushion", "none")
+    result = call("assess", shop.classifier, shop.spec, *names, *sizes, "--out", tmp_path / "a", "--json")
+    assert [tried["attack"] for tried in json.loads(result.stdout)["attacks"]] == ["bim+momentum+hfc"]
+    by_name = {entry["name"]: entry["add_ons"] for entry in json.loads(call("attacks", "--json").stdout)}
+    assert by_name["mim"] == ["dim", "tim", "hfc"]
+    assert by_name["cw-l2"] == []
+
+
 def test_an_evaluation_also_attacks_surrogates(shop: Shop, tmp_path: Path):
     other = another_classifier(shop, tmp_path / "other")
     options = ("--attacks", "fgsm,wb", "--eps", "8/256", "--steps", 2, "--limit", 4, "--no-planted", "--json")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from medaegis.attacks.addons import ADD_ONS, joined
 from medaegis.attacks.balls import L2
 from medaegis.attacks.decision import Decision, GuardDecision, HopSkipJump
 from medaegis.attacks.engine import Attack
@@ -20,6 +21,7 @@ from medaegis.attacks.hfc import HierarchicalFeature
 from medaegis.attacks.minimal import Boundary, CarliniL2, NearestBoundary, Saliency, Sparse
 from medaegis.attacks.objectives import (
     CarliniWagner,
+    ClosestFeatureMatch,
     CrossEntropy,
     FeatureMatch,
     LogitMatch,
@@ -180,6 +182,12 @@ CATALOGUE: dict[str, Entry] = {
         "Feature match to an image of the wanted class",
         "Sabour 2016, by PGD",
         Attack(objective=FeatureMatch(), random_start=True, steps=100),
+        misleads=False,
+    ),
+    "feature-match-closest": Entry(
+        "Feature match to the nearest image of the wanted class",
+        "Sabour 2016, by PGD",
+        Attack(objective=ClosestFeatureMatch(), random_start=True, steps=100),
         misleads=False,
     ),
     "logit-match": Entry(
@@ -354,11 +362,15 @@ CATALOGUE: dict[str, Entry] = {
 
 
 def find_attack(name: str) -> Entry:
-    """Entry of the catalogue.
+    """Entry of the catalogue, with the add-ons that the name joins to it, as in `pgd+dim+hfc`.
 
     Raises:
-        ConfigError: no such attack; lists those there are.
+        ConfigError: no such attack or add-on; lists those there are. An add-on that the attack cannot take.
     """
-    if name not in CATALOGUE:
-        raise ConfigError(f"attack {name!r}", "not in the catalogue", f"choose from {', '.join(CATALOGUE)}")
-    return CATALOGUE[name]
+    if name in CATALOGUE:
+        return CATALOGUE[name]
+    base, *names = name.split("+")
+    if base not in CATALOGUE:
+        remedy = f"choose from {', '.join(CATALOGUE)}; most by gradients also with +{', +'.join(ADD_ONS)}"
+        raise ConfigError(f"attack {name!r}", "not in the catalogue", remedy)
+    return joined(CATALOGUE[base], base, names)

@@ -267,11 +267,23 @@ def pick_guides(labels: Tensor, targets: Tensor, *, ids: Tensor, seed: int = 0) 
     """
     rows = []
     for target, image in zip(targets.tolist(), ids.tolist(), strict=True):
-        pool = (labels == target).nonzero().squeeze(1)
-        if not len(pool):
-            raise ConfigError("guides", f"no image of class {target}", "give images of every class")
+        pool = _of_class(target, labels)
         rows.append(pool[int(torch.randint(len(pool), (1,), generator=generator(seed, image, -2)))])
     return torch.stack(rows)
+
+
+def closest_guides(labels: Tensor, targets: Tensor, far: Tensor) -> Tensor:
+    """As `pick_guides`, the image of the class that is closest by `far` `(N, M)`; of equal ones the first."""
+    pools = {target: _of_class(target, labels) for target in targets.unique().tolist()}
+    rows = [pools[target][line[pools[target]].argmin()] for target, line in zip(targets.tolist(), far, strict=True)]
+    return torch.stack(rows)
+
+
+def _of_class(target: int, labels: Tensor) -> Tensor:
+    rows = (labels == target).nonzero().squeeze(1)
+    if not len(rows):
+        raise ConfigError("guides", f"no image of class {target}", "give images of every class")
+    return rows
 
 
 def _check_images(images: Tensor, batch_size: int) -> None:

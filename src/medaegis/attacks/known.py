@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from medaegis.attacks.catalogue import AnyAttack
-from medaegis.attacks.engine import pick_guides
+from medaegis.attacks.engine import closest_guides, pick_guides
+from medaegis.attacks.evasion import apart
 from medaegis.attacks.hfc import REGULAR, Mixtures, fit_mixtures
 from medaegis.attacks.universal import Universal
 from medaegis.attacks.victim import Victim
@@ -30,6 +31,8 @@ class Known:
     def __init__(self, images: Dataset, *, taps: tuple[str, ...] | None = None, seed: int = 0) -> None:
         self.images, self.taps, self.seed = images, taps, seed
         self._normal: dict[Victim, Mixtures] = {}
+        # Whole activations are large: those of one victim and its taps at a time.
+        self._seen: tuple[Victim, tuple[str, ...], dict[str, Tensor]] | None = None
 
     @cached_property
     def key(self) -> list[str]:
@@ -46,16 +49,25 @@ class Known:
         needs = attack.objective
         return isinstance(attack, Universal) or needs.needs_guides or needs.needs_normal
 
-    def options(self, attack: AnyAttack, victim: Victim, targets: Tensor, ids: Tensor) -> dict[str, Any]:
+    def options(
+        self, attack: AnyAttack, victim: Victim, images: Tensor, targets: Tensor, ids: Tensor
+    ) -> dict[str, Any]:
         """What `run` asks for beside the images: guides, normal features, images to learn from, as the attack needs.
 
         Args:
-            targets: wanted classes `(N,)`; ids: numbers of the attacked images `(N,)`.
+            images: the attacked ones `(N, C, H, W)`; targets: wanted classes `(N,)`; ids: numbers of the images `(N,)`.
+
+        Raises:
+            ConfigError: guides are needed and there is no known image of a wanted class.
         """
         needs = attack.objective
         told: dict[str, Any] = {}
         if needs.needs_guides:
-            told["guides"] = self.images.pixels(pick_guides(self.images.labels, targets, ids=ids, seed=self.seed))
+            if taps := needs.guide_taps(victim):
+                rows = closest_guides(self.images.labels, targets, self.distances(victim, taps, images, ids))
+            else:
+                rows = pick_guides(self.images.labels, targets, ids=ids, seed=self.seed)
+            told["guides"] = self.images.pixels(rows)
         if needs.needs_normal:
             told["normal"] = self.normal(victim)
         if isinstance(attack, Universal):
@@ -68,6 +80,20 @@ class Known:
         rows = drawn[: attack.images].sort().values
         return self.images.pixels(rows), self.images.labels[rows]
 
+    def distances(self, victim: Victim, taps: tuple[str, ...], images: Tensor, ids: Tensor) -> Tensor:
+        """Squared Euclidean distances `(N, M)` of the images' activations to those of the M known ones.
+
+        Over several taps they add up, each as the mean over its values in units of the known images' mean square.
+        """
+        if self._seen is None or self._seen[:2] != (victim, taps):
+            pixels = self.images.pixels()
+            self._seen = victim, taps, victim.features(pixels, taps, torch.arange(len(pixels)), _flat)
+        here = victim.features(images, taps, ids, _flat)
+        far = torch.zeros((len(images), len(self.images)), device=victim.device)
+        for tap, known in self._seen[2].items():
+            far += apart(here[tap], known).square() / known.square().sum().clamp_min(1e-12)
+        return far.cpu()
+
     def normal(self, victim: Victim) -> Mixtures:
         """Of features behind the victim's Cushion, worked out once for each victim."""
         if victim not in self._normal:
@@ -75,3 +101,7 @@ class Known:
             features = victim.pooled(self.images.pixels(), tuple(tap for tap in taps if tap != INPUT))
             self._normal[victim] = fit_mixtures(features, self.images.labels, seed=self.seed)
         return self._normal[victim]
+
+
+def _flat(features: Tensor) -> Tensor:
+    return features.float().flatten(1)

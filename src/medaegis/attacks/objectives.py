@@ -104,6 +104,10 @@ class Objective(ABC):
         """The objective for one batch, with whatever stays the same over its steps worked out."""
         return self
 
+    def guide_taps(self, victim: Victim) -> tuple[str, ...]:
+        """Modules in which each guide must be the nearest of its class; none: any image of the class is as good."""
+        return ()
+
     def passes(self, goal: Goal, classes: int) -> tuple[int, int]:
         """Forward and backward passes of one gradient step, on a classifier of so many classes."""
         return 1, 1
@@ -157,6 +161,9 @@ class Sum(Objective):
 
     def begin(self, victim: Victim, goal: Goal) -> Objective:
         return Sum(tuple((weight, objective.begin(victim, goal)) for weight, objective in self.terms))
+
+    def guide_taps(self, victim: Victim) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(tap for _, objective in self.terms for tap in objective.guide_taps(victim)))
 
     def passes(self, goal: Goal, classes: int) -> tuple[int, int]:
         # All terms share one look and one backward; some look once more.
@@ -302,8 +309,22 @@ class FeatureMatch(Begun):
     needs_guides = True
 
     def begin(self, victim: Victim, goal: Goal) -> Objective:
-        taps = self.taps or victim.exact.taps[-1:]
-        return _Matched(_guides(victim, goal, FeatureMatch(taps)).features)
+        return _Matched(_guides(victim, goal, FeatureMatch(self.matched(victim))).features)
+
+    def matched(self, victim: Victim) -> tuple[str, ...]:
+        """The taps, of this victim where none are named."""
+        return self.taps or victim.exact.taps[-1:]
+
+
+@dataclass(frozen=True)
+class ClosestFeatureMatch(FeatureMatch):
+    """As `FeatureMatch`, its guide the image whose activations there are closest (Sabour 2016; HFC, section 5.2).
+
+    Who has the images to pick from picks them (`Known`).
+    """
+
+    def guide_taps(self, victim: Victim) -> tuple[str, ...]:
+        return self.matched(victim)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ exact one in float32 that alone decides whether an attack succeeded.
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -205,14 +206,24 @@ class Victim:
             parts.append(verdict.to(images.device))
         return Verdict.concatenate(parts)
 
-    @torch.no_grad()
     def pooled(self, images: Tensor, taps: tuple[str, ...]) -> dict[str, Tensor]:
         """Channel means `(N, C)` of the tapped features in float32, behind the Cushion; draws by place."""
+        return self.features(images, taps, torch.arange(len(images)), pool)
+
+    @torch.no_grad()
+    def features(
+        self, images: Tensor, taps: tuple[str, ...], ids: Tensor, form: Callable[[Tensor], Tensor]
+    ) -> dict[str, Tensor]:
+        """The tapped features of any number of images, by tap, each batch in this form; behind the Cushion.
+
+        Args:
+            ids: one number per image `(N,)`, for its draw where the Cushion is random.
+        """
         parts = []
-        for ids in torch.arange(len(images)).split(64):
-            cushion = self.drawn(ids, seed=0, stream="pooled").cushion
-            seen = self.exact.activations(cushion(images[ids].to(self.device)), logits=False, taps=taps)
-            parts.append({tap: pool(values) for tap, values in seen.features.items()})
+        for part, numbers in zip(images.split(64), ids.split(64), strict=True):
+            cushion = self.drawn(numbers, seed=0, stream="pooled").cushion
+            seen = self.exact.activations(cushion(part.to(self.device)), logits=False, taps=taps)
+            parts.append({tap: form(values) for tap, values in seen.features.items()})
         return {tap: torch.cat([part[tap] for part in parts]) for tap in taps}
 
     @torch.no_grad()

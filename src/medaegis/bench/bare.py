@@ -152,7 +152,7 @@ class Bare:
                 ids=pictures.ids,
                 seed=self.seed,
                 batch_size=BATCH,
-                **self.known.options(run, victim, pictures.targets, pictures.ids),
+                **self.known.options(run, victim, pictures.pixels, pictures.targets, pictures.ids),
             )
             return {
                 "images": (found.images * 255).round().to(torch.uint8),
@@ -174,8 +174,10 @@ def check_attacks(names: Iterable[str], classes: int | None = None) -> None:
     for name in names:
         entry = find_attack(name)
         if entry.adaptive:
-            twin = name.removesuffix("-guard").removesuffix("-wb").removeprefix("wb-")
+            base, plus, added = name.partition("+")
+            twin = base.removesuffix("-guard").removesuffix("-wb").removeprefix("wb-")
             instead = twin if twin in CATALOGUE and not CATALOGUE[twin].adaptive else "cw-linf"
+            instead += plus + added
             raise ConfigError(f"attack {name!r}", "aims at a Shield; here there is none", f"take {instead!r}")
         if classes is not None and entry.classes > classes:
             raise ConfigError(f"attack {name!r}", f"needs {entry.classes} classes, there are {classes}", "leave it out")

@@ -154,7 +154,7 @@ class Field:
             labels, targets = self.labels[rows], self.targets[rows]
             options: dict[str, Any] = {"eps": planned.eps, "targets": targets, "ids": ids, "seed": self.seed}
             if self.known is not None:
-                options |= self.known.options(attack, attacked, targets, ids)
+                options |= self.known.options(attack, attacked, pixels, targets, ids)
             if planned.transferred:
                 found = transfer(attack, attacked, victim, pixels, labels, **options, batch_size=BATCH)
             else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from medaegis.attacks.catalogue import CATALOGUE
+from medaegis.attacks.catalogue import find_attack
 from medaegis.errors import ConfigError
 
 
@@ -76,7 +76,7 @@ SUITES: dict[str, Suite] = {
 
 def applicable(attacks: Sequence[str], classes: int) -> list[str]:
     """Those of the attacks that can be aimed at a classifier of so many classes."""
-    return [name for name in attacks if CATALOGUE[name].classes <= classes]
+    return [name for name in attacks if find_attack(name).classes <= classes]
 
 
 def find_suite(name: str) -> Suite:

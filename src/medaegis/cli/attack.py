@@ -185,7 +185,7 @@ def run_attack(
     pixels = test.pixels(rows)
     options: dict[str, Any] = {"eps": eps, "targets": targets, "ids": ids, "seed": seed, "progress": progress}
     if known is not None:
-        options |= known.options(chosen, surrogate or victim, targets, ids)
+        options |= known.options(chosen, surrogate or victim, pixels, targets, ids)
     if surrogate is not None:
         return transfer(chosen, surrogate, victim, pixels, labels, **options)
     result: AttackResult = chosen.run(victim, pixels, labels, **options)

@@ -27,7 +27,8 @@ def doctor(as_json: AsJson = False) -> None:
 
 
 def attacks(as_json: AsJson = False) -> None:
-    """List the named attacks and their default settings."""
+    """List the named attacks and their default settings, and what can be joined to them."""
+    from medaegis.attacks.addons import ADD_ONS, obstacle
     from medaegis.attacks.catalogue import CATALOGUE
 
     found = [
@@ -39,6 +40,7 @@ def attacks(as_json: AsJson = False) -> None:
             "norm": entry.attack.ball.name,
             "access": entry.access,
             "aims_at": "classifier and Shield" if entry.adaptive else "classifier",
+            "add_ons": [added for added in ADD_ONS if obstacle(entry, added) is None],
         }
         for name, entry in CATALOGUE.items()
     ]
@@ -46,7 +48,10 @@ def attacks(as_json: AsJson = False) -> None:
         console.write_json(found)
     else:
         columns = ("Name", "Attack", "Paper", "Steps", "Norm", "Access", "Aims at")
-        console.write(console.table(*columns, rows=[list(entry.values()) for entry in found], whole=True))
+        console.write(console.table(*columns, rows=[list(entry.values())[:-1] for entry in found], whole=True))
+        rows = [[f"+{name}", added.title, added.paper] for name, added in ADD_ONS.items()]
+        title = "Joined to the name of most attacks by gradients, as pgd+dim+hfc:"
+        console.write(console.table("Add-on", "The attack", "Paper", rows=rows, title=title))
 
 
 def detectors(as_json: AsJson = False) -> None:

@@ -81,7 +81,8 @@ class Subjects:
         self.targets = pick_targets(self.labels, len(test.classes), ids=self.ids, seed=plan.seed)
         self.knowledge: dict[str, Any] = {}
         if known is not None:
-            self.knowledge = Known(known, seed=plan.seed).options(plan.value, victim, self.targets, self.ids)
+            taught = Known(known, seed=plan.seed)
+            self.knowledge = taught.options(plan.value, victim, self.images, self.targets, self.ids)
 
     def cost(self, attack: Attack) -> int:
         """Passes over single images that `run` takes."""
