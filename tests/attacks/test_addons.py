@@ -102,7 +102,7 @@ def test_every_attack_runs_with_every_add_on_it_takes(base, name, scene):
         ("tim+tim", "has it already"),
         ("mim+momentum", "has it already"),
         ("fgsm+momentum", "takes one step"),
-        ("apgd-ce+momentum", "momentum of its own"),
+        ("apgd-ce+momentum", "step rule of its own"),
         ("orthogonal+hfc", "turns its gradients"),
         ("stress-up+hfc", "aims at no wrong answer"),
         ("feature-match+hfc", "aims at no wrong answer"),

@@ -7,6 +7,7 @@ Cushion, eps, steps and restarts are the caller's choice.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Literal
 
 from medaegis.attacks.addons import ADD_ONS, joined
@@ -371,6 +372,8 @@ def find_attack(name: str) -> Entry:
         return CATALOGUE[name]
     base, *names = name.split("+")
     if base not in CATALOGUE:
-        remedy = f"choose from {', '.join(CATALOGUE)}; most by gradients also with +{', +'.join(ADD_ONS)}"
+        near = get_close_matches(base.lower(), CATALOGUE, n=1)
+        remedy = f"did you mean {near[0]!r}? " if near else ""
+        remedy += f"choose from {', '.join(CATALOGUE)}; most by gradients also with +{', +'.join(ADD_ONS)}"
         raise ConfigError(f"attack {name!r}", "not in the catalogue", remedy)
     return joined(CATALOGUE[base], base, names)
