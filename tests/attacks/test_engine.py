@@ -442,7 +442,7 @@ def test_settings_that_make_no_sense_are_refused():
         Attack(objective=CarliniWagner(), restarts=2)
     with pytest.raises(ConfigError, match=r"did you mean 'fgsm'\? choose from fgsm"):
         find_attack("FGSM ")
-    with pytest.raises(ConfigError, match="catalogue.*choose from fgsm"):
+    with pytest.raises(ConfigError, match=r"catalogue.*choose from fgsm"):
         find_attack("zzzzzz")
     with pytest.raises(ConfigError, match="Shield"):
         few("wb").run(toy_victim(2), torch.zeros(1, 1, 16, 16), torch.tensor([0]), eps=EPS)
