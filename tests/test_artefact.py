@@ -9,6 +9,7 @@ import pickle
 import shutil
 import stat
 import struct
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,8 @@ from medaegis.artefact import (
     MANIFEST,
     RESERVED,
     SIGNATURE,
+    check_other,
+    check_target,
     digest,
     generate_keypair,
     kind_of,
@@ -28,6 +31,7 @@ from medaegis.artefact import (
     write_folder,
 )
 from medaegis.errors import ArtefactError, ConfigError, MedaegisError
+from medaegis.safefiles import check_place
 
 CLASSIFIER = {"stem.weight": torch.arange(24.0).view(2, 3, 2, 2), "steps": torch.tensor(7)}
 SHIELD = {"head.weight": torch.tensor([[0.5, -0.25]], dtype=torch.bfloat16)}
@@ -625,9 +629,52 @@ def test_replaces_nothing_else(tmp_path, folder, keys):
         with pytest.raises(ArtefactError, match="choose another place"):
             write_folder(place, kind=kind, manifest={}, tensors={})
         assert contents(place) == before
+        with pytest.raises(ArtefactError, match="choose another place"):
+            check_target(place, kind=kind)  # asked beforehand, the same
     (tmp_path / "file").write_text("x")
-    with pytest.raises(ArtefactError, match="is a file"):
-        write_folder(tmp_path / "file", kind="guard", manifest={}, tensors={})
+    for place in (tmp_path / "file", tmp_path / "file" / "below"):
+        for ask in (check_target, partial(write_folder, manifest={}, tensors={})):
+            with pytest.raises(ArtefactError, match="is a file; name a folder"):
+                ask(place, kind="guard")
+
+
+def test_asking_whether_a_folder_could_be_written_makes_nothing(tmp_path, folder, keys):
+    before = sorted(tmp_path.rglob("*"))
+    for place in (tmp_path / "new", tmp_path / "a" / "b" / "c", folder):
+        check_target(place, kind="guard", signing_key=keys[0])
+    check_other(tmp_path / "a" / "b")
+    check_other(tmp_path)
+    check_place(tmp_path / "a" / "page.html", folder=False)
+    check_place(folder / MANIFEST, folder=False)  # a file is replaced
+    assert sorted(tmp_path.rglob("*")) == before
+    with pytest.raises(ArtefactError, match="not an empty folder"):
+        check_target(folder, kind="guard", empty=True)
+    with pytest.raises(ArtefactError, match=r"holds a manifest\.json.*another folder"):
+        check_other(folder)
+    with pytest.raises(ArtefactError, match="is a folder; name a file"):
+        check_place(tmp_path, folder=False)
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a place that not even root may write to")
+def test_where_nothing_can_be_written_is_found_out_by_trying(monkeypatch):
+    monkeypatch.setattr(os, "access", lambda *_: True)  # what root is told of /proc
+    for ask in (check_place, check_other, partial(check_target, kind="guard")):
+        with pytest.raises(ArtefactError, match=r"nothing can be written in /proc \("):
+            ask("/proc/a/b")
+
+
+def test_a_folder_that_never_was_one_of_ours_is_not_to_be_copied_again(tmp_path):
+    (tmp_path / "data" / "classes").mkdir(parents=True)  # folders inside, as data sets have
+    (tmp_path / "file").write_text("x")
+    for ask in (kind_of, partial(read_folder, kind="guard"), digest):
+        with pytest.raises(
+            ArtefactError, match=r"guard.*folder \(manifest\.json is missing\); name one .*`medaegis fit`"
+        ):
+            ask(tmp_path / "data")
+        with pytest.raises(ArtefactError, match="absent: does not exist; check the path"):
+            ask(tmp_path / "absent")
+        with pytest.raises(ArtefactError, match="file: is a file, not a folder"):
+            ask(tmp_path / "file")
 
 
 @pytest.mark.parametrize("call", range(5))

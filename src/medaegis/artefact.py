@@ -21,15 +21,37 @@ from medaegis import signing
 from medaegis.environment import versions
 from medaegis.errors import ArtefactError, ConfigError
 from medaegis.plainjson import decode_json, encode_json
-from medaegis.safefiles import AGAIN, DISK, changed, guise, guise_of, list_files, listed, put_in_place, read_file
+from medaegis.safefiles import (
+    AGAIN,
+    DISK,
+    changed,
+    check_place,
+    guise,
+    guise_of,
+    list_files,
+    listed,
+    put_in_place,
+    read_file,
+)
 from medaegis.signing import generate_keypair
 
-__all__ = ["RESERVED", "Folder", "digest", "generate_keypair", "kind_of", "read_folder", "write_folder"]
+__all__ = [
+    "RESERVED",
+    "Folder",
+    "check_other",
+    "check_target",
+    "digest",
+    "generate_keypair",
+    "kind_of",
+    "read_folder",
+    "write_folder",
+]
 
 FORMAT = "medaegis"
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 SIGNATURE = "manifest.sig"
+WRITERS = {"classifier": "`medaegis train`", "guard": "`medaegis fit`"}
 RESERVED = frozenset({"format", "format_version", "kind", "versions", "files", "signer", "checksum"})
 
 # Far above anything this package writes, far below what would hurt the machine that reads it.
@@ -132,12 +154,44 @@ def write_folder(
     files[MANIFEST] = encoded
     if key is not None:
         files[SIGNATURE] = key.sign(encoded)
-    if os.path.lexists(target):
-        _check_replaceable(target, kind)
+    check_target(target, kind=kind)
     try:
         put_in_place(target, files)
     except OSError as error:
         raise ArtefactError(target, f"could not be written: {error.strerror}", DISK) from None
+
+
+def check_target(path: Path | str, *, kind: str, empty: bool = False, signing_key: Path | str | None = None) -> None:
+    """Whether `write_folder` would write here, to be asked before hours of work as well; nothing is made.
+
+    Args:
+        path, kind, signing_key: as for `write_folder`.
+        empty: a folder of the same kind is not to be replaced either.
+
+    Raises:
+        ArtefactError: the place holds something else, or nothing can be written there.
+        ConfigError: an unusable key.
+    """
+    if signing_key is not None:
+        signing.load_signing_key(signing_key)
+    if not Path(path).name:
+        raise ArtefactError(path, "has no name of its own to write beside", "name a folder in it")
+    target = Path(os.path.realpath(path))
+    check_place(target)
+    check_place(target.parent)  # it is written beside the target, then renamed
+    if os.path.lexists(target):
+        _check_replaceable(target, None if empty else kind)
+
+
+def check_other(path: Path | str) -> None:
+    """Whether a folder can take files of other kinds, asked before the work; nothing is made.
+
+    Raises:
+        ArtefactError: it holds a guard or the like, which they would spoil, or nothing can be written there.
+    """
+    check_place(path)
+    if os.path.lexists(Path(path) / MANIFEST):
+        raise ArtefactError(path, f"holds a {MANIFEST} and what it vouches for", "name another folder")
 
 
 def read_folder(path: Path | str, *, kind: str, public_key: Path | str | None = None) -> Folder:
@@ -155,6 +209,7 @@ def read_folder(path: Path | str, *, kind: str, public_key: Path | str | None = 
     """
     root = Path(path)
     trusted = None if public_key is None else signing.key_text(signing.load_public_key(public_key))
+    _check_made(root, kind)
     present = list_files(root, limit=MAX_FILES + 2)
     raw = read_file(root / MANIFEST, limit=MAX_MANIFEST_BYTES)
     signature = read_file(root / SIGNATURE, limit=signing.SIGNATURE_BYTES) if SIGNATURE in present else None
@@ -183,6 +238,7 @@ def read_folder(path: Path | str, *, kind: str, public_key: Path | str | None = 
 
 def digest(path: Path | str) -> str:
     """SHA-256 (hex) of a folder's manifest, which names the folder's whole content; checks nothing else."""
+    _check_made(Path(path), *WRITERS)
     return _sha256(read_file(Path(path) / MANIFEST, limit=MAX_MANIFEST_BYTES))
 
 
@@ -192,6 +248,7 @@ def kind_of(path: Path | str) -> str:
     Raises:
         ArtefactError: no folder, no manifest in it, or one that names no kind.
     """
+    _check_made(Path(path), *WRITERS)
     file = Path(path) / MANIFEST
     kind = _parse_object(file, read_file(file, limit=MAX_MANIFEST_BYTES)).get("kind")
     if not isinstance(kind, str):
@@ -240,12 +297,14 @@ def _encode(name: str, value: dict[str, Any]) -> bytes:
         raise ConfigError(name, f"cannot be encoded ({error})", "give plain JSON values") from None
 
 
-def _check_replaceable(target: Path, kind: str) -> None:
-    """Refuses to replace anything but a folder of the same kind with nothing else in it."""
+def _check_replaceable(target: Path, kind: str | None) -> None:
+    """Refuses to replace anything but a folder of the same kind (None: nothing) with nothing else in it."""
     remedy = "choose another place, or move away what is there"
     present = list_files(target, limit=MAX_FILES + 2)
     if not present:
         return
+    if kind is None:
+        raise ArtefactError(target, "is not an empty folder", remedy)
     try:
         old = decode_json(read_file(target / MANIFEST, limit=MAX_MANIFEST_BYTES))
         ours = old["format"] == FORMAT and old["kind"] == kind
@@ -259,6 +318,24 @@ def _check_replaceable(target: Path, kind: str) -> None:
 
 
 # ---- reading
+
+
+def _check_made(root: Path, *kinds: str) -> None:
+    """A folder without a manifest is most likely another one than was meant, not a copy that lost it."""
+    try:
+        os.lstat(root / MANIFEST)
+        return
+    except FileNotFoundError:
+        another = os.path.isdir(root)
+    except OSError:
+        another = False
+    if not another:
+        list_files(root, limit=MAX_FILES + 2)  # says what is in the way
+        return
+    writers = " or ".join(WRITERS.get(kind, "this program") for kind in kinds)
+    raise ArtefactError(
+        root, f"is no {' or '.join(kinds)} folder ({MANIFEST} is missing)", f"name one that {writers} wrote"
+    )
 
 
 def _parse_manifest(root: Path, raw: bytes, kind: str) -> dict[str, Any]:

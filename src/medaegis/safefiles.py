@@ -5,6 +5,7 @@ import os
 import secrets
 import shutil
 import stat
+import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import BinaryIO
@@ -55,6 +56,29 @@ def read_file(file: Path, *, limit: int, size: int | None = None) -> bytes:
     if len(data) != found:
         raise changed(file, "it changed while it was read", data)
     return data
+
+
+def check_place(path: Path | str, *, folder: bool = True) -> None:
+    """Whether a folder (or a file, not `folder`) can be written here, asked before the work; nothing is made.
+
+    Raises:
+        ArtefactError: a file in place of a folder or the reverse, or nothing can be written in the folder that is to
+            hold it.
+    """
+    remedy = f"name a {'folder' if folder else 'file'} that you may write to"
+    target = Path(os.path.realpath(path))
+    if not folder and os.path.isdir(target):
+        raise ArtefactError(path, "is a folder", remedy)
+    start = target if folder else target.parent
+    above = next((place for place in (start, *start.parents) if os.path.lexists(place)), Path(start.anchor))
+    if not os.path.isdir(above):
+        raise ArtefactError(path, "is a file" if above == target else f"{above} is a file", remedy)
+    try:
+        # Tried, not looked up: rights say little of a disk mounted read-only, of /proc, or to root.
+        with tempfile.TemporaryFile(dir=above):
+            pass
+    except OSError as error:
+        raise ArtefactError(path, f"nothing can be written in {above} ({error.strerror})", remedy) from None
 
 
 def put_in_place(target: Path, files: Mapping[str, bytes]) -> None:

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from medaegis.errors import ArtefactError, ConfigError
 
 SIGNATURE_BYTES = 64
-_KEYS = "generate_keypair makes a fitting pair"
+_KEYS = "`medaegis keys DIR` makes a pair"
 
 
 def generate_keypair(folder: Path | str) -> tuple[Path, Path]:

@@ -11,11 +11,12 @@ from tests.models.drawn import squares
 from tests.models.tiny_networks import tiny
 
 from medaegis.cushions import parse_cushion
-from medaegis.errors import ConfigError, DataError
+from medaegis.errors import ArtefactError, ConfigError, DataError
 from medaegis.guard import fitting, shield_training
 from medaegis.guard.fitting import LOOKS, calibrate, fit_guard, refit_guard, robustness, shield_config, soundness
 from medaegis.guard.guard import Guard
 from medaegis.guard.shield_training import ShieldTraining
+from medaegis.models.store import save_classifier
 
 SHORT = CONFIG.model_copy(update={"updates": 4})
 
@@ -96,6 +97,20 @@ def test_data_that_do_not_fit_are_refused(tmp_path, monkeypatch):
         fit(tmp_path, split=squares(80)[1])
 
 
+def test_what_could_not_be_written_in_the_end_is_refused_before_training(tmp_path, monkeypatch):
+    monkeypatch.setattr(ShieldTraining, "train", lambda *_: pytest.fail("trained"))
+    monkeypatch.setattr(fitting, "check_before_fitting", lambda *_: pytest.fail("judged"))
+    save_classifier(toy_classifier(), tmp_path / "classifier")
+    (tmp_path / "file").write_text("mine")
+    before = sorted(tmp_path.rglob("*"))
+    for name, problem in (("classifier", "not a guard folder"), ("file", "is a file"), ("file/guard", "is a file")):
+        with pytest.raises(ArtefactError, match=problem):
+            fit(tmp_path, out_dir=tmp_path / name)
+    with pytest.raises(ConfigError, match="medaegis keys"):
+        fit(tmp_path, signing_key=tmp_path / "file")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_other_settings_in_a_begun_folder_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(shield_training, "CHECKPOINT_SECONDS", 0.0)
     fit(tmp_path)
@@ -141,7 +156,7 @@ class TestShieldsOfAnotherGuard:
             self.refit(deep, tmp_path / "b", classifier=other)
         self.refit(deep, tmp_path / "c")
 
-    def test_what_does_not_fit_is_refused(self, source, tmp_path):
+    def test_what_does_not_fit_is_refused(self, source, tmp_path, monkeypatch):
         with pytest.raises(ConfigError, match="made for"):
             self.refit(source, tmp_path, classifier=toy_classifier(3))
         with pytest.raises(DataError, match="other images or another split"):
@@ -153,8 +168,10 @@ class TestShieldsOfAnotherGuard:
             self.refit(source, tmp_path, about={"split_parts": {"train": 3}})
         (tmp_path / "other").mkdir()
         (tmp_path / "other" / "notes.txt").write_text("mine")
-        with pytest.raises(ConfigError, match="not an empty folder"):
-            self.refit(source, tmp_path)
+        with monkeypatch.context() as patch:
+            patch.setattr(fitting, "calibrate", lambda *_: pytest.fail("judged"))
+            with pytest.raises(ArtefactError, match="not an empty folder"):
+                self.refit(source, tmp_path)
 
 
 def test_recipes():

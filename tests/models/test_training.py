@@ -114,6 +114,16 @@ class TestRun:
         with pytest.raises(ConfigError, match="checkpoint of another run"):
             train_classifier(dataset, split, other, tmp_path / "c")
 
+    def test_a_place_that_cannot_be_written_is_refused_before_training(self, tmp_path):
+        (tmp_path / "file").write_text("mine")
+        (tmp_path / "mine").mkdir()
+        (tmp_path / "mine" / "thesis.txt").write_text("ten years")
+        before = sorted(tmp_path.rglob("*"))
+        for name, problem in (("file", "is a file"), ("file/c", "is a file"), ("mine", "not a classifier folder")):
+            with pytest.raises(ArtefactError, match=problem):
+                train_classifier(*squares(), CONFIG, tmp_path / name, progress=lambda *_: pytest.fail("trained"))
+        assert sorted(tmp_path.rglob("*")) == before
+
     def test_the_global_generator_is_left_alone(self, tmp_path):
         torch.manual_seed(4)
         np.random.seed(4)  # noqa: NPY002

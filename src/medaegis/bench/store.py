@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -56,7 +56,7 @@ class Store:
         piece = compute()
         self._counted.add(name)
         part = file.with_suffix(f".{os.getpid()}.part")
-        save_file({field: value.contiguous() for field, value in piece.items()}, part)
+        part.write_bytes(save({field: value.contiguous() for field, value in piece.items()}))
         os.replace(part, file)
         return piece
 

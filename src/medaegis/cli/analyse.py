@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from medaegis.cli import console, datasets
-from medaegis.cli.options import AsJson, Factory, Gradient, Images, Seed, Spec, factory, without_path
+from medaegis.cli.options import AsJson, Factory, Gradient, Images, Seed, Spec, check_out, factory, without_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,6 +62,7 @@ def analyse(
     from medaegis.bench.analysis.subjects import Plan
     from medaegis.cushions import parse_cushion
 
+    check_out(out)
     find_attack(attack)
     radius, filtering = parse_eps(eps), parse_cushion(cushion)
     victim, dataset, split, about = load_victim(

@@ -18,6 +18,7 @@ from medaegis.cli.options import (
     Samples,
     Seed,
     Spec,
+    check_out,
     comma_separated,
     eps_list,
     factory,
@@ -94,6 +95,7 @@ def assess(
     from medaegis.cushions import parse_cushion
     from medaegis.models.store import load_classifier
 
+    check_out(out)
     sizes = eps_list(eps)
     filtering = parse_cushion(cushion)
     ways = gradient_list(gradient, filtering)

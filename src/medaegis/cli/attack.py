@@ -19,6 +19,7 @@ from medaegis.cli.options import (
     Samples,
     Seed,
     Spec,
+    check_out,
     factory,
     samples_for,
 )
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from medaegis.attacks.victim import Victim
     from medaegis.guard.guard import Guard
     from medaegis.images import Dataset
+
+RECORD = "attack.json"
 
 
 def attack(
@@ -79,6 +82,9 @@ def attack(
     from medaegis.guard.guard import Guard
     from medaegis.models.store import load_classifier
 
+    check_out(out)
+    if (out / RECORD).exists():
+        raise ConfigError(f"--out {out}", f"holds another attack ({RECORD})", "name another folder")
     entry = find_attack(attack)
     chosen = entry.attack.with_options(steps=steps, restarts=None if restarts == 1 else restarts)
     radius = parse_eps(eps)
@@ -220,7 +226,7 @@ def write_attacked(
         writer = csv.DictWriter(stream, list(table[0]))
         writer.writeheader()
         writer.writerows(table)
-    (out / "attack.json").write_text(json.dumps(told, indent=2), encoding="utf-8")
+    (out / RECORD).write_text(json.dumps(told, indent=2), encoding="utf-8")
 
 
 def judging_draws(guard: Guard, ids: Tensor, *, seed: int) -> list[str]:

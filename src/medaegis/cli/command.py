@@ -46,9 +46,14 @@ def _ending_well(function: Command) -> Command:
             # The reader (head, less) has seen enough; without this, Python complains while it shuts down.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(FAILED) from None
-        except Exception as error:  # the outermost boundary: whatever else is a defect, and told as one
+        except Exception as error:  # the outermost boundary
             if console.state.debug:
                 raise
+            if isinstance(error, OSError) and error.strerror:  # of the system; libraries raise their own without
+                place = "the disk or the output" if error.filename is None else error.filename
+                console.complain(f"{place}: {error.strerror}; check the path, the rights on it and the disk's space")
+                raise typer.Exit(FAILED) from None
+            # Whatever else is a defect, and told as one.
             console.complain(
                 f"unexpected {type(error).__name__}: {error}. This is a defect of medaegis, not of your input; please "
                 "report it with the output of the same command after `medaegis --debug`, and of `medaegis doctor`"

@@ -8,7 +8,17 @@ from typing import Annotated
 import typer
 
 from medaegis.cli import console, datasets
-from medaegis.cli.options import AsJson, Factory, Images, Seed, Spec, comma_separated, factory, recorded_command
+from medaegis.cli.options import (
+    AsJson,
+    Factory,
+    Images,
+    Seed,
+    Spec,
+    check_out,
+    comma_separated,
+    factory,
+    recorded_command,
+)
 
 
 def compare(
@@ -59,6 +69,7 @@ def compare(
     from medaegis.guard.guard import Guard
     from medaegis.models.store import load_classifier
 
+    check_out(out)
     names = [name for name in DETECTORS if name != SHIELD or guard is not None]
     if detectors is not None:
         names = comma_separated(detectors, "--detectors")

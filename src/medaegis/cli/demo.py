@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from medaegis.cli import console, datasets
-from medaegis.cli.options import Seed, without_path
+from medaegis.cli.options import Seed, check_out, without_path
 
 if TYPE_CHECKING:
     from medaegis.bench.schema import Evaluation
@@ -86,6 +86,7 @@ def demo(
 
     Run again, it goes on where it was. Its figures are those of a small network trained briefly.
     """
+    check_out(out)
     run_demo(out, data, seed=seed, sizes=Sizes())
 
 

@@ -18,6 +18,7 @@ from medaegis.cli.options import (
     Samples,
     Seed,
     Spec,
+    check_out,
     comma_separated,
     eps_list,
     factory,
@@ -100,6 +101,7 @@ def evaluate(
     from medaegis.guard.guard import Guard
     from medaegis.models.store import load_classifier
 
+    check_out(out)
     asked = find_suite(suite)
     names = list(asked.attacks) if attacks is None else comma_separated(attacks, "--attacks")
     for name in names:

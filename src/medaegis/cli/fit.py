@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from medaegis.cli import console, datasets
-from medaegis.cli.options import AsJson, Factory, Images, Seed, Spec, factory
+from medaegis.cli.options import AsJson, Factory, Images, Seed, Spec, check_out, factory
 
 
 class Recipe(StrEnum):
@@ -56,15 +56,14 @@ def fit(
     Called again after a kill with the same options, it goes on where it was. The images are split as for the
     classifier: what it was tested on, no Shield learns from.
     """
+    from medaegis.artefact import check_target
     from medaegis.cushions import parse_cushion
     from medaegis.guard.fitting import fit_guard, refit_guard, shield_config
     from medaegis.guard.guard import Guard
     from medaegis.models.store import load_classifier
-    from medaegis.signing import load_signing_key
 
     filtering = parse_cushion(cushion)
-    if sign is not None:
-        load_signing_key(sign)  # better refused now than after the training
+    check_out(out, check_target, kind="guard", empty=shields is not None, signing_key=sign)
     classifier = load_classifier(classifier_dir, factory(network))
     dataset, split = datasets.data_of_classifier(classifier_dir, classifier, spec, images=images)
     about = {"images": images, "split_parts": datasets.split_facts(split)}

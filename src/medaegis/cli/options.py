@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from medaegis.errors import ConfigError
+from medaegis.errors import ArtefactError, ConfigError
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -73,6 +73,23 @@ def comma_separated(text: str, option: str) -> list[str]:
     if not parts:
         raise ConfigError(option, "is empty", "give one or more names, with commas between them")
     return parts
+
+
+def check_out(out: Path, check: Callable[..., None] | None = None, *, option: str = "--out", **options: object) -> None:
+    """Whether there can be written what the command is going to make, asked before any work.
+
+    Args:
+        check: of `medaegis.artefact` or `safefiles`, called with `options`; None: `check_other`.
+
+    Raises:
+        ConfigError: what it refuses, told as wrong usage.
+    """
+    from medaegis.artefact import check_other
+
+    try:
+        (check or check_other)(out, **options)
+    except ArtefactError as error:
+        raise ConfigError(f"{option} {out}", error.problem, error.remedy) from None
 
 
 def eps_list(text: str) -> list[tuple[str, float]]:

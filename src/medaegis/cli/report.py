@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from medaegis.cli.options import check_out
+
 
 def report(
     evaluation_dir: Annotated[Path, typer.Argument(metavar="DIR", help="Folder that `medaegis evaluate` wrote.")],
@@ -26,7 +28,10 @@ def report(
     from medaegis.bench.markdown import write_markdown
     from medaegis.bench.report import write_report
     from medaegis.bench.verdict import write_verdict
+    from medaegis.safefiles import check_place
 
+    if out is not None:
+        check_out(out, check_place, folder=False)
     if out is not None and out.suffix == ".md":
         typer.echo(write_markdown(evaluation_dir, out))
     else:

@@ -15,7 +15,7 @@ import typer
 from medaegis.cli import console
 from medaegis.cli.check import PublicKey
 from medaegis.cli.command import FAILED
-from medaegis.cli.options import Factory, GuardDir, factory
+from medaegis.cli.options import Factory, GuardDir, check_out, factory
 from medaegis.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -68,6 +68,8 @@ def screen(
     from medaegis.guard.guard import Guard
     from medaegis.images import find_images
 
+    if quarantine is not None:
+        check_out(quarantine, option="--quarantine")
     guard = Guard.load(guard_dir, public_key=public_key, factory=factory(network))
     files = find_images(paths)
     if quarantine is not None:

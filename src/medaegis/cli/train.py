@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from medaegis.cli import console, datasets
-from medaegis.cli.options import AsJson, Channels, Images, Seed, Spec, checked, comma_separated
+from medaegis.cli.options import AsJson, Channels, Images, Seed, Spec, check_out, checked, comma_separated
 from medaegis.errors import ConfigError
 
 
@@ -73,12 +73,14 @@ def train(
 
     To harden a trained one, start from its weights: --weights runs/classifier/network.safetensors --harden 8/256.
     """
+    from medaegis.artefact import check_target
     from medaegis.attacks.engine import parse_eps
     from medaegis.attacks.hardening import Hardening
     from medaegis.images import split_dataset
     from medaegis.models.store import read_training
     from medaegis.models.training import TrainConfig, train_classifier
 
+    check_out(out, check_target, kind="classifier")
     config = checked(
         TrainConfig,
         backbone=backbone,

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from medaegis.artefact import check_target
 from medaegis.attacks.engine import Attack
 from medaegis.attacks.objectives import ShieldLogit
 from medaegis.attacks.steps import Descent, StepRule
@@ -21,7 +22,7 @@ from medaegis.cushions import Cushion
 from medaegis.detectors.shield import Shield, ShieldBank, enough_to_calibrate
 from medaegis.errors import ConfigError, DataError
 from medaegis.guard.fingerprint import weights_fingerprint
-from medaegis.guard.guard import Guard
+from medaegis.guard.guard import KIND, Guard
 from medaegis.guard.shield_training import ShieldConfig, ShieldTraining
 from medaegis.images.datasets import Dataset
 from medaegis.images.splits import Split
@@ -95,8 +96,10 @@ def fit_guard(
 
     Raises:
         DataError: the data or the split do not fit the classifier.
-        ConfigError: `out_dir` was begun with other settings.
+        ConfigError: `out_dir` was begun with other settings, or an unusable key.
+        ArtefactError: the guard could not be written there; asked before any work.
     """
+    check_target(out_dir, kind=KIND, signing_key=signing_key)
     check_before_fitting(classifier, cushion, dataset, split)
     learn = dataset.subset([*split.train, *split.adv_train])
     watch = dataset.subset(split.val)
@@ -141,9 +144,11 @@ def refit_guard(
 
     Raises:
         DataError: the data or the split do not fit the classifier, or are not those that the Shields learned from.
-        ConfigError: the Shields read features of another classifier; classes, size or channels differ; or the
-            folder holds something.
+        ConfigError: the Shields read features of another classifier; classes, size or channels differ; or an
+            unusable key.
+        ArtefactError: the folder holds something, or nothing can be written there.
     """
+    check_target(out_dir, kind=KIND, empty=True, signing_key=signing_key)
     given, wanted = ((c.classes, c.size, c.channels) for c in (source.classifier, classifier))
     if given != wanted:
         raise ConfigError("Shields", f"made for {given}, the classifier is for {wanted}", "fit new ones")
@@ -151,8 +156,6 @@ def refit_guard(
     same = described and weights_fingerprint(source.classifier) == weights_fingerprint(classifier)
     if not same and set(source.bank.taps) != {INPUT}:
         raise ConfigError("Shields", "they read features of another classifier", "fit new ones, or pixels alone")
-    if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
-        raise ConfigError(out_dir, "is not an empty folder", "give another one")
     check_before_fitting(classifier, cushion, dataset, split)
     facts = {**_data_facts(dataset, split), **(about or {})}
     if any(source.training.get(name) != value for name, value in facts.items()):

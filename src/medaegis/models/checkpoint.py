@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from medaegis.errors import ArtefactError
@@ -32,7 +32,7 @@ def save_checkpoint(folder: Path, tensors: Mapping[str, Tensor], document: Mappi
     folder.mkdir(parents=True, exist_ok=True)
     name = f"tensors-{serial}.safetensors"
     part = folder / f"{name}.part"
-    save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, part)
+    part.write_bytes(save({key: value.detach().cpu().contiguous() for key, value in tensors.items()}))
     _sync(part)
     part.replace(folder / name)
     pointer = folder / f"{_POINTER}.part"

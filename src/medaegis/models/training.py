@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from medaegis.artefact import check_target
 from medaegis.errors import ConfigError, DataError
 from medaegis.images.datasets import Dataset
 from medaegis.images.splits import Split
@@ -31,7 +32,7 @@ from medaegis.models.checkpoint import load_checkpoint, save_checkpoint
 from medaegis.models.classifier import Classifier
 from medaegis.models.hardware import has_fast_bfloat16, pick_device
 from medaegis.models.metrics import evaluate_classifier
-from medaegis.models.store import load_classifier, read_training, save_classifier
+from medaegis.models.store import KIND, load_classifier, read_training, save_classifier
 from medaegis.progress import Progress, silent
 
 CHECKPOINT_SECONDS = 30.0
@@ -123,8 +124,10 @@ def train_classifier(
     Raises:
         ConfigError: ``out_dir`` holds another run; the loss is not finite; the backbone or the taps do not fit.
         DataError: the split belongs to other images, or its train part lacks a class.
+        ArtefactError: ``out_dir`` holds something else, or nothing can be written there.
     """
     out_dir = Path(out_dir)
+    check_target(out_dir, kind=KIND)
     if split.fingerprint != dataset.fingerprint:
         raise DataError("split", f"made for other images than {dataset.spec}", "make it from this data set")
     run = _Run(dataset, split, config, adversary)
