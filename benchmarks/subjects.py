@@ -106,7 +106,7 @@ def guarded(classifier: Classifier, *, cushion: str = "jpeg:80", seed: int = 0) 
     shapes = classifier.tap_shapes(config.taps)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        shields = [Shield(shapes, **config.sizes) for _ in classifier.classes]
+        shields = [Shield(shapes, width=config.width, hidden=config.hidden) for _ in classifier.classes]
     bank = ShieldBank(shields).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     bank.centre.fill_(1.0)
     return Guard(classifier, parse_cushion(cushion), bank, tnr=0.9)
