@@ -5,11 +5,13 @@ import json
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from scipy.stats import binomtest
+from tests.attacks.toys import toy_classifier, toy_images
 from tests.bench.small import data, learned
 
 from medaegis.attacks.catalogue import CATALOGUE, find_attack
-from medaegis.attacks.engine import Attack
+from medaegis.attacks.engine import Attack, pick_targets
 from medaegis.attacks.victim import Victim
 from medaegis.bench.analysis import figures
 from medaegis.bench.assessment import assess_classifier, every_attack, plan_assessment, shuffled
@@ -20,6 +22,8 @@ from medaegis.bench.planned import Planned
 from medaegis.bench.store import Store
 from medaegis.cushions import parse_cushion
 from medaegis.errors import ConfigError, DataError
+from medaegis.images.datasets import load_dataset
+from medaegis.images.splits import split_dataset
 
 EPS = [("8/256", 8 / 256), ("2/256", 2 / 256)]
 LIMIT = 24
@@ -263,6 +267,36 @@ def test_every_way_through_the_cushion_is_tried_and_counts_in_the_worst_case(sce
     lines = (tmp_path / "assessment.md").read_text(encoding="utf-8").splitlines()
     for way in ("BPDA", "twin", "without it"):
         assert sum(f"| pgd | 8/256 | 6 | {way} |" in line for line in lines) == 1
+
+
+def test_a_targeted_attack_counts_by_the_class_it_wants(tmp_path):
+    """Of four classes another wrong one is no success: the wanted ones are those of the engine."""
+    classifier = toy_classifier(4)
+    images = toy_images(1600, classifier)
+    with torch.no_grad():
+        labels = classifier(images).argmax(1)
+    for k, name in enumerate(classifier.classes):
+        for i in (labels == k).nonzero().squeeze(1)[:30].tolist():
+            folder = tmp_path / "data" / name / f"patient-{i}"
+            folder.mkdir(parents=True)
+            Image.fromarray((images[i, 0] * 255).round().byte().numpy()).save(folder / "0.png")
+    dataset = load_dataset(f"folder:{tmp_path / 'data'}", size=classifier.size, channels="gray")
+    split = split_dataset(dataset, seed=0, fractions=(0.3, 0.2, 0.1, 0.4))
+    eps = [("4/256", 4 / 256)]
+    cells = plan_assessment(["pgd"], eps, steps=4)
+    where = {"cells": cells, "eps": eps, "out_dir": tmp_path / "out"}
+    free = assess_classifier(classifier, dataset, split, **where)
+    aimed = assess_classifier(classifier, dataset, split, targeted=True, **where)
+    test = dataset.subset(split.adv_test)
+    victim = Victim(classifier)
+    rows = (victim.verdicts(test.pixels()).predicted == test.labels).nonzero().squeeze(1)
+    targets = pick_targets(test.labels[rows], 4, ids=test.ids[rows], seed=0)
+    options = {"eps": eps[0][1], "targets": targets, "ids": test.ids[rows]}
+    direct = cells[0].value.run(victim, test.pixels(rows), test.labels[rows], **options)
+    agrees(aimed.attacks[0].success, (direct.verdict.predicted == targets).numpy())
+    assert 0 < aimed.attacks[0].success.share < free.attacks[0].success.share
+    assert (aimed.targeted, free.targeted) == (True, False)
+    assert "towards a wrong class drawn for each" in (tmp_path / "out" / "assessment.md").read_text(encoding="utf-8")
 
 
 def test_a_random_cushion_judges_by_draws_that_the_attacker_does_not_know(scene, tmp_path):

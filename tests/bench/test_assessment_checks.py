@@ -54,7 +54,7 @@ def test_success_must_rise_with_eps(curve, passed):
 def test_attacks_must_win_where_nothing_can_stand(worst, passed):
     bare = Told(lambda attack, eps: worst if attack.random_start else 1.0)
     outcomes = [(planned(name, levels), piece(0.1)) for name in ("bim", "pgd") for levels in (2, 8)]
-    control = checks._full_success(bare, pictures(), outcomes, silent)
+    control = checks._full_success(bare, pictures(), outcomes, False, silent)
     assert control.passed is passed
     assert bare.asked == [(10, N, 64 / 256)] * 2, "each attack once, far out"
 
@@ -73,7 +73,7 @@ def test_more_steps_must_not_do_worse(longer, passed):
     bare = Told(lambda attack, eps: longer)
     outcomes = [(planned("bim", 8), piece(0.0))]
     outcomes += [(planned("pgd", levels), piece(share)) for levels, share in ((16, 1.0), (8, 0.5), (2, 0.1))]
-    alarm = checks._more_steps(bare, pictures(), outcomes, silent)
+    alarm = checks._more_steps(bare, pictures(), outcomes, False, silent)
     assert alarm.passed is passed
     assert bare.asked == [(100, N, 8 / 256)], "where PGD did not turn all, at the largest such eps"
     assert alarm.measured == f"10 steps: 50.0%, 100 steps: {longer:.1%}"
@@ -91,7 +91,7 @@ def test_guessing_is_tried_where_gradients_fail_and_must_add_little(blind, passe
     even = {"fooled": torch.arange(N) % 2 == 0}
     outcomes = [(planned("pgd", 8), piece(12 / N)), (planned("bim", 8), even), (planned("pgd", 2), piece(1.0))]
     outcomes.append((planned("pgd-l2", 8), piece(1.0)))
-    (alarm,) = checks._knowledge(SimpleNamespace(attack=attack, seed=0), pictures(), outcomes, silent)
+    (alarm,) = checks._knowledge(SimpleNamespace(attack=attack, seed=0), pictures(), outcomes, False, silent)
     left = [i for i in chosen if i >= 12 and i % 2]
     turned = 1 - len(left) / len(chosen)
     assert 0.5 < turned < 0.8
@@ -101,11 +101,11 @@ def test_guessing_is_tried_where_gradients_fail_and_must_add_little(blind, passe
 
 
 def test_nothing_is_guessed_where_gradients_turn_all_or_guesses_were_asked_for():
-    (alarm,) = checks._knowledge(SimpleNamespace(seed=0), pictures(), [(planned("pgd", 8), piece(1.0))], silent)
+    (alarm,) = checks._knowledge(SimpleNamespace(seed=0), pictures(), [(planned("pgd", 8), piece(1.0))], False, silent)
     assert alarm.passed is True
     for blind, passed in ((0.7, True), (0.8, False)):
         outcomes = [(planned("pgd", 8), piece(0.7, 1.0)), (planned("square", 8), piece(blind, 1.0))]
-        (alarm,) = checks._knowledge(SimpleNamespace(seed=0), pictures(), outcomes, silent)
+        (alarm,) = checks._knowledge(SimpleNamespace(seed=0), pictures(), outcomes, False, silent)
         assert alarm.passed is passed
 
 
@@ -118,7 +118,9 @@ def run(classifier, folder):
     bare = Bare(classifier, parse_cushion("none"), known, 0, Store(folder))
     cells = [Planned(name, 16 / 256, "16/256") for name in ("fgsm", "pgd")]
     outcomes = [(p, bare.attack(p.value, mine, p.eps, targeted=False, progress=silent)) for p in cells]
-    return {control.name.split(",")[0]: control.passed for control in checks.run_checks(bare, mine, outcomes, silent)}
+    return {
+        control.name.split(",")[0]: control.passed for control in checks.run_checks(bare, mine, outcomes, False, silent)
+    }
 
 
 def test_a_sound_classifier_sets_nothing_off(tmp_path, monkeypatch):

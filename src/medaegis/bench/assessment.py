@@ -129,6 +129,7 @@ def assess_classifier(
     eps: Sequence[tuple[str, float]],
     out_dir: Path,
     cushion: str = "none",
+    targeted: bool = False,
     limit: int | None = None,
     seed: int = 0,
     command: str = "",
@@ -143,6 +144,7 @@ def assess_classifier(
         eps: as text and in pixel units; the worst case is taken at each, over all cells.
         cushion: filter in front of the classifier, which the attacker knows; of a random one each image gets a draw
             that he does not know.
+        targeted: only a wrong class drawn for each image counts as success; else any.
         limit: at most so many test images, classes in proportion.
 
     Raises:
@@ -168,11 +170,11 @@ def assess_classifier(
     for planned in cells:
         told = meter.part(planned.value.steps, planned.id)
         piece = bare.attack(
-            planned.value, pictures, planned.eps, targeted=False, gradient=planned.gradient, progress=told
+            planned.value, pictures, planned.eps, targeted=targeted, gradient=planned.gradient, progress=told
         )
         pieces.append((planned, piece))
         outcomes.append(_outcome(planned, piece))
-    controls = run_checks(bare, pictures, pieces, progress)
+    controls = run_checks(bare, pictures, pieces, targeted, progress)
     found = Assessment(
         **provenance(seed, command),
         seconds=time.perf_counter() - started + store.spent_before,
@@ -182,6 +184,7 @@ def assess_classifier(
         size=classifier.size,
         channels=classifier.channels,
         cushion=filtering.spec,
+        targeted=targeted,
         data=data_facts(test, split),
         chosen=len(chosen),
         attacked=len(pictures),

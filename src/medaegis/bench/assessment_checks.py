@@ -28,7 +28,7 @@ BLIND_STEPS, BLIND_IMAGES = 1000, 32
 Outcomes = Sequence[tuple[Planned, Piece]]
 
 
-def run_checks(bare: Bare, pictures: Pictures, outcomes: Outcomes, progress: Progress) -> list[Control]:
+def run_checks(bare: Bare, pictures: Pictures, outcomes: Outcomes, targeted: bool, progress: Progress) -> list[Control]:
     """Every control and alarm that applies to what was measured, by the first way through the Cushion.
 
     Args:
@@ -39,9 +39,9 @@ def run_checks(bare: Bare, pictures: Pictures, outcomes: Outcomes, progress: Pro
     plain = [(p, piece) for p, piece in bounded if _plain(p)]
     found = [*_more_change(bounded), *steps_beat_one(bounded)]
     if plain:
-        found.append(_full_success(bare, pictures, plain, progress))
-        found.append(_more_steps(bare, pictures, plain, progress))
-        found += _knowledge(bare, pictures, bounded, progress)
+        found.append(_full_success(bare, pictures, plain, targeted, progress))
+        found.append(_more_steps(bare, pictures, plain, targeted, progress))
+        found += _knowledge(bare, pictures, bounded, targeted, progress)
     few = pictures[pictures.few(PROBED, bare.seed)]
     goal = Goal(few.labels, few.targets)
     return found + slope_alarms(bare.smooth, few.pixels, goal, few.ids, bare.seed, {"classifier": CarliniWagner()})
@@ -74,12 +74,12 @@ def _more_change(outcomes: Outcomes) -> list[Control]:
     ]
 
 
-def _full_success(bare: Bare, pictures: Pictures, plain: Outcomes, progress: Progress) -> Control:
+def _full_success(bare: Bare, pictures: Pictures, plain: Outcomes, targeted: bool, progress: Progress) -> Control:
     far = max(FAR_EPS, *(planned.eps for planned, _ in plain))
     text = f"{far * 256:g}/256"
     few, shares = pictures[pictures.few(FAR_IMAGES, bare.seed)], {}
     for planned in {p.attack: p for p, _ in plain}.values():
-        piece = bare.attack(planned.value, few, far, targeted=False, gradient=planned.gradient, progress=progress)
+        piece = bare.attack(planned.value, few, far, targeted=targeted, gradient=planned.gradient, progress=progress)
         shares[planned.attack] = _success(piece)
     return Control(
         name=f"Full success far out, {text}",
@@ -91,7 +91,7 @@ def _full_success(bare: Bare, pictures: Pictures, plain: Outcomes, progress: Pro
     )
 
 
-def _more_steps(bare: Bare, pictures: Pictures, plain: Outcomes, progress: Progress) -> Control:
+def _more_steps(bare: Bare, pictures: Pictures, plain: Outcomes, targeted: bool, progress: Progress) -> Control:
     """PGD, or the first there is, with ten times the steps where it did not break all."""
     names = [planned.attack for planned, _ in plain]
     name = "pgd" if "pgd" in names else names[0]
@@ -104,7 +104,7 @@ def _more_steps(bare: Bare, pictures: Pictures, plain: Outcomes, progress: Progr
     planned, usual = max((pair for pair in found if pair[1] < FULL), key=lambda pair: pair[0].eps, default=found[0])
     longer = replace(planned, steps=LONGER * planned.value.steps)
     more = _success(
-        bare.attack(longer.value, few, planned.eps, targeted=False, gradient=planned.gradient, progress=progress)
+        bare.attack(longer.value, few, planned.eps, targeted=targeted, gradient=planned.gradient, progress=progress)
     )
     return Control(
         kind="alarm",
@@ -116,7 +116,7 @@ def _more_steps(bare: Bare, pictures: Pictures, plain: Outcomes, progress: Progr
     )
 
 
-def _knowledge(bare: Bare, pictures: Pictures, bounded: Outcomes, progress: Progress) -> list[Control]:
+def _knowledge(bare: Bare, pictures: Pictures, bounded: Outcomes, targeted: bool, progress: Progress) -> list[Control]:
     """Gradients against guessing: attacks by answers that were asked for, else Square where no gradient got through."""
     linf = [(p, piece) for p, piece in bounded if p.value.ball.name == "linf"]
     if any(find_attack(p.attack).access == "black-box" for p, _ in linf):
@@ -128,7 +128,7 @@ def _knowledge(bare: Bare, pictures: Pictures, bounded: Outcomes, progress: Prog
     left, added = few[(~turned).nonzero().squeeze(1)], 0.0
     if len(left):
         square = replace(largest, attack="square", steps=BLIND_STEPS, samples=1)
-        blind = bare.attack(square.value, left, square.eps, targeted=False, progress=progress)
+        blind = bare.attack(square.value, left, square.eps, targeted=targeted, progress=progress)
         added = float(blind["fooled"].sum()) / len(few)
     return [
         Control(

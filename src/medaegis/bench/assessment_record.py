@@ -40,7 +40,8 @@ class WorstCase(Standing):
 
 
 class Tried(Model):
-    """One attack at one eps, on images diagnosed rightly when clean, towards any wrong class.
+    """One attack at one eps, on images diagnosed rightly when clean, towards any wrong class or, if targeted, towards
+    one drawn for each image, which alone counts.
 
     eps: in pixel units, for L2 the root mean square; null: the attack looks for the smallest change. robust_accuracy:
     of all chosen images, those diagnosed wrongly from the start counted as lost. noise: share turned by the attack's
@@ -83,6 +84,7 @@ class Assessment(Measured):
     size: Annotated[int, Field(gt=0)]
     channels: Literal["gray", "rgb"]
     cushion: str
+    targeted: bool = False
     data: DataFacts
     chosen: Count
     attacked: Count
@@ -99,7 +101,7 @@ def markdown(found: Assessment) -> str:
         "![Robust accuracy over the size of the change](robust-accuracy.svg)",
         "Worst case: each image as the strongest of all attacks leaves it.",
         _worst(found),
-        f"Attacks, each on the {found.attacked} images diagnosed rightly, towards any wrong class; an eps of "
+        f"Attacks, each on the {found.attacked} images diagnosed rightly, towards {_goal(found)}; an eps of "
         f"{SMALLEST!r} is of one that looks for the smallest change, or for few pixels, however far it takes. Noise: "
         "the attack's own changes with their pixels shuffled. Medians are over the images turned; L2 is the Euclidean "
         "length in units of full brightness, an eps in L2 its root mean square per value. Passes and time: per image.",
@@ -107,6 +109,10 @@ def markdown(found: Assessment) -> str:
         controls_table(found.controls),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _goal(found: Assessment) -> str:
+    return "a wrong class drawn for each, which alone counts" if found.targeted else "any wrong class"
 
 
 def _source(found: Assessment) -> str:

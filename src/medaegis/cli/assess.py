@@ -18,6 +18,7 @@ from medaegis.cli.options import (
     Samples,
     Seed,
     Spec,
+    Targeted,
     check_out,
     comma_separated,
     eps_list,
@@ -63,6 +64,7 @@ def assess(
             "commas between, every attack goes every way.",
         ),
     ] = Gradient.bpda.value,
+    targeted: Targeted = False,
     samples: Samples = None,
     steps: Annotated[
         int | None,
@@ -87,8 +89,9 @@ def assess(
 ) -> None:
     """Measure a classifier without guard: attacks at every size of change, and what the strongest leaves of each image.
 
-    The attacker knows it all and wants any wrong diagnosis. Called again after a kill with the same options, it goes on
-    where it was. Exit code 1 if a control failed: then the figures are not to be relied on yet.
+    The attacker knows it all and wants any wrong diagnosis, or one of his choice (--targeted). Called again after a
+    kill with the same options, it goes on where it was. Exit code 1 if a control failed: then the figures are not to
+    be relied on yet.
     """
     from medaegis.bench.assessment import ATTACKS, assess_classifier, every_attack, plan_assessment
     from medaegis.bench.bare import check_attacks
@@ -110,7 +113,11 @@ def assess(
     cells = plan_assessment(names, sizes, steps=steps, queries=queries, gradients=ways, samples=draws)
     dataset, split = datasets.data_of_classifier(classifier_dir, classifier, spec, images=images)
     given: dict[str, object] = {"--attacks": attacks, "--eps": eps, "--cushion": cushion, "--steps": steps}
-    given |= {"--gradient": gradient if filtering.spec != "none" else None, "--samples": draws if draws > 1 else None}
+    given |= {
+        "--targeted": targeted,
+        "--gradient": gradient if filtering.spec != "none" else None,
+        "--samples": draws if draws > 1 else None,
+    }
     given |= {"--queries": queries, "--limit": limit, "--images": images, "--seed": seed, "--factory": network}
     command = recorded_command("assess", classifier_dir, spec, given)
     with console.progress("Assessing") as progress:
@@ -122,6 +129,7 @@ def assess(
             eps=sizes,
             out_dir=out,
             cushion=cushion,
+            targeted=targeted,
             limit=limit,
             seed=seed,
             command=command,

@@ -19,6 +19,7 @@ from medaegis.cli.options import (
     Samples,
     Seed,
     Spec,
+    Targeted,
     check_out,
     factory,
     samples_for,
@@ -53,6 +54,7 @@ def attack(
     gradient: Annotated[
         Gradient, typer.Option("--gradient", help="Through the Cushion: straight, by its twin, or ignoring it.")
     ] = Gradient.bpda,
+    targeted: Targeted = True,
     samples: Samples = None,
     surrogate: Annotated[
         list[Path] | None,
@@ -111,6 +113,7 @@ def attack(
             chosen,
             eps=radius,
             gradient=gradient.value,
+            targeted=targeted,
             seed=seed,
             progress=progress,
             known=Known(dataset.subset([*split.train, *split.adv_train]), seed=seed),
@@ -122,6 +125,7 @@ def attack(
         "eps": eps,
         "steps": chosen.steps,
         "restarts": chosen.restarts,
+        "targeted": targeted,
         "gradient": gradient.value,
         "samples": draws,
         "surrogates": [path.name for path in surrogates],
@@ -172,12 +176,13 @@ def run_attack(
     *,
     eps: float,
     gradient: str,
+    targeted: bool = True,
     seed: int,
     progress: Any,
     known: Known | None = None,
     surrogate: Victim | None = None,
 ) -> AttackResult:
-    """Targeted attack on these rows of `test`, each image with its own target class and random start.
+    """Attack on these rows of `test`, each image with its own random start and, if targeted, its own target class.
 
     `known`: other clean images, for attacks that imitate one or hide among normal features. `surrogate`: what is
     attacked instead of the guard, which then only judges.
@@ -189,7 +194,8 @@ def run_attack(
     labels, ids = test.labels[rows], test.ids[rows]
     targets = pick_targets(labels, len(test.classes), ids=ids, seed=seed)
     pixels = test.pixels(rows)
-    options: dict[str, Any] = {"eps": eps, "targets": targets, "ids": ids, "seed": seed, "progress": progress}
+    options: dict[str, Any] = {"eps": eps, "ids": ids, "seed": seed, "progress": progress}
+    options["targets"] = targets if targeted else None
     if known is not None:
         options |= known.options(chosen, surrogate or victim, pixels, targets, ids)
     if surrogate is not None:

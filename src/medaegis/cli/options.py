@@ -40,6 +40,10 @@ Samples = Annotated[
         show_default="4 where it is random",
     ),
 ]
+Targeted = Annotated[
+    bool,
+    typer.Option("--targeted/--untargeted", help="Towards a wrong class drawn for each image, or towards any."),
+]
 Factory = Annotated[
     str | None,
     typer.Option(
