@@ -11,7 +11,7 @@ import torch
 from tests.attacks.toys import seeded
 from tests.models.tiny_networks import Tiny, tiny
 
-from medaegis.bench import controls, store
+from medaegis.bench import alarms, controls, store
 from medaegis.bench.evaluation import evaluate_guard
 from medaegis.bench.planned import Planned
 from medaegis.bench.schema import Evaluation
@@ -89,6 +89,7 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     store.BATCH = 8
     controls.FAR_IMAGES = 8
+    alarms.BLIND_QUERIES = 20
     ask = Store.get
 
     def get(self, key, compute):

@@ -91,6 +91,44 @@ def test_stamina_shows_what_more_effort_adds_to_the_worst_case(far, elsewhere, p
     assert f"all attacks: {elsewhere:.1%}" in alarm.measured
 
 
+@pytest.mark.parametrize(("blind", "passed"), [(0, True), (1, True), (2, False)])
+def test_guessing_is_tried_where_nothing_got_through_and_counts(blind, passed, monkeypatch):
+    """Of 20 images 15 are broken by one attack or another; Square is asked about the other five."""
+    monkeypatch.setattr(alarms, "BLIND_QUERIES", 30)
+    places, asked = torch.arange(0, N, 2), []
+
+    def only(left):
+        def attack(cell, progress):
+            asked.append((cell.attack, cell.value.steps, cell.eps, left.tolist()))
+            hit = torch.arange(len(left)) < blind
+            return {"fooled": hit, "accepted": hit, "score": left - 100.0}
+
+        return SimpleNamespace(attack=attack)
+
+    field = SimpleNamespace(few=lambda n: places, only=only, right=range(N))
+    last = {name: torch.arange(N) >= 30 for name in ("fooled", "accepted")}
+    outcomes = [(planned("wb", 16), piece(1.0, 0.5)), (planned("pgd", 16), last), (planned("wb", 4), piece(1.0, 1.0))]
+    outcomes.append((planned("pgd-l2", 16), piece(1.0, 1.0)))
+    assert alarms.guessing_is_missing(outcomes)
+    alarm, ((_, found),) = alarms.run_guessing(field, outcomes, silent)
+    left = [20, 22, 24, 26, 28]
+    assert asked == [("square-guard", 30, 16 / 256, left)]
+    assert alarm.passed is passed
+    assert alarm.measured == f"all attacks 75.0%, Square {blind / 20:.1%} more"
+    assert found["fooled"].nonzero().squeeze(1).tolist() == left[:blind]
+    assert found["score"].isfinite().nonzero().squeeze(1).tolist() == left
+
+
+def test_nothing_is_guessed_where_all_got_through_or_guesses_were_measured():
+    places = torch.arange(N)
+    field = SimpleNamespace(few=lambda n: places, only=lambda left: pytest.fail("asked"), right=range(N))
+    alarm, more = alarms.run_guessing(field, [(planned("wb", 16), piece(1.0, 1.0))], silent)
+    assert (alarm.passed, more) == (True, [])
+    wb, square = (planned("wb", 16), piece(1.0)), (planned("square-guard", 16), piece(1.0))
+    assert not alarms.guessing_is_missing([wb, square])
+    assert not alarms.guessing_is_missing([(planned("pgd", 16), piece(1.0))]), "the Shield is not attacked at all"
+
+
 # ---- from gradients
 
 

@@ -15,7 +15,7 @@ from sklearn.metrics import roc_auc_score
 from tests.bench.small import CELLS, data, fitted, measure
 
 from medaegis.attacks.engine import pick_targets
-from medaegis.bench import controls, evaluation, store
+from medaegis.bench import alarms, controls, evaluation, store
 from medaegis.bench.archive import read_evaluation
 from medaegis.bench.chosen import draw
 from medaegis.bench.evaluation import evaluate_guard
@@ -45,6 +45,7 @@ def whole(work):
         patch.setattr(Store, "get", get)
         patch.setattr(store, "BATCH", 8)
         patch.setattr(controls, "FAR_IMAGES", 8)
+        patch.setattr(alarms, "BLIND_QUERIES", 20)
         found = measure(work, work / "whole")
     return found, work / "whole", pieces
 
@@ -195,6 +196,7 @@ def test_what_stamina_breaks_counts_in_the_worst_case(whole, work, tmp_path, mon
     monkeypatch.setattr(evaluation, "run_stamina", run)
     monkeypatch.setattr(store, "BATCH", 8)
     monkeypatch.setattr(controls, "FAR_IMAGES", 8)
+    monkeypatch.setattr(alarms, "BLIND_QUERIES", 20)
     shutil.copytree(out, tmp_path / "again")
     again = measure(work, tmp_path / "again", stamina=True)
     assert again.cells == found.cells
@@ -297,6 +299,7 @@ def test_a_second_run_computes_nothing(whole, work, monkeypatch):
     found, out, _ = whole
     monkeypatch.setattr(store, "BATCH", 8)
     monkeypatch.setattr(controls, "FAR_IMAGES", 8)
+    monkeypatch.setattr(alarms, "BLIND_QUERIES", 20)
     ask = Store.get
 
     def get(self, key, compute):

@@ -25,10 +25,12 @@ from medaegis.progress import Progress
 
 NOTICEABLE = 0.10  # more undetected success by more effort
 BETTER = 0.05  # more undetected success by less knowledge
+BETTER_BLIND = 0.10  # the same on a few images, of which one alone is more than 5 %
 ZERO = 0.01  # images without a gradient
 UPHILL = 0.10  # images whose loss rises one grey level along its steepest descent
 PROBED = 64  # images whose gradients are looked at
 PROBE_EPS = 8 / 256
+BLIND_IMAGES, BLIND_QUERIES = 16, 500
 STAMINA_IMAGES = 16
 STAMINA = ((10, 1), (1, 5), (1, 20))  # times the steps, and restarts
 
@@ -191,6 +193,41 @@ def probe(victim: Victim, images: Tensor, goal: Goal, loss: Objective) -> tuple[
     with torch.no_grad():
         after = loss(victim.look(images - grad.nan_to_num().sign() / 255, goal, loss))
     return vanished, ~(after < before.detach())
+
+
+def run_guessing(field: Field, outcomes: Outcomes, progress: Progress) -> tuple[Control, Outcomes]:
+    """Square on classifier and Shield where no gradient got through, on a few images at the largest eps.
+
+    Returns:
+        The alarm, and the outcome for the worst case, as `run_stamina`.
+    """
+    linf = [(p, piece) for p, piece in outcomes if p.value.ball.name == "linf"]
+    largest = max((p for p, _ in linf), key=lambda p: p.eps)
+    places = field.few(BLIND_IMAGES)
+    usual = torch.stack([broken_by(piece)[places] for p, piece in linf if p.eps == largest.eps]).any(0)
+    left, more, added = places[~usual], [], 0.0
+    if len(left):
+        planned = Planned("square-guard", largest.eps, largest.eps_text, steps=BLIND_QUERIES)
+        piece = field.only(left).attack(planned, progress)
+        more = [(planned, elsewhere_nothing(piece, left, len(field.right)))]
+        added = float(broken_by(piece).sum()) / len(places)
+    alarm = Control(
+        kind="alarm",
+        name=f"Gradients beat guessing, {largest.eps * 256:g}/256",
+        expectation=f"Square, {BLIND_QUERIES} queries, adds less than {BETTER_BLIND:.0%} to what was got through",
+        measured=f"all attacks {float(usual.float().mean()):.1%}, Square {added:.1%} more",
+        passed=added < BETTER_BLIND,
+        detail=f"On {len(places)} images; Square is run on those of them that nothing got through, and what it breaks "
+        "counts in the worst case.",
+    )
+    return alarm, more
+
+
+def guessing_is_missing(outcomes: Outcomes) -> bool:
+    """Whether who knows the gradients of the Shield was measured, and nobody who does not."""
+    linf = [p for p, _ in outcomes if p.value.ball.name == "linf"]
+    knowing = any(p.access == "white-box" and find_attack(p.attack).adaptive for p in linf)
+    return knowing and all(p.access == "white-box" for p in linf)
 
 
 def run_stamina(field: Field, outcomes: Outcomes, progress: Progress) -> tuple[Control, Outcomes]:

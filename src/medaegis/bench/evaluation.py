@@ -20,13 +20,13 @@ from medaegis import __version__
 from medaegis.attacks.catalogue import find_attack
 from medaegis.attacks.known import Known
 from medaegis.attacks.victim import Verdict
-from medaegis.bench.alarms import run_alarms, run_stamina
+from medaegis.bench.alarms import guessing_is_missing, run_alarms, run_guessing, run_stamina
 from medaegis.bench.archive import Array, EvaluationFolder, provenance, write_evaluation
 from medaegis.bench.chosen import check_images, data_facts, draw
 from medaegis.bench.controls import run_controls
 from medaegis.bench.field import Field, as_array
 from medaegis.bench.metrics import wilson_interval
-from medaegis.bench.planned import Planned
+from medaegis.bench.planned import Planned, attacker_of
 from medaegis.bench.schema import (
     Attacker,
     Cell,
@@ -124,11 +124,16 @@ def evaluate_guard(
         examples |= field.pictures(planned, piece)
     controls = run_controls(guard, dataset, split, field, outcomes, planted=planted, progress=progress)
     controls += run_alarms(field, outcomes)
-    all_outcomes = list(outcomes)
+    further = [run_guessing] if guessing_is_missing(outcomes) else []
     if stamina and any(planned.attack == "wb" for planned, _ in outcomes):
-        alarm, more = run_stamina(field, outcomes, progress)
+        further.append(run_stamina)
+    all_outcomes = list(outcomes)
+    for run in further:
+        alarm, more = run(field, outcomes, progress)
         controls.append(alarm)
         all_outcomes += more
+    # An alarm's few images are no measurement of an attacker whom no cell of the plan is of.
+    measured_by = [one for one in get_args(Attacker)[1:] if any(attacker_of(planned) == one for planned, _ in outcomes)]
     through, pixels = field.through(outcomes)
     evaluation = Evaluation(
         **provenance(seed, command),
@@ -140,7 +145,7 @@ def evaluate_guard(
         clean=_clean_result(guard, test, clean),
         cells=measured,
         worst_case=field.worst_cases(all_outcomes),
-        by_attacker=[row for attacker in get_args(Attacker)[1:] for row in field.worst_cases(all_outcomes, attacker)],
+        by_attacker=[row for attacker in measured_by for row in field.worst_cases(all_outcomes, attacker)],
         through=through,
         controls=controls,
     )
