@@ -39,7 +39,7 @@ LOSSES: dict[str, Objective] = {"classifier": CarliniWagner(), "Shield": ShieldL
 
 
 def run_alarms(field: Field, outcomes: Outcomes) -> list[Control]:
-    """Every alarm that applies to what was measured, but for stamina."""
+    """Every alarm that applies to what was measured; those that attack further are `run_guessing`, `run_stamina`."""
     alarms = [*steps_beat_one(outcomes), *_patience(outcomes), *knowledge_helps(outcomes, adaptive=True)]
     return alarms + gradient_alarms(field)
 
@@ -196,7 +196,7 @@ def probe(victim: Victim, images: Tensor, goal: Goal, loss: Objective) -> tuple[
 
 
 def run_guessing(field: Field, outcomes: Outcomes, progress: Progress) -> tuple[Control, Outcomes]:
-    """Square on classifier and Shield where no gradient got through, on a few images at the largest eps.
+    """Square on classifier and Shield where nothing got through, on a few images at the largest eps.
 
     Returns:
         The alarm, and the outcome for the worst case, as `run_stamina`.
