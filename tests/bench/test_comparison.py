@@ -93,6 +93,12 @@ def test_every_figure_by_hand(scene, whole):
                 assert row.auroc_interval[0] - 1e-9 <= row.auroc <= row.auroc_interval[1] + 1e-9
                 threshold = np.sort(genuine)[int(np.ceil(0.9 * len(genuine) - 1e-9)) - 1]
                 assert row.tpr90 == pytest.approx((scores > threshold).mean(), abs=1.5 / len(scores))
+                turned = scores[(reader.read(attacked(attack, test.ids)).predicted != test.labels).numpy()]
+                assert row.fooling is not None
+                assert row.fooling.n == len(turned)
+                truth = [0] * len(genuine) + [1] * len(turned)
+                assert row.fooling.auroc == pytest.approx(roc_auc_score(truth, np.r_[genuine, turned]), abs=1e-4)
+                assert row.fooling.auroc_interval[0] - 1e-9 <= row.fooling.auroc <= row.fooling.auroc_interval[1] + 1e-9
         for attack in ATTACKS:
             told = next(a for a in found.attacks if (a.cushion, a.attack) == (spec, attack))
             fooled = reader.read(attacked(attack, test.ids)).predicted != test.labels

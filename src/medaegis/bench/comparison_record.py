@@ -6,7 +6,7 @@ from typing import Literal
 
 from medaegis.bench.markdown import table
 from medaegis.bench.schema import Amount, Bounds, Count, Measured, Model, Share
-from medaegis.bench.words import decimal, decimal_range, duration, percent
+from medaegis.bench.words import NOT_MEASURED, decimal, decimal_range, duration, percent
 
 
 class Attacked(Model):
@@ -20,8 +20,17 @@ class Attacked(Model):
     seconds: Amount
 
 
-class Row(Model):
-    """One detector against one attack. tpr90: share of attacked images scored above 90 % of the clean test images.
+class Separation(Model):
+    """Clean test images beside n attacked ones. tpr90: share of the attacked scored above 90 % of the clean images."""
+
+    n: Count
+    auroc: Share
+    auroc_interval: Bounds
+    tpr90: Share
+
+
+class Row(Separation):
+    """One detector against one attack: over all attacked images, and over those whose diagnosis it turned, if any.
 
     seconds: to fit, and to score the clean and attacked test images.
     """
@@ -30,9 +39,7 @@ class Row(Model):
     detector: str
     title: str
     attack: str
-    auroc: Share
-    auroc_interval: Bounds
-    tpr90: Share
+    fooling: Separation | None
     fit_seconds: Amount
     score_seconds: Amount
 
@@ -41,7 +48,7 @@ class Comparison(Measured):
     """The whole of comparison.json."""
 
     format: Literal["medaegis-comparison"] = "medaegis-comparison"
-    version: Literal[1] = 1
+    version: Literal[2] = 2
     data: str
     backbone: str
     size: Count
@@ -63,20 +70,24 @@ def markdown(found: Comparison) -> str:
         f"{found.seed}, on {found.machine.get('cpu')} ({found.machine.get('cores')} cores). Data: {found.data}, "
         f"{found.tested} images of adv_test attacked within {found.eps}, {steps}; detectors learned from "
         f"{found.learned} images of adv_train and {found.learned_from}. Classifier: {found.backbone}, {found.size} px, "
-        f"features of {', '.join(found.taps)}. Only images that "
-        "are diagnosed rightly. AUROC with its 95 % interval / TPR at 90 % TNR."
+        f"features of {', '.join(found.taps)}. Only images that are diagnosed rightly. AUROC with its 95 % interval / TPR "
+        "at 90 % TNR, over all attacked images and over those that fool the classifier."
     ]
     for spec in dict.fromkeys(row.cushion for row in found.rows):
         attacked = [attack for attack in found.attacks if attack.cushion == spec]
-        heads = ["detector", *(f"{a.attack} (fools {percent(a.success)})" for a in attacked), "fit", "score"]
+        pairs = [(f"{a.attack} (fools {percent(a.success)})", f"{a.attack}, those that fool") for a in attacked]
+        heads = ["detector", *(head for pair in pairs for head in pair), "fit", "score"]
         lines = []
         for name in dict.fromkeys(row.detector for row in found.rows):
             mine = {row.attack: row for row in found.rows if (row.cushion, row.detector) == (spec, name)}
             first = next(iter(mine.values()))
-            shown = [
-                f"{decimal(row.auroc)} ({decimal_range(row.auroc_interval)}) / {percent(row.tpr90)}"
-                for row in (mine[a.attack] for a in attacked)
-            ]
+            shown = [_words(part) for a in attacked for part in (mine[a.attack], mine[a.attack].fooling)]
             lines.append([name, *shown, duration(first.fit_seconds), duration(first.score_seconds)])
         parts.append(f"Cushion: {spec}\n\n{table(heads, lines)}")
     return "\n\n".join(parts) + "\n"
+
+
+def _words(part: Separation | None) -> str:
+    if part is None:
+        return NOT_MEASURED
+    return f"{decimal(part.auroc)} ({decimal_range(part.auroc_interval)}) / {percent(part.tpr90)}"

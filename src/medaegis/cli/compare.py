@@ -114,10 +114,12 @@ def compare(
             console.decimal(row.auroc),
             f"{row.auroc_interval[0]:.3f}-{row.auroc_interval[1]:.3f}",
             console.percent(row.tpr90),
+            console.decimal(row.fooling.auroc if row.fooling else None),
         ]
         for row in found.rows
     ]
-    console.write(console.table("Cushion", "Detector", "Attack", "AUROC", "95 %", "TPR at 90 % TNR", rows=rows))
+    heads = ("Cushion", "Detector", "Attack", "AUROC", "95 %", "TPR at 90 % TNR", "AUROC, those that fool")
+    console.write(console.table(*heads, rows=rows))
     fooled = [[a.cushion, a.attack, a.n, console.percent(a.success)] for a in found.attacks]
     console.write(console.table("Cushion", "Attack", "n", "Fools the classifier", rows=fooled))
     console.say(f"Written to {out / 'comparison.md'} and comparison.json.")

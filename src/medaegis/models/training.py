@@ -27,7 +27,7 @@ from medaegis.errors import ConfigError, DataError
 from medaegis.images.datasets import Dataset
 from medaegis.images.splits import Split
 from medaegis.models.augment import augment, uniforms
-from medaegis.models.backbones import create_backbone, default_taps
+from medaegis.models.backbones import Weights, create_backbone, default_taps, weights_file
 from medaegis.models.checkpoint import load_checkpoint, save_checkpoint
 from medaegis.models.classifier import Classifier
 from medaegis.models.hardware import has_fast_bfloat16, pick_device
@@ -44,7 +44,8 @@ class TrainConfig(BaseModel):
 
     Attributes:
         backbone: registered name, ``timm:NAME``, ``torchvision:NAME`` or ``package.module:factory``.
-        weights: local file of pretrained weights; None starts at random.
+        weights: local file of pretrained weights, or "imagenet" where those come as a package (see `weights_file`);
+            None starts at random.
         taps: module names; None takes the backbone's default.
         epochs, batch_size: passes over the train part; images per step.
         lr: highest learning rate of the one-cycle schedule (AdamW). 1e-3 suits random weights, 2e-4 pretrained ones.
@@ -59,7 +60,7 @@ class TrainConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     backbone: str = "resnet18"
-    weights: Path | None = None
+    weights: Weights | None = None
     taps: tuple[str, ...] | None = None
     epochs: int = Field(default=12, ge=1)
     batch_size: int = Field(default=32, ge=2)
@@ -188,7 +189,7 @@ class _Run:
 
     def _key(self) -> str:
         """Identifies what the result depends on."""
-        weights = self.config.weights
+        weights = weights_file(self.config.backbone, self.config.weights)
         content = {
             "config": self.config.model_dump(mode="json", exclude={"weights"}),
             "weights": hashlib.sha256(weights.read_bytes()).hexdigest() if weights and weights.is_file() else None,
