@@ -210,6 +210,7 @@ class EfficientNetLite0(nn.Module):
         self._pad = _SamePad(3, 2)
         self._conv_stem = nn.Conv2d(3, 32, 3, 2, bias=False)
         self._bn0 = nn.BatchNorm2d(32, eps=1e-3)
+        self._stem_relu = nn.ReLU6(inplace=True)
         self._blocks = nn.Sequential()
         before = 32
         for expansion, width, repeats, kernel, stride in (
@@ -228,13 +229,13 @@ class EfficientNetLite0(nn.Module):
                 before = width
         self._conv_head = nn.Conv2d(before, 1280, 1, bias=False)
         self._bn1 = nn.BatchNorm2d(1280, eps=1e-3)
-        self._relu = nn.ReLU6(inplace=True)
+        self._head_relu = nn.ReLU6(inplace=True)
         self._avgpool = nn.AdaptiveAvgPool2d(1)
         self._dropout = nn.Dropout(0.2)
         self._fc = nn.Linear(1280, classes)
         _initialise(self, linear_std=0.01)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self._relu(self._bn0(self._conv_stem(self._pad(x))))
-        x = self._relu(self._bn1(self._conv_head(self._blocks(x))))
+        x = self._stem_relu(self._bn0(self._conv_stem(self._pad(x))))
+        x = self._head_relu(self._bn1(self._conv_head(self._blocks(x))))
         return self._fc(self._dropout(self._avgpool(x).flatten(1)))  # type: ignore[no-any-return]
