@@ -65,7 +65,7 @@ def _overhead(record: Record, attack: Attack, fast: Victim, x: Tensor, y: Tensor
     goal = Goal(y)
     cases = [
         _case("bare folded gradient", lambda steps: _bare(fast.fast, x, y, steps), x),
-        _case("loop", lambda steps: _short(attack, steps).descend(fast, x, goal, eps, x), x),
+        _case("loop", lambda steps: _short(attack, steps).descend(fast, x, goal, eps, x)[0], x),
         _case("medaegis", lambda steps: _short(attack, steps).run(fast, x, y, eps=EPS, batch_size=len(x)), x),
     ]
     group = f"overhead, batch {len(x)}"

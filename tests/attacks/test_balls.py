@@ -6,9 +6,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.attacks.toys import toy_images, toy_labels, toy_victim
 
 from medaegis.attacks.balls import BALLS, L2, Linf, whole_levels
-from medaegis.attacks.engine import generator
+from medaegis.attacks.catalogue import find_attack
+from medaegis.attacks.engine import Attack, generator
+from medaegis.attacks.objectives import CrossEntropy
+from medaegis.errors import ConfigError
 
 SHAPE = (3, 1, 6, 5)
 EPS = [0.0, 1 / 256, 1 / 255, 3 / 256, 8 / 256, 16 / 256, 64 / 256, 1.0]
@@ -177,3 +181,18 @@ def test_radii_are_per_image(seed):
             alone = ball.to_8bit(ball.project_(z[one].clone(), x[one], eps[one]), x[one], eps[one])
             assert torch.equal(alone, together[one])
         assert torch.equal(together[0], x[0])
+
+
+def test_an_absolute_length_may_exceed_one():
+    """Two grey levels of full brightness in all: no share of a pixel, so no reason to stop at 1."""
+    victim = toy_victim(2)
+    images = toy_images(4, victim.exact)
+    labels = toy_labels(victim, images)
+    attack = Attack(objective=CrossEntropy(), ball=L2(rms=False), steps=5)
+    found = attack.run(victim, images, labels, eps=2.0)
+    length = (found.images - images).flatten(1).norm(dim=1)
+    assert ((length > 1) & (length <= 2)).all()
+    with pytest.raises(ConfigError, match=r"not in \[0, 16\]"):
+        attack.run(victim, images, labels, eps=17.0)
+    with pytest.raises(ConfigError, match=r"not in \[0, 1\]"):
+        find_attack("pgd-l2").attack.run(victim, images, labels, eps=1.5)

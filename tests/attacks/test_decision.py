@@ -111,7 +111,7 @@ def test_it_comes_closer_than_foolbox(norm):
     attack = Attack(objective=Decision(), ball=BALLS[norm], rule=HopSkipJump(), steps=network.seen // len(images))
     generators = [torch.Generator().manual_seed(i) for i in range(6)]
     goal, anywhere = Goal(labels, None, guides), torch.full((6, 1, 1, 1), 100.0)
-    found = attack.descend(victim, images, goal, anywhere, images, generators)
+    found, _ = attack.descend(victim, images, goal, anywhere, images, generators)
     assert (classifier(found).argmax(1) != labels).all()
     ours, their = length(found - images, norm), length(torch.cat(parts) - images, norm)
     assert (ours < their).float().mean() > 0.8, (ours, their)

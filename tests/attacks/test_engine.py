@@ -13,7 +13,7 @@ from medaegis.attacks.balls import L2, Linf
 from medaegis.attacks.catalogue import CATALOGUE, find_attack
 from medaegis.attacks.engine import Attack, generator, parse_eps, pick_guides, pick_targets
 from medaegis.attacks.hfc import fit_mixtures
-from medaegis.attacks.objectives import CarliniWagner, CrossEntropy, Goal, ShieldLogit
+from medaegis.attacks.objectives import CarliniWagner, CrossEntropy, Goal, ShieldLogit, View, without
 from medaegis.attacks.steps import Descent
 from medaegis.attacks.universal import Universal
 from medaegis.attacks.victim import Victim
@@ -489,3 +489,29 @@ def test_what_hops_over_the_boundary_hands_over_a_point_beyond_it(name):
     ever, last = torch.stack([through(z) for z in seen]).any(0), through(seen[-1])
     assert (found.broken & ever).sum() >= 0.9 * ever.sum()
     assert last.sum() < found.broken.sum()
+
+
+@pytest.mark.parametrize(("name", "classes", "shields"), [("apgd-dlr", 4, False), ("wb-adaptive", 2, True)])
+def test_what_got_through_on_the_way_is_handed_over(name, classes, shields, monkeypatch):
+    """The loss alone can be lower elsewhere: targeted DLR where the target comes second, WB where it does not fool."""
+    victim = toy_victim(classes, shields=shields)
+    images = toy_images(40, victim.exact, seed=5)
+    labels = toy_labels(victim, images)
+    goal = Goal(labels, (labels + 1) % classes)
+    ever, usual = torch.zeros(40, dtype=torch.bool), View.through
+
+    def spy(view, *, shield):
+        found = usual(view, shield=shield)
+        sure = view.logits.gather(1, goal.targets[:, None]) - without(view.logits, goal.targets).amax(1, keepdim=True)
+        assert torch.equal(found, (sure.flatten() >= 0.05) & (victim.judge(view.pixels).accepted if shields else True))
+        ever.logical_or_(found)
+        return found
+
+    monkeypatch.setattr(View, "through", spy)
+    attack = find_attack(name).attack.with_options(steps=40)
+    eps = torch.full((40, 1, 1, 1), 16 / 256)
+    found, steps = attack.descend(victim, images, goal, eps, images.clone())
+    verdict = victim.judge(found)
+    assert steps == 40
+    assert 5 < int(ever.sum()) < 40
+    assert torch.equal(goal.reached(verdict.predicted) & verdict.accepted, ever)

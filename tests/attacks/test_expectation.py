@@ -14,7 +14,7 @@ from medaegis.attacks.engine import Attack, pick_targets
 from medaegis.attacks.ensemble import Ensemble, Member
 from medaegis.attacks.hfc import fit_mixtures
 from medaegis.attacks.objectives import CarliniWagner, CrossEntropy, ShieldLogit
-from medaegis.attacks.steps import Descent
+from medaegis.attacks.steps import Descent, Walker
 from medaegis.attacks.transfer import transfer
 from medaegis.attacks.universal import Universal
 from medaegis.attacks.victim import Victim
@@ -71,20 +71,18 @@ def same(one, other):
 
 
 @dataclass(frozen=True)
-class Recorder:
+class Recorder(Walker):
     """A step rule that stays where it is and remembers what it was told."""
 
     told: list = field(default_factory=list, compare=False)
     needs_gradient = True
+    keeps_best = False
 
     def begin(self, problem):
         return self
 
     def step(self, z, grad, losses, i):
         self.told.append((losses.clone(), grad.clone()))
-        return z
-
-    def result(self, z):
         return z
 
 

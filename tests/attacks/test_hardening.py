@@ -131,3 +131,13 @@ def test_stopped_it_goes_on_to_the_same_weights_and_never_as_another_run(tmp_pat
 def test_wrong_settings_are_refused(wrong):
     with pytest.raises(ValidationError):
         Hardening(**wrong)
+
+
+def test_a_batch_too_small_for_its_share_is_left_alone():
+    classifier = toy_classifier(2)
+    images, labels = toy_images(3, classifier), torch.tensor([0, 1, 0])
+    for share, n in ((0.1, 3), (0.5, 1)):
+        found = Hardening(eps=8 / 256, share=share)(
+            classifier, images[:n], labels[:n], torch.arange(n), done=1.0, seed=0
+        )
+        assert torch.equal(found, images[:n])

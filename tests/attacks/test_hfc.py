@@ -103,3 +103,8 @@ def test_pooling():
     maps = torch.rand(2, 3, 4, 5)
     torch.testing.assert_close(pool(maps), maps.mean((2, 3)))
     assert torch.equal(pool(maps[:, :, 0, 0]), maps[:, :, 0, 0])
+
+
+def test_a_class_without_known_images_is_refused():
+    with pytest.raises(DataError, match="0 images of a class"):
+        fit_mixtures({"tap": torch.rand(6, 2)}, torch.tensor([0, 0, 0, 1, 1, 1]), classes=3)

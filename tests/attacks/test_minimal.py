@@ -55,7 +55,7 @@ def grey(victim, n):
 
 
 def walk(attack, victim, images, labels, targets=None, eps=1e3):
-    return attack.descend(victim, images, Goal(labels, targets), torch.full((len(images), 1, 1, 1), eps), images)
+    return attack.descend(victim, images, Goal(labels, targets), torch.full((len(images), 1, 1, 1), eps), images)[0]
 
 
 def closed_form(victim, images, labels, norm, targets=None):
@@ -118,7 +118,7 @@ def test_kappa_is_a_confidence():
 
 @pytest.mark.parametrize("targeted", [False, True])
 def test_cw_l2_is_no_farther_than_foolbox(targeted):
-    """The same search at the same steps on a curved network; images with pure black and white, negative logits."""
+    """Its search at the same steps, which walks in tanh space; a curved network, black and white, negative logits."""
     foolbox = pytest.importorskip("foolbox")
     classifier = toy_classifier(3, shift=-30.0).frozen(fold=False)
     images = toy_images(10, classifier)
@@ -137,8 +137,23 @@ def test_cw_l2_is_no_farther_than_foolbox(targeted):
     assert reached(classifier(found).argmax(1)).all()
     assert reached(classifier(expected).argmax(1)).all()
     ratio = lengths(found - images, 2) / lengths(expected - images, 2)
-    assert ratio.mean() < 1.02, ratio
-    assert ratio.max() < 1.05, ratio
+    assert ratio.mean() < 1.0, ratio
+    assert ratio.max() < 1.1, ratio
+
+
+@pytest.mark.parametrize("share", [0.5, 0.9])
+def test_cw_l2_moves_black_pixels(share):
+    """In tanh space they stay, and the others must make up for them: on a plane ours is no longer than DeepFool's."""
+    victim = plane(2)
+    images = grey(victim, 8)
+    black = torch.rand(images.shape, generator=torch.Generator().manual_seed(1)) < share
+    images = torch.where(black, 0.0, images)
+    labels = victim.exact(images).argmax(1)
+    found = {name: find_attack(name).attack.run(victim, images, labels, eps=1.0) for name in ("cw-l2", "deepfool-l2")}
+    assert all(result.fooled.all() for result in found.values())
+    ours, other = (lengths(found[name].images - images, 2).median() for name in ("cw-l2", "deepfool-l2"))
+    assert ours < 1.01 * other
+    assert (found["cw-l2"].images > images)[black].float().mean() > 0.3
 
 
 def test_negative_logits_stop_torchattacks_and_not_ours():
@@ -212,8 +227,31 @@ def test_deepfool_takes_a_backward_for_each_other_class():
         attack = find_attack("deepfool").attack.with_options(steps=4, exact=False)
         with Passes(victim) as passes:
             found = attack.run(victim, images, labels, eps=0.1, targets=targets, batch_size=3)
-        assert passes.forward == found.forwards == 20
-        assert passes.backward == found.backwards == 20 * expected
+        assert passes.forward == found.forwards
+        assert 5 < found.forwards <= 20
+        assert passes.backward == found.backwards == expected * found.forwards
+
+
+@pytest.mark.parametrize("name", ["deepfool", "deepfool-l2"])
+def test_nothing_is_asked_once_all_images_rest(name):
+    """On a plane DeepFool is there in one step, and sees it in a second look."""
+    victim = plane(3, gradient="skip")
+    images = grey(victim, 6)
+    labels = victim.exact(images).argmax(1)
+    attack, eps = find_attack(name).attack, torch.ones(6, 1, 1, 1)
+    found, steps = attack.descend(victim, images, Goal(labels), eps, images)
+    assert (victim.exact(found).argmax(1) != labels).all()
+    assert steps == 2
+
+
+def test_jsma_stops_where_all_are_adversarial():
+    victim = toy_victim(2)
+    images = toy_images(6, victim.exact)
+    labels = toy_labels(victim, images)
+    attack = find_attack("jsma").attack
+    found = attack.run(victim, images, labels, eps=1.0, batch_size=6)
+    assert found.fooled.all()
+    assert found.backwards == 2 * found.forwards < 2 * 6 * attack.steps
 
 
 @pytest.mark.parametrize("name", ["cw-l2", "deepfool", "deepfool-l2"])

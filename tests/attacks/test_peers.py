@@ -29,7 +29,7 @@ CASES = {"fgsm": (16, 1), "bim": (2, 12), "pgd": (2, 12)}  # levels per step, st
 def ours(classifier, images, labels, targets=None, *, size, steps, eps, **options):
     attack = Attack(objective=CrossEntropy(), steps=steps, step_size=size / eps, **options)
     victim = Victim(classifier, dtype=torch.float32, fold=False)
-    return attack.descend(victim, images, Goal(labels, targets), torch.full((len(images), 1, 1, 1), eps), images)
+    return attack.descend(victim, images, Goal(labels, targets), torch.full((len(images), 1, 1, 1), eps), images)[0]
 
 
 class Rounding(nn.Module):

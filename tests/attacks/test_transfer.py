@@ -108,3 +108,32 @@ def test_strangers_are_refused():
         committee([])
     with pytest.raises(ConfigError, match="attack a guard"):
         transfer(find_attack("shield-only").attack, surrogate_of(related(1)), victim, images, labels, eps=EPS)
+
+
+def test_attacks_on_features_go_for_every_member():
+    members = [toy_classifier(3, seed=seed) for seed in (1, 2)]
+    surrogate = surrogate_of(*members)
+    assert surrogate.exact.deepest() == ("members.0.network.last", "members.1.network.last")
+    assert members[0].deepest() == ("last",)
+    images = toy_images(12, members[0])
+    guides = toy_images(12, members[0], seed=7)
+    labels = toy_labels(surrogate, images)
+    attack = find_attack("feature-match").attack
+    found = attack.run(surrogate, images, labels, eps=16 / 256, targets=(labels + 1) % 3, guides=guides).images
+
+    def far(classifier, x):
+        here, there = (classifier.activations(z, taps=("last",)).features["last"] for z in (x, guides))
+        return float((here - there).square().mean() / there.square().mean())
+
+    for member in members:
+        assert far(member, found) < 0.9 * far(member, images)
+
+
+@pytest.mark.parametrize("name", ["feature-match", "stress-up"])
+def test_a_classifier_without_taps_is_refused_in_words(name):
+    classifier = toy_classifier(2, taps=())
+    images = toy_images(2, classifier)
+    victim = Victim(classifier, dtype=torch.float32)
+    labels = toy_labels(victim, images)
+    with pytest.raises(ConfigError, match="has no taps"):
+        find_attack(name).attack.run(victim, images, labels, eps=0.1, targets=1 - labels, guides=images)

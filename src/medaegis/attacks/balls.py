@@ -22,8 +22,12 @@ class Ball(Protocol):
     @property
     def name(self) -> str: ...
 
+    def largest(self, values: int) -> float:
+        """The `eps` that reaches every image of so many values."""
+        ...
+
     def project_(self, z: Tensor, x: Tensor, eps: Tensor) -> Tensor:
-        """Move `z` in place to the nearest point of the ball around `x`, inside [0, 1]."""
+        """Move `z` in place to the nearest point of the ball around `x`, and from there to that of [0, 1]."""
         ...
 
     def direction(self, grad: Tensor) -> Tensor:
@@ -54,6 +58,9 @@ class Linf:
 
     name = "linf"
 
+    def largest(self, values: int) -> float:
+        return 1.0
+
     def project_(self, z: Tensor, x: Tensor, eps: Tensor) -> Tensor:
         torch.minimum(z, x + eps, out=z)
         torch.maximum(z, x - eps, out=z)
@@ -83,6 +90,9 @@ class L2:
 
     rms: bool = True
     name = "l2"
+
+    def largest(self, values: int) -> float:
+        return 1.0 if self.rms else float(values**0.5)
 
     def radius(self, x: Tensor, eps: Tensor) -> Tensor:
         return eps * x[0].numel() ** 0.5 if self.rms else eps

@@ -60,7 +60,7 @@ class _GuardDecided(Objective):
         predicted = view.known_logits().argmax(1)
         # Once the goal is reached, the class driven to is the predicted one, whose Shield judges.
         wanted = view.goal.class_to_be(view.logits)
-        accepted = self.shields.suspicion(view.shield_logit(), wanted) <= 1
+        accepted = self.shields.suspicion(view.shield_logit, wanted) <= 1
         return _as_loss(view.goal.reached(predicted) & accepted)
 
 

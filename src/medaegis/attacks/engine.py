@@ -130,7 +130,8 @@ class Attack:
         radius = torch.as_tensor(eps, dtype=torch.float32)
         ids = torch.arange(len(images)) if ids is None else ids
         _check_images(images, batch_size)
-        _check_rows(len(images), len(victim.exact.classes), labels, targets, ids, radius)
+        _check_rows(len(images), len(victim.exact.classes), labels, targets, ids)
+        _check_eps(len(images), radius, self.ball.largest(images[0].numel()))
         if guides is not None and guides.shape != images.shape:
             raise ConfigError("attack guides", f"got {tuple(guides.shape)}", f"give {tuple(images.shape)}, one each")
         radius = radius.expand(len(images))
@@ -171,8 +172,8 @@ class Attack:
             if self.random_start:
                 z = self.ball.random(clean, near, own)
             practice = victim.drawn(ids[rows.cpu()], seed=seed, stream=f"attack/{restart}")
-            z = self.descend(practice, clean, part, near, z, own)
-            spent += len(rows) * self.steps * self._looks(practice)
+            z, steps = self.descend(practice, clean, part, near, z, own)
+            spent += len(rows) * steps * self._looks(practice)
             z = self.ball.to_8bit(z, clean, near)
             loss, through = self._verify(practice, z, part)
             better = (loss < best_loss[rows]) | through
@@ -210,8 +211,10 @@ class Attack:
         eps: Tensor,
         z: Tensor,
         generators: Sequence[torch.Generator] = (),
-    ) -> Tensor:
-        """Walk from `z`: the loop itself. `eps` is `(N, 1, 1, 1)`. Returns float images inside the ball.
+    ) -> tuple[Tensor, int]:
+        """Walk from `z`: the loop itself. `eps` is `(N, 1, 1, 1)`.
+
+        Returns float images inside the ball, and the steps it took: fewer than asked where all images came to rest.
 
         `generators`, one per image, feed what is random in the transforms. A random victim must be drawn for the batch;
         it is drawn anew for every look.
@@ -221,6 +224,7 @@ class Attack:
         problem = Problem(x, eps, size, self.steps, self.ball, generators, goal.guides, goal.targets)
         walker = self.rule.begin(problem)
         objective = self.objective.begin(victim, goal)
+        kept = _Kept(x) if self.rule.keeps_best else None
         transformers = [transform.begin(self.steps, generators) for transform in self.transforms]
         z = z.clone()
         pull = objective.pull if self.rule.needs_gradient else objective.ask
@@ -233,17 +237,51 @@ class Attack:
                     shown = z.requires_grad_(self.rule.needs_gradient)
                     for transformer in transformers:
                         shown = transformer.image(shown, i)
-                    losses, grad = pull(victim.look(shown, goal, objective), z)
+                    view = victim.look(shown, goal, objective)
+                    losses, grad = pull(view, z)
                 seen.append((losses.detach(), grad))
+                if kept is not None:
+                    kept.look(view.through(shield=objective.needs_shield))
             with torch.no_grad():
                 if samples > 1:
                     losses, grad = (torch.stack(values).mean(0) for values in zip(*seen, strict=True))
+                if kept is not None:
+                    kept.see(z, losses.detach())
                 # Where the network gives no number there is no direction; the image stays, the others go on.
                 grad = grad.nan_to_num()
                 for transformer in transformers:
                     grad = transformer.gradient(grad)
                 z = walker.step(z.detach(), grad, losses.detach(), i)
-        return walker.result(z)
+            if walker.rests():
+                break
+        found = walker.result(z)
+        return found if kept is None else kept.before(found), i + 1
+
+
+class _Kept:
+    """Of each image the point of the lowest loss among those that got through, under every draw of a step.
+
+    A joint loss can be lower where an image does not fool, and a ratio of logits (DLR) where the target comes second.
+    """
+
+    def __init__(self, x: Tensor) -> None:
+        self.point = x
+        self.lowest = torch.full((len(x),), torch.inf, device=x.device)
+        self.through = torch.ones(len(x), dtype=torch.bool, device=x.device)
+
+    def look(self, through: Tensor) -> None:
+        """One look at the point of now; `through` bool `(N,)`."""
+        self.through = self.through & through
+
+    def see(self, z: Tensor, losses: Tensor) -> None:
+        better = self.through & (losses < self.lowest)
+        self.point = torch.where(better.view(-1, 1, 1, 1), z.detach(), self.point)
+        self.lowest = torch.where(better, losses, self.lowest)
+        self.through = torch.ones_like(self.through)
+
+    def before(self, other: Tensor) -> Tensor:
+        """What got through; the other point where nothing did."""
+        return torch.where(self.lowest.isinf().view(-1, 1, 1, 1), other, self.point)
 
 
 def generator(seed: int, image: int, restart: int) -> torch.Generator:
@@ -297,7 +335,7 @@ def _check_images(images: Tensor, batch_size: int) -> None:
         raise ConfigError("attack images", "values outside [0, 1] or off the 8-bit grid", "divide 8-bit pixels by 255")
 
 
-def _check_rows(n: int, classes: int, labels: Tensor, targets: Tensor | None, ids: Tensor, eps: Tensor) -> None:
+def _check_rows(n: int, classes: int, labels: Tensor, targets: Tensor | None, ids: Tensor) -> None:
     for what, values in (("labels", labels), ("targets", targets), ("ids", ids)):
         if values is not None and (values.shape != (n,) or values.dtype != torch.int64):
             given = f"{values.dtype} {tuple(values.shape)}"
@@ -308,10 +346,13 @@ def _check_rows(n: int, classes: int, labels: Tensor, targets: Tensor | None, id
             raise ConfigError(f"attack {what}", f"{low} to {high}", f"give classes from 0 to {classes - 1}")
     if targets is not None and bool((targets == labels).any()):
         raise ConfigError("attack targets", "a target equals the true class", "aim at another class")
+
+
+def _check_eps(n: int, eps: Tensor, largest: float) -> None:
     if eps.shape not in ((), (n,)):
         raise ConfigError("attack eps", f"got shape {tuple(eps.shape)}", f"give one number, or one per image ({n},)")
-    if not bool(((eps >= 0) & (eps <= 1)).all()):
-        given = f"{eps.min().item():g} to {eps.max().item():g} is not in [0, 1]"
+    if not bool(((eps >= 0) & (eps <= largest)).all()):
+        given = f"{eps.min().item():g} to {eps.max().item():g} is not in [0, {largest:g}]"
         raise ConfigError("attack eps", given, "give pixel units, as 16/256")
 
 

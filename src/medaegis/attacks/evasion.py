@@ -40,7 +40,7 @@ class FeatureShift(Objective):
             raise ConfigError("stress test", f"sign is {self.sign}", "give 1 (up) or -1 (down)")
 
     def begin(self, victim: Victim, goal: Goal) -> Objective:
-        return FeatureShift(self.sign, self.taps or victim.exact.taps[-1:])
+        return FeatureShift(self.sign, self.taps or victim.exact.deepest())
 
     def __call__(self, view: View) -> Tensor:
         means = [view.features[tap].float().flatten(1).mean(1) for tap in self.taps]
@@ -51,7 +51,7 @@ class FeatureShift(Objective):
 class KernelDensity(Begun):
     """Minus the log density of the features among clean ones of the wanted class, by Gaussian kernels (Carlini 2017b).
 
-    Density as Feinman 2017: of the deepest layer that is known.
+    Density as Feinman 2017: of the deepest layer that is known, of several surrogates the mean over them.
 
     Args:
         bandwidth: of the kernels (1 on pooled features in the code of HFC).
@@ -66,27 +66,27 @@ class KernelDensity(Begun):
             raise ConfigError("KDE evasion", f"bandwidth is {self.bandwidth}", "give a number above 0")
 
     def begin(self, victim: Victim, goal: Goal) -> Objective:
-        return _Dense(_normal(goal, "KDE evasion").to(victim.device), self.bandwidth, goal.targets is None)
+        normal = _normal(goal, "KDE evasion").to(victim.device)
+        return _Dense(normal, self.bandwidth, victim.exact.deepest(normal.taps), goal.targets is None)
 
 
 @dataclass(frozen=True)
 class _Dense(Objective):
     normal: Mixtures
     bandwidth: float
+    taps: tuple[str, ...]
     needs_logits: bool
-    taps: tuple[str, ...] = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "taps", self.normal.taps[-1:])
 
     def __call__(self, view: View) -> Tensor:
-        wanted = view.goal.class_to_be(view.logits)
-        clean, features = self.normal.features[self.taps[0]], pool(view.features[self.taps[0]])
+        mine = self.normal.labels == view.goal.class_to_be(view.logits)[:, None]
+        return torch.stack([self._log_density(tap, pool(view.features[tap]), mine) for tap in self.taps]).mean(0).neg()
+
+    def _log_density(self, tap: str, features: Tensor, mine: Tensor) -> Tensor:
+        clean = self.normal.features[tap]
         squares = apart(features, clean).square()
-        mine = self.normal.labels == wanted[:, None]
         exponents = torch.where(mine, -squares / (2 * self.bandwidth**2), -torch.inf)
         volume = mine.sum(1).log() + clean.shape[1] * math.log(self.bandwidth * math.sqrt(2 * math.pi))
-        return volume - exponents.logsumexp(1)
+        return exponents.logsumexp(1) - volume
 
 
 @dataclass(frozen=True)

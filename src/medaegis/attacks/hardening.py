@@ -49,11 +49,13 @@ class Hardening(BaseModel):
             done: share of the training that is over.
         """
         rows = slice(len(x) - round(self.share * len(x)), None)
+        if rows.start == len(x):  # too few for that share
+            return x
         victim = Victim(classifier, fold=False)  # folding takes longer than these few steps would gain by it
         goal = Goal(labels[rows], None).to(victim.device)
         clean = x[rows].to(victim.device)
         eps = torch.full((len(clean), 1, 1, 1), self.radius(done), device=victim.device)
         start = Linf().random(clean, eps, [generator(seed, int(i), 0) for i in ids[rows]])
         attack = Attack(objective=CrossEntropy(), rule=Descent(), steps=self.steps, step_size=2 / self.steps)
-        attacked = attack.descend(victim, clean, goal, eps, start)
+        attacked, _ = attack.descend(victim, clean, goal, eps, start)
         return torch.cat([x[: rows.start], attacked.to(x.device)])

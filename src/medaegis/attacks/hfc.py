@@ -72,13 +72,19 @@ class Mixtures:
 
 
 def fit_mixtures(
-    features: Mapping[str, Tensor], labels: Tensor, *, components: int = 1, regular: float = REGULAR, seed: int = 0
+    features: Mapping[str, Tensor],
+    labels: Tensor,
+    *,
+    classes: int | None = None,
+    components: int = 1,
+    regular: float = REGULAR,
+    seed: int = 0,
 ) -> Mixtures:
     """Mixtures of normal features, by expectation maximisation with full covariances.
 
     Args:
         features: tap -> pooled features `(N, C)` of clean images.
-        labels: their classes, int64 `(N,)`.
+        labels: their classes, int64 `(N,)`; classes: how many there are, None: up to the last of these.
         components: of each mixture (K in the paper: 1 for chest X-rays, 64 for fundus).
         regular: share of the features' mean variance that is added to each variance; the paper names none. With more
             channels than images the covariance is singular: directions in which these very images did not vary then
@@ -89,7 +95,7 @@ def fit_mixtures(
     """
     from sklearn.mixture import GaussianMixture
 
-    classes = int(labels.max()) + 1
+    classes = int(labels.max()) + 1 if classes is None else classes
     counts = labels.bincount(minlength=classes)
     if int(counts.min()) < max(2, components):
         raise DataError("normal features", f"{int(counts.min())} images of a class", "give more, or fewer components")

@@ -99,7 +99,9 @@ class Known:
         if victim not in self._normal:
             taps = self.taps if self.taps is not None else victim.exact.taps
             features = victim.pooled(self.images.pixels(), tuple(tap for tap in taps if tap != INPUT))
-            self._normal[victim] = fit_mixtures(features, self.images.labels, seed=self.seed)
+            self._normal[victim] = fit_mixtures(
+                features, self.images.labels, classes=len(victim.exact.classes), seed=self.seed
+            )
         return self._normal[victim]
 
 

@@ -17,7 +17,6 @@ from medaegis.attacks.objectives import Goal, Objective, View, margin
 from medaegis.attacks.steps import Problem, Walker
 from medaegis.errors import ConfigError
 
-INSIDE = 0.999999  # pure black and white would lie at infinity in tanh space; the authors' code shrinks by this
 SHORTEST = 1 / (8 * LEVELS)  # least step to a boundary; 8-bit pixels would not feel the shorter ones near it
 LARGEST_WEIGHT = 1e10  # upper end of the search for c
 BETAS, ADAM_EPS = (0.9, 0.999), 1e-8
@@ -25,24 +24,27 @@ BETAS, ADAM_EPS = (0.9, 0.999), 1e-8
 
 @dataclass(frozen=True)
 class CarliniL2:
-    """Adam in tanh space on ||delta||^2 + c * max(loss, -kappa), and a search for each image's smallest c that works.
+    """Adam on ||delta||^2 + c * max(loss, -kappa), and a search for each image's smallest c that works.
 
-    Carlini and Wagner 2017, with the defaults of their `l2_attack.py`. The steps of the attack are shared
+    Carlini and Wagner 2017, with the defaults of their `l2_attack.py`. But pixels are walked themselves and kept in
+    [0, 1] (their "projected gradient descent"): in their tanh space pure black and white, of which radiographs are
+    full, have no slope and never move. The rate is theirs as it acts on mid-grey. The steps of the attack are shared
     out among the rounds of the search. Hands over the shortest adversarial change, or where there was none the point
     of the lowest loss.
 
     Args:
         search: rounds.
-        rate: learning rate, in tanh space.
+        rate: learning rate, in pixel units.
         first: weight c of the first round; times 10 until it works, halved between what did and did not from then on.
         kappa: confidence: a change counts once the loss is at most -kappa.
     """
 
     search: int = 9
-    rate: float = 0.01
+    rate: float = 0.005
     first: float = 1e-3
     kappa: float = 0.0
     needs_gradient = True
+    keeps_best = False
 
     def __post_init__(self) -> None:
         if self.search < 1 or self.rate <= 0 or self.first <= 0 or self.kappa < 0:
@@ -52,13 +54,11 @@ class CarliniL2:
         return _CarliniWalker(self, problem)
 
 
-class _CarliniWalker:
+class _CarliniWalker(Walker):
     def __init__(self, rule: CarliniL2, problem: Problem) -> None:
         x, n = problem.x, len(problem.x)
         self.rule, self.problem = rule, problem
         self.length = -(-problem.steps // rule.search)
-        self.start = torch.atanh((2 * x - 1) * INSIDE)
-        self.origin = (torch.tanh(self.start) + 1) / 2
         self.weight = torch.full((n,), rule.first, device=x.device)
         self.low, self.high = torch.zeros_like(self.weight), torch.full_like(self.weight, LARGEST_WEIGHT)
         self.best, self.best_loss = x.clone(), torch.full((n,), torch.inf, device=x.device)
@@ -68,8 +68,8 @@ class _CarliniWalker:
         self._begin_round()
 
     def _begin_round(self) -> None:
-        self.w, self.taken = self.start.clone(), 0
-        self.first, self.second = torch.zeros_like(self.w), torch.zeros_like(self.w)
+        self.taken = 0
+        self.first, self.second = torch.zeros_like(self.problem.x), torch.zeros_like(self.problem.x)
         self.worked = torch.zeros_like(self.worked)
 
     def step(self, z: Tensor, grad: Tensor, losses: Tensor, i: int) -> Tensor:
@@ -80,7 +80,7 @@ class _CarliniWalker:
             self._search()
             self._begin_round()
             # Every round starts at the clean image, whose gradient is known: no second look.
-            z, (grad, losses) = self.origin, self.clean
+            z, (grad, losses) = self.problem.x, self.clean
         return self._adam(z, grad, losses)
 
     def _remember(self, z: Tensor, losses: Tensor) -> None:
@@ -102,14 +102,12 @@ class _CarliniWalker:
 
     def _adam(self, z: Tensor, grad: Tensor, losses: Tensor) -> Tensor:
         pulls = self.weight * (losses > -self.rule.kappa)
-        total = 2 * (z - self.origin) + pulls.view(-1, 1, 1, 1) * grad
-        grad = total * (1 - torch.tanh(self.w).square()) / 2
+        grad = 2 * (z - self.problem.x) + pulls.view(-1, 1, 1, 1) * grad
         self.taken += 1
         self.first.lerp_(grad, 1 - BETAS[0])
         self.second.lerp_(grad.square(), 1 - BETAS[1])
         mean, spread = (v / (1 - b**self.taken) for v, b in zip((self.first, self.second), BETAS, strict=True))
-        self.w -= self.rule.rate * mean / (spread.sqrt() + ADAM_EPS)
-        return (torch.tanh(self.w) + 1) / 2
+        return (z - self.rule.rate * mean / (spread.sqrt() + ADAM_EPS)).clamp_(0, 1)
 
     def result(self, z: Tensor) -> Tensor:
         return self.problem.ball.project_(self.best.clone(), self.problem.x, self.problem.eps)
@@ -128,24 +126,27 @@ class Boundary:
 
     overshoot: float = 0.02
     needs_gradient = True
+    keeps_best = False
 
     def begin(self, problem: Problem) -> Walker:
         return _BoundaryWalker(self, problem)
 
 
-class _BoundaryWalker:
+class _BoundaryWalker(Walker):
     def __init__(self, rule: Boundary, problem: Problem) -> None:
         self.rule, self.problem = rule, problem
-        self.reached = torch.zeros(len(problem.x), dtype=torch.bool, device=problem.x.device)
+        self.resting = torch.zeros(len(problem.x), dtype=torch.bool, device=problem.x.device)
 
     def step(self, z: Tensor, grad: Tensor, losses: Tensor, i: int) -> Tensor:
-        self.reached |= losses < 0
         direction = self.problem.ball.direction(grad)
         slope = (grad * direction).sum((1, 2, 3), keepdim=True)
         length = ((1 + self.rule.overshoot) * losses.view(-1, 1, 1, 1) / slope).clamp_min(SHORTEST)
-        # Where the gradient is nil there is no boundary to see.
-        moves = ~self.reached.view(-1, 1, 1, 1) & (slope > 0)
-        return torch.where(moves, z - length * direction, z).clamp_(0, 1)
+        # Where the gradient is nil there is no boundary to see, now and for good.
+        self.resting |= (losses < 0) | ~(slope > 0).flatten()
+        return torch.where(self.resting.view(-1, 1, 1, 1), z, z - length * direction).clamp_(0, 1)
+
+    def rests(self) -> bool:
+        return bool(self.resting.all())
 
     def result(self, z: Tensor) -> Tensor:
         return self.problem.ball.project_(z, self.problem.x, self.problem.eps)
@@ -203,6 +204,7 @@ class Sparse:
 
     share: float = 0.145
     needs_gradient = True
+    keeps_best = False
 
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1:
@@ -212,7 +214,7 @@ class Sparse:
         return _SparseWalker(self, problem)
 
 
-class _SparseWalker:
+class _SparseWalker(Walker):
     def __init__(self, rule: Sparse, problem: Problem) -> None:
         self.rule, self.problem = rule, problem
         self.values = problem.x[0].numel()
@@ -235,8 +237,8 @@ class _SparseWalker:
         self.touched |= chosen
         return torch.where(chosen, moved, z)
 
-    def result(self, z: Tensor) -> Tensor:
-        return z
+    def rests(self) -> bool:
+        return bool(self.reached.all())
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
@@ -62,6 +63,9 @@ class Goal:
         return without(logits, self.labels).argmax(1)
 
 
+SURE = 0.05  # logits by which an image fools at least, so that rounding to 8 bits does not take it back
+
+
 def without(logits: Tensor, classes: Tensor) -> Tensor:
     """Logits `(N, K)` with each image's given class at minus infinity (right for negative logits, unlike a product)."""
     return logits.scatter(1, classes.view(-1, 1), -torch.inf)
@@ -71,20 +75,36 @@ def without(logits: Tensor, classes: Tensor) -> Tensor:
 class View:
     """What the victim shows for one batch: logits `(N, K)`, features by tap, and the logits of its Shields.
 
-    `pixels` are the images it was shown, before its Cushion.
+    `suspicion` puts a Shield's logits `(N,)` of given classes on the scale of the threshold. `pixels` are the images it
+    was shown, before its Cushion.
     """
 
     goal: Goal
     logits: Tensor | None
     features: dict[str, Tensor]
     shield_logits: Callable[[dict[str, Tensor], Tensor], Tensor] | None = None
+    suspicion: Callable[[Tensor, Tensor], Tensor] | None = None
     pixels: Tensor | None = None
 
+    @cached_property
     def shield_logit(self) -> Tensor:
         """S_y of the class each image is driven to, `(N,)`; higher is more genuine."""
         if self.shield_logits is None:
             raise ConfigError("attack", "the objective needs a Shield and the victim has none", "attack a guard")
         return self.shield_logits(self.features, self.goal.class_to_be(self.logits))
+
+    @torch.no_grad()
+    def through(self, *, shield: bool) -> Tensor:
+        """Whether each image, as it is seen here, surely fools and, if `shield`, is accepted too: bool `(N,)`.
+
+        Nothing more is computed for it: where no logits were asked for, none is known to.
+        """
+        if self.logits is None:
+            return torch.zeros_like(self.goal.labels, dtype=torch.bool)
+        fools = margin(self.logits, self.goal) <= -SURE
+        if not shield or self.suspicion is None:
+            return fools
+        return fools & (self.suspicion(self.shield_logit, self.goal.class_to_be(self.logits)) <= 1)
 
     def known_logits(self) -> Tensor:
         assert self.logits is not None, "an objective that reads logits must say so in needs_logits"
@@ -240,7 +260,7 @@ class ShieldLogit(Objective):
     needs_logits = False
 
     def __call__(self, view: View) -> Tensor:
-        return -view.shield_logit()
+        return -view.shield_logit
 
 
 NOT_YET = 1e6  # above every loss of a Shield's logit, and still exact to a tenth in float32
@@ -254,13 +274,12 @@ class Selective(Objective):
     point. Any value of an image that does not fool is above any of one that does.
 
     Args:
-        sure: an image fools by at least so many logits, so that rounding to 8 bits does not take it back (the authors'
-            code asks for 0.05).
+        sure: an image fools by at least so many logits (0.05 in the authors' code).
     """
 
     fooling: Objective = field(default_factory=CarliniWagner)
     passing: Objective = field(default_factory=ShieldLogit)
-    sure: float = 0.05
+    sure: float = SURE
     needs_shield = True
 
     def __call__(self, view: View) -> Tensor:
@@ -279,7 +298,9 @@ class Orthogonal(Selective):
     """Orthogonal PGD (Bryniarski 2021): as `Selective`, each step without its part along the other loss's gradient.
 
     So no step towards fooling the classifier makes the detector more suspicious, to first order, nor the other way
-    round. Costs a second backward pass.
+    round. That holds for the step by signs, of L-infinity: of step - c * other the c is taken whose signs are
+    orthogonal to the other gradient (`orthogonal`); with the projection of L2 they are not. Costs a second backward
+    pass.
     """
 
     def passes(self, goal: Goal, classes: int) -> tuple[int, int]:
@@ -291,9 +312,26 @@ class Orthogonal(Selective):
         (to_pass,) = torch.autograd.grad(passing.sum(), z)
         chosen = self.fooled(view).view(-1, 1, 1, 1)
         step, other = torch.where(chosen, to_pass, to_fool), torch.where(chosen, to_fool, to_pass)
-        along = (step * other).sum((1, 2, 3), keepdim=True)
-        length = other.square().sum((1, 2, 3), keepdim=True)
-        return self._chosen(view, fooling, passing), step - along / length.clamp_min(1e-30) * other
+        return self._chosen(view, fooling, passing), orthogonal(step, other)
+
+
+def orthogonal(step: Tensor, other: Tensor) -> Tensor:
+    """`step - c * other`, whose signs have no part along `other` but for that of a single value, which is 0.
+
+    Of all steps d with |d| <= 1 and d * other = 0 these signs go the farthest along `step`. The dual of that problem
+    is to minimise sum |step - c * other| over c: c is the median of step / other, weighted by |other|. Gradients are
+    `(N, C, H, W)`.
+    """
+    weight = other.abs().flatten(1)
+    ratio = torch.where(other == 0, 0.0, step / other).flatten(1)
+    ratio, order = ratio.sort(1)
+    half = weight.gather(1, order).cumsum(1, dtype=torch.float64)
+    middle = (half < half[:, -1:] / 2).sum(1, keepdim=True).clamp_max(ratio.shape[1] - 1)
+    found = (step - ratio.gather(1, middle).view(-1, 1, 1, 1) * other).flatten(1)
+    # 0 by definition; what rounding leaves there would have a sign by chance.
+    balanced = torch.where(weight.any(1, keepdim=True), order.gather(1, middle), -1)
+    places = torch.arange(found.shape[1], device=found.device)
+    return torch.where(places == balanced, 0.0, found).view_as(step)
 
 
 @dataclass(frozen=True)
@@ -301,7 +339,7 @@ class FeatureMatch(Begun):
     """Look like a guide inside (Sabour 2016): mean squared distance of activations, in units of the guide's own.
 
     Args:
-        taps: where; none: the classifier's deepest.
+        taps: where; none: the classifier's deepest, of several surrogates one in each.
     """
 
     taps: tuple[str, ...] = ()
@@ -313,7 +351,7 @@ class FeatureMatch(Begun):
 
     def matched(self, victim: Victim) -> tuple[str, ...]:
         """The taps, of this victim where none are named."""
-        return self.taps or victim.exact.taps[-1:]
+        return self.taps or victim.exact.deepest()
 
 
 @dataclass(frozen=True)

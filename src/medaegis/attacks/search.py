@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from medaegis.attacks.balls import L2, LEVELS
-from medaegis.attacks.steps import Problem
+from medaegis.attacks.steps import Problem, Walker
 
 Queries = Generator[Tensor, Tensor, None]  # yields images (N, C, H, W), is sent their losses (N,)
 Answer = Generator[Tensor, Tensor, Tensor]  # a part of one, that ends in some tensor
@@ -43,6 +43,7 @@ class Search(ABC):
     """
 
     needs_gradient = False
+    keeps_best = False
 
     def begin(self, problem: Problem) -> Searcher:
         return Searcher(self, problem)
@@ -58,7 +59,7 @@ class Search(ABC):
         ...
 
 
-class Searcher:
+class Searcher(Walker):
     """Walks where a search wants to look."""
 
     def __init__(self, rule: Search, problem: Problem) -> None:
@@ -105,6 +106,7 @@ class Square(Search):
     """
 
     share: float = 0.8
+    keeps_best = True
 
     def search(self, problem: Problem, best: Best) -> Queries:
         return self._l2(problem, best) if isinstance(problem.ball, L2) else self._linf(problem, best)
@@ -129,8 +131,12 @@ class Square(Search):
             side = self.side(i, problem)
             rows, columns = (_inside(u[:, k], side, size) for k, size in ((0, height), (1, width)))
             inside = (rows[:, :, None] & columns[:, None, :]).unsqueeze(1)
-            proposal = torch.where(inside, x + signs(u[:, 2:, None, None]) * eps, best.point)
-            proposal = problem.ball.project_(proposal, x, eps)
+            change = signs(u[:, 2:, None, None]) * eps
+            proposal = problem.ball.project_(torch.where(inside, x + change, best.point), x, eps)
+            # Where all of a square has these signs already it gets the others: no query about a known answer.
+            known = (to_grid(proposal) == to_grid(best.point)).flatten(1).all(1).view(-1, 1, 1, 1)
+            other = problem.ball.project_(torch.where(inside, x - change, best.point), x, eps)
+            proposal = torch.where(known, other, proposal)
 
     def _l2(self, problem: Problem, best: Best) -> Queries:
         x, eps = problem.x, problem.eps

@@ -6,6 +6,7 @@ A rule is a value (its settings); `begin` returns a walker that holds the state 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -35,22 +36,33 @@ class Problem:
     targets: Tensor | None = None
 
 
-class Walker(Protocol):
+class Walker(ABC):
+    """One batch on its way."""
+
+    @abstractmethod
     def step(self, z: Tensor, grad: Tensor, losses: Tensor, i: int) -> Tensor:
         """Next point from point `z` (may be changed in place), its gradient, its losses `(N,)`, step number `i`.
 
         A rule that needs no gradient is given zeros.
         """
-        ...
+
+    def rests(self) -> bool:
+        """Whether no image will move again, so that further looks would tell nothing."""
+        return False
 
     def result(self, z: Tensor) -> Tensor:
         """The point to hand over after the last step."""
-        ...
+        return z
 
 
 class StepRule(Protocol):
     @property
     def needs_gradient(self) -> bool: ...
+
+    @property
+    def keeps_best(self) -> bool:
+        """Whether it hands over the best point on its way, and not the one where it ends."""
+        ...
 
     def begin(self, problem: Problem) -> Walker: ...
 
@@ -69,12 +81,13 @@ class Descent:
     decay: float = 1.0
     decay_from: float = 0.5
     needs_gradient = True
+    keeps_best = False
 
     def begin(self, problem: Problem) -> Walker:
         return _DescentWalker(self, problem)
 
 
-class _DescentWalker:
+class _DescentWalker(Walker):
     def __init__(self, rule: Descent, problem: Problem) -> None:
         self.rule, self.problem = rule, problem
         self.turn = int(rule.decay_from * problem.steps) if rule.decay != 1 else problem.steps
@@ -90,15 +103,13 @@ class _DescentWalker:
         z.sub_(problem.ball.direction(grad).mul_(size))
         return problem.ball.project_(z, problem.x, problem.eps)
 
-    def result(self, z: Tensor) -> Tensor:
-        return z
-
 
 @dataclass(frozen=True)
 class Best:
     """Walks as another rule does and hands over the point of the lowest loss on the way, not the last one."""
 
     rule: StepRule = Descent()
+    keeps_best = True
 
     @property
     def needs_gradient(self) -> bool:
@@ -108,7 +119,7 @@ class Best:
         return _BestWalker(self.rule.begin(problem), problem)
 
 
-class _BestWalker:
+class _BestWalker(Walker):
     def __init__(self, walker: Walker, problem: Problem) -> None:
         self.walker, self.best = walker, problem.x.clone()
         self.lowest = torch.full((len(problem.x),), torch.inf, device=problem.x.device)
@@ -135,6 +146,7 @@ class Adaptive:
     momentum: float = 0.75
     rho: float = 0.75
     needs_gradient = True
+    keeps_best = True
 
     def begin(self, problem: Problem) -> Walker:
         return _AdaptiveWalker(self, problem)
@@ -150,7 +162,7 @@ def checkpoints(steps: int) -> list[int]:
     return sorted({math.ceil(share * steps - 1e-9) for share in shares[1:]})
 
 
-class _AdaptiveWalker:
+class _AdaptiveWalker(Walker):
     def __init__(self, rule: Adaptive, problem: Problem) -> None:
         n, device = len(problem.x), problem.x.device
         self.rule, self.problem = rule, problem

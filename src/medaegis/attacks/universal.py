@@ -47,16 +47,17 @@ class Universal:
     """One change for every image, or one for each wanted class; an attack like every other, given known images.
 
     Args:
-        objective: loss per image; best clipped, so that no image takes it all.
+        objective: loss per image; best clipped, so that no image takes it all, but not near the boundary: only what
+            carries known images far beyond it carries unknown ones over it.
         steps: passes over the known images, in an order drawn by the seed.
-        step_size: of a batch, in units of eps, by the sign of the summed gradient.
+        step_size: of the first batch, in units of eps, by the sign of the summed gradient; falls to 0 over the batches.
         learning_batch: known images of a step.
         images: known images that it learns from at most; 500 were enough in Moosavi-Dezfooli 2017, section 3.
     """
 
-    objective: Objective = field(default_factory=lambda: CarliniWagner(kappa=1.0))
+    objective: Objective = field(default_factory=lambda: CarliniWagner(kappa=9.0))
     steps: int = 10
-    step_size: float = 0.1
+    step_size: float = 0.4
     learning_batch: int = 32
     images: int = 500
     ball: ClassVar[Ball] = Linf()
@@ -108,6 +109,8 @@ class Universal:
         limit = float(whole_levels(torch.tensor(eps))) / LEVELS
         change = torch.zeros_like(images[0], device=victim.device)
         order = torch.Generator().manual_seed(seed)
+        size, batches = self.step_size * limit, self.steps * -(-len(images) // self.learning_batch)
+        left = batches
         for step in range(self.steps):
             for rows in torch.randperm(len(images), generator=order).split(self.learning_batch):
                 part = goal[rows.to(labels.device)].to(victim.device)
@@ -116,8 +119,9 @@ class Universal:
                 drawn = victim.drawn(rows, seed=seed, stream=f"universal/{target}/{step}")
                 begun = self.objective.begin(drawn, part)
                 _, grad = begun.pull(drawn.look(z, part, begun), z)
-                change -= self.step_size * limit * grad.nan_to_num().sum(0).sign()
+                change -= size * left / batches * grad.nan_to_num().sum(0).sign()
                 change.clamp_(-limit, limit)
+                left -= 1
             progress(step + 1, self.steps, "passes over the known images")
         looks, pulls = self.objective.passes(goal, len(victim.exact.classes))
         spent = self.steps * len(images)
@@ -182,6 +186,7 @@ class Fixed:
 
     changes: Mapping[int | None, Tensor] = field(repr=False)
     needs_gradient = False
+    keeps_best = False
 
     def begin(self, problem: Problem) -> Walker:
         goals = [None] * len(problem.x) if problem.targets is None else problem.targets.tolist()
@@ -194,16 +199,13 @@ class Fixed:
         return _FixedWalker(change.to(problem.x), problem)
 
 
-class _FixedWalker:
+class _FixedWalker(Walker):
     def __init__(self, change: Tensor, problem: Problem) -> None:
         self.change, self.problem = change, problem
 
     def step(self, z: Tensor, grad: Tensor, losses: Tensor, i: int) -> Tensor:
         problem = self.problem
         return problem.ball.project_(problem.x + self.change, problem.x, problem.eps)
-
-    def result(self, z: Tensor) -> Tensor:
-        return z
 
 
 @dataclass(frozen=True)

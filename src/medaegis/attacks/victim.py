@@ -162,7 +162,9 @@ class Victim:
             taps = tuple(dict.fromkeys((*taps, *self.shields.taps)))
         network, shields = (self.fast, self._fast_shields) if torch.is_grad_enabled() else (self.exact, self.shields)
         seen = network.activations(x, logits=needs_logits, taps=taps)
-        return View(goal, seen.logits, seen.features, shields if self.shields is not None else None, z)
+        if self.shields is None:
+            return View(goal, seen.logits, seen.features, pixels=z)
+        return View(goal, seen.logits, seen.features, shields, self.shields.suspicion, z)
 
     def _fast_shields(self, features: dict[str, Tensor], classes: Tensor) -> Tensor:
         assert self.shields is not None

@@ -318,7 +318,7 @@ class ShieldTraining:
         )
         wanted = torch.full((len(x),), self.label, device=x.device)
         goal = Goal(self.dataset.labels[self.foreign[rows]].to(x.device), wanted)
-        z = attack.descend(self._drawn(update, len(x), "attack"), x, goal, eps, z)
+        z, _ = attack.descend(self._drawn(update, len(x), "attack"), x, goal, eps, z)
         self.memory[rows] = (z - x).to("cpu", torch.float16)
         self.visits[rows] += 1
         return Linf().to_8bit(z, x, eps)
@@ -396,4 +396,4 @@ def _seed(number: int) -> int:
 def _shield_logits(victim: Victim, images: Tensor, label: int) -> Tensor:
     """S_y of images `(N, C, H, W)`, differentiable in the Shield's weights."""
     wanted = torch.full((len(images),), label, device=images.device)
-    return victim.look(images, Goal(wanted, wanted), ShieldLogit()).shield_logit()
+    return victim.look(images, Goal(wanted, wanted), ShieldLogit()).shield_logit

@@ -157,6 +157,24 @@ class Classifier(nn.Module):
             shapes[name] = shape
         return shapes
 
+    def deepest(self, taps: Sequence[str] | None = None) -> tuple[str, ...]:
+        """Of these taps (None: its own) the one farthest from the pixels, by the order of the network's definition.
+
+        Of a network that holds classifiers, one tap in each of them.
+
+        Raises:
+            ConfigError: none of them is a module.
+        """
+        order = {name: place for place, (name, _) in enumerate(self.network.named_modules())}
+        inner = [f"{name}." for name, module in self.network.named_modules() if isinstance(module, Classifier)]
+        known = sorted((tap for tap in (self.taps if taps is None else taps) if tap in order), key=order.__getitem__)
+        found = [[tap for tap in known if tap.startswith(part)][-1:] for part in inner or [""]]
+        if not any(found):
+            raise ConfigError(
+                self.backbone, "has no taps, and the attack is on features", "name some when it is trained"
+            )
+        return tuple(tap for part in found for tap in part)
+
     def tap_names(self) -> list[str]:
         """Every name that can be a tap, in the order of the network's definition."""
         return [INPUT, *(name for name, out in self._observed.items() if out.calls == 1 and out.shape is not None)]
