@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +13,9 @@ import pytest
 from PIL import Image
 from tests.cli.shop import PATIENTS, SHOTS, SIDE, TRAINING, Shop, call
 
-from medaegis.cli import console
-from medaegis.cli.demo import Sizes, run_demo
+from medaegis.cli import console, datasets
+from medaegis.cli.demo import Sizes, _replace_mixed, run_demo, written_before
+from medaegis.errors import ConfigError
 from medaegis.guard.guard import Guard
 from medaegis.images import Split, load_dataset
 from medaegis.models.store import load_classifier, read_training, save_classifier
@@ -358,11 +360,64 @@ def test_demo_makes_everything_and_goes_on(shop: Shop, tmp_path: Path, capsys: p
     digest = Guard.load(tmp_path / "demo" / "guard").digest
     run_demo(tmp_path / "demo", shop.spec, seed=0, sizes=sizes)
     assert Guard.load(tmp_path / "demo" / "guard").digest == digest
+    assert sorted(path.name.split("-")[0] for path in (tmp_path / "demo" / "mixed").iterdir()) == names
+
+
+def by_bytes(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_demo_touches_no_file_that_is_not_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(datasets, "load", lambda *_, **__: pytest.fail("worked"))
+    mixed = tmp_path / "mixed"
+    _replace_mixed(mixed, {"clean-1.png": b"one", "wb-2.png": b"two"})
+    _replace_mixed(mixed, {"clean-1.png": b"other"})
+    assert [path.name for path in written_before(mixed)] == ["clean-1.png"]
+    (mixed / "clean-1.png").unlink()
+    assert written_before(mixed) == [], "killed before all were there"
+    _replace_mixed(mixed, {"clean-1.png": b"one"})
+
+    def foreign(mixed: Path) -> None:
+        (mixed / "thesis.txt").write_text("ten years")
+
+    def changed(mixed: Path) -> None:
+        (mixed / "clean-1.png").write_bytes(b"one, with my notes")
+
+    def nested(mixed: Path) -> None:
+        (mixed / "sub").mkdir()
+
+    def linked(mixed: Path) -> None:
+        (mixed / "clean-1.png").rename(mixed.parent / "mine.png")
+        (mixed / "clean-1.png").symlink_to(mixed.parent / "mine.png")
+
+    def unrecorded(mixed: Path) -> None:
+        (mixed.parent / "mixed.json").unlink()
+
+    def replaced(mixed: Path) -> None:
+        (mixed.parent / "mixed.json").write_text('{"clean-1.png": "my settings"}')
+
+    def alone(mixed: Path) -> None:
+        shutil.rmtree(mixed)
+        replaced(mixed)
+
+    def a_file(mixed: Path) -> None:
+        shutil.rmtree(mixed)
+        mixed.write_text("mine")
+
+    for number, damage in enumerate((foreign, changed, nested, linked, unrecorded, replaced, alone, a_file)):
+        place = tmp_path / str(number)
+        _replace_mixed(place / "mixed", {"clean-1.png": b"one"})
+        damage(place / "mixed")
+        before = by_bytes(place)
+        result = call("demo", "--out", place)
+        assert result.exit_code == 2, damage.__name__
+        assert "move it elsewhere" in " ".join(result.stderr.split())
+        with pytest.raises(ConfigError):
+            _replace_mixed(place / "mixed", {"clean-1.png": b"new"})
+        assert by_bytes(place) == before, damage.__name__
 
 
 def test_compare_refuses_before_it_reads_an_image(shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    from medaegis.cli import datasets
-
     monkeypatch.setattr(datasets, "data_of_classifier", lambda *_, **__: pytest.fail("read the images"))
     for problem, given in (
         ("lidd", ("--detectors", "lidd")),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -214,7 +215,7 @@ def write_attacked(
     table = []
     for i, row in enumerate(rows.tolist()):
         name = f"{told['attack']}-{eps}-{int(test.ids[row]):06d}.png"
-        write_png(out / name, found.images[i])
+        (out / name).write_bytes(png(found.images[i]))
         table.append(
             {
                 "file": name,
@@ -243,10 +244,12 @@ def judging_draws(guard: Guard, ids: Tensor, *, seed: int) -> list[str]:
     return cushion.specs if isinstance(cushion, DrawnCushion) else []
 
 
-def write_png(path: Path, image: torch.Tensor) -> None:
-    """Write `(1 or 3, H, W)` in [0, 1] without loss."""
+def png(image: torch.Tensor) -> bytes:
+    """A lossless file of `(1 or 3, H, W)` in [0, 1]."""
     import torch
     from PIL import Image
 
     pixels = (image * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
-    Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(path, "PNG")
+    file = io.BytesIO()
+    Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(file, "PNG")
+    return file.getvalue()
