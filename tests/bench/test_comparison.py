@@ -73,7 +73,7 @@ def test_every_figure_by_hand(scene, whole):
             mine = [
                 piece
                 for key, piece in pieces
-                if key["cushion"] == spec
+                if key["cushion"]["spec"] == spec
                 and "attack" in key
                 and ("HierarchicalFeature" in key["attack"]) == (name == "hfc")
                 and set(key["ids"]) <= set(ids.tolist())

@@ -363,6 +363,9 @@ def test_pieces_belong_to_their_guard_seed_and_images(work, tmp_path, monkeypatc
     guard.digest = digest
     assert ask(seed=1) != first
     assert ask(dataset=dataclasses.replace(dataset, images=dataset.images ^ 1)) != first
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluation, "code_fingerprint", lambda: "other")
+        assert ask() != first
     guard.bank.scale.mul_(1.001)
     assert ask() != first
 

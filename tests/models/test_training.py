@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -113,6 +114,17 @@ class TestRun:
             train_classifier(dataset, split, CONFIG, tmp_path / "c", progress=stop_at(2))
         with pytest.raises(ConfigError, match="checkpoint of another run"):
             train_classifier(dataset, split, other, tmp_path / "c")
+
+    def test_other_pixels_of_the_same_cases_are_another_run(self, uninterrupted, tmp_path, monkeypatch):
+        dataset, split = squares()
+        other = replace(dataset, images=255 - dataset.images)
+        with pytest.raises(ConfigError, match="holds another classifier"):
+            train_classifier(other, split, CONFIG, uninterrupted[0])
+        monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+        with pytest.raises(Stop):
+            train_classifier(dataset, split, CONFIG, tmp_path / "c", progress=stop_at(2))
+        with pytest.raises(ConfigError, match="checkpoint of another run"):
+            train_classifier(other, split, CONFIG, tmp_path / "c")
 
     def test_a_place_that_cannot_be_written_is_refused_before_training(self, tmp_path):
         (tmp_path / "file").write_text("mine")

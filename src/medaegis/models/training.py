@@ -193,7 +193,7 @@ class _Run:
         content = {
             "config": self.config.model_dump(mode="json", exclude={"weights"}),
             "weights": hashlib.sha256(weights.read_bytes()).hexdigest() if weights and weights.is_file() else None,
-            "data": [self.dataset.fingerprint, self.dataset.size, self.dataset.channels],
+            "data": [self.dataset.fingerprint, self.dataset.pixel_fingerprint, *self.dataset.images.shape],
             "split": asdict(self.split),
             "adversary": self._adversary(),
         }
