@@ -95,6 +95,13 @@ class TestRun:
         assert told["metrics"]["adv_test"]["n"] == len(split.adv_test)
         assert Split.load(uninterrupted[0] / "split.json", dataset) == split
 
+    def test_it_tells_no_path_of_the_data(self, tmp_path):
+        dataset, split = squares()
+        here = replace(dataset, spec="folder:/home/me/scans?patient=folder")
+        config = CONFIG.model_copy(update={"epochs": 1})
+        train_classifier(here, split, config, tmp_path / "c")
+        assert read_training(tmp_path / "c")["data"]["spec"] == "folder:PATH?patient=folder"
+
     def test_started_again_it_loads_and_does_not_train(self, uninterrupted):
         dataset, split = squares()
         classifier = train_classifier(

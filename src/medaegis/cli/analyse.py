@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from medaegis.cli import console, datasets
-from medaegis.cli.options import AsJson, Factory, Gradient, Images, Seed, Spec, check_out, factory, without_path
+from medaegis.cli.options import AsJson, Factory, Gradient, Images, Seed, Spec, check_out, factory
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -104,6 +104,7 @@ def load_victim(
     from medaegis.artefact import digest, kind_of
     from medaegis.attacks.victim import Victim
     from medaegis.guard.guard import Guard
+    from medaegis.images import without_path
     from medaegis.models.store import load_classifier
 
     if kind_of(folder) == "guard":

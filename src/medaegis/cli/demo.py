@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from medaegis.cli import console, datasets
-from medaegis.cli.options import Seed, check_out, without_path
+from medaegis.cli.options import Seed, check_out
 from medaegis.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ def _guard(classifier: Classifier, dataset: Dataset, split: Split, sizes: Sizes,
 
     recipe = shield_config("strong", classifier, updates=sizes.updates, seed=seed)
     config = recipe.model_copy(update=dict(sizes.shield))
-    about = {"recipe": "strong", "images": sizes.images, "split_parts": datasets.split_facts(split)}
+    about = {"recipe": "strong", "images": sizes.images}
     with console.progress("Fitting") as progress:
         fit_guard(
             classifier,
@@ -270,6 +270,7 @@ def _evaluation(
     from medaegis.attacks.engine import parse_eps
     from medaegis.bench.evaluation import evaluate_guard
     from medaegis.bench.planned import plan
+    from medaegis.images import without_path
 
     with console.progress("Evaluating") as progress:
         return evaluate_guard(
@@ -295,6 +296,8 @@ def _key_figures(found: Evaluation, text: str) -> list[str]:
 
 
 def _close(diary: Diary, out: Path, data: str, seconds: float) -> None:
+    from medaegis.images import without_path
+
     title = f"Made in {seconds // 60:.0f} min {seconds % 60:.0f} s"
     console.write(console.table("What", "Key figures", "Where", "Time", rows=diary.rows, title=title))
     drawn = data.startswith("phantom-")

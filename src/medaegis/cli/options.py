@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from enum import StrEnum
 from pathlib import Path
@@ -161,17 +160,14 @@ def checked(model: type[Model], **values: Any) -> Model:
         raise ConfigError(name, message, "see --help for its range") from None
 
 
-def without_path(spec: str) -> str:
-    """A spec for a record: its path, which says something about this machine only, is left out."""
-    return re.sub(r"^([a-z0-9-]+):[^?]*", r"\1:PATH", spec)
-
-
 def recorded_command(verb: str, folder: Path, spec: str, options: Mapping[str, object]) -> str:
     """The call for a record: names without their folders; an option that is None or False was not given.
 
     Args:
         options: by name with its dashes; True stands alone, a list is one option again and again.
     """
+    from medaegis.images import without_path
+
     words = ["medaegis", verb, folder.name, without_path(spec)]
     for name, value in options.items():
         for one in value if isinstance(value, list) else [value]:

@@ -46,6 +46,11 @@ class Split:
         """The four parts by name."""
         return {part: getattr(self, part) for part in PARTS}
 
+    @property
+    def parts_fingerprint(self) -> str:
+        """SHA-256 of who is in which part, by which a split that was made again can be compared."""
+        return hashlib.sha256(json.dumps(self.parts, sort_keys=True).encode()).hexdigest()
+
     def save(self, path: Path | str) -> None:
         """Write as JSON, atomically."""
         file = Path(path)
