@@ -15,6 +15,7 @@ from tests.cli.shop import PATIENTS, SHOTS, SIDE, TRAINING, Shop, call
 
 from medaegis.cli import console, datasets
 from medaegis.cli.demo import Sizes, _replace_mixed, run_demo, written_before
+from medaegis.detectors import shield
 from medaegis.errors import ConfigError
 from medaegis.guard.guard import Guard
 from medaegis.images import Split, load_dataset
@@ -415,6 +416,22 @@ def test_demo_touches_no_file_that_is_not_its_own(tmp_path: Path, monkeypatch: p
         with pytest.raises(ConfigError):
             _replace_mixed(place / "mixed", {"clean-1.png": b"new"})
         assert by_bytes(place) == before, damage.__name__
+
+
+def test_compare_takes_the_shields_of_a_guard_of_the_same_split_alone(
+    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(shield, "FEWEST", 3)  # of each class for a threshold; there are few images
+    options = ("--detectors", "shield", "--attacks", "fgsm", "--learn-from", "fgsm", "--cushions", "none")
+    options += ("--guard", shop.guard, "--json")
+    told = json.loads(call("compare", shop.classifier, shop.spec, *options, "--out", tmp_path / "a").stdout)
+    assert [row["detector"] for row in told["rows"]] == ["shield"]
+    training = ("--size", SIDE, "--channels", "gray", "--epochs", 1, "--seed", 7)
+    assert call("train", shop.spec, *training, "--out", tmp_path / "other").exit_code == 0
+    result = call("compare", tmp_path / "other", shop.spec, *options, "--out", tmp_path / "b")
+    assert result.exit_code == 2
+    assert "learned from other images or another split" in " ".join(result.stderr.split())
+    assert not (tmp_path / "b").exists()
 
 
 def test_compare_refuses_before_it_reads_an_image(shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
