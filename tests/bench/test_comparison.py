@@ -200,6 +200,7 @@ def test_what_does_not_fit_is_refused_before_any_work(scene, tmp_path, monkeypat
         ({"attacks": ("mib",)}, "catalogue"),
         ({"cushions": ("jpeg:8000",)}, "jpeg"),
         ({"taps": ("nowhere",)}, "no tap"),
+        ({"eps": 0.0035, "eps_text": "0.0035"}, "less than a grey level"),
     ):
         with pytest.raises(ConfigError, match=told):
             compared(scene, tmp_path, **options)

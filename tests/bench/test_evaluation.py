@@ -396,6 +396,8 @@ def test_plan_adds_short_runs_of_adaptive_attacks_at_the_largest_eps():
     ]
     with pytest.raises(ConfigError, match="none given"):
         plan(["pgd"], [])
+    with pytest.raises(ConfigError, match="less than a grey level"):
+        plan(["wb"], [("4/256", 4 / 256), ("0.0035", 0.0035)])
     with pytest.raises(ConfigError, match="catalogue"):
         plan(["pdg"], [("4/256", 4 / 256)])
 

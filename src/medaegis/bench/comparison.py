@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from medaegis.attacks.catalogue import find_attack
+from medaegis.attacks.engine import check_eps
 from medaegis.attacks.known import Known
 from medaegis.bench.archive import provenance, replace_file, write_record
 from medaegis.bench.bare import Bare, Pictures, check_attacks
@@ -75,10 +76,12 @@ def compare_detectors(
         limit: at most so many images to learn from, and as many to judge.
 
     Raises:
-        ConfigError: an unknown name, an attack on a Shield, the same name twice, Shields of another classifier.
+        ConfigError: an unknown name, an attack on a Shield, the same name twice, Shields of another classifier, an eps
+            below a grey level.
         DataError: too few images are diagnosed rightly, or the Shields learned from other images or another split.
     """
     check_comparison(detectors, attacks, learn_from, cushions, guard, len(classifier.classes))
+    check_eps(eps_text, eps)
     if guard is not None:
         check_shields(guard, classifier, dataset, split)
     store = Store(out_dir / "pieces")
