@@ -226,6 +226,42 @@ def test_evaluate_and_report(shop: Shop, tmp_path: Path):
     assert len({line.count(" | ") for line in lines if line.startswith(("| attack |", "| pgd |", "| **worst"))}) == 1
 
 
+def test_a_way_through_the_cushion_or_an_eps_that_means_nothing_is_refused(shop: Shop, tmp_path: Path):
+    bare, other = tmp_path / "bare", another_classifier(shop, tmp_path / "other")
+    refit = call("fit", shop.classifier, shop.spec, "--shields", shop.guard, "--cushion", "none", "--out", bare)
+    assert refit.exit_code == 0, refit.output
+    twin = ("--gradient", "twin")
+    for told, command in (
+        ("by answers alone", ("attack", shop.guard, "--attack", "hopskipjump", *twin)),
+        ("without a Cushion", ("attack", shop.guard, "--attack", "pgd", "--surrogate", other, *twin)),
+        ("without a Cushion", ("attack", bare, "--attack", "wb", *twin)),
+        ("without a Cushion", ("evaluate", bare, "--attacks", "wb", *twin)),
+        ("by answers alone", ("evaluate", shop.guard, "--attacks", "square-guard", *twin)),
+        ("by answers alone", ("assess", shop.classifier, "--attacks", "square", "--cushion", "jpeg:80", *twin)),
+        ("less than a grey level", ("evaluate", shop.guard, "--attacks", "wb", "--eps", "4/256,0.0035")),
+        ("less than a grey level", ("attack", shop.guard, "--eps", "0.0035")),
+        ("less than a grey level", ("compare", shop.classifier, "--eps", "0.0035")),
+    ):
+        verb, folder, *options = command
+        result = call(verb, folder, shop.spec, *options, "--out", tmp_path / "no")
+        assert result.exit_code == 2, command
+        assert told in " ".join(result.stderr.split()), command
+        assert not (tmp_path / "no").exists()
+
+
+def test_what_evaluate_shows_is_the_worst_case_and_tells_ways_apart(shop: Shop, tmp_path: Path):
+    options = ("--attacks", "wb", "--eps", "8/256", "--steps", 5, "--limit", 6, "--no-planted", "--out", tmp_path)
+    shown = call("evaluate", shop.guard, shop.spec, *options).stdout
+    found = json.loads((tmp_path / "evaluation.json").read_text())
+    (worst,) = found["worst_case"]
+    lines = [line.strip() for line in shown.splitlines()]
+    line = next(line for line in lines if line.startswith("8/256"))
+    assert "Worst case" in shown
+    assert [console.percent(worst[name]) for name in ("undetected", "robust_accuracy")] == re.findall(r"[\d.]+ %", line)
+    rows = [line.split() for line in lines if line.startswith("wb ")]
+    assert [row[2:4] for row in rows] == [["5", "BPDA"], ["1", "BPDA"], ["5", "twin"], ["5", "without"]]
+
+
 def test_a_suite_says_what_is_run(shop: Shop, tmp_path: Path):
     options = (
         "--suite",

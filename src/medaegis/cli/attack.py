@@ -23,6 +23,7 @@ from medaegis.cli.options import (
     Targeted,
     check_out,
     factory,
+    gradient_list,
     samples_for,
 )
 from medaegis.errors import ConfigError, DataError
@@ -82,6 +83,7 @@ def attack(
     from medaegis.attacks.engine import parse_eps
     from medaegis.attacks.known import Known
     from medaegis.bench.surrogates import surrogate_of, transferable
+    from medaegis.cushions import parse_cushion
     from medaegis.guard.guard import Guard
     from medaegis.models.store import load_classifier
 
@@ -102,6 +104,7 @@ def attack(
         raise ConfigError("--samples with --surrogate", "nothing in a surrogate is random", "leave one of them out")
     draws = 1 if surrogates or entry.access == "black-box" else samples_for(guard.cushion, samples)
     chosen = chosen.with_options(samples=draws)
+    (way,) = gradient_list(gradient.value, parse_cushion("none") if surrogates else guard.cushion, [attack])
     stand_in = surrogate_of([load_classifier(path, factory(network)) for path in surrogates], guard.classifier)
     dataset, split = datasets.data_of_guard(guard, spec, images=images)
     test = dataset.subset(split.adv_test)
@@ -113,7 +116,7 @@ def attack(
             rows,
             chosen,
             eps=radius,
-            gradient=gradient.value,
+            gradient=way,
             targeted=targeted,
             seed=seed,
             progress=progress,
@@ -127,7 +130,7 @@ def attack(
         "steps": chosen.steps,
         "restarts": chosen.restarts,
         "targeted": targeted,
-        "gradient": gradient.value,
+        "gradient": way,
         "samples": draws,
         "surrogates": [path.name for path in surrogates],
         "seed": seed,
