@@ -437,11 +437,15 @@ def test_demo_touches_no_file_that_is_not_its_own(tmp_path: Path, monkeypatch: p
         shutil.rmtree(mixed)
         replaced(mixed)
 
+    def elsewhere(mixed: Path) -> None:
+        mixed.rename(mixed.parent / "other")
+        mixed.symlink_to(mixed.parent / "other")
+
     def a_file(mixed: Path) -> None:
         shutil.rmtree(mixed)
         mixed.write_text("mine")
 
-    for number, damage in enumerate((foreign, changed, nested, linked, unrecorded, replaced, alone, a_file)):
+    for number, damage in enumerate((foreign, changed, nested, linked, unrecorded, replaced, alone, elsewhere, a_file)):
         place = tmp_path / str(number)
         _replace_mixed(place / "mixed", {"clean-1.png": b"one"})
         damage(place / "mixed")

@@ -216,7 +216,9 @@ def written_before(folder: Path) -> list[Path]:
         ConfigError: it holds anything else, which may be somebody's and is not touched.
     """
     record = _record(folder)
-    found = sorted(folder.iterdir()) if folder.is_dir() else [folder] if folder.exists() else []
+    found = [folder] if folder.is_symlink() or folder.exists() else []
+    if folder.is_dir() and not folder.is_symlink():
+        found = sorted(folder.iterdir())
     told: dict[str, str] = {}
     if record.exists():
         try:
