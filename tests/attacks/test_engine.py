@@ -461,6 +461,18 @@ def test_eps_that_is_none(text):
         parse_eps(text)
 
 
+@pytest.mark.parametrize("text", ["0.001", "0.0035", "0.9/256", "1/300", "0.0039", "1/256", "1/255", "1.5/256", "0.01"])
+def test_an_eps_is_refused_if_no_8_bit_image_is_within_it(text):
+    left, _, right = text.partition("/")
+    value = float(left) / float(right or 1)
+    clean = torch.full((1, 1, 2, 2), 100 / 255)
+    if torch.equal(Linf().to_8bit(clean + 1, clean, torch.full((1, 1, 1, 1), value)), clean):
+        with pytest.raises(ConfigError, match="less than a grey level; give 1/256 or more"):
+            parse_eps(text)
+    else:
+        assert parse_eps(text) == value
+
+
 @pytest.mark.parametrize("name", ["selective", "orthogonal"])
 def test_what_hops_over_the_boundary_hands_over_a_point_beyond_it(name):
     """Where an image stands last is chance: half of those that got through on the way came back."""

@@ -1,5 +1,6 @@
 """A comparison of detectors on drawn X-rays: its figures by hand, its record, and a second run that repeats nothing."""
 
+import copy
 import dataclasses
 import json
 
@@ -7,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 from sklearn.metrics import roc_auc_score
-from tests.bench.small import data, learned
+from tests.bench.small import CONFIG, data, learned
 
 from medaegis.attacks.engine import Attack
 from medaegis.attacks.universal import Universal
 from medaegis.bench import bare
+from medaegis.bench.bare import Bare
 from medaegis.bench.comparison import compare_detectors
 from medaegis.bench.comparison_record import Comparison
 from medaegis.bench.store import Store
@@ -19,7 +21,8 @@ from medaegis.cushions import parse_cushion
 from medaegis.detectors.base import Detector
 from medaegis.detectors.reader import Reader
 from medaegis.detectors.registry import find_detector
-from medaegis.errors import ConfigError
+from medaegis.errors import ConfigError, DataError
+from medaegis.guard.fitting import fit_guard
 
 EPS = 8 / 256
 DETECTORS = ("kd", "mahalanobis-layers", "svm")
@@ -73,7 +76,7 @@ def test_every_figure_by_hand(scene, whole):
             mine = [
                 piece
                 for key, piece in pieces
-                if key["cushion"] == spec
+                if key["cushion"]["spec"] == spec
                 and "attack" in key
                 and ("HierarchicalFeature" in key["attack"]) == (name == "hfc")
                 and set(key["ids"]) <= set(ids.tolist())
@@ -126,6 +129,48 @@ def test_a_second_run_attacks_and_fits_nothing(scene, whole, monkeypatch):
     assert [row.auroc for row in again.rows] == [row.auroc for row in found.rows]
 
 
+def test_what_detectors_learn_from_is_no_attack_on_the_test_images_unless_asked_for(scene, tmp_path, monkeypatch):
+    _, dataset, split = scene
+    attacked, attack = [], Bare.attack
+
+    def noted(self, value, pictures, *rest, **options):
+        attacked.append((value.steps, set(pictures.ids.tolist())))
+        return attack(self, value, pictures, *rest, **options)
+
+    monkeypatch.setattr(Bare, "attack", noted)
+    told = []
+    options = {"detectors": ("kd",), "attacks": ("fgsm",), "cushions": ("none",), "steps": 2}
+    found = compared(scene, tmp_path, **options, progress=lambda *what: told.append(what))
+    assert [steps for steps, _ in attacked] == [1, 2]
+    assert attacked[0][1] <= set(dataset.ids[list(split.adv_test)].tolist())
+    assert attacked[1][1] <= set(dataset.ids[list(split.adv_train)].tolist())
+    assert [tried.attack for tried in found.attacks] == ["fgsm"]
+    assert told[-1][0] == told[-1][1]
+
+
+def test_shields_of_another_classifier_or_split_are_refused_before_any_work(scene, tmp_path, monkeypatch):
+    classifier, dataset, split = scene
+    split = dataclasses.replace(split, val=split.adv_test, adv_test=split.val)  # enough to set thresholds
+    cushion = parse_cushion("none")
+    guard = fit_guard(classifier, dataset, split, cushion=cushion, config=CONFIG, out_dir=tmp_path / "guard")
+    options = {"detectors": ("shield",), "attacks": ("fgsm",), "learn_from": "fgsm", "cushions": ("none",)}
+    found = compared((classifier, dataset, split), tmp_path / "a", **options, limit=None, guard=guard)
+    assert [row.detector for row in found.rows] == ["shield"]
+    other = copy.deepcopy(classifier)
+    with torch.no_grad():
+        next(other.network.parameters()).mul_(1.01)
+    moved = dataclasses.replace(split, adv_train=split.adv_test, adv_test=split.adv_train)
+    assert {*split.train, *split.adv_train} & {*moved.adv_test}, "the Shields learned from these test images"
+    monkeypatch.setattr(Store, "get", lambda *_: pytest.fail("worked"))
+    monkeypatch.setattr(Bare, "judge", lambda *_: pytest.fail("judged"))
+    for scene_, error, told in (
+        ((other, dataset, split), ConfigError, "features of another classifier"),
+        ((classifier, dataset, moved), DataError, "another split of them, perhaps from those of the test"),
+    ):
+        with pytest.raises(error, match=told):
+            compared(scene_, tmp_path / "b", **options, guard=guard)
+
+
 def test_a_universal_perturbation_is_learned_once_for_all_chunks(scene, tmp_path, monkeypatch):
     learned_for, learn = [], Universal.learn
 
@@ -155,6 +200,7 @@ def test_what_does_not_fit_is_refused_before_any_work(scene, tmp_path, monkeypat
         ({"attacks": ("mib",)}, "catalogue"),
         ({"cushions": ("jpeg:8000",)}, "jpeg"),
         ({"taps": ("nowhere",)}, "no tap"),
+        ({"eps": 0.0035, "eps_text": "0.0035"}, "less than a grey level"),
     ):
         with pytest.raises(ConfigError, match=told):
             compared(scene, tmp_path, **options)

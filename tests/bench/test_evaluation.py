@@ -363,6 +363,9 @@ def test_pieces_belong_to_their_guard_seed_and_images(work, tmp_path, monkeypatc
     guard.digest = digest
     assert ask(seed=1) != first
     assert ask(dataset=dataclasses.replace(dataset, images=dataset.images ^ 1)) != first
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluation, "code_fingerprint", lambda: "other")
+        assert ask() != first
     guard.bank.scale.mul_(1.001)
     assert ask() != first
 
@@ -393,6 +396,8 @@ def test_plan_adds_short_runs_of_adaptive_attacks_at_the_largest_eps():
     ]
     with pytest.raises(ConfigError, match="none given"):
         plan(["pgd"], [])
+    with pytest.raises(ConfigError, match="less than a grey level"):
+        plan(["wb"], [("4/256", 4 / 256), ("0.0035", 0.0035)])
     with pytest.raises(ConfigError, match="catalogue"):
         plan(["pdg"], [("4/256", 4 / 256)])
 

@@ -18,7 +18,7 @@ def _small_pictures(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_a_guard_is_shown_under_the_very_attack_that_attack_runs(shop: Shop, tmp_path: Path):
-    options = ("--attack", "wb", "--eps", "4/256", "--steps", 3, "--limit", 9, "--seed", 5)
+    options = ("--attack", "wb", "--eps", "4/256", "--steps", 3, "--limit", 9, "--seed", 5, "--gradient", "twin")
     result = call("analyse", shop.guard, shop.spec, *options, "--examples", 2, "--out", tmp_path / "a", "--json")
     assert result.exit_code == 0, result.output
     told = json.loads(result.stdout)
@@ -31,6 +31,7 @@ def test_a_guard_is_shown_under_the_very_attack_that_attack_runs(shop: Shop, tmp
         attacked["undetected"],
     )
     assert kept["digest"] == attacked["guard"]
+    assert kept["gradient"] == attacked["gradient"] == "twin"
     assert set(kept["stress"]["cushions"]) == {"jpeg:80", "none"}
     assert kept["direction"]["steps"] == [1, 2, 3]
     for name in FIGURES:
@@ -48,7 +49,7 @@ def test_a_classifier_alone_is_shown_too(shop: Shop, tmp_path: Path):
     assert result.exit_code == 0, result.output
     assert "Told apart at" in result.stdout
     kept = json.loads((tmp_path / "analysis.json").read_text())
-    assert kept["undetected"] is None
+    assert (kept["undetected"], kept["gradient"]) == (None, None)
     assert kept["landscape"]["suspicion"] is None
     assert kept["spectra"]["cushion"] == "bits:3"
     assert set(kept["stress"]["cushions"]) == {"none"}
@@ -61,6 +62,9 @@ def test_what_does_not_fit_is_told_in_a_line(shop: Shop, tmp_path: Path):
         (2, "no tap", (shop.classifier, shop.spec, "--layer", "layer9")),
         (2, "too few", (shop.guard, shop.spec, "--limit", 3)),
         (2, "other images", (shop.guard, shop.spec, "--images", 120)),
+        (2, "without a Cushion", (shop.classifier, shop.spec, "--gradient", "twin")),
+        (2, "a guard has its own", (shop.guard, shop.spec, "--cushion", "jpeg:80")),
+        (2, "less than a grey level", (shop.guard, shop.spec, "--eps", "0.0035")),
         (1, "manifest.json", (tmp_path, shop.spec)),
     ):
         result = call("analyse", *options, "--out", out)

@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +13,10 @@ import pytest
 from PIL import Image
 from tests.cli.shop import PATIENTS, SHOTS, SIDE, TRAINING, Shop, call
 
-from medaegis.cli import console
-from medaegis.cli.demo import Sizes, run_demo
+from medaegis.cli import console, datasets
+from medaegis.cli.demo import Sizes, _replace_mixed, run_demo, written_before
+from medaegis.detectors import shield
+from medaegis.errors import ConfigError
 from medaegis.guard.guard import Guard
 from medaegis.images import Split, load_dataset
 from medaegis.models.store import load_classifier, read_training, save_classifier
@@ -223,6 +226,42 @@ def test_evaluate_and_report(shop: Shop, tmp_path: Path):
     assert len({line.count(" | ") for line in lines if line.startswith(("| attack |", "| pgd |", "| **worst"))}) == 1
 
 
+def test_a_way_through_the_cushion_or_an_eps_that_means_nothing_is_refused(shop: Shop, tmp_path: Path):
+    bare, other = tmp_path / "bare", another_classifier(shop, tmp_path / "other")
+    refit = call("fit", shop.classifier, shop.spec, "--shields", shop.guard, "--cushion", "none", "--out", bare)
+    assert refit.exit_code == 0, refit.output
+    twin = ("--gradient", "twin")
+    for told, command in (
+        ("by answers alone", ("attack", shop.guard, "--attack", "hopskipjump", *twin)),
+        ("without a Cushion", ("attack", shop.guard, "--attack", "pgd", "--surrogate", other, *twin)),
+        ("without a Cushion", ("attack", bare, "--attack", "wb", *twin)),
+        ("without a Cushion", ("evaluate", bare, "--attacks", "wb", *twin)),
+        ("by answers alone", ("evaluate", shop.guard, "--attacks", "square-guard", *twin)),
+        ("by answers alone", ("assess", shop.classifier, "--attacks", "square", "--cushion", "jpeg:80", *twin)),
+        ("less than a grey level", ("evaluate", shop.guard, "--attacks", "wb", "--eps", "4/256,0.0035")),
+        ("less than a grey level", ("attack", shop.guard, "--eps", "0.0035")),
+        ("less than a grey level", ("compare", shop.classifier, "--eps", "0.0035")),
+    ):
+        verb, folder, *options = command
+        result = call(verb, folder, shop.spec, *options, "--out", tmp_path / "no")
+        assert result.exit_code == 2, command
+        assert told in " ".join(result.stderr.split()), command
+        assert not (tmp_path / "no").exists()
+
+
+def test_what_evaluate_shows_is_the_worst_case_and_tells_ways_apart(shop: Shop, tmp_path: Path):
+    options = ("--attacks", "wb", "--eps", "8/256", "--steps", 5, "--limit", 6, "--no-planted", "--out", tmp_path)
+    shown = call("evaluate", shop.guard, shop.spec, *options).stdout
+    found = json.loads((tmp_path / "evaluation.json").read_text())
+    (worst,) = found["worst_case"]
+    lines = [line.strip() for line in shown.splitlines()]
+    line = next(line for line in lines if line.startswith("8/256"))
+    assert "Worst case" in shown
+    assert [console.percent(worst[name]) for name in ("undetected", "robust_accuracy")] == re.findall(r"[\d.]+ %", line)
+    rows = [line.split() for line in lines if line.startswith("wb ")]
+    assert [row[2:4] for row in rows] == [["5", "BPDA"], ["1", "BPDA"], ["5", "twin"], ["5", "without"]]
+
+
 def test_a_suite_says_what_is_run(shop: Shop, tmp_path: Path):
     options = (
         "--suite",
@@ -358,11 +397,84 @@ def test_demo_makes_everything_and_goes_on(shop: Shop, tmp_path: Path, capsys: p
     digest = Guard.load(tmp_path / "demo" / "guard").digest
     run_demo(tmp_path / "demo", shop.spec, seed=0, sizes=sizes)
     assert Guard.load(tmp_path / "demo" / "guard").digest == digest
+    assert sorted(path.name.split("-")[0] for path in (tmp_path / "demo" / "mixed").iterdir()) == names
+
+
+def by_bytes(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_demo_touches_no_file_that_is_not_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(datasets, "load", lambda *_, **__: pytest.fail("worked"))
+    mixed = tmp_path / "mixed"
+    _replace_mixed(mixed, {"clean-1.png": b"one", "wb-2.png": b"two"})
+    _replace_mixed(mixed, {"clean-1.png": b"other"})
+    assert [path.name for path in written_before(mixed)] == ["clean-1.png"]
+    (mixed / "clean-1.png").unlink()
+    assert written_before(mixed) == [], "killed before all were there"
+    _replace_mixed(mixed, {"clean-1.png": b"one"})
+
+    def foreign(mixed: Path) -> None:
+        (mixed / "thesis.txt").write_text("ten years")
+
+    def changed(mixed: Path) -> None:
+        (mixed / "clean-1.png").write_bytes(b"one, with my notes")
+
+    def nested(mixed: Path) -> None:
+        (mixed / "sub").mkdir()
+
+    def linked(mixed: Path) -> None:
+        (mixed / "clean-1.png").rename(mixed.parent / "mine.png")
+        (mixed / "clean-1.png").symlink_to(mixed.parent / "mine.png")
+
+    def unrecorded(mixed: Path) -> None:
+        (mixed.parent / "mixed.json").unlink()
+
+    def replaced(mixed: Path) -> None:
+        (mixed.parent / "mixed.json").write_text('{"clean-1.png": "my settings"}')
+
+    def alone(mixed: Path) -> None:
+        shutil.rmtree(mixed)
+        replaced(mixed)
+
+    def elsewhere(mixed: Path) -> None:
+        mixed.rename(mixed.parent / "other")
+        mixed.symlink_to(mixed.parent / "other")
+
+    def a_file(mixed: Path) -> None:
+        shutil.rmtree(mixed)
+        mixed.write_text("mine")
+
+    for number, damage in enumerate((foreign, changed, nested, linked, unrecorded, replaced, alone, elsewhere, a_file)):
+        place = tmp_path / str(number)
+        _replace_mixed(place / "mixed", {"clean-1.png": b"one"})
+        damage(place / "mixed")
+        before = by_bytes(place)
+        result = call("demo", "--out", place)
+        assert result.exit_code == 2, damage.__name__
+        assert "move it elsewhere" in " ".join(result.stderr.split())
+        with pytest.raises(ConfigError):
+            _replace_mixed(place / "mixed", {"clean-1.png": b"new"})
+        assert by_bytes(place) == before, damage.__name__
+
+
+def test_compare_takes_the_shields_of_a_guard_of_the_same_split_alone(
+    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(shield, "FEWEST", 3)  # of each class for a threshold; there are few images
+    options = ("--detectors", "shield", "--attacks", "fgsm", "--learn-from", "fgsm", "--cushions", "none")
+    options += ("--guard", shop.guard, "--json")
+    told = json.loads(call("compare", shop.classifier, shop.spec, *options, "--out", tmp_path / "a").stdout)
+    assert [row["detector"] for row in told["rows"]] == ["shield"]
+    training = ("--size", SIDE, "--channels", "gray", "--epochs", 1, "--seed", 7)
+    assert call("train", shop.spec, *training, "--out", tmp_path / "other").exit_code == 0
+    result = call("compare", tmp_path / "other", shop.spec, *options, "--out", tmp_path / "b")
+    assert result.exit_code == 2
+    assert "learned from other images or another split" in " ".join(result.stderr.split())
+    assert not (tmp_path / "b").exists()
 
 
 def test_compare_refuses_before_it_reads_an_image(shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    from medaegis.cli import datasets
-
     monkeypatch.setattr(datasets, "data_of_classifier", lambda *_, **__: pytest.fail("read the images"))
     for problem, given in (
         ("lidd", ("--detectors", "lidd")),

@@ -12,7 +12,7 @@ from tests.models.drawn import squares
 from tests.models.tiny_networks import tiny
 
 from medaegis.attacks.catalogue import find_attack
-from medaegis.cli.attack import rightly_diagnosed, run_attack, write_attacked, write_png
+from medaegis.cli.attack import png, rightly_diagnosed, run_attack, write_attacked
 from medaegis.cli.options import SAMPLES, samples_for
 from medaegis.cushions import parse_cushion
 from medaegis.errors import ConfigError
@@ -36,7 +36,7 @@ def place(tmp_path_factory):
     (folder / "images").mkdir()
     dataset, split = squares(240)
     for i, image in enumerate(dataset.pixels(torch.tensor(split.adv_test[:6]))):
-        write_png(folder / "images" / f"{i}.png", image)
+        (folder / "images" / f"{i}.png").write_bytes(png(image))
     (folder / "images" / "none.png").write_text("no picture")
     return folder
 

@@ -118,6 +118,11 @@ def test_other_settings_in_a_begun_folder_are_refused(tmp_path, monkeypatch):
         fit(tmp_path, config=SHORT.model_copy(update={"lr": 0.1}))
 
 
+def exchanged(split):
+    """A split of the same images by the same seed, as other shares of the parts would give it."""
+    return dataclasses.replace(split, adv_train=split.adv_test, adv_test=split.adv_train)
+
+
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
     """A guard whose Shields read pixels alone."""
@@ -156,6 +161,18 @@ class TestShieldsOfAnotherGuard:
             self.refit(deep, tmp_path / "b", classifier=other)
         self.refit(deep, tmp_path / "c")
 
+    def test_the_same_data_may_be_spelt_otherwise_and_no_path_is_told(self, tmp_path):
+        dataset, _ = squares(240)
+        here = dataclasses.replace(dataset, spec="folder:/home/me/scans?patient=folder")
+        source = fit(tmp_path, dataset=here, config=SHORT.model_copy(update={"taps": ("input",)}))
+        there = dataclasses.replace(dataset, spec="folder:/mnt/disk/scans?patient=folder")
+        guard = self.refit(source, tmp_path, dataset=there)
+        assert guard.training["data"]["spec"] == "folder:PATH?patient=folder"
+        for folder in ("guard", "other"):
+            told = (tmp_path / folder / "manifest.json").read_text()
+            assert "folder:PATH?patient=folder" in told
+            assert "/home/me" not in told
+
     def test_what_does_not_fit_is_refused(self, source, tmp_path, monkeypatch):
         with pytest.raises(ConfigError, match="made for"):
             self.refit(source, tmp_path, classifier=toy_classifier(3))
@@ -165,7 +182,7 @@ class TestShieldsOfAnotherGuard:
         with pytest.raises(DataError, match="other images or another split"):
             self.refit(source, tmp_path, dataset=fewer, split=its_split)
         with pytest.raises(DataError, match="other images or another split"):
-            self.refit(source, tmp_path, about={"split_parts": {"train": 3}})
+            self.refit(source, tmp_path, split=exchanged(squares(240)[1]))
         (tmp_path / "other").mkdir()
         (tmp_path / "other" / "notes.txt").write_text("mine")
         with monkeypatch.context() as patch:

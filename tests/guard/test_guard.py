@@ -132,6 +132,26 @@ def test_a_blank_image_is_withheld_however_typical_it_looks(images, level):
     assert whole.accepted
 
 
+def test_one_flat_colour_is_blank_and_a_picture_in_one_channel_is_not():
+    classifier = toy_classifier(channels="rgb")
+    trusting = Guard(classifier, parse_cushion("jpeg:80"), toy_bank(classifier), tnr=0.9)
+    trusting.bank.centre.fill_(-1e6)
+    pixels = torch.tensor([200, 30, 90]).view(1, 3, 1, 1).expand(3, 3, 16, 16) / 255
+    pixels = pixels.clone()
+    pixels[1, 2, 3, 3] += (FAINTEST - 1) / 255
+    pixels[2, 2, 3, 3] += FAINTEST / 255
+    flat, faint, seen = trusting.inspect(pixels)
+    assert (flat.reason, flat.diagnosis, faint.reason, faint.diagnosis) == ("blank", None, "blank", None)
+    assert "blank or nearly so: 0 of 255" in flat.detail
+    assert seen.accepted
+
+
+def test_images_of_twice_the_precision_get_the_same_findings(guard, images):
+    assert guard.inspect(images.double()) == guard.inspect(images)
+    levels = (torch.arange(256, dtype=torch.float64) / 255).view(1, 1, 16, 16)
+    assert guard.inspect(levels) == guard.inspect(levels.float())
+
+
 @pytest.mark.parametrize(
     "batch",
     [

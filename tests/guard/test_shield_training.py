@@ -15,6 +15,7 @@ from medaegis.attacks.catalogue import find_attack
 from medaegis.attacks.engine import Attack
 from medaegis.attacks.steps import Descent
 from medaegis.cushions import parse_cushion
+from medaegis.cushions.jpeg import JpegCushion
 from medaegis.detectors.shield import ShieldBank
 from medaegis.errors import ArtefactError, ConfigError, DataError
 from medaegis.guard import shield_training
@@ -289,6 +290,20 @@ def test_another_training_in_the_folder_is_refused(tmp_path, monkeypatch):
     fewer = ShieldTraining(learned_classifier(), parse_cushion("none"), dataset.subset(range(40)), 1, CONFIG, tmp_path)
     with pytest.raises(ConfigError, match="delete it"):
         fewer.train()
+
+
+def test_other_pixels_of_the_same_cases_or_of_the_same_cushion_are_another_training(tmp_path, monkeypatch):
+    begun(tmp_path, monkeypatch, cushion="jpeg:80")
+    dataset, split = squares(240)
+    other = dataclasses.replace(dataset, images=255 - dataset.images)
+    assert other.fingerprint == dataset.fingerprint
+    learn = other.subset([*split.train, *split.adv_train])
+    with pytest.raises(ConfigError, match="delete it"):
+        ShieldTraining(learned_classifier(), parse_cushion("jpeg:80"), learn, 1, CONFIG, tmp_path).train()
+    training(tmp_path, cushion="jpeg:80")._restore()
+    monkeypatch.setattr(JpegCushion, "_cushion", lambda self, pixels: pixels)  # as another codec may give others
+    with pytest.raises(ConfigError, match="delete it"):
+        training(tmp_path, cushion="jpeg:80").train()
 
 
 def test_another_classifier_is_refused(tmp_path, monkeypatch):

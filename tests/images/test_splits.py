@@ -124,6 +124,21 @@ def test_saved_split_is_refused_by_other_data_and_when_tampered_with(tmp_path: P
         Split.load(tmp_path / "absent.json", dataset)
 
 
+def test_a_torn_patient_is_told_by_place_and_not_by_name(tmp_path: Path) -> None:
+    dataset, file = cohort([2] * 50, [0, 1] * 25), tmp_path / "split.json"
+    split_dataset(dataset, seed=5).save(file)
+    told = json.loads(file.read_text())
+    place = told["train"][0]
+    file.write_text(json.dumps(told | {"train": told["train"][1:], "adv_test": [*told["adv_test"], place]}))
+    with pytest.raises(DataError) as raised:
+        Split.load(file, dataset)
+    assert f"adv_test names image {place}, whose patient is in train too" in str(raised.value)
+    assert not any(name in str(raised.value) for name in (*dataset.patients, *dataset.names))
+    file.write_text(json.dumps(told | {"by": "image", "val": [*told["val"], place]}))
+    with pytest.raises(DataError, match=rf"val names image {place}, which is in train too"):
+        Split.load(file, dataset)
+
+
 def test_a_part_without_a_class_is_refused() -> None:
     with pytest.raises(DataError, match=r"no image of class 'b' \(2 patients in all\)"):
         split_dataset(cohort([1] * 40, [0] * 38 + [1] * 2))

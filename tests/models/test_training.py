@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -94,6 +95,13 @@ class TestRun:
         assert told["metrics"]["adv_test"]["n"] == len(split.adv_test)
         assert Split.load(uninterrupted[0] / "split.json", dataset) == split
 
+    def test_it_tells_no_path_of_the_data(self, tmp_path):
+        dataset, split = squares()
+        here = replace(dataset, spec="folder:/home/me/scans?patient=folder")
+        config = CONFIG.model_copy(update={"epochs": 1})
+        train_classifier(here, split, config, tmp_path / "c")
+        assert read_training(tmp_path / "c")["data"]["spec"] == "folder:PATH?patient=folder"
+
     def test_started_again_it_loads_and_does_not_train(self, uninterrupted):
         dataset, split = squares()
         classifier = train_classifier(
@@ -113,6 +121,17 @@ class TestRun:
             train_classifier(dataset, split, CONFIG, tmp_path / "c", progress=stop_at(2))
         with pytest.raises(ConfigError, match="checkpoint of another run"):
             train_classifier(dataset, split, other, tmp_path / "c")
+
+    def test_other_pixels_of_the_same_cases_are_another_run(self, uninterrupted, tmp_path, monkeypatch):
+        dataset, split = squares()
+        other = replace(dataset, images=255 - dataset.images)
+        with pytest.raises(ConfigError, match="holds another classifier"):
+            train_classifier(other, split, CONFIG, uninterrupted[0])
+        monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+        with pytest.raises(Stop):
+            train_classifier(dataset, split, CONFIG, tmp_path / "c", progress=stop_at(2))
+        with pytest.raises(ConfigError, match="checkpoint of another run"):
+            train_classifier(other, split, CONFIG, tmp_path / "c")
 
     def test_a_place_that_cannot_be_written_is_refused_before_training(self, tmp_path):
         (tmp_path / "file").write_text("mine")

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from medaegis.attacks.balls import Ball, Linf
+from medaegis.attacks.balls import Ball, Linf, whole_levels
 from medaegis.attacks.hfc import Mixtures
 from medaegis.attacks.objectives import Goal, Objective
 from medaegis.attacks.steps import Descent, Problem, StepRule
@@ -360,7 +360,7 @@ def parse_eps(text: str) -> float:
     """Read `16/256`, `8/255` or `0.03`.
 
     Raises:
-        ConfigError: not a number above 0 and at most 1.
+        ConfigError: not a number above 0 and at most 1, or less than a grey level.
     """
     parts = text.split("/")
     try:
@@ -371,4 +371,15 @@ def parse_eps(text: str) -> float:
         raise ConfigError(
             f"eps {text!r}", "not a radius above 0 and at most 1", "write pixel units, as 16/256 or 8/255"
         )
+    check_eps(text, value)
     return value
+
+
+def check_eps(text: str, value: float) -> None:
+    """Whether a radius, as it was written and in pixel units, leaves an attacker anything to do on 8-bit pixels.
+
+    Raises:
+        ConfigError: less than a grey level: whatever is attacked would seem to hold.
+    """
+    if whole_levels(torch.tensor(value)) < 1:
+        raise ConfigError(f"eps {text!r}", "is less than a grey level", "give 1/256 or more")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from functools import cached_property
 from typing import Any
 
@@ -12,7 +11,7 @@ from torch import Tensor
 from medaegis.attacks.catalogue import AnyAttack
 from medaegis.attacks.engine import closest_guides, pick_guides
 from medaegis.attacks.evasion import apart
-from medaegis.attacks.hfc import REGULAR, Mixtures, fit_mixtures
+from medaegis.attacks.hfc import Mixtures, fit_mixtures
 from medaegis.attacks.universal import Universal
 from medaegis.attacks.victim import Victim
 from medaegis.images.datasets import Dataset
@@ -37,11 +36,11 @@ class Known:
     @cached_property
     def key(self) -> list[str]:
         """What names these images, pixels included, where results are stored."""
-        return [self.images.fingerprint, hashlib.sha256(self.images.images.numpy().tobytes()).hexdigest()]
+        return [self.images.fingerprint, self.images.pixel_fingerprint]
 
     def key_for(self, attack: AnyAttack) -> list[object]:
-        """What names all that the attack takes from here; of those that hide among normal features also their model."""
-        return [*self.key, REGULAR] if attack.objective.needs_normal else [*self.key]
+        """What names all that the attack takes from here: the images, and where it hides among normal features."""
+        return [*self.key, self.taps] if attack.objective.needs_normal else [*self.key]
 
     @staticmethod
     def serve(attack: AnyAttack) -> bool:

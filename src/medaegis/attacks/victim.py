@@ -178,7 +178,7 @@ class Victim:
     def judge(self, images: Tensor) -> Verdict:
         """Verdict in float32 on images as they would be read from disk (8-bit values k / 255)."""
         taps = self.shields.taps if self.shields is not None else ()
-        seen = self.exact.activations(self.cushion(images), taps=taps)
+        seen = self.exact.activations(self.cushion(images).float(), taps=taps)
         assert seen.logits is not None
         predicted = seen.logits.argmax(1)
         if self.shields is None:

@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from medaegis.attacks.balls import BALLS, LEVELS, Ball, whole_levels
+from medaegis.attacks.balls import BALLS, LEVELS, Ball
 from medaegis.attacks.catalogue import CATALOGUE, find_attack
-from medaegis.attacks.engine import generator
+from medaegis.attacks.engine import check_eps, generator
 from medaegis.attacks.ensemble import Ensemble
 from medaegis.attacks.known import Known
 from medaegis.bench.archive import provenance, replace_file, write_record
@@ -66,8 +66,7 @@ def plan_assessment(
         if not given or len(set(given)) != len(given):
             raise ConfigError(what, "none, or one twice", "name at least one, each once")
     for text, value in eps:
-        if whole_levels(torch.tensor(value)) < 1:
-            raise ConfigError(f"eps {text!r}", "is less than a grey level", "give 1/256 or more")
+        check_eps(text, value)
     cells = []
     for name in attacks:
         entry = find_attack(name)

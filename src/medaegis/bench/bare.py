@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from medaegis import __version__
 from medaegis.attacks.catalogue import CATALOGUE, AnyAttack, find_attack
 from medaegis.attacks.engine import pick_targets
 from medaegis.attacks.known import Known
 from medaegis.attacks.victim import Verdict, Victim
 from medaegis.bench.chosen import draw
+from medaegis.bench.code import code_fingerprint
 from medaegis.bench.lessons import taught
 from medaegis.bench.store import BATCH, Piece, Store, flops, images_per_piece
 from medaegis.cushions import Cushion, Gradient
@@ -72,9 +72,9 @@ class Bare:
         self.key: dict[str, object] = {
             "classifier": weights_fingerprint(classifier),
             "network": describe_classifier(classifier),
-            "cushion": cushion.spec,
+            "cushion": cushion.manifest(),
             "seed": seed,
-            "medaegis": __version__,
+            "code": code_fingerprint(),
         }
 
     def victim(self, gradient: Gradient = "bpda") -> Victim:
@@ -140,7 +140,7 @@ class Bare:
             "images": hashlib.sha256(pictures.pixels.numpy().tobytes()).hexdigest(),
         }
         if self.known.serve(attack):
-            key["known"] = [*self.known.key_for(attack), self.known.taps]
+            key["known"] = self.known.key_for(attack)
 
         def compute() -> Piece:
             found = run.run(

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from medaegis.attacks.catalogue import find_attack
+from medaegis.attacks.engine import check_eps
 from medaegis.attacks.known import Known
 from medaegis.bench.archive import provenance, replace_file, write_record
 from medaegis.bench.bare import Bare, Pictures, check_attacks
@@ -29,6 +30,8 @@ from medaegis.detectors.registry import find_detector
 from medaegis.detectors.shield import ShieldBank
 from medaegis.errors import ConfigError, DataError
 from medaegis.guard.fingerprint import weights_fingerprint
+from medaegis.guard.fitting import check_shields
+from medaegis.guard.guard import Guard
 from medaegis.images.datasets import Dataset
 from medaegis.images.splits import Split
 from medaegis.models.classifier import INPUT, Classifier
@@ -44,7 +47,7 @@ def compare_detectors(
     *,
     detectors: Sequence[str],
     attacks: Sequence[str],
-    bank: ShieldBank | None = None,
+    guard: Guard | None = None,
     learn_from: str,
     eps: float,
     eps_text: str,
@@ -63,7 +66,7 @@ def compare_detectors(
 
     Args:
         detectors: names from the table of detectors.
-        bank: trained Shields, for the detector "shield".
+        guard: whose Shields are the detector "shield"; of this classifier, or of another where they read pixels alone.
         attacks: names from the catalogue; none may aim at a Shield.
         learn_from: the attack whose images detectors learn from that need attacked ones.
         eps: radius in pixel units, and how it is written.
@@ -73,15 +76,18 @@ def compare_detectors(
         limit: at most so many images to learn from, and as many to judge.
 
     Raises:
-        ConfigError: an unknown name, an attack on a Shield, the same name twice.
-        DataError: too few images are diagnosed rightly.
+        ConfigError: an unknown name, an attack on a Shield, the same name twice, Shields of another classifier, an eps
+            below a grey level.
+        DataError: too few images are diagnosed rightly, or the Shields learned from other images or another split.
     """
-    check_comparison(detectors, attacks, learn_from, cushions, bank, len(classifier.classes))
-    names = list(dict.fromkeys([learn_from, *attacks]))
+    check_comparison(detectors, attacks, learn_from, cushions, guard, len(classifier.classes))
+    check_eps(eps_text, eps)
+    if guard is not None:
+        check_shields(guard, classifier, dataset, split)
     store = Store(out_dir / "pieces")
     taps = tuple(tap for tap in (classifier.taps if taps is None else taps) if tap != INPUT)
     told, rows = [], []
-    part, parts = 0, len(cushions) * (len(names) + 2)
+    part, parts = 0, len(cushions) * (len(attacks) + 2)
 
     def under(message: str) -> Progress:
         done = part
@@ -90,15 +96,15 @@ def compare_detectors(
     for spec in cushions:
         scene = _Scene(classifier, parse_cushion(spec), dataset, split, taps, eps, steps, limit, seed, store)
         made = {}
-        for name in names:
+        for name in attacks:
             made[name] = scene.attacked(name, scene.test, under(f"{name} behind {spec}"))
             part += 1
         taught = scene.attacked(learn_from, scene.learn, under(f"{learn_from} to learn from, behind {spec}"))
         part += 1
-        pieces = {name: made[name] for name in attacks}
-        rows += scene.judge(detectors, bank, taught["images"], pieces, under(f"detectors behind {spec}"))
+        bank = None if guard is None else guard.bank
+        rows += scene.judge(detectors, bank, taught["images"], made, under(f"detectors behind {spec}"))
         part += 1
-        told += [scene.tell(name, made[name]) for name in attacks]
+        told += [scene.tell(name, piece) for name, piece in made.items()]
     found = Comparison(
         **provenance(seed, command),
         data=dataset.spec.split(":")[0],
@@ -240,7 +246,7 @@ def check_comparison(
     attacks: Sequence[str],
     learn_from: str,
     cushions: Sequence[str],
-    bank: ShieldBank | None,
+    guard: Guard | None,
     classes: int,
 ) -> None:
     """Whatever could stop the comparison, asked before any image is read.
@@ -258,7 +264,7 @@ def check_comparison(
             raise ConfigError(f"cushion {spec!r}", problem, "name the cushions that it draws from, one by one")
     for name in detectors:
         find_detector(name)
-        if name == SHIELD and bank is None:
+        if name == SHIELD and guard is None:
             raise ConfigError(
                 "detector 'shield'", "its Shields are trained by attacking them", "name a guard (--guard)"
             )

@@ -16,13 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medaegis import __version__
 from medaegis.attacks.catalogue import find_attack
 from medaegis.attacks.known import Known
 from medaegis.attacks.victim import Verdict
 from medaegis.bench.alarms import guessing_is_missing, run_alarms, run_guessing, run_stamina
 from medaegis.bench.archive import Array, EvaluationFolder, provenance, write_evaluation
 from medaegis.bench.chosen import check_images, data_facts, draw
+from medaegis.bench.code import code_fingerprint
 from medaegis.bench.controls import run_controls
 from medaegis.bench.field import Field, as_array
 from medaegis.bench.metrics import wilson_interval
@@ -94,7 +94,7 @@ def evaluate_guard(
         raise ConfigError("surrogates", problem, "give both or neither")
     test = dataset.subset(split.adv_test)
     store = Store(out_dir / "pieces")
-    key: dict[str, object] = {"guard": guard.fingerprint(), "seed": seed, "medaegis": __version__}
+    key: dict[str, object] = {"guard": guard.fingerprint(), "seed": seed, "code": code_fingerprint()}
     clean = guard.judge(test.pixels(), ids=test.ids, seed=seed)
     chosen = draw(test.labels, limit, seed)
     known = Known(dataset.subset([*split.train, *split.adv_train]), seed=seed)

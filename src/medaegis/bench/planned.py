@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from medaegis.attacks.catalogue import Access, AnyAttack, find_attack
+from medaegis.attacks.engine import check_eps
 from medaegis.attacks.ensemble import Ensemble
 from medaegis.bench.schema import Attacker, Norm
 from medaegis.bench.surrogates import transferable
@@ -75,10 +76,13 @@ def plan(
         samples: draws of a random Cushion that each step averages over; attacks that see answers alone get one a query.
 
     Raises:
-        ConfigError: an attack that is not in the catalogue, or cannot be made on a surrogate, or no eps.
+        ConfigError: an attack that is not in the catalogue, or cannot be made on a surrogate, no eps, or one below a
+            grey level.
     """
     if not eps:
         raise ConfigError("eps", "none given", "give at least one, as 8/256")
+    for text, value in eps:
+        check_eps(text, value)
     for name in transferred:
         if not transferable(name):
             problem = "cannot be made on a surrogate: it needs the guard's own Shields or answers"

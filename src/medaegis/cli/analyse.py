@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from medaegis.cli import console, datasets
-from medaegis.cli.options import AsJson, Factory, Gradient, Images, Seed, Spec, check_out, factory, without_path
+from medaegis.cli.options import AsJson, Factory, Gradient, Images, Seed, Spec, check_out, factory, gradient_list
+from medaegis.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,9 +43,13 @@ def analyse(
         typer.Option("--layer", help="Where Grad-CAM looks: a module's name.", show_default="deepest tap with places"),
     ] = None,
     cushion: Annotated[
-        str,
-        typer.Option("--cushion", help="For a classifier alone: the Cushion whose effect on the change is shown."),
-    ] = "jpeg:80",
+        str | None,
+        typer.Option(
+            "--cushion",
+            help="For a classifier alone: the Cushion whose effect on the change is shown.",
+            show_default="jpeg:80",
+        ),
+    ] = None,
     images: Images = None,
     seed: Seed = 0,
     network: Factory = None,
@@ -55,6 +60,7 @@ def analyse(
     Attacks test images that are diagnosed rightly, each towards another class. Writes analysis.html, every figure as
     PNG (300 dpi) and SVG, and the numbers behind them in analysis.json.
     """
+    from medaegis.artefact import kind_of
     from medaegis.attacks.catalogue import find_attack
     from medaegis.attacks.engine import parse_eps
     from medaegis.bench.analysis.page import write_analysis
@@ -64,9 +70,11 @@ def analyse(
 
     check_out(out)
     find_attack(attack)
-    radius, filtering = parse_eps(eps), parse_cushion(cushion)
+    radius, filtering = parse_eps(eps), parse_cushion("jpeg:80" if cushion is None else cushion)
+    if cushion is not None and kind_of(victim_dir) == "guard":
+        raise ConfigError(f"--cushion {cushion}", "a guard has its own, and that one is shown", "leave it out")
     victim, dataset, split, about = load_victim(
-        victim_dir, spec, gradient=gradient.value, images=images, build=factory(network)
+        victim_dir, spec, attack=attack, gradient=gradient.value, images=images, build=factory(network)
     )
     plan = Plan(
         attack=attack,
@@ -82,7 +90,7 @@ def analyse(
     known = dataset.subset([*split.train, *split.adv_train])
     with console.progress("Analysing") as progress:
         found = study(victim, dataset.subset(split.adv_test), plan, known=known, progress=progress)
-    page = write_analysis(found, out, about={**about, "gradient": gradient.value})
+    page = write_analysis(found, out, about=about)
     n, fooled = len(found.rows), int(found.fooled.sum())
     if as_json:
         undetected = None if found.broken is None else int(found.broken.sum())
@@ -98,23 +106,28 @@ def analyse(
 
 
 def load_victim(
-    folder: Path, spec: str, *, gradient: str, images: int | None, build: Callable[..., nn.Module] | None
-) -> tuple[Victim, Dataset, Split, dict[str, str]]:
+    folder: Path, spec: str, *, attack: str, gradient: str, images: int | None, build: Callable[..., nn.Module] | None
+) -> tuple[Victim, Dataset, Split, dict[str, str | None]]:
     """A guard or a classifier as the target of attacks, its data and split, and what both are called."""
     from medaegis.artefact import digest, kind_of
     from medaegis.attacks.victim import Victim
+    from medaegis.cushions import parse_cushion
     from medaegis.guard.guard import Guard
+    from medaegis.images import without_path
     from medaegis.models.store import load_classifier
 
     if kind_of(folder) == "guard":
         guard = Guard.load(folder, factory=build)
+        gradient_list(gradient, guard.cushion, [attack])
         dataset, split = datasets.data_of_guard(guard, spec, images=images)
         victim = guard.victim(gradient=gradient)  # type: ignore[arg-type]
         name = f"{guard.classifier.backbone} behind {guard.cushion.spec}, with Shields"
     else:
         classifier = load_classifier(folder, build)
+        gradient_list(gradient, parse_cushion("none"), [attack])
         dataset, split = datasets.data_of_classifier(folder, classifier, spec, images=images)
         victim = Victim(classifier)
         name = f"{classifier.backbone} alone"
+    way = gradient if victim.cushion.spec != "none" else None
     about = {"victim": name, "digest": digest(folder), "data": without_path(spec), "split": "adv_test"}
-    return victim, dataset, split, about
+    return victim, dataset, split, {**about, "gradient": way}

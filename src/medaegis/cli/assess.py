@@ -101,7 +101,6 @@ def assess(
     check_out(out)
     sizes = eps_list(eps)
     filtering = parse_cushion(cushion)
-    ways = gradient_list(gradient, filtering)
     draws = samples_for(filtering, samples)
     names = list(ATTACKS) if attacks is None else comma_separated(attacks, "--attacks")
     if ALL not in names:
@@ -110,6 +109,7 @@ def assess(
     if ALL in names:  # whatever stands beside it
         names = every_attack(len(classifier.classes))
     check_attacks(names, len(classifier.classes))
+    ways = gradient_list(gradient, filtering, names)
     cells = plan_assessment(names, sizes, steps=steps, queries=queries, gradients=ways, samples=draws)
     dataset, split = datasets.data_of_classifier(classifier_dir, classifier, spec, images=images)
     given: dict[str, object] = {"--attacks": attacks, "--eps": eps, "--cushion": cushion, "--steps": steps}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,6 +23,7 @@ from medaegis.cli.options import (
     Targeted,
     check_out,
     factory,
+    gradient_list,
     samples_for,
 )
 from medaegis.errors import ConfigError, DataError
@@ -81,6 +83,7 @@ def attack(
     from medaegis.attacks.engine import parse_eps
     from medaegis.attacks.known import Known
     from medaegis.bench.surrogates import surrogate_of, transferable
+    from medaegis.cushions import parse_cushion
     from medaegis.guard.guard import Guard
     from medaegis.models.store import load_classifier
 
@@ -101,6 +104,7 @@ def attack(
         raise ConfigError("--samples with --surrogate", "nothing in a surrogate is random", "leave one of them out")
     draws = 1 if surrogates or entry.access == "black-box" else samples_for(guard.cushion, samples)
     chosen = chosen.with_options(samples=draws)
+    (way,) = gradient_list(gradient.value, parse_cushion("none") if surrogates else guard.cushion, [attack])
     stand_in = surrogate_of([load_classifier(path, factory(network)) for path in surrogates], guard.classifier)
     dataset, split = datasets.data_of_guard(guard, spec, images=images)
     test = dataset.subset(split.adv_test)
@@ -112,7 +116,7 @@ def attack(
             rows,
             chosen,
             eps=radius,
-            gradient=gradient.value,
+            gradient=way,
             targeted=targeted,
             seed=seed,
             progress=progress,
@@ -126,7 +130,7 @@ def attack(
         "steps": chosen.steps,
         "restarts": chosen.restarts,
         "targeted": targeted,
-        "gradient": gradient.value,
+        "gradient": way,
         "samples": draws,
         "surrogates": [path.name for path in surrogates],
         "seed": seed,
@@ -214,7 +218,7 @@ def write_attacked(
     table = []
     for i, row in enumerate(rows.tolist()):
         name = f"{told['attack']}-{eps}-{int(test.ids[row]):06d}.png"
-        write_png(out / name, found.images[i])
+        (out / name).write_bytes(png(found.images[i]))
         table.append(
             {
                 "file": name,
@@ -243,10 +247,12 @@ def judging_draws(guard: Guard, ids: Tensor, *, seed: int) -> list[str]:
     return cushion.specs if isinstance(cushion, DrawnCushion) else []
 
 
-def write_png(path: Path, image: torch.Tensor) -> None:
-    """Write `(1 or 3, H, W)` in [0, 1] without loss."""
+def png(image: torch.Tensor) -> bytes:
+    """A lossless file of `(1 or 3, H, W)` in [0, 1]."""
     import torch
     from PIL import Image
 
     pixels = (image * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
-    Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(path, "PNG")
+    file = io.BytesIO()
+    Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(file, "PNG")
+    return file.getvalue()

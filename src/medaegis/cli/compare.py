@@ -76,8 +76,8 @@ def compare(
     radius = parse_eps(eps)
     named, filters = comma_separated(attacks, "--attacks"), comma_separated(cushions, "--cushions")
     classifier = load_classifier(classifier_dir, factory(network))
-    bank = None if guard is None else Guard.load(guard, factory=factory(network)).bank
-    check_comparison(names, named, learn_from, filters, bank, len(classifier.classes))
+    shielded = None if guard is None else Guard.load(guard, factory=factory(network))
+    check_comparison(names, named, learn_from, filters, shielded, len(classifier.classes))
     dataset, split = datasets.data_of_classifier(classifier_dir, classifier, spec, images=images)
     given: dict[str, object] = {"--detectors": detectors, "--attacks": attacks, "--learn-from": learn_from}
     given |= {"--cushions": cushions, "--eps": eps, "--steps": steps, "--guard": guard, "--taps": taps}
@@ -90,7 +90,7 @@ def compare(
             split,
             detectors=names,
             attacks=named,
-            bank=bank,
+            guard=shielded,
             learn_from=learn_from,
             eps=radius,
             eps_text=eps,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -60,11 +58,6 @@ def data_of_classifier(folder: Path, classifier: Classifier, spec: str, *, image
     return dataset, Split.load(folder / "split.json", dataset)
 
 
-def split_facts(split: Split) -> str:
-    """SHA-256 of who is in which part; a guard keeps it, so that a rebuilt split can be compared."""
-    return hashlib.sha256(json.dumps(split.parts, sort_keys=True).encode()).hexdigest()
-
-
 def data_of_guard(guard: Guard, spec: str, *, images: int | None) -> tuple[Dataset, Split]:
     """The data set a guard was fitted on and its split, made again and compared with what the guard remembers.
 
@@ -86,6 +79,6 @@ def data_of_guard(guard: Guard, spec: str, *, images: int | None) -> tuple[Datas
         raise DataError(spec, problem, remedy)
     split = split_dataset(dataset, by=told["by"], seed=told["seed"])
     parts = guard.training.get("split_parts")
-    if parts is not None and split_facts(split) != parts:
+    if parts is not None and split.parts_fingerprint != parts:
         raise DataError(spec, "its images fall into other parts than when the guard was fitted", remedy)
     return dataset, split

@@ -5,7 +5,8 @@ Sized for a few minutes on two cores. It shows how the parts work together; its 
 
 from __future__ import annotations
 
-import shutil
+import hashlib
+import json
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,7 +17,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from medaegis.cli import console, datasets
-from medaegis.cli.options import Seed, check_out, without_path
+from medaegis.cli.options import Seed, check_out
+from medaegis.errors import ConfigError
 
 if TYPE_CHECKING:
     from medaegis.bench.schema import Evaluation
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from medaegis.models import Classifier
 
 DRAWN = "phantom-xray?n=1200"
+WRITTEN = "sha256 of what medaegis demo wrote"  # in the record of the mixed folder
 THREADS = 2  # more only get in each other's way on images this small
 
 
@@ -91,9 +94,14 @@ def demo(
 
 
 def run_demo(out: Path, data: str, *, seed: int, sizes: Sizes) -> None:
-    """The demo in given sizes."""
+    """The demo in given sizes.
+
+    Raises:
+        ConfigError: `out`/mixed holds what the demo did not write; asked before any work.
+    """
     import torch
 
+    written_before(out / "mixed")
     torch.set_num_threads(min(THREADS, torch.get_num_threads()))
     started = time.perf_counter()
     diary = Diary()
@@ -152,7 +160,7 @@ def _guard(classifier: Classifier, dataset: Dataset, split: Split, sizes: Sizes,
 
     recipe = shield_config("strong", classifier, updates=sizes.updates, seed=seed)
     config = recipe.model_copy(update=dict(sizes.shield))
-    about = {"recipe": "strong", "images": sizes.images, "split_parts": datasets.split_facts(split)}
+    about = {"recipe": "strong", "images": sizes.images}
     with console.progress("Fitting") as progress:
         fit_guard(
             classifier,
@@ -171,14 +179,13 @@ def _mixed(guard: Guard, test: Dataset, sizes: Sizes, seed: int, out: Path) -> t
     """Clean images and attacked others in one folder, screened as a hospital would; and each file's true class."""
     from medaegis.attacks.catalogue import find_attack
     from medaegis.attacks.engine import parse_eps
-    from medaegis.cli.attack import rightly_diagnosed, run_attack, write_png
+    from medaegis.cli.attack import png, rightly_diagnosed, run_attack
     from medaegis.cli.screening import screen_files
     from medaegis.images import find_images
 
-    shutil.rmtree(out, ignore_errors=True)
-    out.mkdir(parents=True)
     rows = rightly_diagnosed(guard, test, 3 * sizes.screened)
     truth: dict[str, str] = {}
+    files: dict[str, bytes] = {}
     for part, name in enumerate(("clean", "pgd", "wb")):
         mine = rows[part::3]
         images = test.pixels(mine)
@@ -197,9 +204,52 @@ def _mixed(guard: Guard, test: Dataset, sizes: Sizes, seed: int, out: Path) -> t
         for row, image in zip(mine.tolist(), images, strict=True):
             label = test.classes[int(test.labels[row])]
             file = f"{name}-{int(test.ids[row]):06d}-{''.join(c if c.isalnum() else '-' for c in label)}.png"
-            write_png(out / file, image)
-            truth[file] = label
+            truth[file], files[file] = label, png(image)
+    _replace_mixed(out, files)
     return list(screen_files(guard, find_images([out]))), truth
+
+
+def written_before(folder: Path) -> list[Path]:
+    """The files in the mixed folder, every one written by an earlier demo, as its record beside the folder says.
+
+    Raises:
+        ConfigError: it holds anything else, which may be somebody's and is not touched.
+    """
+    record = _record(folder)
+    found = [folder] if folder.is_symlink() or folder.exists() else []
+    if folder.is_dir() and not folder.is_symlink():
+        found = sorted(folder.iterdir())
+    told: dict[str, str] = {}
+    if record.exists():
+        try:
+            told = json.loads(record.read_bytes())[WRITTEN]
+        except (OSError, ValueError, TypeError, KeyError):
+            found = [record, *found]
+    for file in found:
+        whole = file.is_file() and not file.is_symlink()
+        if not whole or told.get(file.name) != hashlib.sha256(file.read_bytes()).hexdigest():
+            problem = "is not as the demo wrote it, and the demo puts its own in its place"
+            raise ConfigError(console.shown(file), problem, "move it elsewhere, or name another --out")
+    return found
+
+
+def _replace_mixed(folder: Path, files: Mapping[str, bytes]) -> None:
+    """These files in the place of an earlier demo's; whose they are is written down before they are there."""
+    from medaegis.bench.archive import replace_file
+    from medaegis.safefiles import put_in_place
+
+    for file in written_before(folder):
+        file.unlink()
+    if folder.exists():
+        folder.rmdir()  # which refuses where something has come since
+    told = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    replace_file(_record(folder), json.dumps({WRITTEN: told}, indent=1).encode())
+    put_in_place(folder, files)
+
+
+def _record(folder: Path) -> Path:
+    """Names and SHA-256 of what the demo wrote into the folder."""
+    return folder.with_name(f"{folder.name}.json")
 
 
 def _outcome(screened: list[Screened], truth: dict[str, str], name: str) -> str:
@@ -222,6 +272,7 @@ def _evaluation(
     from medaegis.attacks.engine import parse_eps
     from medaegis.bench.evaluation import evaluate_guard
     from medaegis.bench.planned import plan
+    from medaegis.images import without_path
 
     with console.progress("Evaluating") as progress:
         return evaluate_guard(
@@ -247,6 +298,8 @@ def _key_figures(found: Evaluation, text: str) -> list[str]:
 
 
 def _close(diary: Diary, out: Path, data: str, seconds: float) -> None:
+    from medaegis.images import without_path
+
     title = f"Made in {seconds // 60:.0f} min {seconds % 60:.0f} s"
     console.write(console.table("What", "Key figures", "Where", "Time", rows=diary.rows, title=title))
     drawn = data.startswith("phantom-")

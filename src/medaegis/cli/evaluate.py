@@ -22,6 +22,7 @@ from medaegis.cli.options import (
     comma_separated,
     eps_list,
     factory,
+    gradient_list,
     recorded_command,
     samples_for,
 )
@@ -114,8 +115,9 @@ def evaluate(
     guard = Guard.load(guard_dir, factory=factory(network))
     if attacks is None:
         names = applicable(names, len(guard.classes))
+    (way,) = gradient_list(gradient.value, guard.cushion, names)
     # Without a Cushion every way through it is the same.
-    other_ways = [way for way in get_args(Way) if way != gradient.value and guard.cushion.spec != "none"]
+    other_ways = [other for other in get_args(Way) if other != way and guard.cushion.spec != "none"]
     surrogates = surrogate or []
     carried = dict.fromkeys(name for name in names if transferable(name)) if surrogates else {}
     if surrogates and attacks is None:
@@ -130,7 +132,7 @@ def evaluate(
         l2_eps=in_l2,
         steps=steps,
         queries=queries,
-        gradient=gradient.value,
+        gradient=way,
         other_ways=other_ways,
         samples=draws,
         transferred=list(carried),
@@ -138,7 +140,7 @@ def evaluate(
     stand_ins = [load_classifier(path, factory(network)) for path in surrogates]
     dataset, split = datasets.data_of_guard(guard, spec, images=images)
     given: dict[str, object] = {"--suite": suite, "--seed": seed, "--attacks": attacks, "--eps": eps, "--steps": steps}
-    given |= {"--queries": queries, "--limit": limit, "--images": images, "--gradient": gradient.value}
+    given |= {"--queries": queries, "--limit": limit, "--images": images, "--gradient": way}
     given |= {"--samples": draws if draws > 1 else None, "--surrogate": surrogates, "--no-planted": not planted}
     command = recorded_command("evaluate", guard_dir, spec, given | {"--factory": network})
     with console.progress("Evaluating") as progress:
@@ -162,6 +164,7 @@ def evaluate(
             | {"out": str(out), "seconds": found.seconds}
         )
     else:
+        console.write(worst_table(found))
         console.write(cells_table(found))
         console.write(controls_table(found.controls))
         console.say(f"Written to {out}. Next: medaegis report {out}")
@@ -169,13 +172,37 @@ def evaluate(
         raise typer.Exit(FAILED)
 
 
+def worst_table(found: Evaluation) -> RenderableType:
+    """A line per eps: for each image the strongest attack."""
+    from medaegis.bench.words import percent_range
+
+    rows = [
+        [
+            worst.eps_text,
+            worst.norm,
+            worst.n,
+            console.decimal(worst.auroc),
+            console.percent(worst.undetected),
+            percent_range(worst.undetected_interval),
+            console.percent(worst.robust_accuracy),
+        ]
+        for worst in found.worst_case
+    ]
+    columns = ("Worst case, eps", "Norm", "n", "AUROC", "Undetected", "95 %", "Robust accuracy")
+    return console.table(*columns, rows=rows)
+
+
 def cells_table(found: Evaluation) -> RenderableType:
-    """A line per attack and eps."""
+    """A line per attack, eps and way through the Cushion."""
+    from medaegis.bench.words import gradient_name
+
+    ways = found.guard.cushion != "none"
     rows = [
         [
             f"{cell.attack} (transfer)" if cell.access == "no-box" else cell.attack,
             cell.eps_text,
             cell.steps,
+            *([gradient_name(cell.gradient)] if ways else []),
             cell.n,
             console.percent(cell.success_on_classifier),
             console.percent(cell.success),
@@ -185,8 +212,8 @@ def cells_table(found: Evaluation) -> RenderableType:
         ]
         for cell in found.cells
     ]
-    columns = ("Attack", "eps", "Steps", "n", "Fools bare", "Fools cushioned", "AUROC", "TPR at 90 % TNR", "Undetected")
-    return console.table(*columns, rows=rows)
+    told = ("n", "Fools bare", "Fools cushioned", "AUROC", "TPR at 90 % TNR", "Undetected")
+    return console.table("Attack", "eps", "Steps", *(["Gradient"] if ways else []), *told, rows=rows)
 
 
 def controls_table(controls: Sequence[Control]) -> RenderableType:

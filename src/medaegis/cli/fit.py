@@ -66,7 +66,6 @@ def fit(
     check_out(out, check_target, kind="guard", empty=shields is not None, signing_key=sign)
     classifier = load_classifier(classifier_dir, factory(network))
     dataset, split = datasets.data_of_classifier(classifier_dir, classifier, spec, images=images)
-    about = {"images": images, "split_parts": datasets.split_facts(split)}
     if shields is not None:
         source = Guard.load(shields, factory=factory(network))
         guard = refit_guard(
@@ -78,11 +77,9 @@ def fit(
             out_dir=out,
             tnr=tnr,
             signing_key=sign,
-            about=about,
         )
     else:
         config = shield_config(recipe, classifier, updates=updates, seed=seed)
-        about |= {"recipe": recipe.value}
         with console.progress("Fitting") as progress:
             guard = fit_guard(
                 classifier,
@@ -93,7 +90,7 @@ def fit(
                 out_dir=out,
                 tnr=tnr,
                 signing_key=sign,
-                about=about,
+                about={"images": images, "recipe": recipe.value},
                 progress=progress,
             )
     told = guard.calibration

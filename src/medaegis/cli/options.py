@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -103,12 +102,15 @@ def eps_list(text: str) -> list[tuple[str, float]]:
     return [(part, parse_eps(part)) for part in comma_separated(text, "--eps")]
 
 
-def gradient_list(text: str, cushion: Cushion) -> list[Way]:
-    """Ways through this Cushion, as `bpda,twin`.
+def gradient_list(text: str, cushion: Cushion, attacks: Sequence[str]) -> list[Way]:
+    """Ways through this Cushion for these attacks, as `bpda,twin`.
 
     Raises:
-        ConfigError: there is no such way, or no Cushion and several ways, which would all be the same.
+        ConfigError: there is no such way; or one is asked for that nothing would go: there is no Cushion, or no attack
+            has gradients.
     """
+    from medaegis.attacks.catalogue import find_attack
+
     parts = comma_separated(text, "--gradient")
     for part in parts:
         if part not in list(Gradient):
@@ -116,6 +118,9 @@ def gradient_list(text: str, cushion: Cushion) -> list[Way]:
     ways: list[Way] = [Gradient(part).value for part in parts]
     if cushion.spec == "none" and ways != [Gradient.bpda.value]:
         raise ConfigError(f"--gradient {text}", "without a Cushion every way is the same", "leave it out")
+    if ways != [Gradient.bpda.value] and all(find_attack(name).access == "black-box" for name in attacks):
+        problem = f"{', '.join(attacks)}: by answers alone, without gradients"
+        raise ConfigError(f"--gradient {text}", problem, "leave it out")
     return ways
 
 
@@ -161,17 +166,14 @@ def checked(model: type[Model], **values: Any) -> Model:
         raise ConfigError(name, message, "see --help for its range") from None
 
 
-def without_path(spec: str) -> str:
-    """A spec for a record: its path, which says something about this machine only, is left out."""
-    return re.sub(r"^([a-z0-9-]+):[^?]*", r"\1:PATH", spec)
-
-
 def recorded_command(verb: str, folder: Path, spec: str, options: Mapping[str, object]) -> str:
     """The call for a record: names without their folders; an option that is None or False was not given.
 
     Args:
         options: by name with its dashes; True stands alone, a list is one option again and again.
     """
+    from medaegis.images import without_path
+
     words = ["medaegis", verb, folder.name, without_path(spec)]
     for name, value in options.items():
         for one in value if isinstance(value, list) else [value]:

@@ -25,6 +25,7 @@ from medaegis.guard.fingerprint import weights_fingerprint
 from medaegis.guard.guard import KIND, Guard
 from medaegis.guard.shield_training import ShieldConfig, ShieldTraining
 from medaegis.images.datasets import Dataset
+from medaegis.images.sources import without_path
 from medaegis.images.splits import Split
 from medaegis.models.classifier import INPUT, Classifier
 from medaegis.models.store import describe_classifier
@@ -135,20 +136,31 @@ def refit_guard(
     out_dir: Path,
     tnr: float = 0.9,
     signing_key: Path | None = None,
-    about: dict[str, Any] | None = None,
 ) -> Guard:
     """A guard with the Shields of another one, their thresholds set anew: for another Cushion, classifier or TNR.
 
-    Args:
-        about: further facts of the data, which must be those that the Shields were trained with.
-
     Raises:
         DataError: the data or the split do not fit the classifier, or are not those that the Shields learned from.
-        ConfigError: the Shields read features of another classifier; classes, size or channels differ; or an
-            unusable key.
+        ConfigError: the Shields do not fit the classifier (`check_shields`), or an unusable key.
         ArtefactError: the folder holds something, or nothing can be written there.
     """
     check_target(out_dir, kind=KIND, empty=True, signing_key=signing_key)
+    check_shields(source, classifier, dataset, split)
+    check_before_fitting(classifier, cushion, dataset, split)
+    training = {**source.training, **_data_facts(dataset, split), "shields_of": source.digest}
+    guard = Guard(classifier, cushion, copy.deepcopy(source.bank), tnr=tnr, training=training)
+    guard.calibration = calibrate(guard, dataset, split)
+    guard.save(out_dir, signing_key=signing_key)
+    return guard
+
+
+def check_shields(source: Guard, classifier: Classifier, dataset: Dataset, split: Split) -> None:
+    """Whether the Shields of a guard can stand behind a classifier and be measured on the test images of a split.
+
+    Raises:
+        ConfigError: they read features of another classifier; or classes, size or channels differ.
+        DataError: they learned from other images or another split, perhaps from the very test images.
+    """
     given, wanted = ((c.classes, c.size, c.channels) for c in (source.classifier, classifier))
     if given != wanted:
         raise ConfigError("Shields", f"made for {given}, the classifier is for {wanted}", "fit new ones")
@@ -156,23 +168,19 @@ def refit_guard(
     same = described and weights_fingerprint(source.classifier) == weights_fingerprint(classifier)
     if not same and set(source.bank.taps) != {INPUT}:
         raise ConfigError("Shields", "they read features of another classifier", "fit new ones, or pixels alone")
-    check_before_fitting(classifier, cushion, dataset, split)
-    facts = {**_data_facts(dataset, split), **(about or {})}
-    if any(source.training.get(name) != value for name, value in facts.items()):
+    told, facts = source.training, _data_facts(dataset, split)
+    same = told.get("data", {}).get("fingerprint") == dataset.fingerprint
+    if not same or any(told.get(name) != facts[name] for name in ("split", "split_parts")):
         problem = "the Shields learned from other images or another split of them, perhaps from those of the test"
         raise DataError(dataset.spec, problem, "use the data, --images and split of their guard")
-    training = {**source.training, "shields_of": source.digest}
-    guard = Guard(classifier, cushion, copy.deepcopy(source.bank), tnr=tnr, training=training)
-    guard.calibration = calibrate(guard, dataset, split)
-    guard.save(out_dir, signing_key=signing_key)
-    return guard
 
 
 def _data_facts(dataset: Dataset, split: Split) -> dict[str, Any]:
     learned = len(split.train) + len(split.adv_train)
     return {
-        "data": {"spec": dataset.spec, "fingerprint": dataset.fingerprint, "images": learned},
+        "data": {"spec": without_path(dataset.spec), "fingerprint": dataset.fingerprint, "images": learned},
         "split": {"by": split.by, "seed": split.seed, "fingerprint": split.fingerprint},
+        "split_parts": split.parts_fingerprint,
     }
 
 

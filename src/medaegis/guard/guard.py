@@ -29,7 +29,7 @@ from medaegis.models.store import describe_classifier, rebuild_classifier
 KIND = "guard"
 log = logging.getLogger(__name__)
 
-FAINTEST = 16  # grey levels of 255 that a picture must span; a Shield may find a blank one very typical of its class
+FAINTEST = 16  # levels of 255 that some channel must span; a Shield may find a blank picture very typical of its class
 
 Reason = Literal["accepted", "suspicious", "blank", "error"]
 
@@ -166,8 +166,8 @@ class Guard:
     def inspect(self, images: Tensor, *, batch_size: int = 16, draws: Sequence[str] | None = None) -> list[Finding]:
         """One finding per image of `(N, C, H, W)` in [0, 1]; whatever goes wrong withholds the diagnosis.
 
-        A failure in a batch is narrowed down to the images that cause it; the others get their findings. A random
-        Cushion is drawn for each image by the operating system's randomness.
+        Images are float32 or float64. A failure in a batch is narrowed down to the images that cause it; the others get
+        their findings. A random Cushion is drawn for each image by the operating system's randomness.
 
         Args:
             draws: to repeat findings, what was drawn for each image then (`Finding.cushion`).
@@ -326,8 +326,8 @@ class Guard:
 
 
 def _blank(image: Tensor) -> Finding | None:
-    """The finding of an image that has too little contrast for any other."""
-    levels = round(255 * float(image.max() - image.min()))
+    """The finding of an image `(C, H, W)` that has too little contrast for any other; one flat colour has none."""
+    levels = round(255 * float((image.amax((-2, -1)) - image.amin((-2, -1))).max()))
     if levels >= FAINTEST:
         return None
     detail = f"blank or nearly so: {levels} of 255 grey levels, {FAINTEST} are the least"

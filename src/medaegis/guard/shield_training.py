@@ -167,7 +167,14 @@ class ShieldTraining:
         self.kept: dict[str, Tensor] | None = None
         self.kept_rank, self.ended = -math.inf, False
         self.key = hashlib.sha256(
-            json.dumps([config.model_dump(mode="json"), dataset.fingerprint, cushion.spec, label]).encode()
+            json.dumps(
+                [
+                    config.model_dump(mode="json"),
+                    [dataset.fingerprint, dataset.pixel_fingerprint],
+                    cushion.manifest(),
+                    label,
+                ]
+            ).encode()
         ).hexdigest()
         self.protected = weights_fingerprint(classifier)
 

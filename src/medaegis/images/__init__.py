@@ -2,6 +2,7 @@
 
 from medaegis.images.datasets import Channels, Dataset, dataset_schemes, load_dataset
 from medaegis.images.readers import Limits, Picture, find_images, model_input, read_image
+from medaegis.images.sources import without_path
 from medaegis.images.splits import PARTS, Split, split_dataset
 
 __all__ = [
@@ -17,4 +18,5 @@ __all__ = [
     "model_input",
     "read_image",
     "split_dataset",
+    "without_path",
 ]

@@ -83,6 +83,11 @@ class Dataset:
         told = json.dumps([self.names, [self.classes[i] for i in self.labels.tolist()], self.patients])
         return hashlib.sha256(told.encode()).hexdigest()
 
+    @property
+    def pixel_fingerprint(self) -> str:
+        """SHA-256 over the pixels, which the same cases may have others of: read or made anew, or by another codec."""
+        return hashlib.sha256(self.images.contiguous().numpy().tobytes()).hexdigest()
+
     def subset(self, indices: Sequence[int] | Tensor) -> "Dataset":
         """The images at these places (or where this mask is true), in this order."""
         index = _places(indices)

@@ -4,6 +4,7 @@ A source only lists; pictures are read later, one by one, so listing a large arc
 """
 
 import csv
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +28,11 @@ class Listing:
     patients: Sequence[str]
     stamps: Sequence[str]
     read: Callable[[int, int], Picture]
+
+
+def without_path(spec: str) -> str:
+    """A spec for a record: its path, which says something about this machine only, is left out."""
+    return re.sub(r"^([a-z0-9-]+):[^?]*", r"\1:PATH", spec)
 
 
 @dataclass(frozen=True)

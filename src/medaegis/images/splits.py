@@ -46,6 +46,11 @@ class Split:
         """The four parts by name."""
         return {part: getattr(self, part) for part in PARTS}
 
+    @property
+    def parts_fingerprint(self) -> str:
+        """SHA-256 of who is in which part, by which a split that was made again can be compared."""
+        return hashlib.sha256(json.dumps(self.parts, sort_keys=True).encode()).hexdigest()
+
     def save(self, path: Path | str) -> None:
         """Write as JSON, atomically."""
         file = Path(path)
@@ -93,7 +98,9 @@ class Split:
                     raise DataError(path, f"{part} names image {place} of {len(dataset)}", "make the split anew")
                 patient = dataset.patients[place] if self.by == "patient" else dataset.names[place]
                 if owner.setdefault(patient, part) != part:
-                    raise DataError(path, f"{patient} is in {owner[patient]} and in {part}", "make the split anew")
+                    which = "whose patient" if self.by == "patient" else "which"
+                    problem = f"{part} names image {place}, {which} is in {owner[patient]} too"
+                    raise DataError(path, problem, "make the split anew")
         if sorted(place for places in self.parts.values() for place in places) != list(range(len(dataset))):
             raise DataError(path, "does not use every image exactly once", "make the split anew")
 

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from medaegis.artefact import check_target
 from medaegis.errors import ConfigError, DataError
 from medaegis.images.datasets import Dataset
+from medaegis.images.sources import without_path
 from medaegis.images.splits import Split
 from medaegis.models.augment import augment, uniforms
 from medaegis.models.backbones import Weights, create_backbone, default_taps, weights_file
@@ -193,7 +194,7 @@ class _Run:
         content = {
             "config": self.config.model_dump(mode="json", exclude={"weights"}),
             "weights": hashlib.sha256(weights.read_bytes()).hexdigest() if weights and weights.is_file() else None,
-            "data": [self.dataset.fingerprint, self.dataset.size, self.dataset.channels],
+            "data": [self.dataset.fingerprint, self.dataset.pixel_fingerprint, *self.dataset.images.shape],
             "split": asdict(self.split),
             "adversary": self._adversary(),
         }
@@ -312,7 +313,11 @@ class _Run:
             "run": self.key,
             "config": self.config.model_dump(mode="json"),
             "adversary": self._adversary(),
-            "data": {"spec": self.dataset.spec, "fingerprint": self.dataset.fingerprint, "n": len(self.dataset)},
+            "data": {
+                "spec": without_path(self.dataset.spec),
+                "fingerprint": self.dataset.fingerprint,
+                "n": len(self.dataset),
+            },
             "steps": self.steps,
             "seconds": round(self.seconds, 1),
             "device": str(self.device),

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from medaegis.attacks.balls import whole_levels
 from medaegis.attacks.catalogue import find_attack
-from medaegis.attacks.engine import Attack, AttackResult, pick_targets
+from medaegis.attacks.engine import Attack, AttackResult, check_eps, pick_targets
 from medaegis.attacks.known import Known
 from medaegis.attacks.victim import Verdict, Victim
 from medaegis.cushions import Cushion, parse_cushion
@@ -128,7 +128,6 @@ def _check(victim: Victim, plan: Plan) -> None:
     if entry.classes > len(victim.exact.classes):
         given = f"needs {entry.classes} classes, there are {len(victim.exact.classes)}"
         raise ConfigError(f"attack {plan.attack!r}", given, "take another one")
-    if plan.levels < 1:
-        raise ConfigError(f"eps {plan.eps_text!r}", "is less than a grey level", "give 1/256 or more")
+    check_eps(plan.eps_text, plan.eps)
     if plan.limit < FEWEST:
         raise ConfigError(f"limit {plan.limit}", "too few to see a distribution", f"give {FEWEST} or more")
