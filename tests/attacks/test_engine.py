@@ -489,3 +489,21 @@ def test_what_hops_over_the_boundary_hands_over_a_point_beyond_it(name):
     ever, last = torch.stack([through(z) for z in seen]).any(0), through(seen[-1])
     assert (found.broken & ever).sum() >= 0.9 * ever.sum()
     assert last.sum() < found.broken.sum()
+
+
+@pytest.mark.parametrize("name", ["pgd", "wb", "auto-guard"])
+def test_where_any_wrong_class_will_do_the_target_only_leads(name):
+    """Driven to one class, an image that another wrong one got through with is broken, and a restart keeps it."""
+    victim = toy_victim(4, shields=True)
+    images = toy_images(60, victim.exact)
+    labels = toy_labels(victim, images)
+    run = {"eps": EPS, "targets": pick_targets(labels, 4), "only_target": False}
+    once = few(name, 3).run(victim, images, labels, **run)
+    again = few(name, 3, restarts=4).run(victim, images, labels, **run)
+    for found in (once, again):
+        verdict = victim.judge(found.images)
+        assert torch.equal(found.fooled, verdict.predicted != labels)
+        assert torch.equal(found.broken, found.fooled & verdict.accepted)
+        assert (found.broken & (verdict.predicted != run["targets"])).any()
+    assert (again.broken | ~once.broken).all()
+    assert again.broken.sum() > once.broken.sum()

@@ -31,12 +31,14 @@ class Goal:
         targets: wanted classes, int64 `(N,)`; None: any class but the true one.
         guides: clean images to imitate, pixels `(N, C, H, W)`; None where no objective asks for them.
         normal: how features of clean images are distributed; None where no objective asks for it.
+        only_target: no other wrong class than the target counts as success; the target is where it is driven to.
     """
 
     labels: Tensor
     targets: Tensor | None = None
     guides: Tensor | None = None
     normal: Mixtures | None = None
+    only_target: bool = True
 
     def __getitem__(self, index: Tensor | slice) -> Goal:
         return self._each(lambda values: values[index])
@@ -47,11 +49,13 @@ class Goal:
     def _each(self, change: Callable[[Tensor], Tensor]) -> Goal:
         targets = None if self.targets is None else change(self.targets)
         guides = None if self.guides is None else change(self.guides)
-        return Goal(change(self.labels), targets, guides, self.normal)
+        return Goal(change(self.labels), targets, guides, self.normal, self.only_target)
 
     def reached(self, predicted: Tensor) -> Tensor:
         """Whether each predicted class `(N,)` is what the attacker wants."""
-        return predicted != self.labels if self.targets is None else predicted == self.targets
+        if self.targets is None or not self.only_target:
+            return predicted != self.labels
+        return predicted == self.targets
 
     def class_to_be(self, logits: Tensor | None) -> Tensor:
         """The class each image is driven to: its target, or the best-scoring wrong class."""

@@ -150,10 +150,11 @@ class _Scene:
         return Pictures.of(images, rows, self.seed)
 
     def attacked(self, name: str, pictures: Pictures, progress: Progress) -> Piece:
-        """Attacked copies of the images and whether they fool, each towards its own class."""
+        """Attacked copies of the images, each driven to a class of its own, and whether any wrong one came out."""
         attack = find_attack(name).attack
         attack = attack.with_options(steps=self.steps if attack.steps > 1 else None)
-        return self.bare.attack(attack, pictures, self.eps, targeted=True, progress=progress)
+        piece = self.bare.attack(attack, pictures, self.eps, targeted=True, progress=progress)
+        return {**piece, "fooled": (piece["predicted"] != pictures.labels) & piece["accepted"]}
 
     def judge(
         self,

@@ -153,6 +153,7 @@ class Field:
             pixels = self.test.pixels(self.right[rows])
             labels, targets = self.labels[rows], self.targets[rows]
             options: dict[str, Any] = {"eps": planned.eps, "targets": targets, "ids": ids, "seed": self.seed}
+            options["only_target"] = False  # whatever class comes out, a wrong one that is accepted does harm
             if self.known is not None:
                 options |= self.known.options(attack, attacked, pixels, targets, ids)
             if planned.transferred:
@@ -170,8 +171,8 @@ class Field:
                 "cost": torch.tensor([found.seconds, found.forwards, found.backwards]).expand(1, 3).double(),
             }
             if planned.transferred:
-                bare = self.bare().judge(found.images.to(victim.device)).predicted.to(labels.device)
-                piece["fooled_bare"] = Goal(labels, targets).reached(bare)
+                bare = self.bare().judge(found.images.to(victim.device)).to(labels.device)
+                piece["fooled_bare"] = found.judged(bare, Goal(labels)).fooled
             elif not adaptive:
                 alone, _ = self._taught(planned, self.bare(), {**self.key, "victim": "classifier"})
                 piece["fooled_bare"] = alone.run(self.bare(), pixels, labels, **options, batch_size=BATCH).fooled

@@ -116,7 +116,7 @@ class Cell(Model):
     """One attack at one eps.
 
     n: attacked images, those diagnosed rightly when clean. success: share whose diagnosis the attack turns wrong behind
-    the Cushion. undetected: turns it wrong and is accepted. robust_accuracy: share whose clean image is diagnosed
+    the Cushion, to any. undetected: wrong and accepted. robust_accuracy: share whose clean image is diagnosed
     rightly and accepted, and whose attacked image is no undetected success (Tramèr 2022). access: "no-box" where the
     images were made on surrogates; then gradient is null, and passes are those through the surrogates. samples: draws
     of a random Cushion that each step averaged over (if it was not left out). auroc: clean images that are diagnosed
