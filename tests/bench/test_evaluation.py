@@ -19,7 +19,8 @@ from medaegis.bench import alarms, controls, evaluation, store
 from medaegis.bench.archive import read_evaluation
 from medaegis.bench.chosen import draw
 from medaegis.bench.evaluation import evaluate_guard
-from medaegis.bench.field import Field, elsewhere_nothing
+from medaegis.bench.field import Field
+from medaegis.bench.pieces import elsewhere_nothing
 from medaegis.bench.planned import Planned, plan
 from medaegis.bench.store import Store
 from medaegis.errors import ConfigError, DataError
@@ -152,15 +153,28 @@ def test_clean_figures_by_hand(whole, scene):
     assert told.accuracy_without_cushion == pytest.approx((bare == test.labels).float().mean().item(), abs=0.03)
 
 
+def inside(part, test, right, row):
+    """Which images are no farther from their clean ones than a worst case allows, from their grey levels."""
+    change = part["images"].astype(int) - test.images.numpy()[right]
+    if row.norm == "Linf":
+        return abs(change).max((1, 2, 3)) <= round(255 * row.eps)
+    return np.sqrt((change**2).mean((1, 2, 3))) <= 255 * row.eps + 1e-9
+
+
 def test_worst_case_is_as_bad_as_every_cell(whole, scene):
     found, _, pieces = whole
-    _, _, clean, right = scene
+    _, test, clean, right = scene
     genuine = clean.score.numpy()[right]
     assert {(row.eps, row.norm) for row in found.worst_case} == {(8 / 256, "Linf"), (16 / 256, "Linf"), (8 / 256, "L2")}
+    borrowed = 0
     for row in found.worst_case:
         mine = [cell for cell in found.cells if cell.norm == row.norm and cell.eps <= row.eps]
-        parts = [rows_of(cell, pieces) for cell in mine]
+        parts = [rows_of(cell, pieces) for cell in found.cells]
+        parts = [{**part, "fooled": part["fooled"] & inside(part, test, right, row)} for part in parts]
+        own = np.any([part["fooled"] & part["accepted"] for part in map(rows_of, mine, [pieces] * len(mine))], axis=0)
         broken = np.any([part["fooled"] & part["accepted"] for part in parts], axis=0)
+        assert (broken | ~own).all(), "what fools within a smaller change is within this one too"
+        borrowed += (broken & ~own).sum()
         assert row.n == len(broken)
         assert row.undetected == pytest.approx(broken.mean())
         assert row.undetected >= max(cell.undetected for cell in mine) - 1e-9
@@ -174,9 +188,10 @@ def test_worst_case_is_as_bad_as_every_cell(whole, scene):
         assert row.auroc == pytest.approx(
             roc_auc_score([0] * len(genuine) + [1] * row.n, np.r_[genuine, scores]), abs=1e-4
         )
+    assert borrowed, "what was made in one norm counts in the other"
 
 
-def test_what_stamina_breaks_counts_in_the_worst_case(whole, work, tmp_path, monkeypatch):
+def test_what_stamina_breaks_counts_in_the_worst_case(whole, scene, work, tmp_path, monkeypatch):
     """Of two images a harder attack breaks the one that no cell did: the others stay as they were."""
     found, out, pieces = whole
     cells = [cell for cell in found.cells if cell.norm == "Linf" and cell.eps == 8 / 256]
@@ -184,9 +199,11 @@ def test_what_stamina_breaks_counts_in_the_worst_case(whole, work, tmp_path, mon
     assert 0 < safe.sum() < len(safe)
     places = torch.tensor([safe.nonzero()[0][0], (~safe).nonzero()[0][0]])
     harder = Planned("wb", 8 / 256, "8/256", steps=60)
+    clean = scene[1].images[torch.from_numpy(scene[3])][places]
     extra = {
         **{name: torch.tensor([True, False]) for name in ("fooled", "accepted")},
         **{name: torch.tensor([-9.0, 0.5]) for name in ("score", "wanted")},
+        "images": torch.where(clean > 127, clean - 8, clean + 8),  # in the ball of L-infinity, just outside that of L2
     }
 
     def run(field, outcomes, progress):
@@ -210,15 +227,16 @@ def test_what_stamina_breaks_counts_in_the_worst_case(whole, work, tmp_path, mon
             assert after == before
 
 
-def test_the_worst_case_of_each_attacker_is_over_his_own_cells(whole):
+def test_the_worst_case_of_each_attacker_is_over_his_own_cells(whole, scene):
     found, _, pieces = whole
+    _, test, _, right = scene
     kinds = {"knows the guard": ("wb",), "knows the classifier": ("fgsm", "pgd", "pgd-l2")}
     assert {row.attacker for row in found.by_attacker} == set(kinds)
     assert len(found.by_attacker) == 2 + 3  # two Linf eps each, and one L2 eps
     for row in found.by_attacker:
-        cells = [c for c in found.cells if c.attack in kinds[row.attacker] and c.norm == row.norm and c.eps <= row.eps]
-        parts = [rows_of(cell, pieces) for cell in cells]
-        assert row.undetected == np.any([part["fooled"] & part["accepted"] for part in parts], axis=0).mean()
+        parts = [rows_of(cell, pieces) for cell in found.cells if cell.attack in kinds[row.attacker]]
+        broken = [part["fooled"] & part["accepted"] & inside(part, test, right, row) for part in parts]
+        assert row.undetected == np.any(broken, axis=0).mean()
         assert row.undetected_interval[0] <= row.undetected <= row.undetected_interval[1]
         overall = next(w for w in found.worst_case if (w.eps, w.norm) == (row.eps, row.norm))
         assert row.undetected <= overall.undetected

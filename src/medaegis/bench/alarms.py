@@ -17,7 +17,8 @@ from medaegis.attacks.catalogue import find_attack
 from medaegis.attacks.engine import generator
 from medaegis.attacks.objectives import CarliniWagner, Goal, Objective, ShieldLogit
 from medaegis.attacks.victim import Victim
-from medaegis.bench.field import Field, broken_by, elsewhere_nothing, undetected
+from medaegis.bench.field import Field
+from medaegis.bench.pieces import broken_by, elsewhere_nothing, undetected
 from medaegis.bench.planned import Planned, norm_of
 from medaegis.bench.schema import Control
 from medaegis.bench.store import Piece

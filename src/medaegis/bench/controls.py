@@ -18,7 +18,8 @@ from medaegis.attacks.catalogue import find_attack
 from medaegis.attacks.engine import generator
 from medaegis.attacks.universal import Universal
 from medaegis.bench.chosen import draw
-from medaegis.bench.field import Field, undetected
+from medaegis.bench.field import Field
+from medaegis.bench.pieces import undetected
 from medaegis.bench.planned import Planned
 from medaegis.bench.schema import Control
 from medaegis.bench.store import Piece

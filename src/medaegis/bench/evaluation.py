@@ -24,8 +24,9 @@ from medaegis.bench.alarms import guessing_is_missing, run_alarms, run_guessing,
 from medaegis.bench.archive import Array, EvaluationFolder, provenance, write_evaluation
 from medaegis.bench.chosen import check_images, data_facts, draw
 from medaegis.bench.controls import run_controls
-from medaegis.bench.field import Field, as_array
+from medaegis.bench.field import Field
 from medaegis.bench.metrics import wilson_interval
+from medaegis.bench.pieces import as_array
 from medaegis.bench.planned import Planned, attacker_of
 from medaegis.bench.schema import (
     Attacker,

@@ -23,6 +23,7 @@ from medaegis.bench.archive import Array
 from medaegis.bench.chosen import draw
 from medaegis.bench.lessons import taught
 from medaegis.bench.metrics import Interval, auroc, bootstrap_interval, tpr_at_tnr, wilson_interval
+from medaegis.bench.pieces import as_array, as_scores, broken_by, within
 from medaegis.bench.planned import Planned, attacker_of, norm_of
 from medaegis.bench.schema import Attacker, Cell, ClassResult, Example, Through, WorstCase
 from medaegis.bench.schema import Verdict as ShownVerdict
@@ -276,36 +277,35 @@ class Field:
     def worst_cases(self, outcomes: Sequence[tuple[Planned, Piece]], attacker: Attacker = "anyone") -> list[WorstCase]:
         """At each eps and norm, for each image its strongest result: broken first, then the lowest suspicion."""
         mine = [(p, piece) for p, piece in outcomes if attacker in ("anyone", attacker_of(p))]
-        places = sorted({(planned.eps, planned.value.ball.name) for planned, _ in mine})
-        return [
-            self._worst_case([(p, piece) for p, piece in mine if p.value.ball.name == ball and p.eps <= eps], attacker)
-            for eps, ball in places
-        ]
+        places = {(planned.eps, planned.value.ball.name): planned for planned, _ in mine}
+        return [self._worst_case(mine, places[place], attacker) for place in sorted(places)]
 
-    def _worst_case(self, outcomes: Sequence[tuple[Planned, Piece]], attacker: Attacker) -> WorstCase:
-        """At the largest eps among them; what fools within a smaller one is within this one too."""
-        planned = max((planned for planned, _ in outcomes), key=lambda planned: planned.eps)
+    def _worst_case(self, outcomes: Sequence[tuple[Planned, Piece]], place: Planned, attacker: Attacker) -> WorstCase:
+        """At the eps and in the norm of `place`; an image counts that lies in that ball, whatever it was made in."""
+        ball, clean = place.value.ball, self.test.pixels(self.right)
         pieces = [piece for _, piece in outcomes]
-        here = [piece for other, piece in outcomes if other.eps == planned.eps]
-        broken = torch.stack([broken_by(piece) for piece in pieces]).any(0)
+        inside = torch.stack([within(piece, clean, ball, place.eps) for piece in pieces])
+        fooled, accepted, scores, wanted = (
+            torch.stack([piece[name] for piece in pieces]) for name in ("fooled", "accepted", "score", "wanted")
+        )
+        fooled &= inside
+        broken = (fooled & accepted).any(0)
         # Only an image that fools the classifier harms; the suspicion of others counts where nothing fools.
-        harmless = torch.stack([torch.where(piece["fooled"], torch.inf, piece["score"]) for piece in here])
-        harmful = torch.stack([torch.where(piece["fooled"], piece["score"], torch.inf) for piece in pieces])
-        fooled = torch.stack([piece["fooled"] for piece in pieces]).any(0)
-        score = torch.where(fooled, harmful.amin(0), harmless.amin(0))
-        wanted = torch.stack([piece["wanted"] for piece in pieces]).amin(0)
+        here = torch.tensor([(p.eps, p.value.ball.name) == (place.eps, ball.name) for p, _ in outcomes])
+        score = torch.where(fooled.any(0), scores.where(fooled, torch.inf).amin(0), scores[here].amin(0))
+        lowest = wanted.where(inside, torch.inf).amin(0)
         area = self._auroc(score)
         undetected = wilson_interval(int(broken.sum()), len(broken))
         robust = wilson_interval(int((self.accepted & ~broken).sum()), len(self.chosen))
         return WorstCase(
             attacker=attacker,
-            eps=planned.eps,
-            eps_text=planned.eps_text,
-            norm=norm_of(planned),
+            eps=place.eps,
+            eps_text=place.eps_text,
+            norm=norm_of(place),
             n=len(broken),
             auroc=area.value,
             auroc_interval=(area.low, area.high),
-            auroc_wanted=auroc(as_array(self.clean.score[self.genuine]), as_array(wanted)),
+            auroc_wanted=auroc(as_array(self.clean.score[self.genuine]), as_array(lowest)),
             undetected=undetected.value,
             undetected_interval=(undetected.low, undetected.high),
             robust_accuracy=robust.value,
@@ -337,35 +337,3 @@ class Field:
         groups = [[self.test.patients[i] for i in rows.tolist()] for rows in (self.genuine, self.right)]
         clean = as_array(self.clean.score[self.genuine])
         return bootstrap_interval(auroc, [clean, as_array(score)], n=500, seed=self.seed, groups=groups)
-
-
-def broken_by(piece: Piece) -> Tensor:
-    """Images that fool the classifier and are accepted, bool `(N,)`."""
-    return piece["fooled"] & piece["accepted"]
-
-
-def elsewhere_nothing(piece: Piece, places: Tensor, n: int) -> Piece:
-    """What was found of some of n images as a piece of all n, in which the others were not fooled and score worst."""
-    whole = {
-        name: torch.full((n,), torch.inf if values.is_floating_point() else 0, dtype=values.dtype)
-        for name, values in piece.items()
-        if name in ("score", "wanted", "fooled", "accepted")
-    }
-    for name, values in whole.items():
-        values[places] = piece[name]
-    return whole
-
-
-def undetected(piece: Piece) -> float:
-    """Share of the attacked images that do."""
-    return float(broken_by(piece).float().mean())
-
-
-def as_scores(values: Tensor) -> Tensor:
-    """Scores as float32; NaN becomes +inf: what cannot be scored is withheld."""
-    return torch.nan_to_num(values.float(), nan=torch.inf, posinf=torch.inf, neginf=-torch.inf)
-
-
-def as_array(values: Tensor) -> Array:
-    """The same as an array."""
-    return as_scores(values).numpy()

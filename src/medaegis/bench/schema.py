@@ -165,7 +165,8 @@ Attacker = Literal["anyone", "knows the guard", "knows the classifier", "asks an
 
 
 class WorstCase(Model):
-    """Within one eps, for each image the strongest result over all cells of an attacker, by default over all cells.
+    """Within one eps, for each image the strongest result over all cells of an attacker, by default over all cells: of
+    whatever norm or eps, if the attacked image lies in this ball by its pixels.
 
     auroc: an image counts with its lowest score among those that fool the classifier, or, where none does, among those
         of cells at just this eps.
