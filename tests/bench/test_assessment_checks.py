@@ -32,7 +32,7 @@ class Told:
     def __init__(self, answer):
         self.answer, self.asked = answer, []
 
-    def attack(self, attack, few, eps, *, targeted, gradient, progress):
+    def attack(self, attack, few, eps, *, targeted, progress, gradient="bpda"):
         self.asked.append((attack.steps, len(few), eps))
         return piece(self.answer(attack, eps))
 
@@ -91,22 +91,33 @@ def test_guessing_is_tried_where_gradients_fail_and_must_add_little(blind, passe
     even = {"fooled": torch.arange(N) % 2 == 0}
     outcomes = [(planned("pgd", 8), piece(12 / N)), (planned("bim", 8), even), (planned("pgd", 2), piece(1.0))]
     outcomes.append((planned("pgd-l2", 8), piece(1.0)))
-    (alarm,) = checks._knowledge(SimpleNamespace(attack=attack, seed=0), pictures(), outcomes, False, silent)
+    alarm = checks._guessing(SimpleNamespace(attack=attack, seed=0), pictures(), outcomes, False, silent)
     left = [i for i in chosen if i >= 12 and i % 2]
     turned = 1 - len(left) / len(chosen)
     assert 0.5 < turned < 0.8
     assert asked == [(checks.BLIND_STEPS, left, tuple(map(str, left)), 8 / 256)]
     assert alarm.passed is passed
-    assert alarm.measured == f"gradients {turned:.1%}, Square {blind / len(chosen):.1%} more"
+    assert alarm.measured == f"all attacks {turned:.1%}, Square {blind / len(chosen):.1%} more"
 
 
-def test_nothing_is_guessed_where_gradients_turn_all_or_guesses_were_asked_for():
-    (alarm,) = checks._knowledge(SimpleNamespace(seed=0), pictures(), [(planned("pgd", 8), piece(1.0))], False, silent)
+def test_nothing_is_guessed_where_gradients_turn_all():
+    alarm = checks._guessing(SimpleNamespace(seed=0), pictures(), [(planned("pgd", 8), piece(1.0))], False, silent)
     assert alarm.passed is True
-    for blind, passed in ((0.7, True), (0.8, False)):
-        outcomes = [(planned("pgd", 8), piece(0.7, 1.0)), (planned("square", 8), piece(blind, 1.0))]
-        (alarm,) = checks._knowledge(SimpleNamespace(seed=0), pictures(), outcomes, False, silent)
-        assert alarm.passed is passed
+
+
+@pytest.mark.parametrize(("attacks", "asked"), [(["auto"], True), (["hfc"], True), (["pgd", "square"], False)])
+def test_guessing_is_tried_whatever_followed_gradients(attacks, asked, monkeypatch):
+    """An ensemble, or an attack on features, must not switch it off; Square run on all is judged."""
+    monkeypatch.setattr(checks, "slope_alarms", lambda *_: [])
+    monkeypatch.setattr(checks, "_full_success", lambda *_: None)
+    monkeypatch.setattr(checks, "_more_steps", lambda *_: None)
+    bare = Told(lambda attack, eps: 0.5)
+    bare.smooth = None
+    outcomes = [(planned(name, 8), piece(0.7 + 0.1 * (name == "square"), 1.0)) for name in attacks]
+    found = {
+        alarm.name: alarm.passed for alarm in checks.run_checks(bare, pictures(), outcomes, False, silent) if alarm
+    }
+    assert found == ({"Gradients beat Square, 8/256": False} if asked else {"Gradients beat guessing, 8/256": False})
 
 
 def run(classifier, folder):
@@ -127,7 +138,7 @@ def test_a_sound_classifier_sets_nothing_off(tmp_path, monkeypatch):
     monkeypatch.setattr(checks, "BLIND_STEPS", 50)
     found = run(toy_classifier(), tmp_path)
     assert set(found) == {
-        *("Many steps beat one", "Full success far out", "More steps do no worse", "Gradients beat guessing"),
+        *("Many steps beat one", "Full success far out", "More steps do no worse", "Gradients beat Square"),
         *("There are gradients", "Losses fall along their gradients"),
     }
     assert set(found.values()) == {True}
@@ -139,7 +150,7 @@ def test_masked_gradients_are_noticed(tmp_path, monkeypatch):
     found = run(classifier, tmp_path)
     assert found["There are gradients"] is False
     assert found["Full success far out"] is False
-    assert found["Gradients beat guessing"] is False
+    assert found["Gradients beat Square"] is False
 
 
 def test_a_few_images_are_of_every_class():

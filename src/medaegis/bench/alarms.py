@@ -6,7 +6,7 @@ does not say that the guard is weak; it says that these figures cannot show it t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -196,6 +196,37 @@ def probe(victim: Victim, images: Tensor, goal: Goal, loss: Objective) -> tuple[
     return vanished, ~(after < before.detach())
 
 
+def guessing_alarm(usual: Tensor, ask: Callable[[Tensor], Tensor], *, text: str, queries: int, limit: float) -> Control:
+    """Whether Square, which sees answers alone, breaks images that no attack did: then gradients were masked.
+
+    Args:
+        usual: which of a few images the attacks broke at an eps, bool `(n,)`.
+        ask: runs Square on the images at these places among them; which it breaks.
+        text: the eps; queries: of Square; limit: share of the few images that it must stay below.
+    """
+    left = (~usual).nonzero().squeeze(1)
+    added = float(ask(left).sum()) / len(usual) if len(left) else 0.0
+    return Control(
+        kind="alarm",
+        name=f"Gradients beat Square, {text}",
+        expectation=f"Square, {queries} queries, adds less than {limit:.0%} to what all attacks broke",
+        measured=f"all attacks {float(usual.float().mean()):.1%}, Square {added:.1%} more",
+        passed=added < limit,
+        detail=f"On {len(usual)} images; Square is run on those of them that nothing broke.",
+    )
+
+
+def guessing_is_missing(outcomes: Outcomes, *, adaptive: bool) -> bool:
+    """Whether an attack in L-infinity followed gradients, and none with the same aim saw answers alone.
+
+    Args:
+        adaptive: the aim is a guard; else a classifier alone.
+    """
+    linf = [(p.access, find_attack(p.attack)) for p, _ in outcomes if p.value.ball.name == "linf"]
+    asked = any(access == "black-box" and entry.adaptive == adaptive and not entry.minimal for access, entry in linf)
+    return any(access == "white-box" for access, _ in linf) and not asked
+
+
 def run_guessing(field: Field, outcomes: Outcomes, progress: Progress) -> tuple[Control, Outcomes]:
     """Square on classifier and Shield where nothing got through, on a few images at the largest eps.
 
@@ -204,31 +235,17 @@ def run_guessing(field: Field, outcomes: Outcomes, progress: Progress) -> tuple[
     """
     linf = [(p, piece) for p, piece in outcomes if p.value.ball.name == "linf"]
     largest = max((p for p, _ in linf), key=lambda p: p.eps)
-    places = field.few(BLIND_IMAGES)
+    square = Planned("square-guard", largest.eps, largest.eps_text, steps=BLIND_QUERIES)
+    places, more = field.few(BLIND_IMAGES), []
     usual = torch.stack([broken_by(piece)[places] for p, piece in linf if p.eps == largest.eps]).any(0)
-    left, more, added = places[~usual], [], 0.0
-    if len(left):
-        planned = Planned("square-guard", largest.eps, largest.eps_text, steps=BLIND_QUERIES)
-        piece = field.only(left).attack(planned, progress)
-        more = [(planned, elsewhere_nothing(piece, left, len(field.right)))]
-        added = float(broken_by(piece).sum()) / len(places)
-    alarm = Control(
-        kind="alarm",
-        name=f"Gradients beat guessing, {largest.eps * 256:g}/256",
-        expectation=f"Square, {BLIND_QUERIES} queries, adds less than {BETTER_BLIND:.0%} to what was got through",
-        measured=f"all attacks {float(usual.float().mean()):.1%}, Square {added:.1%} more",
-        passed=added < BETTER_BLIND,
-        detail=f"On {len(places)} images; Square is run on those of them that nothing got through, and what it breaks "
-        "counts in the worst case.",
-    )
+
+    def ask(left: Tensor) -> Tensor:
+        piece = field.only(places[left]).attack(square, progress)
+        more.append((square, elsewhere_nothing(piece, places[left], len(field.right))))
+        return broken_by(piece)
+
+    alarm = guessing_alarm(usual, ask, text=largest.eps_text, queries=BLIND_QUERIES, limit=BETTER_BLIND)
     return alarm, more
-
-
-def guessing_is_missing(outcomes: Outcomes) -> bool:
-    """Whether who knows the gradients of the Shield was measured, and nobody who does not."""
-    linf = [p for p, _ in outcomes if p.value.ball.name == "linf"]
-    knowing = any(p.access == "white-box" and find_attack(p.attack).adaptive for p in linf)
-    return knowing and all(p.access == "white-box" for p in linf)
 
 
 def run_stamina(field: Field, outcomes: Outcomes, progress: Progress) -> tuple[Control, Outcomes]:

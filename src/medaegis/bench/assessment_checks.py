@@ -8,11 +8,20 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from medaegis.attacks.catalogue import find_attack
 from medaegis.attacks.engine import Attack
 from medaegis.attacks.objectives import CarliniWagner, Goal
-from medaegis.bench.alarms import BETTER, PROBED, knowledge_helps, slope_alarms, steps_beat_one
+from medaegis.bench.alarms import (
+    BETTER,
+    PROBED,
+    guessing_alarm,
+    guessing_is_missing,
+    knowledge_helps,
+    slope_alarms,
+    steps_beat_one,
+)
 from medaegis.bench.bare import Bare, Pictures
 from medaegis.bench.controls import FULL, rises
 from medaegis.bench.planned import Planned
@@ -37,11 +46,12 @@ def run_checks(bare: Bare, pictures: Pictures, outcomes: Outcomes, targeted: boo
     way = outcomes[0][0].gradient
     bounded = [(p, piece) for p, piece in outcomes if not find_attack(p.attack).minimal and p.gradient == way]
     plain = [(p, piece) for p, piece in bounded if _plain(p)]
-    found = [*_more_change(bounded), *steps_beat_one(bounded)]
+    found = [*_more_change(bounded), *steps_beat_one(bounded), *knowledge_helps(bounded, adaptive=False)]
     if plain:
         found.append(_full_success(bare, pictures, plain, targeted, progress))
         found.append(_more_steps(bare, pictures, plain, targeted, progress))
-        found += _knowledge(bare, pictures, bounded, targeted, progress)
+    if guessing_is_missing(bounded, adaptive=False):
+        found.append(_guessing(bare, pictures, bounded, targeted, progress))
     few = pictures[pictures.few(PROBED, bare.seed)]
     goal = Goal(few.labels, few.targets)
     return found + slope_alarms(bare.smooth, few.pixels, goal, few.ids, bare.seed, {"classifier": CarliniWagner()})
@@ -116,30 +126,19 @@ def _more_steps(bare: Bare, pictures: Pictures, plain: Outcomes, targeted: bool,
     )
 
 
-def _knowledge(bare: Bare, pictures: Pictures, bounded: Outcomes, targeted: bool, progress: Progress) -> list[Control]:
-    """Gradients against guessing: attacks by answers that were asked for, else Square where no gradient got through."""
+def _guessing(bare: Bare, pictures: Pictures, bounded: Outcomes, targeted: bool, progress: Progress) -> Control:
+    """Square on a few images, at the largest eps."""
     linf = [(p, piece) for p, piece in bounded if p.value.ball.name == "linf"]
-    if any(find_attack(p.attack).access == "black-box" for p, _ in linf):
-        return knowledge_helps(bounded, adaptive=False)
     largest = max((p for p, _ in linf), key=lambda p: p.eps)
+    square = Planned("square", largest.eps, largest.eps_text, steps=BLIND_STEPS)
     rows = pictures.few(BLIND_IMAGES, bare.seed)
-    few = pictures[rows]
-    turned = torch.stack([piece["fooled"][rows] for p, piece in linf if p.eps == largest.eps]).any(0)
-    left, added = few[(~turned).nonzero().squeeze(1)], 0.0
-    if len(left):
-        square = replace(largest, attack="square", steps=BLIND_STEPS, samples=1)
-        blind = bare.attack(square.value, left, square.eps, targeted=targeted, progress=progress)
-        added = float(blind["fooled"].sum()) / len(few)
-    return [
-        Control(
-            kind="alarm",
-            name=f"Gradients beat guessing, {largest.eps_text}",
-            expectation=f"Square, {BLIND_STEPS} queries, adds less than {BETTER:.0%} to what gradients turned",
-            measured=f"gradients {float(turned.float().mean()):.1%}, Square {added:.1%} more",
-            passed=added < BETTER,
-            detail=f"On {len(few)} images; Square is run on those of them that no gradient turned.",
-        )
-    ]
+    usual = torch.stack([piece["fooled"][rows] for p, piece in linf if p.eps == largest.eps]).any(0)
+
+    def ask(left: Tensor) -> Tensor:
+        piece = bare.attack(square.value, pictures[rows[left]], square.eps, targeted=targeted, progress=progress)
+        return piece["fooled"]
+
+    return guessing_alarm(usual, ask, text=largest.eps_text, queries=BLIND_STEPS, limit=BETTER)
 
 
 def _success(piece: Piece) -> float:

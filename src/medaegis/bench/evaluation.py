@@ -125,7 +125,7 @@ def evaluate_guard(
         examples |= field.pictures(planned, piece)
     controls = run_controls(guard, dataset, split, field, outcomes, planted=planted, progress=progress)
     controls += run_alarms(field, outcomes)
-    further = [run_guessing] if guessing_is_missing(outcomes) else []
+    further = [run_guessing] if guessing_is_missing(outcomes, adaptive=True) else []
     if stamina and any(planned.attack == "wb" for planned, _ in outcomes):
         further.append(run_stamina)
     all_outcomes = list(outcomes)
