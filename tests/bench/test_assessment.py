@@ -1,5 +1,6 @@
 """An assessment on drawn X-rays: its figures against the attacks run directly, its worst case by hand, and a kill."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -13,6 +14,7 @@ from tests.bench.small import data, learned
 from medaegis.attacks.catalogue import CATALOGUE, find_attack
 from medaegis.attacks.engine import Attack, pick_targets
 from medaegis.attacks.victim import Victim
+from medaegis.bench import assessment_checks
 from medaegis.bench.analysis import figures
 from medaegis.bench.assessment import assess_classifier, every_attack, plan_assessment, shuffled
 from medaegis.bench.assessment_record import SMALLEST, Assessment
@@ -373,3 +375,39 @@ def test_what_does_not_fit_is_refused_before_any_work(scene, tmp_path, monkeypat
     )
     with pytest.raises(DataError, match="the classifier is for cat, dog at 32 px gray"):
         assessed((wrong, other, other_split), tmp_path)
+
+
+def test_what_its_checks_turn_counts_in_the_worst_case(scene, tmp_path, monkeypatch):
+    """Two steps turn few; ten times as many, and Square, turn others of the images that they are tried on."""
+    pieces, ask = {}, Store.get
+
+    def get(self, key, compute):
+        piece = ask(self, key, compute)
+        for i, fooled in zip(key["ids"], piece["fooled"].tolist(), strict=True):
+            pieces.setdefault((key["attack"], key["eps"]), {})[i] = fooled
+        return piece
+
+    monkeypatch.setattr(Store, "get", get)
+    monkeypatch.setattr(assessment_checks, "FAR_IMAGES", 12)
+    monkeypatch.setattr(assessment_checks, "BLIND_IMAGES", 12)
+    monkeypatch.setattr(assessment_checks, "BLIND_STEPS", 60)
+    size, slow = ("4/256", 4 / 256), CATALOGUE["bim"]
+    slow = dataclasses.replace(slow, attack=slow.attack.with_options(step_size=0.1))
+    monkeypatch.setitem(CATALOGUE, "bim", slow)
+    (cell,) = plan_assessment(["bim"], [size], steps=2)
+    found = assessed(scene, tmp_path, cells=[cell], eps=[size])
+    usual = pieces.pop((repr(cell.value), cell.eps))
+    longer = pieces.pop((repr(cell.value.with_options(steps=20)), cell.eps))
+    square = pieces.pop((repr(find_attack("square").attack.with_options(steps=60)), cell.eps))
+    (worst,) = found.worst_case
+    assert len(longer) == 12 < len(usual) == worst.success.n
+    assert set(square) == {i for i in longer if not usual[i]}, "both are drawn alike"
+    turned = [usual[i] or longer.get(i, False) or square.get(i, False) for i in usual]
+    assert worst.success.share == pytest.approx(np.mean(turned))
+    more = [sum(by[i] and not usual[i] for i in by) for by in (longer, square)]
+    assert more[0] > 0
+    assert [(one.n, one.more) for one in worst.further] == [(len(longer), more[0]), (len(square), more[1])]
+    assert worst.success.share > found.attacks[0].success.share == np.mean(list(usual.values()))
+    page = (tmp_path / "assessment.md").read_text(encoding="utf-8")
+    for one in worst.further:
+        assert f"{one.check}: {one.n} images tried, {one.more} more" in page

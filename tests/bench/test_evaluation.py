@@ -22,6 +22,7 @@ from medaegis.bench.evaluation import evaluate_guard
 from medaegis.bench.field import Field
 from medaegis.bench.pieces import elsewhere_nothing
 from medaegis.bench.planned import Planned, plan
+from medaegis.bench.schema import Further
 from medaegis.bench.store import Store
 from medaegis.errors import ConfigError, DataError
 from medaegis.guard.fitting import shield_logits
@@ -198,11 +199,13 @@ def test_what_stamina_breaks_counts_in_the_worst_case(whole, scene, work, tmp_pa
     safe = ~np.any([rows_of(cell, pieces)["fooled"] & rows_of(cell, pieces)["accepted"] for cell in cells], axis=0)
     assert 0 < safe.sum() < len(safe)
     places = torch.tensor([safe.nonzero()[0][0], (~safe).nonzero()[0][0]])
-    harder = Planned("wb", 8 / 256, "8/256", steps=60)
+    harder = Planned("wb", 8 / 256, "8/256", steps=60, check="Stamina")
+    labels = scene[1].labels[torch.from_numpy(scene[3])][places]
     clean = scene[1].images[torch.from_numpy(scene[3])][places]
     extra = {
         **{name: torch.tensor([True, False]) for name in ("fooled", "accepted")},
         **{name: torch.tensor([-9.0, 0.5]) for name in ("score", "wanted")},
+        "predicted": 1 - labels,
         "images": torch.where(clean > 127, clean - 8, clean + 8),  # in the ball of L-infinity, just outside that of L2
     }
 
@@ -218,13 +221,24 @@ def test_what_stamina_breaks_counts_in_the_worst_case(whole, scene, work, tmp_pa
     again = measure(work, tmp_path / "again", stamina=True)
     assert again.cells == found.cells
     assert [c.name for c in again.controls if c.name not in {c.name for c in found.controls}] == ["Stamina"]
-    for before, after in zip(found.worst_case, again.worst_case, strict=True):
-        if (before.eps, before.norm) == (8 / 256, "Linf"):
+    rows = [
+        *zip(found.worst_case, again.worst_case, strict=True),
+        *zip(found.by_attacker, again.by_attacker, strict=True),
+    ]
+    counted = 0
+    for before, after in rows:
+        if (before.eps, before.norm) == (8 / 256, "Linf") and before.attacker in ("anyone", "knows the guard"):
             assert after.undetected == pytest.approx(before.undetected + 1 / before.n)
             assert after.auroc < before.auroc
             assert after.auroc_wanted < before.auroc_wanted
-        elif before.norm == "L2":
+            assert after.further == [Further(check="Stamina", n=2, more=1)]
+            counted += 1
+        elif before.norm == "L2" or before.attacker == "knows the classifier":
             assert after == before
+    assert counted == 2
+    (shown,) = [one for one in again.through if one.check]
+    assert (shown.cell, shown.check, shown.eps, shown.example.adversarial.score) == (None, "Stamina", 8 / 256, -9.0)
+    assert shown.example.adversarial.predicted == scene[1].classes[1 - labels[0]] != shown.example.label
 
 
 def test_the_worst_case_of_each_attacker_is_over_his_own_cells(whole, scene):
@@ -247,7 +261,9 @@ def test_what_got_through_is_kept_with_its_pixels(whole, scene):
     guard, test, _, _ = scene
     pixels = read_evaluation(out).examples
     assert len(found.through) > 3
-    eps = [next(cell.eps for cell in found.cells if cell.id == one.cell) for one in found.through]
+    eps = [one.eps for one in found.through]
+    titles = {cell.id: cell.title for cell in found.cells}
+    assert all(one.title == titles[one.cell] for one in found.through if not one.check)
     assert eps == sorted(eps)
     assert len({one.example.name for one in found.through}) == len(found.through)
     ids = {f"test image {int(i)}": row for row, i in enumerate(test.ids)}

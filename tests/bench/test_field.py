@@ -5,8 +5,10 @@ import torch
 from tests.attacks.toys import toy_bank, toy_classifier, toy_images
 
 from medaegis.attacks.victim import Victim
+from medaegis.bench import alarms
 from medaegis.bench.field import Field
 from medaegis.bench.planned import Planned
+from medaegis.bench.schema import Further
 from medaegis.bench.store import Store
 from medaegis.bench.surrogates import Surrogate
 from medaegis.cushions import parse_cushion
@@ -50,3 +52,31 @@ def test_any_wrong_diagnosis_that_is_accepted_got_through(tmp_path, classes, tra
         assert torch.equal(piece["fooled_bare"], bare != field.labels)
     through, _ = field.through([(planned, piece)])
     assert len(through) == min(48, int((wrong & verdict.accepted).sum()))
+
+
+def test_what_a_check_tried_on_a_few_images_is_told_apart(tmp_path, monkeypatch):
+    """PGD does not aim at the Shields; Square does, on a few of the images that PGD left."""
+    monkeypatch.setattr(alarms, "BLIND_QUERIES", 60)
+    field = field_of(tmp_path, 2)
+    planned = Planned("pgd", 24 / 256, "24/256", steps=3)
+    piece = field.attack(planned, silent)
+    alarm, more = alarms.run_guessing(field, [(planned, piece)], silent)
+    outcomes, tried = [(planned, piece), *more], more[0][1]["tried"]
+    new = tried & more[0][1]["fooled"] & more[0][1]["accepted"]
+    assert 0 < new.sum() < tried.sum() < len(tried)
+    told = [Further(check=alarm.name, n=int(tried.sum()), more=int(new.sum()))]
+    by_plan = field.worst_cases(outcomes[:1])[0]
+    (anyone,) = field.worst_cases(outcomes)
+    assert (by_plan.further, anyone.further) == ([], told)
+    assert anyone.undetected == pytest.approx(by_plan.undetected + new.float().mean().item())
+    (classifier,) = field.worst_cases(outcomes, "knows the classifier")
+    assert classifier == by_plan.model_copy(update={"attacker": "knows the classifier"})
+    (answers,) = field.worst_cases(outcomes, "asks and sees answers")
+    assert answers.further == told
+    assert (answers.undetected, answers.undetected_interval, answers.robust_accuracy) == (None, None, None)
+    through, pixels = field.through(outcomes)
+    found = {one.example.name: i for i, one in enumerate(through) if one.check == alarm.name}
+    assert set(found) == {f"test image {i}" for i in new.nonzero().squeeze(1).tolist()}
+    for i in new.nonzero().squeeze(1).tolist():
+        shown = torch.from_numpy(pixels["through/adversarial"][found[f"test image {i}"]])
+        assert torch.equal(shown, more[0][1]["images"][i])

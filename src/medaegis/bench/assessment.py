@@ -20,13 +20,13 @@ from medaegis.attacks.engine import generator
 from medaegis.attacks.ensemble import Ensemble
 from medaegis.attacks.known import Known
 from medaegis.bench.archive import provenance, replace_file, write_record
-from medaegis.bench.assessment_checks import Outcomes, run_checks
+from medaegis.bench.assessment_checks import run_checks
 from medaegis.bench.assessment_figure import robustness_figure
 from medaegis.bench.assessment_record import SMALLEST, Assessment, Proportion, Standing, Tried, WorstCase, markdown
 from medaegis.bench.bare import Bare, Pictures, check_attacks
 from medaegis.bench.chosen import check_images, data_facts, draw
 from medaegis.bench.metrics import wilson_interval
-from medaegis.bench.pieces import within
+from medaegis.bench.pieces import Outcomes, further, within
 from medaegis.bench.planned import Planned, norm_of
 from medaegis.bench.store import Piece, Store
 from medaegis.cushions import Gradient, parse_cushion
@@ -144,7 +144,7 @@ def assess_classifier(
             planned.value, pictures, planned.eps, targeted=targeted, gradient=planned.gradient, progress=told
         )
         outcomes.append((planned, piece))
-    controls = run_checks(bare, pictures, outcomes, targeted, progress)
+    controls, more = run_checks(bare, pictures, outcomes, targeted, progress)
     found = Assessment(
         **provenance(seed, command),
         seconds=time.perf_counter() - started + store.spent_before,
@@ -159,7 +159,7 @@ def assess_classifier(
         chosen=len(chosen),
         attacked=len(pictures),
         clean=count.standing(torch.zeros(len(pictures), dtype=torch.bool)),
-        worst_case=_worst_cases(outcomes, pictures, eps, count),
+        worst_case=_worst_cases([*outcomes, *more], pictures, eps, count),
         attacks=[_tried(bare, planned, piece, pictures, count) for planned, piece in outcomes],
         controls=controls,
     )
@@ -202,9 +202,9 @@ def _worst_cases(
     found = []
     for ball in {planned.value.ball.name: planned.value.ball for planned, _ in outcomes}.values():
         for text, value in sorted(eps, key=lambda pair: pair[1]):
-            broken = torch.stack(
-                [piece["fooled"] & within(piece, pictures.pixels, ball, value) for _, piece in outcomes]
-            ).any(0)
+            inside = torch.stack([within(piece, pictures.pixels, ball, value) for _, piece in outcomes])
+            fooled = torch.stack([piece["fooled"] for _, piece in outcomes]) & inside
+            broken = fooled.any(0)
             standing = count.standing(broken)
             found.append(
                 WorstCase(
@@ -214,6 +214,7 @@ def _worst_cases(
                     eps_text=text,
                     norm="L2" if ball.name == "l2" else "Linf",
                     success=proportion(broken),
+                    further=further(outcomes, inside, fooled),
                 )
             )
     return found

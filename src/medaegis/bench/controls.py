@@ -19,10 +19,9 @@ from medaegis.attacks.engine import generator
 from medaegis.attacks.universal import Universal
 from medaegis.bench.chosen import draw
 from medaegis.bench.field import Field
-from medaegis.bench.pieces import undetected
+from medaegis.bench.pieces import Outcomes, undetected
 from medaegis.bench.planned import Planned
 from medaegis.bench.schema import Control
-from medaegis.bench.store import Piece
 from medaegis.bench.words import gradient_name
 from medaegis.cushions import parse_cushion
 from medaegis.detectors.shield import ShieldBank
@@ -41,8 +40,6 @@ FAR_EPS = (32, 64)  # of 256
 FAR_IMAGES = 64
 PLANTED_UPDATES = 150
 PLANTED_EPS = 16 / 256
-
-Outcomes = Sequence[tuple[Planned, Piece]]
 
 
 def run_controls(

@@ -133,9 +133,8 @@ def evaluate_guard(
         alarm, more = run(field, outcomes, progress)
         controls.append(alarm)
         all_outcomes += more
-    # An alarm's few images are no measurement of an attacker whom no cell of the plan is of.
-    measured_by = [one for one in get_args(Attacker)[1:] if any(attacker_of(planned) == one for planned, _ in outcomes)]
-    through, pixels = field.through(outcomes)
+    tried_by = {attacker_of(planned) for planned, _ in all_outcomes}
+    through, pixels = field.through(all_outcomes)
     evaluation = Evaluation(
         **provenance(seed, command),
         seconds=time.perf_counter() - started + store.spent_before,
@@ -146,7 +145,12 @@ def evaluate_guard(
         clean=_clean_result(guard, test, clean),
         cells=measured,
         worst_case=field.worst_cases(all_outcomes),
-        by_attacker=[row for attacker in measured_by for row in field.worst_cases(all_outcomes, attacker)],
+        by_attacker=[
+            row
+            for attacker in get_args(Attacker)[1:]
+            if attacker in tried_by
+            for row in field.worst_cases(all_outcomes, attacker)
+        ],
         through=through,
         controls=controls,
     )

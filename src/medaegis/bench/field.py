@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from medaegis.attacks.balls import Linf
 from medaegis.attacks.catalogue import AnyAttack, find_attack
 from medaegis.attacks.engine import pick_targets
 from medaegis.attacks.known import Known
@@ -23,7 +23,7 @@ from medaegis.bench.archive import Array
 from medaegis.bench.chosen import draw
 from medaegis.bench.lessons import taught
 from medaegis.bench.metrics import Interval, auroc, bootstrap_interval, tpr_at_tnr, wilson_interval
-from medaegis.bench.pieces import as_array, as_scores, broken_by, within
+from medaegis.bench.pieces import Outcomes, as_array, as_scores, broken_by, further, within
 from medaegis.bench.planned import Planned, attacker_of, norm_of
 from medaegis.bench.schema import Attacker, Cell, ClassResult, Example, Through, WorstCase
 from medaegis.bench.schema import Verdict as ShownVerdict
@@ -274,13 +274,14 @@ class Field:
         }
         return {f"{planned.id}/{name}": view.numpy() for name, view in views.items()}
 
-    def worst_cases(self, outcomes: Sequence[tuple[Planned, Piece]], attacker: Attacker = "anyone") -> list[WorstCase]:
+    def worst_cases(self, outcomes: Outcomes, attacker: Attacker = "anyone") -> list[WorstCase]:
         """At each eps and norm, for each image its strongest result: broken first, then the lowest suspicion."""
         mine = [(p, piece) for p, piece in outcomes if attacker in ("anyone", attacker_of(p))]
-        places = {(planned.eps, planned.value.ball.name): planned for planned, _ in mine}
+        # Checks come last among the outcomes: where there is a cell, it names the place.
+        places = {(planned.eps, planned.value.ball.name): planned for planned, _ in reversed(mine)}
         return [self._worst_case(mine, places[place], attacker) for place in sorted(places)]
 
-    def _worst_case(self, outcomes: Sequence[tuple[Planned, Piece]], place: Planned, attacker: Attacker) -> WorstCase:
+    def _worst_case(self, outcomes: Outcomes, place: Planned, attacker: Attacker) -> WorstCase:
         """At the eps and in the norm of `place`; an image counts that lies in that ball, whatever it was made in."""
         ball, clean = place.value.ball, self.test.pixels(self.right)
         pieces = [piece for _, piece in outcomes]
@@ -292,17 +293,23 @@ class Field:
         broken = (fooled & accepted).any(0)
         # Only an image that fools the classifier harms; the suspicion of others counts where nothing fools.
         here = torch.tensor([(p.eps, p.value.ball.name) == (place.eps, ball.name) for p, _ in outcomes])
+        about: dict[str, Any] = {
+            "attacker": attacker,
+            "eps": place.eps,
+            "eps_text": place.eps_text,
+            "norm": norm_of(place),
+            "n": len(self.right),
+            "further": further(outcomes, inside, fooled & accepted),
+        }
+        if place.check:
+            return WorstCase(**about)
         score = torch.where(fooled.any(0), scores.where(fooled, torch.inf).amin(0), scores[here].amin(0))
         lowest = wanted.where(inside, torch.inf).amin(0)
         area = self._auroc(score)
         undetected = wilson_interval(int(broken.sum()), len(broken))
         robust = wilson_interval(int((self.accepted & ~broken).sum()), len(self.chosen))
         return WorstCase(
-            attacker=attacker,
-            eps=place.eps,
-            eps_text=place.eps_text,
-            norm=norm_of(place),
-            n=len(broken),
+            **about,
             auroc=area.value,
             auroc_interval=(area.low, area.high),
             auroc_wanted=auroc(as_array(self.clean.score[self.genuine]), as_array(lowest)),
@@ -312,25 +319,37 @@ class Field:
             robust_accuracy_interval=(robust.low, robust.high),
         )
 
-    def through(self, outcomes: Sequence[tuple[Planned, Piece]]) -> tuple[list[Through], dict[str, Array]]:
-        """Each image that got through in L-infinity, at the smallest eps at which it did, smallest first; pixels."""
-        found: list[tuple[float, float, int, Planned, Piece]] = []
-        linf = [(p, piece) for p, piece in outcomes if p.value.ball.name == "linf"]
-        for i in range(len(self.right)):
-            ways = [
-                (p.eps, float(piece["score"][i]), k) for k, (p, piece) in enumerate(linf) if bool(broken_by(piece)[i])
-            ]
-            if ways:
-                eps, score, k = min(ways)
-                found.append((eps, score, i, *linf[k]))
-        found.sort(key=lambda way: way[:3])
-        found = found[:SHOWN_THROUGH]
-        told = [Through(cell=p.id, example=self._example(i, piece)) for _, _, i, p, piece in found]
+    def through(self, outcomes: Outcomes) -> tuple[list[Through], dict[str, Array]]:
+        """Each image that got through in L-infinity, at the smallest eps whose ball holds it, and pixels."""
+        clean = self.test.pixels(self.right)
+        places = {p.eps: p for p, _ in outcomes if p.value.ball.name == "linf"}
+        found: dict[int, tuple[Planned, int]] = {}
+        for eps in sorted(places):
+            broken = torch.stack([broken_by(piece) & within(piece, clean, Linf(), eps) for _, piece in outcomes])
+            score = torch.stack([piece["score"] for _, piece in outcomes]).where(broken, torch.inf)
+            least = score.min(0)
+            for i in least.values.argsort(stable=True).tolist():
+                if broken[:, i].any():
+                    found.setdefault(i, (places[eps], int(least.indices[i])))
         if not found:
             return [], {}
-        clean = self.test.images[self.right[torch.tensor([i for _, _, i, _, _ in found])]]
-        adversarial = torch.stack([piece["images"][i] for _, _, i, _, piece in found])
-        return told, {"through/clean": clean.numpy(), "through/adversarial": adversarial.numpy()}
+        shown = list(found.items())[:SHOWN_THROUGH]
+        told, adversarial = [], []
+        for i, (place, k) in shown:
+            planned, piece = outcomes[k]
+            told.append(
+                Through(
+                    cell=None if planned.check else planned.id,
+                    check=planned.check,
+                    title=self._title(planned),
+                    eps=place.eps,
+                    eps_text=place.eps_text,
+                    example=self._example(i, piece),
+                )
+            )
+            adversarial.append(piece["images"][i])
+        pixels = self.test.images[self.right[torch.tensor([i for i, _ in shown])]]
+        return told, {"through/clean": pixels.numpy(), "through/adversarial": torch.stack(adversarial).numpy()}
 
     def _auroc(self, score: Tensor) -> Interval:
         """Of clean images diagnosed rightly against attacked ones, patients drawn as a whole."""

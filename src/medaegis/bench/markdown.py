@@ -7,7 +7,16 @@ from pathlib import Path
 
 from medaegis.bench.archive import read_evaluation, replace_file
 from medaegis.bench.schema import Cell, Control, Evaluation, WorstCase
-from medaegis.bench.words import decimal, decimal_range, duration, eps_name, gradient_name, percent, percent_range
+from medaegis.bench.words import (
+    beyond,
+    decimal,
+    decimal_range,
+    duration,
+    eps_name,
+    gradient_name,
+    percent,
+    percent_range,
+)
 
 
 def markdown(evaluation_dir: Path | str) -> str:
@@ -111,7 +120,7 @@ def _row(cell: Cell) -> Sequence[str]:
 
 def _worst(worst: WorstCase) -> Sequence[str]:
     return (
-        "**worst case**",
+        "**worst case**" + (f" ({beyond(worst.further)})" if worst.further else ""),
         eps_name(worst.eps_text, worst.norm),
         *("",) * 2,
         str(worst.n),

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from medaegis.attacks.balls import LEVELS, Ball
 from medaegis.bench.archive import Array
+from medaegis.bench.planned import Planned
+from medaegis.bench.schema import Further
 from medaegis.bench.store import Piece
+
+Outcomes = Sequence[tuple[Planned, Piece]]  # of the same images, row by row
 
 
 def within(piece: Piece, clean: Tensor, ball: Ball, eps: float) -> Tensor:
@@ -31,7 +37,10 @@ def undetected(piece: Piece) -> float:
 
 
 def elsewhere_nothing(piece: Piece, places: Tensor, n: int) -> Piece:
-    """What was found of some of n images as a piece of all n, in which the others were not fooled and score worst."""
+    """What was found of some of n images as a piece of all n, in which the others were not fooled and score worst.
+
+    "tried" tells which are which.
+    """
     whole = {
         name: torch.full((n, *values.shape[1:]), torch.inf if values.is_floating_point() else 0, dtype=values.dtype)
         for name, values in piece.items()
@@ -39,7 +48,24 @@ def elsewhere_nothing(piece: Piece, places: Tensor, n: int) -> Piece:
     }
     for name, values in whole.items():
         values[places] = piece[name]
-    return whole
+    return {**whole, "tried": torch.zeros(n, dtype=torch.bool).index_fill(0, places, True)}
+
+
+def further(outcomes: Outcomes, inside: Tensor, broken: Tensor) -> list[Further]:
+    """What checks among the outcomes tried beyond the plan, if anything of it lies in the ball that is looked at.
+
+    Args:
+        inside, broken: which images of each outcome lie in that ball, and which of those count, bool `(outcomes, N)`.
+    """
+    planned = torch.tensor([not p.check for p, _ in outcomes])
+    by_plan, told = broken[planned].any(0), []
+    for check in dict.fromkeys(p.check for p, _ in outcomes if p.check):
+        mine = torch.tensor([p.check == check for p, _ in outcomes])
+        tried = torch.stack([piece["tried"] for p, piece in outcomes if p.check == check]) & inside[mine]
+        if tried.any():
+            more = (broken[mine].any(0) & ~by_plan).sum()
+            told.append(Further(check=check, n=int(tried.any(0).sum()), more=int(more)))
+    return told
 
 
 def as_scores(values: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from medaegis.bench.schema import Evaluation, WorstCase
-from medaegis.bench.words import eps_in_words, eps_name, percent, percent_range
+from medaegis.bench.words import beyond, eps_in_words, eps_name, percent, percent_range
 
 # Undetected success, worst case over all attacks: at most this share is "held", above the other one is "not held".
 HELD, BROKEN = 0.05, 0.20
@@ -45,6 +45,7 @@ def summarise(evaluation: Evaluation) -> Summary:
     rungs = tuple(rung(worst) for worst in rows)
     plain = [rung for rung in rungs if rung.worst.norm == "Linf"] or rungs
     tone, headline = _headline(evaluation, plain)
+    headline += _by_checks(plain)
     points = [*_attacked(evaluation, plain), *_clean(evaluation), *_trust(evaluation, rungs)]
     return Summary(tone, headline, tuple(points), rungs)
 
@@ -86,6 +87,13 @@ def _headline(evaluation: Evaluation, rungs: Sequence[Rung]) -> tuple[Literal["g
     return "mixed", f"The guard held in this test up to ε = {rungs[held - 1].name}. At {rungs[held].name} {beyond}."
 
 
+def _by_checks(rungs: Sequence[Rung]) -> str:
+    """What no attack of the plan got through: it was looked for on a few images alone, so there may be more."""
+    found = {one.check: one.more for rung in rungs for one in rung.worst.further if one.more}
+    named = ", ".join(f"{check} ({more})" for check, more in found.items())
+    return f" On a few images checks got more through than all attacks of the plan: {named}." if found else ""
+
+
 def _attacked(evaluation: Evaluation, rungs: Sequence[Rung]) -> list[str]:
     points = []
     measured = [rung for rung in rungs if rung.state != "not measured"]
@@ -96,6 +104,13 @@ def _attacked(evaluation: Evaluation, rungs: Sequence[Rung]) -> list[str]:
             f"At ε = {rung.name} ({rung.words}), {percent(rung.worst.undetected)} of attacked images{interval} led to "
             "a wrong diagnosis that the guard let through, taking for each image the strongest of all attacks."
         )
+    for rung in measured:
+        if rung.worst.further:
+            told = beyond(rung.worst.further)
+            points.append(
+                f"Beyond the plan, checks tried a few of the {rung.worst.n} images at ε = {rung.name} and no others: "
+                f"{told}. What they got through counts."
+            )
     runs, adaptive = len(evaluation.cells), sum(cell.adaptive for cell in evaluation.cells)
     if not evaluation.cells:
         points.append("No attack was run.")

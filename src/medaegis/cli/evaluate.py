@@ -171,10 +171,12 @@ def evaluate(
 
 def cells_table(found: Evaluation) -> RenderableType:
     """A line per attack and eps."""
+    from medaegis.bench.words import eps_name
+
     rows = [
         [
             f"{cell.attack} (transfer)" if cell.access == "no-box" else cell.attack,
-            cell.eps_text,
+            eps_name(cell.eps_text, cell.norm),
             cell.steps,
             cell.n,
             console.percent(cell.success_on_classifier),
