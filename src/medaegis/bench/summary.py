@@ -79,6 +79,16 @@ def _headline(evaluation: Evaluation, rungs: Sequence[Rung]) -> tuple[Literal["g
             "bad",
             f"The guard did not hold in this test, not even at ε = {rungs[0].name}, the smallest change tried.",
         )
+    missing = [
+        what
+        for what, there in (
+            ("no attack knew the guard", any(cell.adaptive for cell in evaluation.cells)),
+            ("no control or alarm shows that the attacks were working", evaluation.controls),
+        )
+        if not there
+    ]
+    if missing:
+        return "doubt", f"What was tried does not show that the guard holds: {' and '.join(missing)}."
     if held == len(rungs):
         return "good", f"The guard held in this test at every change tried, up to ε = {rungs[-1].name}."
     beyond = {"not measured": "it was not measured", "weakened": "it is weakened"}.get(
