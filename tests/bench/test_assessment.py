@@ -20,6 +20,7 @@ from medaegis.bench.assessment import assess_classifier, every_attack, plan_asse
 from medaegis.bench.assessment_record import SMALLEST, Assessment
 from medaegis.bench.bare import Pictures
 from medaegis.bench.chosen import draw
+from medaegis.bench.metrics import share_interval
 from medaegis.bench.planned import Planned
 from medaegis.bench.store import Store
 from medaegis.cushions import parse_cushion
@@ -91,12 +92,15 @@ def levels(result, test, chosen, right):
     return np.round(result.images.numpy() * 255).astype(int) - clean
 
 
-def agrees(told, hits):
-    """A proportion against a count, its interval against SciPy's."""
+def agrees(told, hits, test, rows):
+    """A proportion of these test images against a count; its interval is by patient, and no narrower than SciPy's."""
     assert told.n == len(hits)
     assert told.share == pytest.approx(hits.mean())
+    by_patient = share_interval(hits, [test.patients[i] for i in rows.tolist()])
+    assert told.interval == (by_patient.low, by_patient.high)
     bounds = binomtest(int(hits.sum()), len(hits)).proportion_ci(method="wilson")
-    assert told.interval == pytest.approx((bounds.low, bounds.high), abs=1e-9)
+    assert told.interval[0] <= bounds.low + 1e-9
+    assert told.interval[1] >= bounds.high - 1e-9
 
 
 def test_every_row_is_what_the_attack_does(whole, direct):
@@ -106,10 +110,10 @@ def test_every_row_is_what_the_attack_does(whole, direct):
     assert 0 < right.sum() == found.attacked <= found.chosen == LIMIT
     for tried, (planned, result) in zip(found.attacks, results, strict=True):
         fooled = result.fooled.numpy()
-        agrees(tried.success, fooled)
+        agrees(tried.success, fooled, test, chosen[right])
         safe = right.copy()
         safe[right] = ~fooled
-        agrees(tried.robust_accuracy, safe)
+        agrees(tried.robust_accuracy, safe, test, chosen)
         assert tried.forwards * len(fooled) == pytest.approx(result.forwards)
         assert tried.backwards * len(fooled) == pytest.approx(result.backwards)
         assert tried.eps == (None if planned.eps_text == SMALLEST else planned.eps)
@@ -143,7 +147,7 @@ def test_the_worst_case_is_the_minimum_of_each_image(whole, direct):
     assert [(w.norm, w.eps_text) for w in found.worst_case] == [
         (norm, text) for norm in ("Linf", "L2") for text in ("2/256", "8/256")
     ]
-    agrees(found.clean.accuracy, right)
+    agrees(found.clean.accuracy, right, test, chosen)
     for worst in found.worst_case:
         safe, row = [], 0
         for was_right in right:
@@ -155,10 +159,10 @@ def test_the_worst_case_is_the_minimum_of_each_image(whole, direct):
                 outcomes.append(not (inside and bool(result.fooled[row])))
             safe.append(min(outcomes))
             row += was_right
-        agrees(worst.accuracy, np.array(safe))
-        agrees(worst.success, ~np.array(safe)[right])
+        agrees(worst.accuracy, np.array(safe), test, chosen)
+        agrees(worst.success, ~np.array(safe)[right], test, chosen[right])
         for k, name in enumerate(test.classes):
-            agrees(worst.recall[name], np.array(safe)[labels == k])
+            agrees(worst.recall[name], np.array(safe)[labels == k], test, chosen[labels == k])
     by = {(w.norm, w.eps_text): w.accuracy.share for w in found.worst_case}
     for tried in found.attacks:
         if tried.eps is not None:
@@ -242,7 +246,7 @@ def test_a_cushion_stands_in_front(scene, tmp_path):
     chosen = draw(test.labels, LIMIT, 0)
     with torch.no_grad():
         right = classifier(parse_cushion("bits:2")(test.pixels(chosen))).argmax(1) == test.labels[chosen]
-    agrees(found.clean.accuracy, right.numpy())
+    agrees(found.clean.accuracy, right.numpy(), test, chosen)
 
 
 def test_every_way_through_the_cushion_is_tried_and_counts_in_the_worst_case(scene, tmp_path):
@@ -263,7 +267,7 @@ def test_every_way_through_the_cushion_is_tried_and_counts_in_the_worst_case(sce
         fooled.append(found_by.fooled.numpy())
     assert len({tuple(one) for one in fooled}) > 1, "the ways differ"
     for tried, one in zip(found.attacks[:3], fooled, strict=True):
-        agrees(tried.success, one)
+        agrees(tried.success, one, test, rows)
     (worst,) = found.worst_case
     assert worst.success.share >= np.any(fooled, axis=0).mean()
     lines = (tmp_path / "assessment.md").read_text(encoding="utf-8").splitlines()
@@ -295,7 +299,7 @@ def test_a_targeted_attack_counts_by_the_class_it_wants(tmp_path):
     targets = pick_targets(test.labels[rows], 4, ids=test.ids[rows], seed=0)
     options = {"eps": eps[0][1], "targets": targets, "ids": test.ids[rows]}
     direct = cells[0].value.run(victim, test.pixels(rows), test.labels[rows], **options)
-    agrees(aimed.attacks[0].success, (direct.verdict.predicted == targets).numpy())
+    agrees(aimed.attacks[0].success, (direct.verdict.predicted == targets).numpy(), test, rows)
     assert 0 < aimed.attacks[0].success.share < free.attacks[0].success.share
     assert (aimed.targeted, free.targeted) == (True, False)
     assert "towards a wrong class drawn for each" in (tmp_path / "out" / "assessment.md").read_text(encoding="utf-8")
@@ -313,11 +317,11 @@ def test_a_random_cushion_judges_by_draws_that_the_attacker_does_not_know(scene,
     chosen = draw(test.labels, LIMIT, 0)
     victim = Victim(classifier, cushion=parse_cushion(spec))
     right = victim.verdicts(test.pixels(chosen), test.ids[chosen]).predicted == test.labels[chosen]
-    agrees(found.clean.accuracy, right.numpy())
+    agrees(found.clean.accuracy, right.numpy(), test, chosen)
     rows = chosen[right]
     attack = find_attack("pgd").attack.with_options(steps=4, samples=3)
     direct = attack.run(victim, test.pixels(rows), test.labels[rows], eps=EPS[0][1], ids=test.ids[rows])
-    agrees(pgd.success, direct.fooled.numpy())
+    agrees(pgd.success, direct.fooled.numpy(), test, rows)
     again = assessed(scene, tmp_path, cells=cells, eps=EPS[:1], cushion=spec)
     assert timeless(again) == timeless(found), "called again, the same draws"
 

@@ -20,6 +20,7 @@ from medaegis.bench.archive import read_evaluation
 from medaegis.bench.chosen import draw
 from medaegis.bench.evaluation import evaluate_guard
 from medaegis.bench.field import Field
+from medaegis.bench.metrics import share_interval
 from medaegis.bench.pieces import elsewhere_nothing
 from medaegis.bench.planned import Planned, plan
 from medaegis.bench.schema import Further
@@ -122,6 +123,13 @@ def test_columns_by_hand(whole, scene):
             (cell.robust_accuracy_interval, cell.robust_accuracy),
         ):
             assert bounds[0] - 1e-9 <= value <= bounds[1] + 1e-9
+        patients = np.array(test.patients)
+        for hits, rows, told in (
+            (broken, patients[right], cell.undetected_interval),
+            (~wrongly_lost & ~undetected, patients, cell.robust_accuracy_interval),
+        ):
+            by_patient = share_interval(hits, rows.tolist())
+            assert told == (by_patient.low, by_patient.high)
         assert cell.forwards == cell.backwards == cell.n * cell.steps * cell.restarts
         assert (cell.success_on_classifier is None) == cell.adaptive
 

@@ -25,7 +25,7 @@ from medaegis.bench.assessment_figure import robustness_figure
 from medaegis.bench.assessment_record import SMALLEST, Assessment, Proportion, Standing, Tried, WorstCase, markdown
 from medaegis.bench.bare import Bare, Pictures, check_attacks
 from medaegis.bench.chosen import check_images, data_facts, draw
-from medaegis.bench.metrics import wilson_interval
+from medaegis.bench.metrics import share_interval
 from medaegis.bench.pieces import Outcomes, further, within
 from medaegis.bench.planned import Planned, norm_of
 from medaegis.bench.store import Piece, Store
@@ -135,7 +135,8 @@ def assess_classifier(
     if not right.any():
         raise DataError(dataset.spec, "no test image is diagnosed rightly, so none can be attacked", "train longer")
     pictures = Pictures.of(test, chosen[right], seed)
-    count = _Count(test.labels[chosen], right, classifier.classes)
+    patients = [test.patients[i] for i in chosen.tolist()]
+    count = _Count(test.labels[chosen], patients, right, classifier.classes)
     meter = Meter(progress, sum(cell.value.steps for cell in cells))
     outcomes = []
     for planned in cells:
@@ -173,9 +174,12 @@ def assess_classifier(
 
 @dataclass(frozen=True)
 class _Count:
-    """The chosen images: their classes, and which are diagnosed rightly when clean; those, in order, are attacked."""
+    """The chosen images: their classes and patients, and which are diagnosed rightly when clean; those, in order, are
+    attacked.
+    """
 
     labels: Tensor
+    patients: Sequence[str]
     right: Tensor
     classes: Sequence[str]
 
@@ -183,15 +187,21 @@ class _Count:
         """What is left when the attacked images `broken`, bool `(N,)`, are lost."""
         safe = self.right.clone()
         safe[self.right] = ~broken
-        recall = {name: proportion(safe[self.labels == k]) for k, name in enumerate(self.classes)}
-        return Standing(accuracy=proportion(safe), recall=recall)
+        of_class = [self.labels == k for k in range(len(self.classes))]
+        recall = {name: self._of(safe, rows) for name, rows in zip(self.classes, of_class, strict=True)}
+        return Standing(accuracy=self._of(safe, torch.ones_like(safe)), recall=recall)
+
+    def _of(self, hits: Tensor, rows: Tensor) -> Proportion:
+        """Share of these rows, both bool over the chosen images."""
+        patients = [patient for patient, counts in zip(self.patients, rows.tolist(), strict=True) if counts]
+        return proportion(hits[rows], patients)
 
 
-def proportion(hits: Tensor) -> Proportion:
-    """Share of true ones in `(N,)`."""
+def proportion(hits: Tensor, patients: Sequence[str]) -> Proportion:
+    """Share of true ones in `(N,)`, its interval by patient."""
     if not len(hits):
         return Proportion(n=0, share=None, interval=None)
-    found = wilson_interval(int(hits.sum()), len(hits))
+    found = share_interval(hits, patients)
     return Proportion(n=len(hits), share=found.value, interval=(found.low, found.high))
 
 
@@ -213,7 +223,7 @@ def _worst_cases(
                     eps=value,
                     eps_text=text,
                     norm="L2" if ball.name == "l2" else "Linf",
-                    success=proportion(broken),
+                    success=proportion(broken, pictures.patients),
                     further=further(outcomes, inside, fooled),
                 )
             )
@@ -237,9 +247,9 @@ def _tried(bare: Bare, planned: Planned, piece: Piece, pictures: Pictures, count
         restarts=planned.value.restarts,
         gradient=None if entry.access == "black-box" else planned.gradient,
         samples=planned.samples,
-        success=proportion(fooled),
+        success=proportion(fooled, pictures.patients),
         robust_accuracy=count.standing(fooled).accuracy,
-        noise=proportion(noise),
+        noise=proportion(noise, pictures.patients),
         linf=_median(turned.abs().amax((1, 2, 3))),
         l2=_median(turned.flatten(1).norm(dim=1)),
         l0=_median((turned != 0).any(1).sum((1, 2))),

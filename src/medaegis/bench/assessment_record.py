@@ -14,7 +14,7 @@ SMALLEST = "smallest"  # written for the eps of attacks that look for the smalle
 
 
 class Proportion(Model):
-    """A share of n images, with its Wilson interval of 95 %; null of none."""
+    """A share of n images, with its Wilson interval of 95 % by patient (`share_interval`); null of none."""
 
     n: Count
     share: Share | None
@@ -126,7 +126,7 @@ def _source(found: Assessment) -> str:
         f"{duration(found.seconds)}. Data: {found.data.spec}, {found.chosen} of the {found.data.n} images of "
         f"{found.data.split} split by {found.data.split_by} ({counts}). Classifier {found.classifier[:12]}: "
         f"{found.backbone}, {found.size} px {found.channels}, {behind}. The attacker knows it all. Shares with their "
-        "95 % intervals (Wilson)."
+        "95 % intervals (Wilson, by patient)."
     )
 
 

@@ -25,7 +25,7 @@ from medaegis.bench.archive import Array, EvaluationFolder, provenance, write_ev
 from medaegis.bench.chosen import check_images, data_facts, draw
 from medaegis.bench.controls import run_controls
 from medaegis.bench.field import Field
-from medaegis.bench.metrics import wilson_interval
+from medaegis.bench.metrics import share_interval
 from medaegis.bench.pieces import as_array
 from medaegis.bench.planned import Planned, attacker_of
 from medaegis.bench.schema import (
@@ -200,8 +200,7 @@ def _clean_result(guard: Guard, test: Dataset, clean: Verdict) -> CleanResult:
     bare = torch.cat([guard.classifier_logits(part) for part in test.pixels().split(64)])
     told = classification_metrics(clean.logits, test.labels, test.classes)
     wrong = clean.predicted != test.labels
-    accuracy = wilson_interval(len(test) - int(wrong.sum()), len(test))
-    accepted = wilson_interval(int(clean.accepted.sum()), len(test))
+    accuracy, accepted = share_interval(~wrong, test.patients), share_interval(clean.accepted, test.patients)
     return CleanResult(
         n=len(test),
         wrong=int(wrong.sum()),

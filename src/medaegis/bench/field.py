@@ -22,7 +22,7 @@ from medaegis.attacks.victim import Verdict, Victim
 from medaegis.bench.archive import Array
 from medaegis.bench.chosen import draw
 from medaegis.bench.lessons import taught
-from medaegis.bench.metrics import Interval, auroc, bootstrap_interval, tpr_at_tnr, wilson_interval
+from medaegis.bench.metrics import Interval, auroc, auroc_interval, share_interval, tpr_at_tnr
 from medaegis.bench.pieces import Outcomes, as_array, as_scores, broken_by, further, within
 from medaegis.bench.planned import Planned, attacker_of, norm_of
 from medaegis.bench.schema import Attacker, Cell, ClassResult, Example, Through, WorstCase
@@ -188,9 +188,7 @@ class Field:
         fooled = piece["fooled"].numpy()
         broken = fooled & piece["accepted"].numpy()
         interval = self._auroc(piece["score"])
-        undetected = wilson_interval(int(broken.sum()), len(broken))
-        safe = self.accepted.numpy() & ~broken
-        robust = wilson_interval(int(safe.sum()), len(self.chosen))
+        undetected, robust = self._shares(piece["fooled"] & piece["accepted"])
         seconds, forwards, backwards = piece["cost"].sum(0).tolist()
         by_class = {}
         for k, name in enumerate(self.test.classes):
@@ -306,8 +304,7 @@ class Field:
         score = torch.where(fooled.any(0), scores.where(fooled, torch.inf).amin(0), scores[here].amin(0))
         lowest = wanted.where(inside, torch.inf).amin(0)
         area = self._auroc(score)
-        undetected = wilson_interval(int(broken.sum()), len(broken))
-        robust = wilson_interval(int((self.accepted & ~broken).sum()), len(self.chosen))
+        undetected, robust = self._shares(broken)
         return WorstCase(
             **about,
             auroc=area.value,
@@ -351,8 +348,15 @@ class Field:
         pixels = self.test.images[self.right[torch.tensor([i for i, _ in shown])]]
         return told, {"through/clean": pixels.numpy(), "through/adversarial": torch.stack(adversarial).numpy()}
 
+    def _shares(self, broken: Tensor) -> tuple[Interval, Interval]:
+        """Undetected success, and robust accuracy with rejection, intervals by patient."""
+        safe = torch.isin(self.chosen, self.right[self.accepted & ~broken])
+        return share_interval(broken, self._patients(self.right)), share_interval(safe, self._patients(self.chosen))
+
     def _auroc(self, score: Tensor) -> Interval:
-        """Of clean images diagnosed rightly against attacked ones, patients drawn as a whole."""
-        groups = [[self.test.patients[i] for i in rows.tolist()] for rows in (self.genuine, self.right)]
-        clean = as_array(self.clean.score[self.genuine])
-        return bootstrap_interval(auroc, [clean, as_array(score)], n=500, seed=self.seed, groups=groups)
+        """Of clean images diagnosed rightly against attacked ones, by patient."""
+        groups = [self._patients(rows) for rows in (self.genuine, self.right)]
+        return auroc_interval(as_array(self.clean.score[self.genuine]), as_array(score), groups, seed=self.seed)
+
+    def _patients(self, rows: Tensor) -> list[str]:
+        return [self.test.patients[i] for i in rows.tolist()]

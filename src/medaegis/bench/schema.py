@@ -113,7 +113,7 @@ class Example(Model):
 
 
 class Cell(Model):
-    """One attack at one eps.
+    """One attack at one eps. Intervals are of 95 %, by patient (`metrics.share_interval` and `auroc_interval`).
 
     n: attacked images, those diagnosed rightly when clean. success: share whose diagnosis the attack turns wrong behind
     the Cushion, to any. undetected: wrong and accepted. robust_accuracy: share whose clean image is diagnosed
