@@ -511,3 +511,12 @@ def test_what_does_not_fit_is_refused_before_any_work(work, tmp_path, monkeypatc
 def test_cell_ids_are_what_the_format_takes():
     assert Planned("wb", 16 / 256, " 16 / 256", steps=3).id == "wb-16of256-3x1-bpda"
     assert Planned("wb", 0.0625, "0.0625", gradient="twin").id == "wb-0.0625-100x1-twin"
+
+
+def test_stamina_without_wb_is_told_to_be_missing(work, tmp_path, monkeypatch):
+    monkeypatch.setattr(alarms, "BLIND_QUERIES", 20)
+    monkeypatch.setattr(controls, "FAR_IMAGES", 8)
+    for stamina in (True, False):
+        found = measure(work, tmp_path, cells=CELLS[:1], limit=8, stamina=stamina)
+        told = [(c.kind, c.measured, c.passed) for c in found.controls if c.name == "Stamina"]
+        assert told == [("alarm", "not measured: no wb", None)] * stamina

@@ -25,14 +25,13 @@ from medaegis.bench.alarms import (
     steps_beat_one,
 )
 from medaegis.bench.bare import Bare, Pictures
-from medaegis.bench.controls import FULL, rises
+from medaegis.bench.controls import FULL, far_out, rises
 from medaegis.bench.pieces import Outcomes, elsewhere_nothing
 from medaegis.bench.planned import Planned
 from medaegis.bench.schema import Control
 from medaegis.bench.store import Piece
 from medaegis.progress import Progress
 
-FAR_EPS = 64 / 256  # a quarter of the range, where no classifier can stand
 FAR_IMAGES = 64
 LONGER = 10  # times the steps
 BLIND_STEPS, BLIND_IMAGES = 1000, 32
@@ -96,13 +95,10 @@ def _more_change(outcomes: Outcomes) -> list[Control]:
 
 
 def _full_success(bare: Bare, pictures: Pictures, plain: Outcomes, targeted: bool, progress: Progress) -> Control:
-    far = max(FAR_EPS, *(planned.eps for planned, _ in plain))
-    text = f"{far * 256:g}/256"
-    few, shares = pictures[pictures.few(FAR_IMAGES, bare.seed)], {}
-    for planned in {p.attack: p for p, _ in plain}.values():
-        shares[planned.attack] = _success(_further(bare, few, replace(planned, eps=far), targeted, progress))
+    few, cells = pictures[pictures.few(FAR_IMAGES, bare.seed)], far_out(planned for planned, _ in plain)
+    shares = {p.attack: _success(_further(bare, few, p, targeted, progress)) for p in cells}
     return Control(
-        name=f"Full success far out, {text}",
+        name=f"Full success far out, {cells[0].eps_text}",
         expectation=f"every iterated white-box attack on the answer alone reaches {FULL:.0%}",
         measured=", ".join(f"{attack} {share:.1%}" for attack, share in shares.items()),
         passed=min(shares.values()) >= FULL,

@@ -23,7 +23,7 @@ from medaegis.attacks.victim import Verdict
 from medaegis.bench.alarms import guessing_is_missing, run_alarms, run_guessing, run_stamina
 from medaegis.bench.archive import Array, EvaluationFolder, provenance, write_evaluation
 from medaegis.bench.chosen import check_images, data_facts, draw
-from medaegis.bench.controls import run_controls
+from medaegis.bench.controls import not_measured, run_controls
 from medaegis.bench.field import Field
 from medaegis.bench.metrics import share_interval
 from medaegis.bench.pieces import as_array
@@ -128,6 +128,8 @@ def evaluate_guard(
     further = [run_guessing] if guessing_is_missing(outcomes, adaptive=True) else []
     if stamina and any(planned.attack == "wb" for planned, _ in outcomes):
         further.append(run_stamina)
+    elif stamina:
+        controls.append(not_measured("Stamina", "alarm"))
     all_outcomes = list(outcomes)
     for run in further:
         alarm, more = run(field, outcomes, progress)

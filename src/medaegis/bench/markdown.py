@@ -139,7 +139,7 @@ def _worst(worst: WorstCase) -> Sequence[str]:
 
 def controls_table(controls: Sequence[Control]) -> str:
     """A row per control and alarm."""
-    word = {True: "as expected", False: "**NOT as expected**", None: "shown"}
+    word = {True: "as expected", False: "**NOT as expected**", None: "not judged"}
     rows = [(c.name, c.expectation, c.measured, word[c.passed]) for c in controls]
     return table(("control or alarm", "expectation", "measured", "outcome"), rows)
 

@@ -215,7 +215,7 @@ class Through(Model):
 
 
 class Control(Model):
-    """A check on the evaluation itself; passed is null where it is shown for the reader to judge.
+    """A check on the evaluation itself; passed is null where it was not judged, or not measured.
 
     kind: a control must come out right in every evaluation; an alarm that did not pass is a sign of masked gradients.
     """

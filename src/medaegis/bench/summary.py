@@ -157,7 +157,7 @@ def _trust(evaluation: Evaluation, rungs: Sequence[Rung]) -> list[str]:
     if not controls:
         points.append("No controls were run, so a broken attack could pass for a strong guard.")
     elif not any(control.passed is False for control in controls):
-        rest = f", {open_ones} are shown for the reader to judge" if open_ones else ""
+        rest = f", {open_ones} were not judged" if open_ones else ""
         points.append(
             f"Controls and alarms of the evaluation itself: {len(controls) - open_ones} came out as expected{rest}."
         )

@@ -193,6 +193,6 @@ def cells_table(found: Evaluation) -> RenderableType:
 
 def controls_table(controls: Sequence[Control]) -> RenderableType:
     """A line per control and alarm."""
-    word = {True: "passed", False: "FAILED", None: "shown"}
+    word = {True: "passed", False: "FAILED", None: "not judged"}
     rows = [[control.name, word[control.passed], control.measured, control.expectation] for control in controls]
     return console.table("Control or alarm", "Outcome", "Measured", "Expected", rows=rows)
