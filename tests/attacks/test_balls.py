@@ -75,6 +75,17 @@ def test_what_is_inside_and_on_the_grid_stays(seed):
         assert torch.equal(ball.to_8bit(z, x, torch.full((3, 1, 1, 1), 1.0)), z)
 
 
+@pytest.mark.parametrize("ball", [Linf(), L2(), L2(rms=False)], ids=repr)
+@given(seeds, radii)
+def test_what_a_ball_holds_is_what_rounding_into_it_leaves_as_it_is(ball, seed, eps):
+    x, z, _ = drawn(seed, eps)
+    z = (z.clamp(0, 1) * 255).round() / 255
+    for radius in EPS:
+        limits = torch.full((3, 1, 1, 1), radius)
+        stays = (ball.to_8bit(z, x, limits) == z).flatten(1).all(1)
+        assert torch.equal(ball.holds(z, x, limits), stays)
+
+
 def test_l2_rounding_keeps_a_small_budget():
     """Truncation would leave nothing of a change below one level; what fits is kept."""
     x, _, _ = drawn(3, 0.0)

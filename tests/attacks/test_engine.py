@@ -527,3 +527,21 @@ def test_what_got_through_on_the_way_is_handed_over(name, classes, shields, monk
     assert steps == 40
     assert 5 < int(ever.sum()) < 40
     assert torch.equal(goal.reached(verdict.predicted) & verdict.accepted, ever)
+
+
+@pytest.mark.parametrize("name", ["pgd", "wb", "auto-guard"])
+def test_where_any_wrong_class_will_do_the_target_only_leads(name):
+    """Driven to one class, an image that another wrong one got through with is broken, and a restart keeps it."""
+    victim = toy_victim(4, shields=True)
+    images = toy_images(60, victim.exact)
+    labels = toy_labels(victim, images)
+    run = {"eps": EPS, "targets": pick_targets(labels, 4), "only_target": False}
+    once = few(name, 3).run(victim, images, labels, **run)
+    again = few(name, 3, restarts=4).run(victim, images, labels, **run)
+    for found in (once, again):
+        verdict = victim.judge(found.images)
+        assert torch.equal(found.fooled, verdict.predicted != labels)
+        assert torch.equal(found.broken, found.fooled & verdict.accepted)
+        assert (found.broken & (verdict.predicted != run["targets"])).any()
+    assert (again.broken | ~once.broken).all()
+    assert again.broken.sum() > once.broken.sum()

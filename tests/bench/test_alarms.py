@@ -109,7 +109,7 @@ def test_guessing_is_tried_where_nothing_got_through_and_counts(blind, passed, m
     last = {name: torch.arange(N) >= 30 for name in ("fooled", "accepted")}
     outcomes = [(planned("wb", 16), piece(1.0, 0.5)), (planned("pgd", 16), last), (planned("wb", 4), piece(1.0, 1.0))]
     outcomes.append((planned("pgd-l2", 16), piece(1.0, 1.0)))
-    assert alarms.guessing_is_missing(outcomes)
+    assert alarms.guessing_is_missing(outcomes, adaptive=True)
     alarm, ((_, found),) = alarms.run_guessing(field, outcomes, silent)
     left = [20, 22, 24, 26, 28]
     assert asked == [("square-guard", 30, 16 / 256, left)]
@@ -119,14 +119,35 @@ def test_guessing_is_tried_where_nothing_got_through_and_counts(blind, passed, m
     assert found["score"].isfinite().nonzero().squeeze(1).tolist() == left
 
 
-def test_nothing_is_guessed_where_all_got_through_or_guesses_were_measured():
+def test_nothing_is_guessed_where_all_got_through():
     places = torch.arange(N)
     field = SimpleNamespace(few=lambda n: places, only=lambda left: pytest.fail("asked"), right=range(N))
     alarm, more = alarms.run_guessing(field, [(planned("wb", 16), piece(1.0, 1.0))], silent)
     assert (alarm.passed, more) == (True, [])
-    wb, square = (planned("wb", 16), piece(1.0)), (planned("square-guard", 16), piece(1.0))
-    assert not alarms.guessing_is_missing([wb, square])
-    assert not alarms.guessing_is_missing([(planned("pgd", 16), piece(1.0))]), "the Shield is not attacked at all"
+
+
+@pytest.mark.parametrize(
+    ("attacks", "guard", "classifier"),
+    [
+        (["wb"], True, True),
+        (["pgd"], True, True),
+        (["auto"], True, True),
+        (["pgd+hfc"], True, True),
+        (["wb", "square-guard"], False, True),
+        (["pgd", "square"], True, False),  # it never asks the Shield
+        (["pgd", "square-l2"], True, True),
+        (["pgd", "one-pixel"], True, True),
+        (["pgd-l2"], False, False),
+        (["square-guard"], False, False),
+    ],
+)
+def test_guessing_is_missing_until_one_of_the_same_aim_guessed(attacks, guard, classifier):
+    outcomes = [(planned(name, 16), piece(1.0)) for name in attacks]
+    assert alarms.guessing_is_missing(outcomes, adaptive=True) is guard
+    assert alarms.guessing_is_missing(outcomes, adaptive=False) is classifier
+    transferred = [(planned("bim", 16, transferred=True), piece(1.0))]
+    assert alarms.guessing_is_missing([*outcomes, *transferred], adaptive=True) is guard
+    assert not alarms.guessing_is_missing(transferred, adaptive=True), "nobody followed its gradients"
 
 
 # ---- from gradients

@@ -31,7 +31,7 @@ from medaegis.errors import DataError, MedaegisError
         (lambda c: c["guard"]["thresholds"].pop("NORMAL"), "NORMAL"),
         (lambda c: c["clean"]["tnr_by_class"].update(Foreign=0.5), "Foreign"),
         (lambda c: c.update(format="other"), "format"),
-        (lambda c: c.update(version=2), "version"),
+        (lambda c: c.update(version=1), "version"),
         (lambda c: c["cells"][0].update(n=61), r"expected float32 \(61,\)"),
         (lambda c: c["cells"][0]["examples"].pop(), r"/clean: expected uint8 \(1"),
     ],

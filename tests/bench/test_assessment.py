@@ -1,5 +1,6 @@
 """An assessment on drawn X-rays: its figures against the attacks run directly, its worst case by hand, and a kill."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -13,11 +14,13 @@ from tests.bench.small import data, learned
 from medaegis.attacks.catalogue import CATALOGUE, find_attack
 from medaegis.attacks.engine import Attack, pick_targets
 from medaegis.attacks.victim import Victim
+from medaegis.bench import assessment_checks
 from medaegis.bench.analysis import figures
 from medaegis.bench.assessment import assess_classifier, every_attack, plan_assessment, shuffled
 from medaegis.bench.assessment_record import SMALLEST, Assessment
 from medaegis.bench.bare import Pictures
 from medaegis.bench.chosen import draw
+from medaegis.bench.metrics import share_interval
 from medaegis.bench.planned import Planned
 from medaegis.bench.store import Store
 from medaegis.cushions import parse_cushion
@@ -89,12 +92,15 @@ def levels(result, test, chosen, right):
     return np.round(result.images.numpy() * 255).astype(int) - clean
 
 
-def agrees(told, hits):
-    """A proportion against a count, its interval against SciPy's."""
+def agrees(told, hits, test, rows):
+    """A proportion of these test images against a count; its interval is by patient, and no narrower than SciPy's."""
     assert told.n == len(hits)
     assert told.share == pytest.approx(hits.mean())
+    by_patient = share_interval(hits, [test.patients[i] for i in rows.tolist()])
+    assert told.interval == (by_patient.low, by_patient.high)
     bounds = binomtest(int(hits.sum()), len(hits)).proportion_ci(method="wilson")
-    assert told.interval == pytest.approx((bounds.low, bounds.high), abs=1e-9)
+    assert told.interval[0] <= bounds.low + 1e-9
+    assert told.interval[1] >= bounds.high - 1e-9
 
 
 def test_every_row_is_what_the_attack_does(whole, direct):
@@ -104,10 +110,10 @@ def test_every_row_is_what_the_attack_does(whole, direct):
     assert 0 < right.sum() == found.attacked <= found.chosen == LIMIT
     for tried, (planned, result) in zip(found.attacks, results, strict=True):
         fooled = result.fooled.numpy()
-        agrees(tried.success, fooled)
+        agrees(tried.success, fooled, test, chosen[right])
         safe = right.copy()
         safe[right] = ~fooled
-        agrees(tried.robust_accuracy, safe)
+        agrees(tried.robust_accuracy, safe, test, chosen)
         assert tried.forwards * len(fooled) == pytest.approx(result.forwards)
         assert tried.backwards * len(fooled) == pytest.approx(result.backwards)
         assert tried.eps == (None if planned.eps_text == SMALLEST else planned.eps)
@@ -141,7 +147,7 @@ def test_the_worst_case_is_the_minimum_of_each_image(whole, direct):
     assert [(w.norm, w.eps_text) for w in found.worst_case] == [
         (norm, text) for norm in ("Linf", "L2") for text in ("2/256", "8/256")
     ]
-    agrees(found.clean.accuracy, right)
+    agrees(found.clean.accuracy, right, test, chosen)
     for worst in found.worst_case:
         safe, row = [], 0
         for was_right in right:
@@ -153,10 +159,10 @@ def test_the_worst_case_is_the_minimum_of_each_image(whole, direct):
                 outcomes.append(not (inside and bool(result.fooled[row])))
             safe.append(min(outcomes))
             row += was_right
-        agrees(worst.accuracy, np.array(safe))
-        agrees(worst.success, ~np.array(safe)[right])
+        agrees(worst.accuracy, np.array(safe), test, chosen)
+        agrees(worst.success, ~np.array(safe)[right], test, chosen[right])
         for k, name in enumerate(test.classes):
-            agrees(worst.recall[name], np.array(safe)[labels == k])
+            agrees(worst.recall[name], np.array(safe)[labels == k], test, chosen[labels == k])
     by = {(w.norm, w.eps_text): w.accuracy.share for w in found.worst_case}
     for tried in found.attacks:
         if tried.eps is not None:
@@ -240,7 +246,7 @@ def test_a_cushion_stands_in_front(scene, tmp_path):
     chosen = draw(test.labels, LIMIT, 0)
     with torch.no_grad():
         right = classifier(parse_cushion("bits:2")(test.pixels(chosen))).argmax(1) == test.labels[chosen]
-    agrees(found.clean.accuracy, right.numpy())
+    agrees(found.clean.accuracy, right.numpy(), test, chosen)
 
 
 def test_every_way_through_the_cushion_is_tried_and_counts_in_the_worst_case(scene, tmp_path):
@@ -261,7 +267,7 @@ def test_every_way_through_the_cushion_is_tried_and_counts_in_the_worst_case(sce
         fooled.append(found_by.fooled.numpy())
     assert len({tuple(one) for one in fooled}) > 1, "the ways differ"
     for tried, one in zip(found.attacks[:3], fooled, strict=True):
-        agrees(tried.success, one)
+        agrees(tried.success, one, test, rows)
     (worst,) = found.worst_case
     assert worst.success.share >= np.any(fooled, axis=0).mean()
     lines = (tmp_path / "assessment.md").read_text(encoding="utf-8").splitlines()
@@ -293,7 +299,7 @@ def test_a_targeted_attack_counts_by_the_class_it_wants(tmp_path):
     targets = pick_targets(test.labels[rows], 4, ids=test.ids[rows], seed=0)
     options = {"eps": eps[0][1], "targets": targets, "ids": test.ids[rows]}
     direct = cells[0].value.run(victim, test.pixels(rows), test.labels[rows], **options)
-    agrees(aimed.attacks[0].success, (direct.verdict.predicted == targets).numpy())
+    agrees(aimed.attacks[0].success, (direct.verdict.predicted == targets).numpy(), test, rows)
     assert 0 < aimed.attacks[0].success.share < free.attacks[0].success.share
     assert (aimed.targeted, free.targeted) == (True, False)
     assert "towards a wrong class drawn for each" in (tmp_path / "out" / "assessment.md").read_text(encoding="utf-8")
@@ -311,11 +317,11 @@ def test_a_random_cushion_judges_by_draws_that_the_attacker_does_not_know(scene,
     chosen = draw(test.labels, LIMIT, 0)
     victim = Victim(classifier, cushion=parse_cushion(spec))
     right = victim.verdicts(test.pixels(chosen), test.ids[chosen]).predicted == test.labels[chosen]
-    agrees(found.clean.accuracy, right.numpy())
+    agrees(found.clean.accuracy, right.numpy(), test, chosen)
     rows = chosen[right]
     attack = find_attack("pgd").attack.with_options(steps=4, samples=3)
     direct = attack.run(victim, test.pixels(rows), test.labels[rows], eps=EPS[0][1], ids=test.ids[rows])
-    agrees(pgd.success, direct.fooled.numpy())
+    agrees(pgd.success, direct.fooled.numpy(), test, rows)
     again = assessed(scene, tmp_path, cells=cells, eps=EPS[:1], cushion=spec)
     assert timeless(again) == timeless(found), "called again, the same draws"
 
@@ -373,3 +379,39 @@ def test_what_does_not_fit_is_refused_before_any_work(scene, tmp_path, monkeypat
     )
     with pytest.raises(DataError, match="the classifier is for cat, dog at 32 px gray"):
         assessed((wrong, other, other_split), tmp_path)
+
+
+def test_what_its_checks_turn_counts_in_the_worst_case(scene, tmp_path, monkeypatch):
+    """Two steps turn few; ten times as many, and Square, turn others of the images that they are tried on."""
+    pieces, ask = {}, Store.get
+
+    def get(self, key, compute):
+        piece = ask(self, key, compute)
+        for i, fooled in zip(key["ids"], piece["fooled"].tolist(), strict=True):
+            pieces.setdefault((key["attack"], key["eps"]), {})[i] = fooled
+        return piece
+
+    monkeypatch.setattr(Store, "get", get)
+    monkeypatch.setattr(assessment_checks, "FAR_IMAGES", 12)
+    monkeypatch.setattr(assessment_checks, "BLIND_IMAGES", 12)
+    monkeypatch.setattr(assessment_checks, "BLIND_STEPS", 60)
+    size, slow = ("4/256", 4 / 256), CATALOGUE["bim"]
+    slow = dataclasses.replace(slow, attack=slow.attack.with_options(step_size=0.1))
+    monkeypatch.setitem(CATALOGUE, "bim", slow)
+    (cell,) = plan_assessment(["bim"], [size], steps=2)
+    found = assessed(scene, tmp_path, cells=[cell], eps=[size])
+    usual = pieces.pop((repr(cell.value), cell.eps))
+    longer = pieces.pop((repr(cell.value.with_options(steps=20)), cell.eps))
+    square = pieces.pop((repr(find_attack("square").attack.with_options(steps=60)), cell.eps))
+    (worst,) = found.worst_case
+    assert len(longer) == 12 < len(usual) == worst.success.n
+    assert set(square) == {i for i in longer if not usual[i]}, "both are drawn alike"
+    turned = [usual[i] or longer.get(i, False) or square.get(i, False) for i in usual]
+    assert worst.success.share == pytest.approx(np.mean(turned))
+    more = [sum(by[i] and not usual[i] for i in by) for by in (longer, square)]
+    assert more[0] > 0
+    assert [(one.n, one.more) for one in worst.further] == [(len(longer), more[0]), (len(square), more[1])]
+    assert worst.success.share > found.attacks[0].success.share == np.mean(list(usual.values()))
+    page = (tmp_path / "assessment.md").read_text(encoding="utf-8")
+    for one in worst.further:
+        assert f"{one.check}: {one.n} images tried, {one.more} more" in page

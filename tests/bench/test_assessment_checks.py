@@ -32,7 +32,7 @@ class Told:
     def __init__(self, answer):
         self.answer, self.asked = answer, []
 
-    def attack(self, attack, few, eps, *, targeted, gradient, progress):
+    def attack(self, attack, few, eps, *, targeted, progress, gradient="bpda"):
         self.asked.append((attack.steps, len(few), eps))
         return piece(self.answer(attack, eps))
 
@@ -68,15 +68,22 @@ def test_what_is_judged_far_out():
     assert judged == ["pgd", "cw-linf"]
 
 
-@pytest.mark.parametrize(("longer", "passed"), [(1.0, True), (0.5, True), (0.3, False)])
-def test_more_steps_must_not_do_worse(longer, passed):
+@pytest.mark.parametrize(
+    ("longer", "elsewhere", "passed"),
+    [(0.5, 0.0, True), (0.575, 0.0, True), (0.6, 0.0, False), (0.6, 0.55, True), (1.0, 0.55, False), (0.3, 0.0, False)],
+    ids=["the same", "little more", "noticeably more", "what another attack had turned", "and more", "worse"],
+)
+def test_more_steps_must_change_little(longer, elsewhere, passed):
     bare = Told(lambda attack, eps: longer)
-    outcomes = [(planned("bim", 8), piece(0.0))]
+    outcomes = [(planned("auto", 8), piece(elsewhere)), (planned("pgd-l2", 8), piece(1.0))]
     outcomes += [(planned("pgd", levels), piece(share)) for levels, share in ((16, 1.0), (8, 0.5), (2, 0.1))]
-    alarm = checks._more_steps(bare, pictures(), outcomes, False, silent)
+    alarm, ((cell, found),) = checks._more_steps(bare, pictures(), outcomes, False, silent)
     assert alarm.passed is passed
     assert bare.asked == [(100, N, 8 / 256)], "where PGD did not turn all, at the largest such eps"
-    assert alarm.measured == f"10 steps: 50.0%, 100 steps: {longer:.1%}"
+    added = max(0.0, longer - max(0.5, elsewhere))
+    assert alarm.measured == f"10 steps: 50.0%, 100 steps: {longer:.1%}; {added:.1%} added"
+    assert (cell.check, cell.steps, cell.eps) == (alarm.name, 100, 8 / 256)
+    assert torch.equal(found["fooled"], piece(longer)["fooled"])
 
 
 @pytest.mark.parametrize(("blind", "passed"), [(0, True), (1, True), (2, False)])
@@ -91,22 +98,38 @@ def test_guessing_is_tried_where_gradients_fail_and_must_add_little(blind, passe
     even = {"fooled": torch.arange(N) % 2 == 0}
     outcomes = [(planned("pgd", 8), piece(12 / N)), (planned("bim", 8), even), (planned("pgd", 2), piece(1.0))]
     outcomes.append((planned("pgd-l2", 8), piece(1.0)))
-    (alarm,) = checks._knowledge(SimpleNamespace(attack=attack, seed=0), pictures(), outcomes, False, silent)
+    alarm, more = checks._guessing(SimpleNamespace(attack=attack, seed=0), pictures(), outcomes, False, silent)
+    ((cell, found),) = more
     left = [i for i in chosen if i >= 12 and i % 2]
     turned = 1 - len(left) / len(chosen)
     assert 0.5 < turned < 0.8
     assert asked == [(checks.BLIND_STEPS, left, tuple(map(str, left)), 8 / 256)]
     assert alarm.passed is passed
-    assert alarm.measured == f"gradients {turned:.1%}, Square {blind / len(chosen):.1%} more"
+    assert alarm.measured == f"all attacks {turned:.1%}, Square {blind / len(chosen):.1%} more"
+    assert (cell.check, cell.attack) == (alarm.name, "square")
+    assert found["fooled"].nonzero().squeeze(1).tolist() == left[:blind]
+    assert found["tried"].nonzero().squeeze(1).tolist() == left
 
 
-def test_nothing_is_guessed_where_gradients_turn_all_or_guesses_were_asked_for():
-    (alarm,) = checks._knowledge(SimpleNamespace(seed=0), pictures(), [(planned("pgd", 8), piece(1.0))], False, silent)
-    assert alarm.passed is True
-    for blind, passed in ((0.7, True), (0.8, False)):
-        outcomes = [(planned("pgd", 8), piece(0.7, 1.0)), (planned("square", 8), piece(blind, 1.0))]
-        (alarm,) = checks._knowledge(SimpleNamespace(seed=0), pictures(), outcomes, False, silent)
-        assert alarm.passed is passed
+def test_nothing_is_guessed_where_gradients_turn_all():
+    outcomes = [(planned("pgd", 8), piece(1.0))]
+    alarm, more = checks._guessing(SimpleNamespace(seed=0), pictures(), outcomes, False, silent)
+    assert (alarm.passed, more) == (True, [])
+
+
+@pytest.mark.parametrize(("attacks", "asked"), [(["auto"], True), (["hfc"], True), (["pgd", "square"], False)])
+def test_guessing_is_tried_whatever_followed_gradients(attacks, asked, monkeypatch):
+    """An ensemble, or an attack on features, must not switch it off; Square run on all is judged."""
+    monkeypatch.setattr(checks, "slope_alarms", lambda *_: [])
+    monkeypatch.setattr(checks, "_full_success", lambda *_: None)
+    monkeypatch.setattr(checks, "_more_steps", lambda *_: (None, []))
+    monkeypatch.setattr(checks, "elsewhere_nothing", lambda *_: {})
+    bare = Told(lambda attack, eps: 0.5)
+    bare.smooth = None
+    outcomes = [(planned(name, 8), piece(0.7 + 0.1 * (name == "square"), 1.0)) for name in attacks]
+    controls, _ = checks.run_checks(bare, pictures(), outcomes, False, silent)
+    found = {alarm.name: alarm.passed for alarm in controls if alarm}
+    assert found == ({"Gradients beat Square, 8/256": False} if asked else {"Gradients beat guessing, 8/256": False})
 
 
 def run(classifier, folder):
@@ -118,16 +141,15 @@ def run(classifier, folder):
     bare = Bare(classifier, parse_cushion("none"), known, 0, Store(folder))
     cells = [Planned(name, 16 / 256, "16/256") for name in ("fgsm", "pgd")]
     outcomes = [(p, bare.attack(p.value, mine, p.eps, targeted=False, progress=silent)) for p in cells]
-    return {
-        control.name.split(",")[0]: control.passed for control in checks.run_checks(bare, mine, outcomes, False, silent)
-    }
+    found, _ = checks.run_checks(bare, mine, outcomes, False, silent)
+    return {control.name.split(",")[0]: control.passed for control in found}
 
 
 def test_a_sound_classifier_sets_nothing_off(tmp_path, monkeypatch):
     monkeypatch.setattr(checks, "BLIND_STEPS", 50)
     found = run(toy_classifier(), tmp_path)
     assert set(found) == {
-        *("Many steps beat one", "Full success far out", "More steps do no worse", "Gradients beat guessing"),
+        *("Many steps beat one", "Full success far out", "More steps change little", "Gradients beat Square"),
         *("There are gradients", "Losses fall along their gradients"),
     }
     assert set(found.values()) == {True}
@@ -139,7 +161,7 @@ def test_masked_gradients_are_noticed(tmp_path, monkeypatch):
     found = run(classifier, tmp_path)
     assert found["There are gradients"] is False
     assert found["Full success far out"] is False
-    assert found["Gradients beat guessing"] is False
+    assert found["Gradients beat Square"] is False
 
 
 def test_a_few_images_are_of_every_class():

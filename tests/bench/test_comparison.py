@@ -3,18 +3,21 @@
 import copy
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from sklearn.metrics import roc_auc_score
+from tests.attacks.toys import toy_classifier, toy_images
 from tests.bench.small import CONFIG, data, learned
 
-from medaegis.attacks.engine import Attack
+from medaegis.attacks.engine import Attack, pick_targets
+from medaegis.attacks.known import Known
 from medaegis.attacks.universal import Universal
 from medaegis.bench import bare
-from medaegis.bench.bare import Bare
-from medaegis.bench.comparison import compare_detectors
+from medaegis.bench.bare import Bare, Pictures
+from medaegis.bench.comparison import _Scene, compare_detectors
 from medaegis.bench.comparison_record import Comparison
 from medaegis.bench.store import Store
 from medaegis.cushions import parse_cushion
@@ -23,6 +26,7 @@ from medaegis.detectors.reader import Reader
 from medaegis.detectors.registry import find_detector
 from medaegis.errors import ConfigError, DataError
 from medaegis.guard.fitting import fit_guard
+from medaegis.progress import silent
 
 EPS = 8 / 256
 DETECTORS = ("kd", "mahalanobis-layers", "svm")
@@ -204,3 +208,17 @@ def test_what_does_not_fit_is_refused_before_any_work(scene, tmp_path, monkeypat
     ):
         with pytest.raises(ConfigError, match=told):
             compared(scene, tmp_path, **options)
+
+
+def test_any_wrong_diagnosis_is_turned(tmp_path):
+    """Of four classes each image is driven to one, and another wrong one is no right diagnosis."""
+    classifier = toy_classifier(4)
+    images, rows = toy_images(60, classifier), torch.arange(60)
+    labels = classifier(images).argmax(1)
+    pictures = Pictures(images, labels, pick_targets(labels, 4), rows, tuple(map(str, rows.tolist())))
+    victim = bare.Bare(classifier, parse_cushion("none"), Known(SimpleNamespace(fingerprint="")), 0, Store(tmp_path))
+    scene = SimpleNamespace(bare=victim, steps=3, eps=EPS)
+    piece = _Scene.attacked(scene, "pgd", pictures, silent)
+    predicted = classifier(piece["images"].float() / 255).argmax(1)
+    assert torch.equal(piece["fooled"], predicted != labels)
+    assert ((predicted != labels) & (predicted != pictures.targets)).any()

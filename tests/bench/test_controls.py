@@ -37,29 +37,59 @@ def by_name(found):
 # ---- from outcomes alone
 
 
+class Far:
+    """A field whose attacks get given shares through, by eps, and fool given shares with and without Cushion."""
+
+    right = range(N)
+
+    def __init__(self, shares=None, *, bare=1.0, cushioned=1.0):
+        self.shares, self.bare, self.cushioned, self.asked = shares or {}, bare, cushioned, []
+
+    def few(self, n):
+        return torch.arange(n)
+
+    def only(self, places):
+        return self
+
+    def attack(self, cell, progress):
+        self.asked.append(cell)
+        return piece(self.cushioned, self.shares.get(cell.eps_text, 0.0), bare=self.bare)
+
+
 @pytest.mark.parametrize(
     ("bare", "cushioned", "expected"),
     [(1.0, 1.0, (True, True)), (0.975, 1.0, (False, True)), (1.0, 0.9, (True, False))],
 )
-def test_attacks_must_work_where_nothing_protects(bare, cushioned, expected):
+@pytest.mark.parametrize(("largest", "far"), [(1, 64), (16, 64), (96, 96)])
+def test_attacks_must_work_where_nothing_protects(bare, cushioned, expected, largest, far):
+    """Whatever the plan's eps: that a small one does not fool all says nothing of the attack."""
+    field = Far(bare=bare, cushioned=cushioned)
     outcomes = [
-        (planned("pgd", 16), piece(cushioned, bare=bare)),
-        (planned("bim", 16), piece(1.0, bare=1.0)),
+        (planned("pgd", largest, steps=7), piece(0.1, bare=0.1)),
+        (planned("bim", 1), piece(0.1, bare=0.1)),
         (planned("fgsm", 16), piece(0.1, bare=0.1)),  # one step proves nothing
-        (planned("pgd", 4), piece(0.1, bare=0.1)),  # nor does a small eps
         (planned("pgd-l2", 64), piece(0.1, bare=0.1)),
         (planned("wb", 64), piece(0.1)),
         (planned("one-pixel", 16), piece(0.1, bare=0.1)),  # answers alone may not be enough
+        (planned("deepfool", 16), piece(0.1, bare=0.1)),  # these look for the smallest change
+        (planned("jsma", 16), piece(0.1, bare=0.1)),
+        (planned("feature-match", 16), piece(0.1, bare=0.1)),
+        (planned("uap", 16), piece(0.1, bare=0.1)),
+        (planned("mim", 16, transferred=True), piece(0.1, bare=0.1)),
     ]
-    alone, through = controls._undefended(outcomes)
+    alone, through = controls._undefended(field, outcomes, silent)
     assert (alone.passed, through.passed) == expected
-    assert "16/256" in alone.name
-    assert "fgsm" not in alone.measured
+    assert [(cell.attack, cell.eps, cell.value.steps) for cell in field.asked] == [
+        ("pgd", far / 256, 7),
+        ("bim", far / 256, 10),
+    ]
+    assert alone.name == f"Attacks on the classifier alone, {far}/256"
+    assert alone.measured == f"pgd {bare:.1%}, bim {bare:.1%}"
 
 
 def test_no_iterated_linf_attack_no_such_control():
-    assert controls._undefended([(planned("pgd-l2", 8), piece(1.0, bare=1.0))]) == []
-    assert controls._undefended([(planned("wb", 8), piece(1.0))]) == []
+    assert controls._undefended(Far(), [(planned("pgd-l2", 8), piece(1.0, bare=1.0))], silent) == []
+    assert controls._undefended(Far(), [(planned("wb", 8), piece(1.0))], silent) == []
 
 
 @pytest.mark.parametrize(("skipped", "passed"), [(0.1, True), (0.3, False)])
@@ -74,23 +104,6 @@ def test_a_shield_that_hides_behind_the_cushion_is_noticed(skipped, passed):
     (control,) = controls._ways_through(outcomes)
     assert control.passed is passed
     assert control.measured == f"BPDA 10.0%, twin 0.0%, without it {skipped:.1%}"
-
-
-class Far:
-    """A field whose attacks get a given share through."""
-
-    def __init__(self, shares):
-        self.shares, self.asked = shares, []
-
-    def few(self, n):
-        return torch.arange(n)
-
-    def only(self, places):
-        return self
-
-    def attack(self, cell, progress):
-        self.asked.append(cell)
-        return piece(1.0, self.shares[cell.eps_text])
 
 
 @pytest.mark.parametrize(
@@ -214,12 +227,17 @@ def test_run_controls_takes_what_applies(scene, monkeypatch):
     monkeypatch.setattr(controls, "FAR_IMAGES", 4)
     few = [(planned("pgd", 8), piece(1.0, bare=1.0))]
     names = by_name(run_controls(guard, dataset, split, field, few, planted=True, progress=silent))
+    missing = ["Ways through the Cushion", "More eps ends in full success (WB)", "Planted weakness"]
     assert list(names) == [
         "Random noise of 16/256",
         "One more JPEG pass at quality 90",
         "Attacks on the classifier alone",
         "Attacks through the Cushion",
+        *missing,
     ]
+    assert {(names[name].measured, names[name].passed) for name in missing} == {("not measured: no wb", None)}
+    names = by_name(run_controls(guard, dataset, split, field, few, planted=False, progress=silent))
+    assert "Planted weakness" not in names, "nobody asked for it"
     more = [*few, (planned("fgsm", 8), piece(0.5, bare=0.5)), (planned("wb", 8, steps=2), piece(0.5))]
     names = by_name(run_controls(guard, dataset, split, field, more, planted=False, progress=silent))
-    assert "More eps ends in full success (WB)" in names
+    assert names["More eps ends in full success (WB)"].passed is not None

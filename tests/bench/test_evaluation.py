@@ -19,8 +19,11 @@ from medaegis.bench import alarms, controls, evaluation, store
 from medaegis.bench.archive import read_evaluation
 from medaegis.bench.chosen import draw
 from medaegis.bench.evaluation import evaluate_guard
-from medaegis.bench.field import Field, elsewhere_nothing
+from medaegis.bench.field import Field
+from medaegis.bench.metrics import share_interval
+from medaegis.bench.pieces import elsewhere_nothing
 from medaegis.bench.planned import Planned, plan
+from medaegis.bench.schema import Further
 from medaegis.bench.store import Store
 from medaegis.errors import ConfigError, DataError
 from medaegis.guard.fitting import shield_logits
@@ -120,6 +123,13 @@ def test_columns_by_hand(whole, scene):
             (cell.robust_accuracy_interval, cell.robust_accuracy),
         ):
             assert bounds[0] - 1e-9 <= value <= bounds[1] + 1e-9
+        patients = np.array(test.patients)
+        for hits, rows, told in (
+            (broken, patients[right], cell.undetected_interval),
+            (~wrongly_lost & ~undetected, patients, cell.robust_accuracy_interval),
+        ):
+            by_patient = share_interval(hits, rows.tolist())
+            assert told == (by_patient.low, by_patient.high)
         assert cell.forwards == cell.backwards == cell.n * cell.steps * cell.restarts
         assert (cell.success_on_classifier is None) == cell.adaptive
 
@@ -152,15 +162,28 @@ def test_clean_figures_by_hand(whole, scene):
     assert told.accuracy_without_cushion == pytest.approx((bare == test.labels).float().mean().item(), abs=0.03)
 
 
+def inside(part, test, right, row):
+    """Which images are no farther from their clean ones than a worst case allows, from their grey levels."""
+    change = part["images"].astype(int) - test.images.numpy()[right]
+    if row.norm == "Linf":
+        return abs(change).max((1, 2, 3)) <= round(255 * row.eps)
+    return np.sqrt((change**2).mean((1, 2, 3))) <= 255 * row.eps + 1e-9
+
+
 def test_worst_case_is_as_bad_as_every_cell(whole, scene):
     found, _, pieces = whole
-    _, _, clean, right = scene
+    _, test, clean, right = scene
     genuine = clean.score.numpy()[right]
     assert {(row.eps, row.norm) for row in found.worst_case} == {(8 / 256, "Linf"), (16 / 256, "Linf"), (8 / 256, "L2")}
+    borrowed = 0
     for row in found.worst_case:
         mine = [cell for cell in found.cells if cell.norm == row.norm and cell.eps <= row.eps]
-        parts = [rows_of(cell, pieces) for cell in mine]
+        parts = [rows_of(cell, pieces) for cell in found.cells]
+        parts = [{**part, "fooled": part["fooled"] & inside(part, test, right, row)} for part in parts]
+        own = np.any([part["fooled"] & part["accepted"] for part in map(rows_of, mine, [pieces] * len(mine))], axis=0)
         broken = np.any([part["fooled"] & part["accepted"] for part in parts], axis=0)
+        assert (broken | ~own).all(), "what fools within a smaller change is within this one too"
+        borrowed += (broken & ~own).sum()
         assert row.n == len(broken)
         assert row.undetected == pytest.approx(broken.mean())
         assert row.undetected >= max(cell.undetected for cell in mine) - 1e-9
@@ -174,19 +197,24 @@ def test_worst_case_is_as_bad_as_every_cell(whole, scene):
         assert row.auroc == pytest.approx(
             roc_auc_score([0] * len(genuine) + [1] * row.n, np.r_[genuine, scores]), abs=1e-4
         )
+    assert borrowed, "what was made in one norm counts in the other"
 
 
-def test_what_stamina_breaks_counts_in_the_worst_case(whole, work, tmp_path, monkeypatch):
+def test_what_stamina_breaks_counts_in_the_worst_case(whole, scene, work, tmp_path, monkeypatch):
     """Of two images a harder attack breaks the one that no cell did: the others stay as they were."""
     found, out, pieces = whole
     cells = [cell for cell in found.cells if cell.norm == "Linf" and cell.eps == 8 / 256]
     safe = ~np.any([rows_of(cell, pieces)["fooled"] & rows_of(cell, pieces)["accepted"] for cell in cells], axis=0)
     assert 0 < safe.sum() < len(safe)
     places = torch.tensor([safe.nonzero()[0][0], (~safe).nonzero()[0][0]])
-    harder = Planned("wb", 8 / 256, "8/256", steps=60)
+    harder = Planned("wb", 8 / 256, "8/256", steps=60, check="Stamina")
+    labels = scene[1].labels[torch.from_numpy(scene[3])][places]
+    clean = scene[1].images[torch.from_numpy(scene[3])][places]
     extra = {
         **{name: torch.tensor([True, False]) for name in ("fooled", "accepted")},
         **{name: torch.tensor([-9.0, 0.5]) for name in ("score", "wanted")},
+        "predicted": 1 - labels,
+        "images": torch.where(clean > 127, clean - 8, clean + 8),  # in the ball of L-infinity, just outside that of L2
     }
 
     def run(field, outcomes, progress):
@@ -201,24 +229,36 @@ def test_what_stamina_breaks_counts_in_the_worst_case(whole, work, tmp_path, mon
     again = measure(work, tmp_path / "again", stamina=True)
     assert again.cells == found.cells
     assert [c.name for c in again.controls if c.name not in {c.name for c in found.controls}] == ["Stamina"]
-    for before, after in zip(found.worst_case, again.worst_case, strict=True):
-        if (before.eps, before.norm) == (8 / 256, "Linf"):
+    rows = [
+        *zip(found.worst_case, again.worst_case, strict=True),
+        *zip(found.by_attacker, again.by_attacker, strict=True),
+    ]
+    counted = 0
+    for before, after in rows:
+        if (before.eps, before.norm) == (8 / 256, "Linf") and before.attacker in ("anyone", "knows the guard"):
             assert after.undetected == pytest.approx(before.undetected + 1 / before.n)
             assert after.auroc < before.auroc
             assert after.auroc_wanted < before.auroc_wanted
-        elif before.norm == "L2":
+            assert after.further == [Further(check="Stamina", n=2, more=1)]
+            counted += 1
+        elif before.norm == "L2" or before.attacker == "knows the classifier":
             assert after == before
+    assert counted == 2
+    (shown,) = [one for one in again.through if one.check]
+    assert (shown.cell, shown.check, shown.eps, shown.example.adversarial.score) == (None, "Stamina", 8 / 256, -9.0)
+    assert shown.example.adversarial.predicted == scene[1].classes[1 - labels[0]] != shown.example.label
 
 
-def test_the_worst_case_of_each_attacker_is_over_his_own_cells(whole):
+def test_the_worst_case_of_each_attacker_is_over_his_own_cells(whole, scene):
     found, _, pieces = whole
+    _, test, _, right = scene
     kinds = {"knows the guard": ("wb",), "knows the classifier": ("fgsm", "pgd", "pgd-l2")}
     assert {row.attacker for row in found.by_attacker} == set(kinds)
     assert len(found.by_attacker) == 2 + 3  # two Linf eps each, and one L2 eps
     for row in found.by_attacker:
-        cells = [c for c in found.cells if c.attack in kinds[row.attacker] and c.norm == row.norm and c.eps <= row.eps]
-        parts = [rows_of(cell, pieces) for cell in cells]
-        assert row.undetected == np.any([part["fooled"] & part["accepted"] for part in parts], axis=0).mean()
+        parts = [rows_of(cell, pieces) for cell in found.cells if cell.attack in kinds[row.attacker]]
+        broken = [part["fooled"] & part["accepted"] & inside(part, test, right, row) for part in parts]
+        assert row.undetected == np.any(broken, axis=0).mean()
         assert row.undetected_interval[0] <= row.undetected <= row.undetected_interval[1]
         overall = next(w for w in found.worst_case if (w.eps, w.norm) == (row.eps, row.norm))
         assert row.undetected <= overall.undetected
@@ -229,7 +269,9 @@ def test_what_got_through_is_kept_with_its_pixels(whole, scene):
     guard, test, _, _ = scene
     pixels = read_evaluation(out).examples
     assert len(found.through) > 3
-    eps = [next(cell.eps for cell in found.cells if cell.id == one.cell) for one in found.through]
+    eps = [one.eps for one in found.through]
+    titles = {cell.id: cell.title for cell in found.cells}
+    assert all(one.title == titles[one.cell] for one in found.through if not one.check)
     assert eps == sorted(eps)
     assert len({one.example.name for one in found.through}) == len(found.through)
     ids = {f"test image {int(i)}": row for row, i in enumerate(test.ids)}
@@ -474,3 +516,12 @@ def test_what_does_not_fit_is_refused_before_any_work(work, tmp_path, monkeypatc
 def test_cell_ids_are_what_the_format_takes():
     assert Planned("wb", 16 / 256, " 16 / 256", steps=3).id == "wb-16of256-3x1-bpda"
     assert Planned("wb", 0.0625, "0.0625", gradient="twin").id == "wb-0.0625-100x1-twin"
+
+
+def test_stamina_without_wb_is_told_to_be_missing(work, tmp_path, monkeypatch):
+    monkeypatch.setattr(alarms, "BLIND_QUERIES", 20)
+    monkeypatch.setattr(controls, "FAR_IMAGES", 8)
+    for stamina in (True, False):
+        found = measure(work, tmp_path, cells=CELLS[:1], limit=8, stamina=stamina)
+        told = [(c.kind, c.measured, c.passed) for c in found.controls if c.name == "Stamina"]
+        assert told == [("alarm", "not measured: no wb", None)] * stamina

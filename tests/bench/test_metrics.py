@@ -15,8 +15,10 @@ from sklearn.metrics import roc_curve as sklearn_roc_curve
 
 from medaegis.bench.metrics import (
     auroc,
+    auroc_interval,
     bootstrap_interval,
     roc_curve,
+    share_interval,
     threshold_at_tnr,
     tpr_at_tnr,
     wilson_interval,
@@ -92,6 +94,81 @@ def test_wilson_agrees_with_scipy(n: int, data: Any, confidence: float) -> None:
     oracle = binomtest(successes, n).proportion_ci(confidence, method="wilson")
     assert (mine.low, mine.high) == pytest.approx((oracle.low, oracle.high), abs=1e-9)
     assert 0 <= mine.low <= mine.value <= mine.high <= 1
+
+
+@unhurried
+@given(st.lists(st.booleans(), min_size=1, max_size=300))
+def test_with_one_image_per_patient_a_share_has_wilsons_interval(hits: list[bool]) -> None:
+    mine = share_interval(hits, [f"p{i}" for i in range(len(hits))])
+    oracle = binomtest(sum(hits), len(hits)).proportion_ci(0.95, method="wilson")
+    assert (mine.low, mine.high) == pytest.approx((oracle.low, oracle.high), abs=1e-9)
+
+
+def covered(truth: float, intervals: list[Any]) -> float:
+    return float(np.mean([one.low <= truth <= one.high for one in intervals]))
+
+
+@pytest.mark.parametrize(("truth", "alike"), [(0.3, 1.5), (0.05, 1.5), (0.9, 1.5), (0.5, 0.1), (0.3, 1e4)])
+def test_the_interval_of_a_share_covers_where_images_of_a_patient_fall_together(truth: float, alike: float) -> None:
+    """Patients of one to six images, their shares of a beta distribution: the smaller `alike`, the wider."""
+    generator, mine, images = np.random.default_rng(0), [], []
+    for _ in range(400):
+        sizes = generator.choice([1, 2, 3, 6], size=30)
+        patients = np.repeat([f"p{i}" for i in range(30)], sizes)
+        hits = generator.random(len(patients)) < np.repeat(
+            generator.beta(alike * truth, alike * (1 - truth), size=30), sizes
+        )
+        mine.append(share_interval(hits, patients.tolist()))
+        images.append(wilson_interval(int(hits.sum()), len(hits)))
+    assert covered(truth, mine) >= 0.92
+    assert (covered(truth, images) < 0.85) == (alike < 10), "images taken for independent do not cover"
+    assert np.mean([one.high - one.low for one in mine]) < 2.5 * np.mean([one.high - one.low for one in images])
+
+
+def test_copies_of_an_image_tell_what_one_of_it_tells() -> None:
+    hits = np.arange(40) < 9
+    once = wilson_interval(9, 40)
+    often = share_interval(np.repeat(hits, 7), np.repeat([f"p{i}" for i in range(40)], 7).tolist())
+    assert often.value == once.value
+    assert often.low <= once.low < once.high <= often.high
+    assert often.high - often.low < 1.03 * (once.high - once.low)
+
+
+def test_the_interval_of_a_share_is_sensible_at_the_ends() -> None:
+    """None, one and all of three images of each of 26 patients: between what images and patients would give."""
+    patients = np.repeat([f"p{i}" for i in range(26)], 3).tolist()
+    none, one, every = (share_interval(np.arange(78) < count, patients) for count in (0, 1, 78))
+    assert (none.low, every.high) == (0.0, 1.0)
+    assert every.low == pytest.approx(1 - none.high)
+    assert wilson_interval(0, 78).high < none.high <= 1.1 * wilson_interval(0, 26).high
+    assert none.high < one.high
+    alone = share_interval([True, False, True], ["p", "p", "p"])
+    assert 0 <= alone.low < 0.25 < 0.9 < alone.high <= 1, "one patient tells next to nothing"
+
+
+def test_a_perfect_area_is_no_certainty() -> None:
+    groups = [[f"p{i}" for i in range(12)], [f"p{i}" for i in range(20)]]
+    found = auroc_interval(np.arange(12.0), np.arange(20.0) + 50, groups)
+    assert (found.value, found.high) == (1.0, 1.0)
+    assert found.low**12 == pytest.approx(0.05), "twelve pairs would all come out right in one of twenty tests"
+    mirrored = auroc_interval(np.arange(12.0) + 50, np.arange(20.0), groups)
+    assert (mirrored.value, mirrored.low, mirrored.high) == (0.0, 0.0, pytest.approx(1 - found.low))
+    by_patient = auroc_interval(np.arange(12.0), np.arange(20.0) + 50, [["a", "b"] * 6, groups[1]])
+    assert by_patient.low**2 == pytest.approx(0.05)
+    mixed = [np.arange(12.0), np.arange(20.0)]
+    assert auroc_interval(*mixed, groups, n=50, seed=3) == bootstrap_interval(auroc, mixed, n=50, seed=3, groups=groups)
+
+
+def test_the_interval_of_a_nearly_perfect_area_covers_it() -> None:
+    truth = float(norm.cdf(3.0 / np.sqrt(2)))
+    mine, bootstrap = [], []
+    for seed in range(200):
+        generator = np.random.default_rng(seed)
+        arrays = [generator.normal(size=15), generator.normal(3.0, size=15)]
+        groups = [[f"{side}{i}" for i in range(15)] for side in "np"]
+        mine.append(auroc_interval(*arrays, groups, n=100, seed=seed))
+        bootstrap.append(bootstrap_interval(auroc, arrays, n=100, seed=seed, groups=groups))
+    assert covered(truth, mine) >= 0.9 > 0.75 > covered(truth, bootstrap)
 
 
 def test_bootstrap_of_a_mean_is_near_the_normal_interval() -> None:
@@ -201,6 +278,9 @@ def test_bad_share_is_refused(tnr: float) -> None:
         lambda: wilson_interval(2, 1),
         lambda: wilson_interval(0, 0),
         lambda: wilson_interval(1, 2, confidence=1.0),
+        lambda: wilson_interval(1, 2, design=0.5),
+        lambda: share_interval([True], ["a", "b"]),
+        lambda: share_interval([], []),
     ],
 )
 def test_other_bad_input_is_refused(call: Any) -> None:

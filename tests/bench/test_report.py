@@ -301,6 +301,23 @@ def test_a_failed_control_overrides_a_good_result(sample: EvaluationFolder) -> N
     assert any("Planted weakness" in point for point in summary.points)
 
 
+@pytest.mark.parametrize("undetected", [[0.0, 0.01], [0.0, 0.6]])
+def test_without_an_attack_that_knows_the_guard_or_without_controls_nothing_is_said_to_hold(
+    sample: EvaluationFolder, undetected: list[float | None]
+) -> None:
+    naive = [cell.model_dump() | {"adaptive": False} for cell in sample.evaluation.cells]
+    for changes, told in (
+        ({"cells": naive}, "no attack knew the guard."),
+        ({"controls": []}, ": no control or alarm shows"),
+        ({"cells": naive, "controls": []}, "no attack knew the guard and no control or alarm shows"),
+    ):
+        summary = verdict_of(sample, undetected, **changes)
+        assert summary.tone == "doubt"
+        assert told in summary.headline
+        assert "held in this test" not in summary.headline
+    assert verdict_of(sample, [0.6], cells=naive, controls=[]).tone == "bad", "what is broken is broken"
+
+
 def test_doubts_are_named(sample: EvaluationFolder) -> None:
     naive = [cell.model_dump() | {"adaptive": False} for cell in sample.evaluation.cells]
     points = " ".join(verdict_of(sample, [0.0], cells=naive, controls=[]).points)

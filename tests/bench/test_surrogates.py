@@ -105,8 +105,8 @@ def test_they_are_told_apart_from_those_that_know_the_classifier(others, whole):
 def test_no_control_takes_them_for_attacks_that_must_succeed(whole):
     found, _ = whole
     told = {control.name: control.measured for control in found.controls}
-    assert "feature-match" not in told["Attacks on the classifier alone, 16/256"]
-    assert told["Attacks on the classifier alone, 16/256"].count("bim") == 1
+    assert "feature-match" not in told["Attacks on the classifier alone, 64/256"]
+    assert told["Attacks on the classifier alone, 64/256"].count("bim") == 1
 
 
 def test_the_pages_show_them(work, whole):

@@ -9,6 +9,8 @@ from tests.bench.sample import make_sample
 from tests.bench.test_report import FEW, Page
 
 from medaegis.bench.archive import read_evaluation, write_evaluation
+from medaegis.bench.markdown import markdown
+from medaegis.bench.report import write_report
 from medaegis.bench.schema import Evaluation
 from medaegis.bench.verdict import write_verdict
 from medaegis.bench.words import percent, percent_range
@@ -26,7 +28,14 @@ def judged(folder: Path, *, hostile: str = "", through: bool = True, **changes) 
     ]
     if through:
         wb = [cell for cell in told["cells"] if cell["attack"] == "wb"]
-        told["through"] = [{"cell": cell["id"], "example": cell["examples"][0]} for cell in (wb[0], wb[-1])]
+        told["through"] = [
+            {
+                **{key: cell[key] for key in ("title", "eps", "eps_text")},
+                "cell": cell["id"],
+                "example": cell["examples"][0],
+            }
+            for cell in (wb[0], wb[-1])
+        ]
         told["through"][0]["example"]["name"] += hostile
     alarm = {"kind": "alarm", "name": "There are gradients", "expectation": "all", "measured": "none", "passed": False}
     told["controls"].append(alarm)
@@ -83,6 +92,30 @@ def test_the_page_runs_and_loads_nothing_and_escapes_names(tmp_path):
     assert not page.all("script")
     assert "<script>alert(1)</script>" in page.text
     assert not any(source.get("href", "#")[0] != "#" for source in page.all("a"))
+
+
+def test_what_checks_tried_on_a_few_images_is_said(tmp_path):
+    """In the row of the worst case, for an attacker whom no cell is of, beside the image, and in report and tables."""
+    evaluation = judged(tmp_path)
+    found = read_evaluation(tmp_path)
+    told = evaluation.model_dump(mode="json")
+    further = [{"check": "Gradients beat Square", "n": 5, "more": 2}]
+    told["worst_case"][-1]["further"] = further
+    bare = {key: told["worst_case"][-1][key] for key in ("eps", "eps_text", "norm", "n")}
+    told["by_attacker"].append({**bare, "attacker": "asks and sees answers", "further": further})
+    told["through"][1] |= {"cell": None, "check": "Gradients beat Square"}
+    write_evaluation(tmp_path, dataclasses.replace(found, evaluation=Evaluation.model_validate(told)))
+    words = "Gradients beat Square: 5 images tried, 2 more"
+    page = Page(write_verdict(tmp_path, tmp_path / "v.html").read_text(encoding="utf-8"))
+    row = next(row for row in page.rows if row[0].startswith("16/256"))
+    assert words in row[1]
+    assert row[4] == f"–{words}", "no figure of whom no cell is of"
+    assert f"no others: {words}" in page.text
+    assert "checks got more through than all attacks of the plan: Gradients beat Square (2)." in page.text
+    assert "(only in a check: Gradients beat Square)" in page.text
+    assert "Attacks run: none on all images, checks on a few" in page.text
+    assert f"on few images only: {words}" in write_report(tmp_path).read_text(encoding="utf-8")
+    assert f"| **worst case** ({words}) | 16/256 |" in markdown(tmp_path)
 
 
 def test_nothing_measured_and_nothing_through_are_said(tmp_path):

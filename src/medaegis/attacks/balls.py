@@ -42,6 +42,10 @@ class Ball(Protocol):
         """Nearest 8-bit image (values k / 255) to `z` that is still in the ball around the 8-bit image `x`."""
         ...
 
+    def holds(self, z: Tensor, x: Tensor, eps: Tensor) -> Tensor:
+        """Which 8-bit images `z` lie in the ball around the 8-bit images `x`, bool `(N,)`."""
+        ...
+
 
 def whole_levels(eps: Tensor) -> Tensor:
     """Grey levels of 255 that a radius in L-infinity allows; 0.002 of one is forgiven to decimals as 0.0039."""
@@ -77,6 +81,9 @@ class Linf:
         clean, levels = (x * LEVELS).round(), whole_levels(eps)
         rounded = torch.minimum(torch.maximum((z * LEVELS).round(), clean - levels), clean + levels)
         return rounded.clamp_(0, LEVELS) / LEVELS
+
+    def holds(self, z: Tensor, x: Tensor, eps: Tensor) -> Tensor:
+        return (_change(z, x).abs() <= whole_levels(eps)).flatten(1).all(1)
 
 
 @dataclass(frozen=True)
@@ -114,16 +121,32 @@ class L2:
 
     def to_8bit(self, z: Tensor, x: Tensor, eps: Tensor) -> Tensor:
         clean, change = (x * LEVELS).round(), z * LEVELS - (x * LEVELS).round()
-        limit = (self.radius(x, eps).double() * LEVELS) ** 2
+        limit = self._limit(x, eps)
         # Rounding can lengthen the change. The rounded length never falls as the change is drawn out, so bisection
         # finds the longest that fits; squares of whole levels add up exactly.
         low, high = torch.zeros_like(limit), torch.ones_like(limit)
         share = high
         for _ in range(SHRINKINGS):
-            fits = (change * share).round().double().square().sum((1, 2, 3), keepdim=True) <= limit
+            fits = _squares((change * share).round()) <= limit
             low, high = torch.where(fits, share, low), torch.where(fits, high, share)
             share = torch.where(low < 1, (low + high) / 2, low)
         return (clean + (change * low).round().to(clean)).clamp_(0, LEVELS) / LEVELS
+
+    def holds(self, z: Tensor, x: Tensor, eps: Tensor) -> Tensor:
+        return (_squares(_change(z, x)) <= self._limit(x, eps)).flatten()
+
+    def _limit(self, x: Tensor, eps: Tensor) -> Tensor:
+        """Largest sum of squares of a change in grey levels."""
+        return (self.radius(x, eps).double() * LEVELS) ** 2
+
+
+def _change(z: Tensor, x: Tensor) -> Tensor:
+    """Between 8-bit images, in whole grey levels."""
+    return (z * LEVELS).round() - (x * LEVELS).round()
+
+
+def _squares(levels: Tensor) -> Tensor:
+    return levels.double().square().sum((1, 2, 3), keepdim=True)
 
 
 def _length(x: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ class AttackResult:
     Attributes:
         images: adversarial images, 8-bit values k / 255 in float32, inside the ball.
         verdict: of the victim on those images.
-        fooled: the classifier says what the attacker wants.
+        fooled: the classifier says what the attacker wants: his target, or where any wrong class will do, one of them.
         broken: fooled and accepted by the Shield: the attack got through.
         forwards, backwards: passes over single images that were spent on gradients; verdicts are not counted.
         seconds: wall time.
@@ -103,6 +103,7 @@ class Attack:
         *,
         eps: float | Tensor,
         targets: Tensor | None = None,
+        only_target: bool = True,
         guides: Tensor | None = None,
         normal: Mixtures | None = None,
         ids: Tensor | None = None,
@@ -117,6 +118,7 @@ class Attack:
             labels: true classes, int64 `(N,)`.
             eps: radius in pixel units, one number or one per image `(N,)`.
             targets: wanted classes `(N,)`; None: untargeted.
+            only_target: with targets, no other wrong class counts as success, nor ends a restart.
             guides: clean images to imitate, `(N, C, H, W)`, for objectives that do.
             normal: mixtures of clean features (`fit_mixtures`), for objectives that hide among them.
             ids: one number per image that seeds its random starts, and the draws of a random Cushion; None: its
@@ -136,7 +138,7 @@ class Attack:
             raise ConfigError("attack guides", f"got {tuple(guides.shape)}", f"give {tuple(images.shape)}, one each")
         radius = radius.expand(len(images))
         victim = victim.in_float32() if self.exact else victim
-        everyone = Goal(labels, targets, guides, normal)
+        everyone = Goal(labels, targets, guides, normal, only_target)
         done: list[tuple[Tensor, Verdict]] = []
         forwards = 0
         for start in range(0, len(images), batch_size):

@@ -103,6 +103,7 @@ class Ensemble:
         *,
         eps: float | Tensor,
         targets: Tensor | None = None,
+        only_target: bool = True,
         guides: Tensor | None = None,
         normal: Mixtures | None = None,
         ids: Tensor | None = None,
@@ -139,6 +140,7 @@ class Ensemble:
                     labels[rows],
                     eps=radius[rows] if radius.ndim else radius,
                     targets=None if aims is None else aims[rows],
+                    only_target=only_target,
                     guides=None if guides is None else guides[rows],
                     normal=normal,
                     ids=ids[rows],
@@ -146,7 +148,7 @@ class Ensemble:
                     batch_size=batch_size,
                 )
                 # By what was wanted, not by the class that this run aimed at.
-                goal = Goal(labels[rows], None if targets is None else targets[rows])
+                goal = Goal(labels, targets, only_target=only_target)[rows]
                 found = found.judged(found.verdict, goal)
                 if victim.random:
                     for again in range(1, attack.samples):
@@ -164,7 +166,7 @@ class Ensemble:
             raise ConfigError("ensemble", "every attack needs more classes", "add one that does with fewer")
         if victim.random:
             verdict = victim.verdicts(best.images, ids, seed=seed, batch_size=batch_size)
-            best = best.judged(verdict.to(labels.device), Goal(labels, targets))
+            best = best.judged(verdict.to(labels.device), Goal(labels, targets, only_target=only_target))
         return replace(best, seconds=time.perf_counter() - started)
 
     def _runs(self, classes: int, untargeted: bool) -> Iterator[tuple[Attack, int | None]]:

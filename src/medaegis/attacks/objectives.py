@@ -32,12 +32,14 @@ class Goal:
         targets: wanted classes, int64 `(N,)`; None: any class but the true one.
         guides: clean images to imitate, pixels `(N, C, H, W)`; None where no objective asks for them.
         normal: how features of clean images are distributed; None where no objective asks for it.
+        only_target: no other wrong class than the target counts as success; the target is where it is driven to.
     """
 
     labels: Tensor
     targets: Tensor | None = None
     guides: Tensor | None = None
     normal: Mixtures | None = None
+    only_target: bool = True
 
     def __getitem__(self, index: Tensor | slice) -> Goal:
         return self._each(lambda values: values[index])
@@ -48,11 +50,13 @@ class Goal:
     def _each(self, change: Callable[[Tensor], Tensor]) -> Goal:
         targets = None if self.targets is None else change(self.targets)
         guides = None if self.guides is None else change(self.guides)
-        return Goal(change(self.labels), targets, guides, self.normal)
+        return Goal(change(self.labels), targets, guides, self.normal, self.only_target)
 
     def reached(self, predicted: Tensor) -> Tensor:
         """Whether each predicted class `(N,)` is what the attacker wants."""
-        return predicted != self.labels if self.targets is None else predicted == self.targets
+        if self.targets is None or not self.only_target:
+            return predicted != self.labels
+        return predicted == self.targets
 
     def class_to_be(self, logits: Tensor | None) -> Tensor:
         """The class each image is driven to: its target, or the best-scoring wrong class."""
@@ -101,7 +105,9 @@ class View:
         """
         if self.logits is None:
             return torch.zeros_like(self.goal.labels, dtype=torch.bool)
-        fools = margin(self.logits, self.goal) <= -SURE
+        # Of another wrong class than the target the Shield was not looked at.
+        any_wrong = not (self.goal.only_target or shield)
+        fools = margin(self.logits, Goal(self.goal.labels) if any_wrong else self.goal) <= -SURE
         if not shield or self.suspicion is None:
             return fools
         return fools & (self.suspicion(self.shield_logit, self.goal.class_to_be(self.logits)) <= 1)

@@ -61,6 +61,7 @@ def transfer(
     labels: Tensor,
     *,
     targets: Tensor | None = None,
+    only_target: bool = True,
     ids: Tensor | None = None,
     seed: int = 0,
     batch_size: int = 32,
@@ -78,10 +79,10 @@ def transfer(
         ConfigError: as `Attack.run`; the two differ in classes, size or channels.
     """
     check_alike(victim.exact, surrogate.exact)
-    options |= {"targets": targets, "ids": ids, "seed": seed, "batch_size": batch_size}
+    options |= {"targets": targets, "only_target": only_target, "ids": ids, "seed": seed, "batch_size": batch_size}
     found = attack.run(surrogate, images, labels, **options)
     verdict = victim.verdicts(found.images, ids, seed=seed, batch_size=batch_size)
-    return found.judged(verdict.to(labels.device), Goal(labels, targets))
+    return found.judged(verdict.to(labels.device), Goal(labels, targets, only_target=only_target))
 
 
 def check_alike(one: Classifier, other: Classifier) -> None:

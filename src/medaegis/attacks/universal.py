@@ -137,6 +137,7 @@ class Universal:
         eps: float | Tensor,
         known: tuple[Tensor, Tensor],
         targets: Tensor | None = None,
+        only_target: bool = True,
         ids: Tensor | None = None,
         seed: int = 0,
         batch_size: int = 32,
@@ -155,9 +156,19 @@ class Universal:
         """
         radius = float(torch.as_tensor(eps, dtype=torch.float32).max())
         lessons = {k: self.learn(victim, *known, eps=radius, target=k, seed=seed) for k in wanted(targets)}
-        options = {"targets": targets, "ids": ids, "seed": seed, "batch_size": batch_size, "progress": progress}
         attack = fixed({k: lesson.change for k, lesson in lessons.items()})
-        found = attack.run(victim, images, labels, eps=eps, **options)  # type: ignore[arg-type]
+        found = attack.run(
+            victim,
+            images,
+            labels,
+            eps=eps,
+            targets=targets,
+            only_target=only_target,
+            ids=ids,
+            seed=seed,
+            batch_size=batch_size,
+            progress=progress,
+        )
         return replace(
             found,
             forwards=sum(lesson.forwards for lesson in lessons.values()),

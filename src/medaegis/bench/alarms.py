@@ -6,7 +6,7 @@ does not say that the guard is weak; it says that these figures cannot show it t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 import torch
@@ -17,7 +17,8 @@ from medaegis.attacks.catalogue import find_attack
 from medaegis.attacks.engine import generator
 from medaegis.attacks.objectives import CarliniWagner, Goal, Objective, ShieldLogit
 from medaegis.attacks.victim import Victim
-from medaegis.bench.field import Field, broken_by, elsewhere_nothing, undetected
+from medaegis.bench.field import Field
+from medaegis.bench.pieces import Outcomes, broken_by, elsewhere_nothing, undetected
 from medaegis.bench.planned import Planned, norm_of
 from medaegis.bench.schema import Control
 from medaegis.bench.store import Piece
@@ -34,7 +35,6 @@ BLIND_IMAGES, BLIND_QUERIES = 16, 500
 STAMINA_IMAGES = 16
 STAMINA = ((10, 1), (1, 5), (1, 20))  # times the steps, and restarts
 
-Outcomes = Sequence[tuple[Planned, Piece]]
 LOSSES: dict[str, Objective] = {"classifier": CarliniWagner(), "Shield": ShieldLogit()}
 
 
@@ -195,6 +195,44 @@ def probe(victim: Victim, images: Tensor, goal: Goal, loss: Objective) -> tuple[
     return vanished, ~(after < before.detach())
 
 
+def guessing_alarm(square: Planned, usual: Tensor, ask: Callable[[Tensor], Tensor], *, limit: float) -> Control:
+    """Whether Square, which sees answers alone, breaks images that no attack did: then gradients were masked.
+
+    Args:
+        usual: which of a few images the attacks broke at an eps, bool `(n,)`.
+        ask: runs `square` on the images at these places among them; which it breaks.
+        limit: share of the few images that it must stay below.
+    """
+    left = (~usual).nonzero().squeeze(1)
+    added = float(ask(left).sum()) / len(usual) if len(left) else 0.0
+    return Control(
+        kind="alarm",
+        name=square.check,
+        expectation=f"Square, {square.steps} queries, adds less than {limit:.0%} to what all attacks broke",
+        measured=f"all attacks {float(usual.float().mean()):.1%}, Square {added:.1%} more",
+        passed=added < limit,
+        detail=f"On {len(usual)} images; Square is run on those of them that nothing broke, and what it "
+        "breaks counts in the worst case.",
+    )
+
+
+def square_check(attack: str, largest: Planned, queries: int) -> Planned:
+    """Square, by this name, as a check at the eps of a cell."""
+    check = f"Gradients beat Square, {largest.eps_text}"
+    return Planned(attack, largest.eps, largest.eps_text, steps=queries, check=check)
+
+
+def guessing_is_missing(outcomes: Outcomes, *, adaptive: bool) -> bool:
+    """Whether an attack in L-infinity followed gradients, and none with the same aim saw answers alone.
+
+    Args:
+        adaptive: the aim is a guard; else a classifier alone.
+    """
+    linf = [(p.access, find_attack(p.attack)) for p, _ in outcomes if p.value.ball.name == "linf"]
+    asked = any(access == "black-box" and entry.adaptive == adaptive and not entry.minimal for access, entry in linf)
+    return any(access == "white-box" for access, _ in linf) and not asked
+
+
 def run_guessing(field: Field, outcomes: Outcomes, progress: Progress) -> tuple[Control, Outcomes]:
     """Square on classifier and Shield where nothing got through, on a few images at the largest eps.
 
@@ -203,31 +241,16 @@ def run_guessing(field: Field, outcomes: Outcomes, progress: Progress) -> tuple[
     """
     linf = [(p, piece) for p, piece in outcomes if p.value.ball.name == "linf"]
     largest = max((p for p, _ in linf), key=lambda p: p.eps)
-    places = field.few(BLIND_IMAGES)
+    square = square_check("square-guard", largest, BLIND_QUERIES)
+    places, more = field.few(BLIND_IMAGES), []
     usual = torch.stack([broken_by(piece)[places] for p, piece in linf if p.eps == largest.eps]).any(0)
-    left, more, added = places[~usual], [], 0.0
-    if len(left):
-        planned = Planned("square-guard", largest.eps, largest.eps_text, steps=BLIND_QUERIES)
-        piece = field.only(left).attack(planned, progress)
-        more = [(planned, elsewhere_nothing(piece, left, len(field.right)))]
-        added = float(broken_by(piece).sum()) / len(places)
-    alarm = Control(
-        kind="alarm",
-        name=f"Gradients beat guessing, {largest.eps * 256:g}/256",
-        expectation=f"Square, {BLIND_QUERIES} queries, adds less than {BETTER_BLIND:.0%} to what was got through",
-        measured=f"all attacks {float(usual.float().mean()):.1%}, Square {added:.1%} more",
-        passed=added < BETTER_BLIND,
-        detail=f"On {len(places)} images; Square is run on those of them that nothing got through, and what it breaks "
-        "counts in the worst case.",
-    )
-    return alarm, more
 
+    def ask(left: Tensor) -> Tensor:
+        piece = field.only(places[left]).attack(square, progress)
+        more.append((square, elsewhere_nothing(piece, places[left], len(field.right))))
+        return broken_by(piece)
 
-def guessing_is_missing(outcomes: Outcomes) -> bool:
-    """Whether who knows the gradients of the Shield was measured, and nobody who does not."""
-    linf = [p for p, _ in outcomes if p.value.ball.name == "linf"]
-    knowing = any(p.access == "white-box" and find_attack(p.attack).adaptive for p in linf)
-    return knowing and all(p.access == "white-box" for p in linf)
+    return guessing_alarm(square, usual, ask, limit=BETTER_BLIND), more
 
 
 def run_stamina(field: Field, outcomes: Outcomes, progress: Progress) -> tuple[Control, Outcomes]:
@@ -241,15 +264,16 @@ def run_stamina(field: Field, outcomes: Outcomes, progress: Progress) -> tuple[C
     small = field.only(places)
     n, place = len(places), (longest.eps, norm_of(longest))
     usual = torch.stack([broken_by(piece)[places] for p, piece in outcomes if (p.eps, norm_of(p)) == place]).any(0)
-    steps = longest.value.steps
-    more = [replace(longest, steps=steps * times, restarts=restarts) for times, restarts in STAMINA]
-    pieces = [(p, small.attack(p, progress)) for p in (longest, *more)]
+    name, steps = f"Stamina: WB at {longest.eps_text} with more steps and restarts", longest.value.steps
+    efforts = [(1, 1), *STAMINA]
+    more = [replace(longest, steps=steps * times, restarts=restarts, check=name) for times, restarts in efforts]
+    pieces = [(p, small.attack(p, progress)) for p in more]
     found = {_effort(p): broken_by(piece) for p, piece in pieces}
     shares = {name: float(broken.float().mean()) for name, broken in {"all attacks": usual, **found}.items()}
     added = float((torch.stack(list(found.values())).any(0) & ~usual).float().mean())
     alarm = Control(
         kind="alarm",
-        name=f"Stamina: WB at {longest.eps_text} with more steps and restarts",
+        name=name,
         expectation=f"ten times the steps and 20 restarts add less than {NOTICEABLE:.0%} to the worst case",
         measured=f"{added:.1%} added; " + ", ".join(f"{effort}: {share:.1%}" for effort, share in shares.items()),
         passed=added < NOTICEABLE,

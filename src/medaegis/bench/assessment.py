@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from medaegis.attacks.balls import BALLS, LEVELS, Ball
+from medaegis.attacks.balls import LEVELS
 from medaegis.attacks.catalogue import CATALOGUE, find_attack
 from medaegis.attacks.engine import check_eps, generator
 from medaegis.attacks.ensemble import Ensemble
@@ -25,7 +25,8 @@ from medaegis.bench.assessment_figure import robustness_figure
 from medaegis.bench.assessment_record import SMALLEST, Assessment, Proportion, Standing, Tried, WorstCase, markdown
 from medaegis.bench.bare import Bare, Pictures, check_attacks
 from medaegis.bench.chosen import check_images, data_facts, draw
-from medaegis.bench.metrics import wilson_interval
+from medaegis.bench.metrics import share_interval
+from medaegis.bench.pieces import Outcomes, further, within
 from medaegis.bench.planned import Planned, norm_of
 from medaegis.bench.store import Piece, Store
 from medaegis.cushions import Gradient, parse_cushion
@@ -89,36 +90,6 @@ def every_attack(classes: int) -> list[str]:
     return [name for name, entry in CATALOGUE.items() if not entry.adaptive and entry.classes <= classes]
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What an attack made of the images: a row each.
-
-    Attributes:
-        pixels: of the attacked images, in bytes; fooled: a wrong class comes out.
-        cost: seconds, forwards and backwards of all images together.
-    """
-
-    planned: Planned
-    pixels: Tensor
-    fooled: Tensor
-    cost: tuple[float, float, float]
-
-    @property
-    def images(self) -> Tensor:
-        """In [0, 1]; not kept, for all outcomes together would fill the memory."""
-        return self.pixels.float() / LEVELS
-
-    def within(self, clean: Tensor, ball: Ball, eps: float) -> Tensor:
-        """Which images fool and lie in this ball, bool `(N,)`: those that rounding into the ball leaves as they are."""
-        rows = self.fooled.nonzero().squeeze(1)
-        if not len(rows):
-            return self.fooled
-        images, radius = self.images[rows], torch.full((len(rows), 1, 1, 1), eps)
-        found = torch.zeros_like(self.fooled)
-        found[rows] = (ball.to_8bit(images, clean[rows], radius) == images).flatten(1).all(1)
-        return found
-
-
 def assess_classifier(
     classifier: Classifier,
     dataset: Dataset,
@@ -163,17 +134,17 @@ def assess_classifier(
     if not right.any():
         raise DataError(dataset.spec, "no test image is diagnosed rightly, so none can be attacked", "train longer")
     pictures = Pictures.of(test, chosen[right], seed)
-    count = _Count(test.labels[chosen], right, classifier.classes)
+    patients = [test.patients[i] for i in chosen.tolist()]
+    count = _Count(test.labels[chosen], patients, right, classifier.classes)
     meter = Meter(progress, sum(cell.value.steps for cell in cells))
-    outcomes, pieces = [], []
+    outcomes = []
     for planned in cells:
         told = meter.part(planned.value.steps, planned.id)
         piece = bare.attack(
             planned.value, pictures, planned.eps, targeted=targeted, gradient=planned.gradient, progress=told
         )
-        pieces.append((planned, piece))
-        outcomes.append(_outcome(planned, piece))
-    controls = run_checks(bare, pictures, pieces, targeted, progress)
+        outcomes.append((planned, piece))
+    controls, more = run_checks(bare, pictures, outcomes, targeted, progress)
     found = Assessment(
         **provenance(seed, command),
         seconds=time.perf_counter() - started + store.spent_before,
@@ -188,8 +159,8 @@ def assess_classifier(
         chosen=len(chosen),
         attacked=len(pictures),
         clean=count.standing(torch.zeros(len(pictures), dtype=torch.bool)),
-        worst_case=_worst_cases(outcomes, pictures, eps, count),
-        attacks=[_tried(bare, outcome, pictures, count) for outcome in outcomes],
+        worst_case=_worst_cases([*outcomes, *more], pictures, eps, count),
+        attacks=[_tried(bare, planned, piece, pictures, count) for planned, piece in outcomes],
         controls=controls,
     )
     drawn = robustness_figure(found)
@@ -202,9 +173,12 @@ def assess_classifier(
 
 @dataclass(frozen=True)
 class _Count:
-    """The chosen images: their classes, and which are diagnosed rightly when clean; those, in order, are attacked."""
+    """The chosen images: their classes and patients, and which are diagnosed rightly when clean; those, in order, are
+    attacked.
+    """
 
     labels: Tensor
+    patients: Sequence[str]
     right: Tensor
     classes: Sequence[str]
 
@@ -212,31 +186,34 @@ class _Count:
         """What is left when the attacked images `broken`, bool `(N,)`, are lost."""
         safe = self.right.clone()
         safe[self.right] = ~broken
-        recall = {name: proportion(safe[self.labels == k]) for k, name in enumerate(self.classes)}
-        return Standing(accuracy=proportion(safe), recall=recall)
+        of_class = [self.labels == k for k in range(len(self.classes))]
+        recall = {name: self._of(safe, rows) for name, rows in zip(self.classes, of_class, strict=True)}
+        return Standing(accuracy=self._of(safe, torch.ones_like(safe)), recall=recall)
+
+    def _of(self, hits: Tensor, rows: Tensor) -> Proportion:
+        """Share of these rows, both bool over the chosen images."""
+        patients = [patient for patient, counts in zip(self.patients, rows.tolist(), strict=True) if counts]
+        return proportion(hits[rows], patients)
 
 
-def proportion(hits: Tensor) -> Proportion:
-    """Share of true ones in `(N,)`."""
+def proportion(hits: Tensor, patients: Sequence[str]) -> Proportion:
+    """Share of true ones in `(N,)`, its interval by patient."""
     if not len(hits):
         return Proportion(n=0, share=None, interval=None)
-    found = wilson_interval(int(hits.sum()), len(hits))
+    found = share_interval(hits, patients)
     return Proportion(n=len(hits), share=found.value, interval=(found.low, found.high))
 
 
-def _outcome(planned: Planned, piece: Piece) -> Outcome:
-    seconds, forwards, backwards = piece["cost"].sum(0).tolist()
-    return Outcome(planned, piece["images"], piece["fooled"], (seconds, forwards, backwards))
-
-
 def _worst_cases(
-    outcomes: Sequence[Outcome], pictures: Pictures, eps: Sequence[tuple[str, float]], count: _Count
+    outcomes: Outcomes, pictures: Pictures, eps: Sequence[tuple[str, float]], count: _Count
 ) -> list[WorstCase]:
     """At each eps, in each norm that was attacked in."""
     found = []
-    for ball in {outcome.planned.value.ball.name: outcome.planned for outcome in outcomes}:
+    for ball in {planned.value.ball.name: planned.value.ball for planned, _ in outcomes}.values():
         for text, value in sorted(eps, key=lambda pair: pair[1]):
-            broken = torch.stack([outcome.within(pictures.pixels, BALLS[ball], value) for outcome in outcomes]).any(0)
+            inside = torch.stack([within(piece, pictures.pixels, ball, value) for _, piece in outcomes])
+            fooled = torch.stack([piece["fooled"] for _, piece in outcomes]) & inside
+            broken = fooled.any(0)
             standing = count.standing(broken)
             found.append(
                 WorstCase(
@@ -244,18 +221,19 @@ def _worst_cases(
                     recall=standing.recall,
                     eps=value,
                     eps_text=text,
-                    norm="L2" if ball == "l2" else "Linf",
-                    success=proportion(broken),
+                    norm="L2" if ball.name == "l2" else "Linf",
+                    success=proportion(broken, pictures.patients),
+                    further=further(outcomes, inside, fooled),
                 )
             )
     return found
 
 
-def _tried(bare: Bare, outcome: Outcome, pictures: Pictures, count: _Count) -> Tried:
-    planned, entry = outcome.planned, find_attack(outcome.planned.attack)
-    change = outcome.images - pictures.pixels
-    turned = change[outcome.fooled]
-    seconds, forwards, backwards = (amount / len(pictures) for amount in outcome.cost)
+def _tried(bare: Bare, planned: Planned, piece: Piece, pictures: Pictures, count: _Count) -> Tried:
+    entry, fooled = find_attack(planned.attack), piece["fooled"]
+    change = piece["images"].float() / LEVELS - pictures.pixels
+    turned = change[fooled]
+    seconds, forwards, backwards = (piece["cost"].sum(0) / len(pictures)).tolist()
     noise = bare.judge(shuffled(pictures, change, bare.seed), pictures.ids).predicted != pictures.labels
     return Tried(
         attack=planned.attack,
@@ -268,9 +246,9 @@ def _tried(bare: Bare, outcome: Outcome, pictures: Pictures, count: _Count) -> T
         restarts=planned.value.restarts,
         gradient=None if entry.access == "black-box" else planned.gradient,
         samples=planned.samples,
-        success=proportion(outcome.fooled),
-        robust_accuracy=count.standing(outcome.fooled).accuracy,
-        noise=proportion(noise),
+        success=proportion(fooled, pictures.patients),
+        robust_accuracy=count.standing(fooled).accuracy,
+        noise=proportion(noise, pictures.patients),
         linf=_median(turned.abs().amax((1, 2, 3))),
         l2=_median(turned.flatten(1).norm(dim=1)),
         l0=_median((turned != 0).any(1).sum((1, 2))),

@@ -7,14 +7,14 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from medaegis.bench.markdown import controls_table, table
-from medaegis.bench.schema import Amount, Bounds, Control, Count, DataFacts, Measured, Model, Norm, Share
-from medaegis.bench.words import NOT_MEASURED, count, duration, eps_name, gradient_name, percent, percent_range
+from medaegis.bench.schema import Amount, Bounds, Control, Count, DataFacts, Further, Measured, Model, Norm, Share
+from medaegis.bench.words import NOT_MEASURED, beyond, count, duration, eps_name, gradient_name, percent, percent_range
 
 SMALLEST = "smallest"  # written for the eps of attacks that look for the smallest change
 
 
 class Proportion(Model):
-    """A share of n images, with its Wilson interval of 95 %; null of none."""
+    """A share of n images, with its Wilson interval of 95 % by patient (`share_interval`); null of none."""
 
     n: Count
     share: Share | None
@@ -31,12 +31,14 @@ class Standing(Model):
 
 class WorstCase(Standing):
     """The same with each image as the strongest attack leaves it: wrong if any attack, of whatever norm or eps, made it
-    wrong within this ball. success: share of the attacked images that are."""
+    wrong within this ball. success: share of the attacked images that are. further: what checks tried on few of
+    them, and turned, which counts."""
 
     eps: Amount
     eps_text: str
     norm: Norm
     success: Proportion
+    further: list[Further]
 
 
 class Tried(Model):
@@ -124,7 +126,7 @@ def _source(found: Assessment) -> str:
         f"{duration(found.seconds)}. Data: {found.data.spec}, {found.chosen} of the {found.data.n} images of "
         f"{found.data.split} split by {found.data.split_by} ({counts}). Classifier {found.classifier[:12]}: "
         f"{found.backbone}, {found.size} px {found.channels}, {behind}. The attacker knows it all. Shares with their "
-        "95 % intervals (Wilson)."
+        "95 % intervals (Wilson, by patient)."
     )
 
 
@@ -132,12 +134,17 @@ def _worst(found: Assessment) -> str:
     names = [f"recall {name}" for name in found.classes]
     if len(found.classes) == 2:
         names = [f"specificity ({found.classes[0]})", f"sensitivity ({found.classes[1]})"]
-    rows = [["clean", *_standing(found.clean, found.classes), ""]]
+    rows = [["clean", *_standing(found.clean, found.classes), "", ""]]
     rows += [
-        [eps_name(worst.eps_text, worst.norm), *_standing(worst, found.classes), _told(worst.success)]
+        [
+            eps_name(worst.eps_text, worst.norm),
+            *_standing(worst, found.classes),
+            _told(worst.success),
+            beyond(worst.further),
+        ]
         for worst in found.worst_case
     ]
-    return table(["eps", "robust accuracy", *names, "success of the attacker"], rows)
+    return table(["eps", "robust accuracy", *names, "success of the attacker", "of it by checks on few images"], rows)
 
 
 def _standing(standing: Standing, classes: list[str]) -> list[str]:

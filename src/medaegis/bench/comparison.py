@@ -21,7 +21,7 @@ from medaegis.attacks.known import Known
 from medaegis.bench.archive import provenance, replace_file, write_record
 from medaegis.bench.bare import Bare, Pictures, check_attacks
 from medaegis.bench.comparison_record import Attacked, Comparison, Row, Separation, markdown
-from medaegis.bench.metrics import auroc, bootstrap_interval, tpr_at_tnr
+from medaegis.bench.metrics import auroc_interval, tpr_at_tnr
 from medaegis.bench.store import Piece, Store
 from medaegis.cushions import Cushion, parse_cushion
 from medaegis.detectors.base import Detector
@@ -156,10 +156,11 @@ class _Scene:
         return Pictures.of(images, rows, self.seed)
 
     def attacked(self, name: str, pictures: Pictures, progress: Progress) -> Piece:
-        """Attacked copies of the images and whether they fool, each towards its own class."""
+        """Attacked copies of the images, each driven to a class of its own, and whether any wrong one came out."""
         attack = find_attack(name).attack
         attack = attack.with_options(steps=self.steps if attack.steps > 1 else None)
-        return self.bare.attack(attack, pictures, self.eps, targeted=True, progress=progress)
+        piece = self.bare.attack(attack, pictures, self.eps, targeted=True, progress=progress)
+        return {**piece, "fooled": (piece["predicted"] != pictures.labels) & piece["accepted"]}
 
     def judge(
         self,
@@ -222,7 +223,7 @@ class _Scene:
         patients = list(self.test.patients)
         groups = [patients, [patient for patient, counts in zip(patients, rows.tolist(), strict=True) if counts]]
         pair = [genuine.numpy(), attacked[rows].numpy()]
-        area = bootstrap_interval(auroc, pair, n=500, seed=self.seed, groups=groups)
+        area = auroc_interval(pair[0], pair[1], groups, seed=self.seed)
         return Separation(
             n=int(rows.sum()),
             auroc=area.value,

@@ -7,9 +7,10 @@ must work where nothing protects, a deliberately weak Shield must fall, and more
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import pairwise
+from typing import Literal
 
 import torch
 
@@ -18,10 +19,10 @@ from medaegis.attacks.catalogue import find_attack
 from medaegis.attacks.engine import generator
 from medaegis.attacks.universal import Universal
 from medaegis.bench.chosen import draw
-from medaegis.bench.field import Field, undetected
+from medaegis.bench.field import Field
+from medaegis.bench.pieces import Outcomes, undetected
 from medaegis.bench.planned import Planned
 from medaegis.bench.schema import Control
-from medaegis.bench.store import Piece
 from medaegis.bench.words import gradient_name
 from medaegis.cushions import parse_cushion
 from medaegis.detectors.shield import ShieldBank
@@ -36,12 +37,13 @@ NOISE_EPS = 16 / 256
 HARMLESS_IMAGES = 200  # at least, where there are so many: of ten images one alone would decide
 TOLERANCE = 0.10  # difference in acceptance that noise may make
 FULL = 0.99
-FAR_EPS = (32, 64)  # of 256
+FAR_EPS = 64 / 256  # a quarter of the range, where nothing can stand
 FAR_IMAGES = 64
+WAYS = "Ways through the Cushion"
+FULL_SUCCESS = "More eps ends in full success (WB)"
+PLANTED = "Planted weakness: a Shield trained at 1/256 only"
 PLANTED_UPDATES = 150
 PLANTED_EPS = 16 / 256
-
-Outcomes = Sequence[tuple[Planned, Piece]]
 
 
 def run_controls(
@@ -56,14 +58,23 @@ def run_controls(
 ) -> list[Control]:
     """Every control that applies to what was measured."""
     controls = [_noise(guard, field), _extra_jpeg(guard, field)]
-    controls += _undefended(outcomes)
+    controls += _undefended(field, outcomes, progress)
+    if not any(planned.attack == "wb" for planned, _ in outcomes):
+        asked = {WAYS: guard.cushion.spec != "none", FULL_SUCCESS: True, PLANTED: planted}
+        return controls + [not_measured(name) for name, wanted in asked.items() if wanted]
     controls += _ways_through(outcomes)
-    if any(planned.attack == "wb" for planned, _ in outcomes):
-        controls.append(_full_success(field, outcomes, progress))
-        if planted:
-            samples = max(planned.samples for planned, _ in outcomes)
-            controls.append(_planted_weakness(guard, dataset, split, field, progress, samples=samples))
+    controls.append(_full_success(field, outcomes, progress))
+    if planted:
+        samples = max(planned.samples for planned, _ in outcomes)
+        controls.append(_planted_weakness(guard, dataset, split, field, progress, samples=samples))
     return controls
+
+
+def not_measured(name: str, kind: Literal["control", "alarm"] = "control") -> Control:
+    """The row of a check that WB makes, where WB is not among the attacks."""
+    return Control(
+        kind=kind, name=name, expectation="WB is among the attacks", measured="not measured: no wb", passed=None
+    )
 
 
 def _noise(guard: Guard, field: Field) -> Control:
@@ -101,41 +112,50 @@ def _as_clean(guard: Guard, field: Field, images: torch.Tensor, name: str) -> Co
     )
 
 
-def _undefended(outcomes: Outcomes) -> list[Control]:
-    """The same attacks, at their largest eps, where nothing protects, and behind the Cushion alone.
+def far_out(cells: Iterable[Planned]) -> list[Planned]:
+    """Each attack once, at 64/256, where nothing can stand, or at its largest eps if that is farther."""
+    cells = list(cells)
+    far = max([FAR_EPS, *(planned.eps for planned in cells)])
+    return [replace(p, eps=far, eps_text=f"{far * 256:g}/256") for p in {p.attack: p for p in cells}.values()]
 
-    Of white-box attacks that aim at a wrong answer, image by image: one by answers may run out of queries, one that
-    imitates features may do so without a wrong answer, a universal one need not fool for all, and none of that is a
-    fault of the evaluation.
+
+def _undefended(field: Field, outcomes: Outcomes, progress: Progress) -> list[Control]:
+    """The same attacks, far out on a few images, where nothing protects, and behind the Cushion alone.
+
+    Of white-box attacks that aim at a wrong answer within an eps, image by image: one by answers may run out of
+    queries, one that imitates features may do so without a wrong answer, one that looks for the smallest change knows
+    no eps, a universal one need not fool for all, and none of that is a fault of the evaluation.
     """
-    iterated = [
-        (p, piece)
-        for p, piece in outcomes
-        if "fooled_bare" in piece and p.value.steps > 1 and p.value.ball.name == "linf"
-        if p.access == "white-box" and find_attack(p.attack).misleads and not isinstance(p.value, Universal)
-    ]
-    if not iterated:
+    cells = far_out(planned for planned, _ in outcomes if _must_win(planned))
+    if not cells:
         return []
-    largest = max(p.eps for p, _ in iterated)
-    here = [(p, piece) for p, piece in iterated if p.eps == largest]
-    text = here[0][0].eps_text
+    small = field.only(field.few(FAR_IMAGES))
+    pieces = {planned.attack: small.attack(planned, progress) for planned in cells}
     rows = (
         ("Attacks on the classifier alone", "fooled_bare"),
         ("Attacks through the Cushion, without Shield", "fooled"),
     )
     controls = []
     for name, key in rows:
-        shares = {p.attack: float(piece[key].float().mean()) for p, piece in here}
+        shares = {attack: float(piece[key].float().mean()) for attack, piece in pieces.items()}
         controls.append(
             Control(
-                name=f"{name}, {text}",
+                name=f"{name}, {cells[0].eps_text}",
                 expectation=f"every iterated white-box attack on the answer succeeds on more than {FULL:.0%}",
                 measured=", ".join(f"{attack} {share:.1%}" for attack, share in shares.items()),
                 passed=min(shares.values()) > FULL,
-                detail="If they failed here, their failure against the guard would say nothing.",
+                detail=f"On {len(small.right)} images. If they failed here, their failure against the guard would say "
+                "nothing.",
             )
         )
     return controls
+
+
+def _must_win(planned: Planned) -> bool:
+    entry, attack = find_attack(planned.attack), planned.value
+    iterated = attack.steps > 1 and attack.ball.name == "linf" and not isinstance(attack, Universal)
+    aims = entry.misleads and not entry.adaptive and not entry.minimal
+    return iterated and aims and planned.access == "white-box"
 
 
 def _ways_through(outcomes: Outcomes) -> list[Control]:
@@ -152,7 +172,7 @@ def _ways_through(outcomes: Outcomes) -> list[Control]:
         used, *others = by_way.values()
         controls.append(
             Control(
-                name=f"Ways through the Cushion, WB at {eps * 256:g}/256, {steps} steps",
+                name=f"{WAYS}, WB at {eps * 256:g}/256, {steps} steps",
                 expectation=f"no other way gets {TOLERANCE:.0%} more through than the one used everywhere",
                 measured=", ".join(f"{gradient_name(way)} {share:.1%}" for way, share in by_way.items()),
                 passed=max(others) - used <= TOLERANCE,
@@ -174,13 +194,13 @@ def _full_success(field: Field, outcomes: Outcomes, progress: Progress) -> Contr
     }
     measured = max(shares)
     small = field.only(field.few(FAR_IMAGES))
-    for levels in FAR_EPS:
-        if levels / 256 > measured:
-            piece = small.attack(replace(longest, eps=levels / 256, eps_text=f"{levels}/256"), progress)
-            shares[levels / 256] = undetected(piece)
+    for eps in (FAR_EPS / 2, FAR_EPS):
+        if eps > measured:
+            piece = small.attack(replace(longest, eps=eps, eps_text=f"{eps * 256:g}/256"), progress)
+            shares[eps] = undetected(piece)
     ordered = [shares[eps] for eps in sorted(shares)]
     return Control(
-        name="More eps ends in full success (WB)",
+        name=FULL_SUCCESS,
         expectation="undetected success rises with eps and reaches 95 % somewhere (up to 64/256)",
         measured=", ".join(f"{eps * 256:g}/256: {shares[eps]:.1%}" for eps in sorted(shares)),
         passed=rises(ordered) and max(ordered) >= 0.95,
@@ -219,7 +239,7 @@ def _planted_weakness(
     piece = field.only(field.few(FAR_IMAGES)).against(weak).attack(planned, progress)
     share = undetected(piece)
     return Control(
-        name="Planted weakness: a Shield trained at 1/256 only",
+        name=PLANTED,
         expectation=f"WB at {eps_text} gets at least 90 % through undetected",
         measured=f"{share:.1%} undetected ({len(piece['fooled'])} images)",
         passed=share >= 0.9,

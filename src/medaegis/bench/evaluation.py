@@ -23,9 +23,10 @@ from medaegis.bench.alarms import guessing_is_missing, run_alarms, run_guessing,
 from medaegis.bench.archive import Array, EvaluationFolder, provenance, write_evaluation
 from medaegis.bench.chosen import check_images, data_facts, draw
 from medaegis.bench.code import code_fingerprint
-from medaegis.bench.controls import run_controls
-from medaegis.bench.field import Field, as_array
-from medaegis.bench.metrics import wilson_interval
+from medaegis.bench.controls import not_measured, run_controls
+from medaegis.bench.field import Field
+from medaegis.bench.metrics import share_interval
+from medaegis.bench.pieces import as_array
 from medaegis.bench.planned import Planned, attacker_of
 from medaegis.bench.schema import (
     Attacker,
@@ -124,17 +125,18 @@ def evaluate_guard(
         examples |= field.pictures(planned, piece)
     controls = run_controls(guard, dataset, split, field, outcomes, planted=planted, progress=progress)
     controls += run_alarms(field, outcomes)
-    further = [run_guessing] if guessing_is_missing(outcomes) else []
+    further = [run_guessing] if guessing_is_missing(outcomes, adaptive=True) else []
     if stamina and any(planned.attack == "wb" for planned, _ in outcomes):
         further.append(run_stamina)
+    elif stamina:
+        controls.append(not_measured("Stamina", "alarm"))
     all_outcomes = list(outcomes)
     for run in further:
         alarm, more = run(field, outcomes, progress)
         controls.append(alarm)
         all_outcomes += more
-    # An alarm's few images are no measurement of an attacker whom no cell of the plan is of.
-    measured_by = [one for one in get_args(Attacker)[1:] if any(attacker_of(planned) == one for planned, _ in outcomes)]
-    through, pixels = field.through(outcomes)
+    tried_by = {attacker_of(planned) for planned, _ in all_outcomes}
+    through, pixels = field.through(all_outcomes)
     evaluation = Evaluation(
         **provenance(seed, command),
         seconds=time.perf_counter() - started + store.spent_before,
@@ -145,7 +147,12 @@ def evaluate_guard(
         clean=_clean_result(guard, test, clean),
         cells=measured,
         worst_case=field.worst_cases(all_outcomes),
-        by_attacker=[row for attacker in measured_by for row in field.worst_cases(all_outcomes, attacker)],
+        by_attacker=[
+            row
+            for attacker in get_args(Attacker)[1:]
+            if attacker in tried_by
+            for row in field.worst_cases(all_outcomes, attacker)
+        ],
         through=through,
         controls=controls,
     )
@@ -195,8 +202,7 @@ def _clean_result(guard: Guard, test: Dataset, clean: Verdict) -> CleanResult:
     bare = torch.cat([guard.classifier_logits(part) for part in test.pixels().split(64)])
     told = classification_metrics(clean.logits, test.labels, test.classes)
     wrong = clean.predicted != test.labels
-    accuracy = wilson_interval(len(test) - int(wrong.sum()), len(test))
-    accepted = wilson_interval(int(clean.accepted.sum()), len(test))
+    accuracy, accepted = share_interval(~wrong, test.patients), share_interval(clean.accepted, test.patients)
     return CleanResult(
         n=len(test),
         wrong=int(wrong.sum()),

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from medaegis.attacks.balls import Linf
 from medaegis.attacks.catalogue import AnyAttack, find_attack
 from medaegis.attacks.engine import pick_targets
 from medaegis.attacks.known import Known
@@ -22,7 +22,8 @@ from medaegis.attacks.victim import Verdict, Victim
 from medaegis.bench.archive import Array
 from medaegis.bench.chosen import draw
 from medaegis.bench.lessons import taught
-from medaegis.bench.metrics import Interval, auroc, bootstrap_interval, tpr_at_tnr, wilson_interval
+from medaegis.bench.metrics import Interval, auroc, auroc_interval, share_interval, tpr_at_tnr
+from medaegis.bench.pieces import Outcomes, as_array, as_scores, broken_by, further, within
 from medaegis.bench.planned import Planned, attacker_of, norm_of
 from medaegis.bench.schema import Attacker, Cell, ClassResult, Example, Through, WorstCase
 from medaegis.bench.schema import Verdict as ShownVerdict
@@ -153,6 +154,7 @@ class Field:
             pixels = self.test.pixels(self.right[rows])
             labels, targets = self.labels[rows], self.targets[rows]
             options: dict[str, Any] = {"eps": planned.eps, "targets": targets, "ids": ids, "seed": self.seed}
+            options["only_target"] = False  # whatever class comes out, a wrong one that is accepted does harm
             if self.known is not None:
                 options |= self.known.options(attack, attacked, pixels, targets, ids)
             if planned.transferred:
@@ -170,8 +172,8 @@ class Field:
                 "cost": torch.tensor([found.seconds, found.forwards, found.backwards]).expand(1, 3).double(),
             }
             if planned.transferred:
-                bare = self.bare().judge(found.images.to(victim.device)).predicted.to(labels.device)
-                piece["fooled_bare"] = Goal(labels, targets).reached(bare)
+                bare = self.bare().judge(found.images.to(victim.device)).to(labels.device)
+                piece["fooled_bare"] = found.judged(bare, Goal(labels)).fooled
             elif not adaptive:
                 alone, _ = self._taught(planned, self.bare(), {**self.key, "victim": "classifier"})
                 piece["fooled_bare"] = alone.run(self.bare(), pixels, labels, **options, batch_size=BATCH).fooled
@@ -186,9 +188,7 @@ class Field:
         fooled = piece["fooled"].numpy()
         broken = fooled & piece["accepted"].numpy()
         interval = self._auroc(piece["score"])
-        undetected = wilson_interval(int(broken.sum()), len(broken))
-        safe = self.accepted.numpy() & ~broken
-        robust = wilson_interval(int(safe.sum()), len(self.chosen))
+        undetected, robust = self._shares(piece["fooled"] & piece["accepted"])
         seconds, forwards, backwards = piece["cost"].sum(0).tolist()
         by_class = {}
         for k, name in enumerate(self.test.classes):
@@ -272,99 +272,91 @@ class Field:
         }
         return {f"{planned.id}/{name}": view.numpy() for name, view in views.items()}
 
-    def worst_cases(self, outcomes: Sequence[tuple[Planned, Piece]], attacker: Attacker = "anyone") -> list[WorstCase]:
+    def worst_cases(self, outcomes: Outcomes, attacker: Attacker = "anyone") -> list[WorstCase]:
         """At each eps and norm, for each image its strongest result: broken first, then the lowest suspicion."""
         mine = [(p, piece) for p, piece in outcomes if attacker in ("anyone", attacker_of(p))]
-        places = sorted({(planned.eps, planned.value.ball.name) for planned, _ in mine})
-        return [
-            self._worst_case([(p, piece) for p, piece in mine if p.value.ball.name == ball and p.eps <= eps], attacker)
-            for eps, ball in places
-        ]
+        # Checks come last among the outcomes: where there is a cell, it names the place.
+        places = {(planned.eps, planned.value.ball.name): planned for planned, _ in reversed(mine)}
+        return [self._worst_case(mine, places[place], attacker) for place in sorted(places)]
 
-    def _worst_case(self, outcomes: Sequence[tuple[Planned, Piece]], attacker: Attacker) -> WorstCase:
-        """At the largest eps among them; what fools within a smaller one is within this one too."""
-        planned = max((planned for planned, _ in outcomes), key=lambda planned: planned.eps)
+    def _worst_case(self, outcomes: Outcomes, place: Planned, attacker: Attacker) -> WorstCase:
+        """At the eps and in the norm of `place`; an image counts that lies in that ball, whatever it was made in."""
+        ball, clean = place.value.ball, self.test.pixels(self.right)
         pieces = [piece for _, piece in outcomes]
-        here = [piece for other, piece in outcomes if other.eps == planned.eps]
-        broken = torch.stack([broken_by(piece) for piece in pieces]).any(0)
+        inside = torch.stack([within(piece, clean, ball, place.eps) for piece in pieces])
+        fooled, accepted, scores, wanted = (
+            torch.stack([piece[name] for piece in pieces]) for name in ("fooled", "accepted", "score", "wanted")
+        )
+        fooled &= inside
+        broken = (fooled & accepted).any(0)
         # Only an image that fools the classifier harms; the suspicion of others counts where nothing fools.
-        harmless = torch.stack([torch.where(piece["fooled"], torch.inf, piece["score"]) for piece in here])
-        harmful = torch.stack([torch.where(piece["fooled"], piece["score"], torch.inf) for piece in pieces])
-        fooled = torch.stack([piece["fooled"] for piece in pieces]).any(0)
-        score = torch.where(fooled, harmful.amin(0), harmless.amin(0))
-        wanted = torch.stack([piece["wanted"] for piece in pieces]).amin(0)
+        here = torch.tensor([(p.eps, p.value.ball.name) == (place.eps, ball.name) for p, _ in outcomes])
+        about: dict[str, Any] = {
+            "attacker": attacker,
+            "eps": place.eps,
+            "eps_text": place.eps_text,
+            "norm": norm_of(place),
+            "n": len(self.right),
+            "further": further(outcomes, inside, fooled & accepted),
+        }
+        if place.check:
+            return WorstCase(**about)
+        score = torch.where(fooled.any(0), scores.where(fooled, torch.inf).amin(0), scores[here].amin(0))
+        lowest = wanted.where(inside, torch.inf).amin(0)
         area = self._auroc(score)
-        undetected = wilson_interval(int(broken.sum()), len(broken))
-        robust = wilson_interval(int((self.accepted & ~broken).sum()), len(self.chosen))
+        undetected, robust = self._shares(broken)
         return WorstCase(
-            attacker=attacker,
-            eps=planned.eps,
-            eps_text=planned.eps_text,
-            norm=norm_of(planned),
-            n=len(broken),
+            **about,
             auroc=area.value,
             auroc_interval=(area.low, area.high),
-            auroc_wanted=auroc(as_array(self.clean.score[self.genuine]), as_array(wanted)),
+            auroc_wanted=auroc(as_array(self.clean.score[self.genuine]), as_array(lowest)),
             undetected=undetected.value,
             undetected_interval=(undetected.low, undetected.high),
             robust_accuracy=robust.value,
             robust_accuracy_interval=(robust.low, robust.high),
         )
 
-    def through(self, outcomes: Sequence[tuple[Planned, Piece]]) -> tuple[list[Through], dict[str, Array]]:
-        """Each image that got through in L-infinity, at the smallest eps at which it did, smallest first; pixels."""
-        found: list[tuple[float, float, int, Planned, Piece]] = []
-        linf = [(p, piece) for p, piece in outcomes if p.value.ball.name == "linf"]
-        for i in range(len(self.right)):
-            ways = [
-                (p.eps, float(piece["score"][i]), k) for k, (p, piece) in enumerate(linf) if bool(broken_by(piece)[i])
-            ]
-            if ways:
-                eps, score, k = min(ways)
-                found.append((eps, score, i, *linf[k]))
-        found.sort(key=lambda way: way[:3])
-        found = found[:SHOWN_THROUGH]
-        told = [Through(cell=p.id, example=self._example(i, piece)) for _, _, i, p, piece in found]
+    def through(self, outcomes: Outcomes) -> tuple[list[Through], dict[str, Array]]:
+        """Each image that got through in L-infinity, at the smallest eps whose ball holds it, and pixels."""
+        clean = self.test.pixels(self.right)
+        places = {p.eps: p for p, _ in outcomes if p.value.ball.name == "linf"}
+        found: dict[int, tuple[Planned, int]] = {}
+        for eps in sorted(places):
+            broken = torch.stack([broken_by(piece) & within(piece, clean, Linf(), eps) for _, piece in outcomes])
+            score = torch.stack([piece["score"] for _, piece in outcomes]).where(broken, torch.inf)
+            least = score.min(0)
+            for i in least.values.argsort(stable=True).tolist():
+                if broken[:, i].any():
+                    found.setdefault(i, (places[eps], int(least.indices[i])))
         if not found:
             return [], {}
-        clean = self.test.images[self.right[torch.tensor([i for _, _, i, _, _ in found])]]
-        adversarial = torch.stack([piece["images"][i] for _, _, i, _, piece in found])
-        return told, {"through/clean": clean.numpy(), "through/adversarial": adversarial.numpy()}
+        shown = list(found.items())[:SHOWN_THROUGH]
+        told, adversarial = [], []
+        for i, (place, k) in shown:
+            planned, piece = outcomes[k]
+            told.append(
+                Through(
+                    cell=None if planned.check else planned.id,
+                    check=planned.check,
+                    title=self._title(planned),
+                    eps=place.eps,
+                    eps_text=place.eps_text,
+                    example=self._example(i, piece),
+                )
+            )
+            adversarial.append(piece["images"][i])
+        pixels = self.test.images[self.right[torch.tensor([i for i, _ in shown])]]
+        return told, {"through/clean": pixels.numpy(), "through/adversarial": torch.stack(adversarial).numpy()}
+
+    def _shares(self, broken: Tensor) -> tuple[Interval, Interval]:
+        """Undetected success, and robust accuracy with rejection, intervals by patient."""
+        safe = torch.isin(self.chosen, self.right[self.accepted & ~broken])
+        return share_interval(broken, self._patients(self.right)), share_interval(safe, self._patients(self.chosen))
 
     def _auroc(self, score: Tensor) -> Interval:
-        """Of clean images diagnosed rightly against attacked ones, patients drawn as a whole."""
-        groups = [[self.test.patients[i] for i in rows.tolist()] for rows in (self.genuine, self.right)]
-        clean = as_array(self.clean.score[self.genuine])
-        return bootstrap_interval(auroc, [clean, as_array(score)], n=500, seed=self.seed, groups=groups)
+        """Of clean images diagnosed rightly against attacked ones, by patient."""
+        groups = [self._patients(rows) for rows in (self.genuine, self.right)]
+        return auroc_interval(as_array(self.clean.score[self.genuine]), as_array(score), groups, seed=self.seed)
 
-
-def broken_by(piece: Piece) -> Tensor:
-    """Images that fool the classifier and are accepted, bool `(N,)`."""
-    return piece["fooled"] & piece["accepted"]
-
-
-def elsewhere_nothing(piece: Piece, places: Tensor, n: int) -> Piece:
-    """What was found of some of n images as a piece of all n, in which the others were not fooled and score worst."""
-    whole = {
-        name: torch.full((n,), torch.inf if values.is_floating_point() else 0, dtype=values.dtype)
-        for name, values in piece.items()
-        if name in ("score", "wanted", "fooled", "accepted")
-    }
-    for name, values in whole.items():
-        values[places] = piece[name]
-    return whole
-
-
-def undetected(piece: Piece) -> float:
-    """Share of the attacked images that do."""
-    return float(broken_by(piece).float().mean())
-
-
-def as_scores(values: Tensor) -> Tensor:
-    """Scores as float32; NaN becomes +inf: what cannot be scored is withheld."""
-    return torch.nan_to_num(values.float(), nan=torch.inf, posinf=torch.inf, neginf=-torch.inf)
-
-
-def as_array(values: Tensor) -> Array:
-    """The same as an array."""
-    return as_scores(values).numpy()
+    def _patients(self, rows: Tensor) -> list[str]:
+        return [self.test.patients[i] for i in rows.tolist()]

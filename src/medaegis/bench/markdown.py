@@ -7,7 +7,16 @@ from pathlib import Path
 
 from medaegis.bench.archive import read_evaluation, replace_file
 from medaegis.bench.schema import Cell, Control, Evaluation, WorstCase
-from medaegis.bench.words import decimal, decimal_range, duration, gradient_name, percent, percent_range
+from medaegis.bench.words import (
+    beyond,
+    decimal,
+    decimal_range,
+    duration,
+    eps_name,
+    gradient_name,
+    percent,
+    percent_range,
+)
 
 
 def markdown(evaluation_dir: Path | str) -> str:
@@ -91,7 +100,7 @@ def _row(cell: Cell) -> Sequence[str]:
     tprs = " / ".join(percent(value).removesuffix(" %") for value in (cell.tpr90, cell.tpr95, cell.tpr99))
     return (
         f"{cell.attack} (transfer)" if cell.access == "no-box" else cell.attack,
-        cell.eps_text,
+        eps_name(cell.eps_text, cell.norm),
         steps,
         gradient_name(cell.gradient),
         str(cell.n),
@@ -111,8 +120,8 @@ def _row(cell: Cell) -> Sequence[str]:
 
 def _worst(worst: WorstCase) -> Sequence[str]:
     return (
-        "**worst case**",
-        worst.eps_text,
+        "**worst case**" + (f" ({beyond(worst.further)})" if worst.further else ""),
+        eps_name(worst.eps_text, worst.norm),
         *("",) * 2,
         str(worst.n),
         *("",) * 2,
@@ -130,7 +139,7 @@ def _worst(worst: WorstCase) -> Sequence[str]:
 
 def controls_table(controls: Sequence[Control]) -> str:
     """A row per control and alarm."""
-    word = {True: "as expected", False: "**NOT as expected**", None: "shown"}
+    word = {True: "as expected", False: "**NOT as expected**", None: "not judged"}
     rows = [(c.name, c.expectation, c.measured, word[c.passed]) for c in controls]
     return table(("control or alarm", "expectation", "measured", "outcome"), rows)
 

@@ -18,7 +18,8 @@ from medaegis.errors import ConfigError
 class Planned:
     """One cell to measure: a catalogue entry, eps in pixel units and as text, and what to change of its defaults.
 
-    `transferred`: made on the field's surrogate, and only judged by the guard.
+    `transferred`: made on the field's surrogate, and only judged by the guard. `check`: the control or alarm that
+    runs it on a few images; none: a cell of the plan, on all.
     """
 
     attack: str
@@ -29,6 +30,7 @@ class Planned:
     gradient: Gradient = "bpda"
     transferred: bool = False
     samples: int = 1
+    check: str = ""
 
     @property
     def value(self) -> AnyAttack:

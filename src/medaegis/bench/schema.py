@@ -113,10 +113,10 @@ class Example(Model):
 
 
 class Cell(Model):
-    """One attack at one eps.
+    """One attack at one eps. Intervals are of 95 %, by patient (`metrics.share_interval` and `auroc_interval`).
 
     n: attacked images, those diagnosed rightly when clean. success: share whose diagnosis the attack turns wrong behind
-    the Cushion. undetected: turns it wrong and is accepted. robust_accuracy: share whose clean image is diagnosed
+    the Cushion, to any. undetected: wrong and accepted. robust_accuracy: share whose clean image is diagnosed
     rightly and accepted, and whose attacked image is no undetected success (Tramèr 2022). access: "no-box" where the
     images were made on surrogates; then gradient is null, and passes are those through the surrogates. samples: draws
     of a random Cushion that each step averaged over (if it was not left out). auroc: clean images that are diagnosed
@@ -164,12 +164,23 @@ class Cell(Model):
 Attacker = Literal["anyone", "knows the guard", "knows the classifier", "asks and sees answers", "knows neither"]
 
 
+class Further(Model):
+    """What a control or alarm tried beyond the plan: n of the attacked images; it broke `more` than all cells."""
+
+    check: str
+    n: Count
+    more: Count
+
+
 class WorstCase(Model):
-    """Within one eps, for each image the strongest result over all cells of an attacker, by default over all cells.
+    """Within one eps, for each image the strongest result over all cells of an attacker, by default over all cells: of
+    whatever norm or eps, if the attacked image lies in this ball by its pixels.
 
     auroc: an image counts with its lowest score among those that fool the classifier, or, where none does, among those
         of cells at just this eps.
     auroc_wanted: with its lowest score by the Shield of the class that the attacker wants.
+    further: what checks tried, on these images and no others; what they broke counts. An attacker of whom there is no
+        cell was tried by checks alone, and has no figures.
     """
 
     attacker: Attacker = "anyone"
@@ -184,20 +195,27 @@ class WorstCase(Model):
     undetected_interval: Bounds | None = None
     robust_accuracy: Share | None = None
     robust_accuracy_interval: Bounds | None = None
+    further: list[Further] = []
 
 
 class Through(Model):
-    """An image that got through in a cell, at the smallest eps at which it did, by the least suspicious of those cells.
+    """An image that got through in L-infinity: the smallest eps of a worst case that it counts in, and the least
+    suspicious of the attacked images there.
 
+    title: of the attack; cell: where it is of the plan, else null, and check names the control or alarm that ran it.
     Its pixels have the same row in "through/clean" and "through/adversarial" of examples.safetensors.
     """
 
-    cell: str
+    cell: str | None
+    check: str = ""
+    title: str
+    eps: Amount
+    eps_text: str
     example: Example
 
 
 class Control(Model):
-    """A check on the evaluation itself; passed is null where it is shown for the reader to judge.
+    """A check on the evaluation itself; passed is null where it was not judged, or not measured.
 
     kind: a control must come out right in every evaluation; an alarm that did not pass is a sign of masked gradients.
     """
@@ -225,7 +243,7 @@ class Evaluation(Measured):
     """The whole of evaluation.json."""
 
     format: Literal["medaegis-evaluation"] = "medaegis-evaluation"
-    version: Literal[1] = 1
+    version: Literal[2] = 2
     seconds: Amount
     threat_model: str
     guard: GuardFacts
@@ -250,6 +268,6 @@ class Evaluation(Measured):
         named.update(name for cell in self.cells for name in cell.by_class)
         if foreign := sorted(named - classes):
             raise ValueError(f"the classes {foreign} are not among guard.classes {sorted(classes)}")
-        if unknown := sorted({one.cell for one in self.through} - {cell.id for cell in self.cells}):
+        if unknown := sorted({one.cell for one in self.through if one.cell} - {cell.id for cell in self.cells}):
             raise ValueError(f"through: there is no cell {unknown[0]!r}")
         return self

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from medaegis.bench.archive import read_evaluation, replace_file
 from medaegis.bench.pages import page_environment
 from medaegis.bench.pictures import change_picture, magnification, picture
-from medaegis.bench.schema import Attacker, Cell, Evaluation, Through, WorstCase
+from medaegis.bench.schema import Attacker, Evaluation, Through, WorstCase
 from medaegis.bench.summary import BROKEN, HELD, Rung, rung, summarise
 
 SIDE = 132
@@ -37,7 +37,6 @@ class Shown:
     """One image that got through: its pictures as data URIs."""
 
     through: Through
-    cell: Cell
     clean: str
     change: str
     adversarial: str
@@ -96,12 +95,11 @@ def _attacks(evaluation: Evaluation, attacker: Attacker) -> list[str]:
 
 
 def _shown(evaluation: Evaluation, examples: Mapping[str, npt.NDArray[Any]]) -> list[Shown]:
-    cells = {cell.id: cell for cell in evaluation.cells}
     shown = []
     for i, one in enumerate(evaluation.through):
         clean, adversarial = examples["through/clean"][i], examples["through/adversarial"][i]
-        factor = magnification(cells[one.cell].eps)
+        factor = magnification(one.eps)
         change = change_picture(clean, adversarial, factor=factor, side=SIDE)
         views = (picture(clean, SIDE), change, picture(adversarial, SIDE))
-        shown.append(Shown(one, cells[one.cell], *views, factor))
+        shown.append(Shown(one, *views, factor))
     return shown

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from datetime import datetime
 
-from medaegis.bench.schema import Norm
+from medaegis.bench.schema import Further, Norm
 
 NOT_MEASURED = "–"
 # Not from the locale: the page is in English wherever it is made.
@@ -99,6 +100,11 @@ def eps_in_words(eps_text: str, norm: Norm) -> str:
     else:
         size = f"{eps_text} of the full brightness range"
     return f"every pixel moved by at most {size}" if norm == "Linf" else f"pixels moved by {size} in root mean square"
+
+
+def beyond(further: Sequence[Further]) -> str:
+    """What checks tried beyond the plan, and found, or nothing."""
+    return "; ".join(f"{one.check}: {one.n} images tried, {one.more} more" for one in further)
 
 
 def setting(value: object) -> str:

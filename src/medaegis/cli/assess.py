@@ -148,23 +148,27 @@ def assess(
 
 def worst_table(found: Assessment) -> RenderableType:
     """Clean images, and a line per eps."""
-    rows = [["clean", "", *_shares(found.clean.accuracy), *_recalls(found.clean.recall)]]
+    from medaegis.bench.words import beyond
+
+    rows = [["clean", "", *_shares(found.clean.accuracy), *_recalls(found.clean.recall), ""]]
     rows += [
-        [worst.eps_text, worst.norm, *_shares(worst.accuracy), *_recalls(worst.recall)] for worst in found.worst_case
+        [worst.eps_text, worst.norm, *_shares(worst.accuracy), *_recalls(worst.recall), beyond(worst.further)]
+        for worst in found.worst_case
     ]
-    columns = ("Worst case, eps", "Norm", "Robust accuracy", "95 %", *(f"Recall {name}" for name in found.classes))
+    recalls = (f"Recall {name}" for name in found.classes)
+    columns = ("Worst case, eps", "Norm", "Robust accuracy", "95 %", *recalls, "Checks on few images")
     return console.table(*columns, rows=rows)
 
 
 def attacks_table(found: Assessment) -> RenderableType:
     """A line per attack, eps and way through the Cushion; passes and seconds are per image."""
-    from medaegis.bench.words import gradient_name
+    from medaegis.bench.words import eps_name, gradient_name
 
     ways = found.cushion != "none"
     rows = [
         [
             tried.attack,
-            tried.eps_text,
+            eps_name(tried.eps_text, tried.norm),
             tried.steps,
             *([gradient_name(tried.gradient)] if ways else []),
             tried.success.n,

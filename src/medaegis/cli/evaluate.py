@@ -194,13 +194,13 @@ def worst_table(found: Evaluation) -> RenderableType:
 
 def cells_table(found: Evaluation) -> RenderableType:
     """A line per attack, eps and way through the Cushion."""
-    from medaegis.bench.words import gradient_name
+    from medaegis.bench.words import eps_name, gradient_name
 
     ways = found.guard.cushion != "none"
     rows = [
         [
             f"{cell.attack} (transfer)" if cell.access == "no-box" else cell.attack,
-            cell.eps_text,
+            eps_name(cell.eps_text, cell.norm),
             cell.steps,
             *([gradient_name(cell.gradient)] if ways else []),
             cell.n,
@@ -218,6 +218,6 @@ def cells_table(found: Evaluation) -> RenderableType:
 
 def controls_table(controls: Sequence[Control]) -> RenderableType:
     """A line per control and alarm."""
-    word = {True: "passed", False: "FAILED", None: "shown"}
+    word = {True: "passed", False: "FAILED", None: "not judged"}
     rows = [[control.name, word[control.passed], control.measured, control.expectation] for control in controls]
     return console.table("Control or alarm", "Outcome", "Measured", "Expected", rows=rows)

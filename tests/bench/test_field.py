@@ -1,0 +1,82 @@
+"""The images under attack: what counts as broken, with more than two classes and in more than one norm."""
+
+import pytest
+import torch
+from tests.attacks.toys import toy_bank, toy_classifier, toy_images
+
+from medaegis.attacks.victim import Victim
+from medaegis.bench import alarms
+from medaegis.bench.field import Field
+from medaegis.bench.planned import Planned
+from medaegis.bench.schema import Further
+from medaegis.bench.store import Store
+from medaegis.bench.surrogates import Surrogate
+from medaegis.cushions import parse_cushion
+from medaegis.guard.guard import Guard
+from medaegis.images.datasets import Dataset
+from medaegis.progress import silent
+
+
+def field_of(folder, classes, n=60, *, patients=None):
+    """A guard of random weights, and images that it diagnoses rightly because its diagnosis is their label."""
+    classifier = toy_classifier(classes)
+    bank = toy_bank(classifier, taps=("input", "relu"))
+    guard = Guard(classifier, parse_cushion("none"), bank, tnr=0.9)
+    images = (toy_images(n, classifier) * 255).round().to(torch.uint8)
+    labels = guard.judge(images.float() / 255).predicted
+    names = tuple(f"{i}.png" for i in range(n))
+    people = names if patients is None else patients
+    test = Dataset("toy", images, labels, tuple(guard.classes), people, names, torch.arange(n))
+    clean = guard.judge(test.pixels())
+    return Field(guard, test, clean, torch.arange(n), 0, Store(folder), {"guard": guard.fingerprint()})
+
+
+@pytest.mark.parametrize(("classes", "transferred"), [(2, False), (4, False), (4, True)])
+def test_any_wrong_diagnosis_that_is_accepted_got_through(tmp_path, classes, transferred):
+    """Each image is driven to one class drawn for it, and harmed by every other wrong one as well."""
+    field = field_of(tmp_path, classes)
+    planned = Planned("pgd", 24 / 256, "24/256", steps=3, transferred=transferred)
+    if transferred:
+        field.surrogate = Surrogate(Victim(toy_classifier(classes, seed=1)), "another", [], [])
+    piece = field.attack(planned, silent)
+    verdict = field.guard.judge(piece["images"].float() / 255)
+    wrong = verdict.predicted != field.labels
+    elsewhere = wrong & (verdict.predicted != field.targets)
+    assert torch.equal(piece["fooled"], wrong)
+    assert bool((elsewhere & verdict.accepted).any()) == (classes > 2)
+    cell = field.cell(planned, piece)
+    assert cell.success == pytest.approx(wrong.float().mean().item())
+    assert cell.undetected == pytest.approx((wrong & verdict.accepted).float().mean().item())
+    if transferred:
+        bare = field.guard.classifier(piece["images"].float() / 255).argmax(1)
+        assert torch.equal(piece["fooled_bare"], bare != field.labels)
+    through, _ = field.through([(planned, piece)])
+    assert len(through) == min(48, int((wrong & verdict.accepted).sum()))
+
+
+def test_what_a_check_tried_on_a_few_images_is_told_apart(tmp_path, monkeypatch):
+    """PGD does not aim at the Shields; Square does, on a few of the images that PGD left."""
+    monkeypatch.setattr(alarms, "BLIND_QUERIES", 60)
+    field = field_of(tmp_path, 2)
+    planned = Planned("pgd", 24 / 256, "24/256", steps=3)
+    piece = field.attack(planned, silent)
+    alarm, more = alarms.run_guessing(field, [(planned, piece)], silent)
+    outcomes, tried = [(planned, piece), *more], more[0][1]["tried"]
+    new = tried & more[0][1]["fooled"] & more[0][1]["accepted"]
+    assert 0 < new.sum() < tried.sum() < len(tried)
+    told = [Further(check=alarm.name, n=int(tried.sum()), more=int(new.sum()))]
+    by_plan = field.worst_cases(outcomes[:1])[0]
+    (anyone,) = field.worst_cases(outcomes)
+    assert (by_plan.further, anyone.further) == ([], told)
+    assert anyone.undetected == pytest.approx(by_plan.undetected + new.float().mean().item())
+    (classifier,) = field.worst_cases(outcomes, "knows the classifier")
+    assert classifier == by_plan.model_copy(update={"attacker": "knows the classifier"})
+    (answers,) = field.worst_cases(outcomes, "asks and sees answers")
+    assert answers.further == told
+    assert (answers.undetected, answers.undetected_interval, answers.robust_accuracy) == (None, None, None)
+    through, pixels = field.through(outcomes)
+    found = {one.example.name: i for i, one in enumerate(through) if one.check == alarm.name}
+    assert set(found) == {f"test image {i}" for i in new.nonzero().squeeze(1).tolist()}
+    for i in new.nonzero().squeeze(1).tolist():
+        shown = torch.from_numpy(pixels["through/adversarial"][found[f"test image {i}"]])
+        assert torch.equal(shown, more[0][1]["images"][i])
