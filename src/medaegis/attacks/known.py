@@ -15,7 +15,7 @@ from medaegis.attacks.hfc import Mixtures, fit_mixtures
 from medaegis.attacks.universal import Universal
 from medaegis.attacks.victim import Victim
 from medaegis.images.datasets import Dataset
-from medaegis.models.classifier import INPUT
+from medaegis.models.classifier import INPUT, Classifier
 
 
 class Known:
@@ -29,9 +29,9 @@ class Known:
 
     def __init__(self, images: Dataset, *, taps: tuple[str, ...] | None = None, seed: int = 0) -> None:
         self.images, self.taps, self.seed = images, taps, seed
-        self._normal: dict[Victim, Mixtures] = {}
+        self._normal: dict[tuple[Classifier, str], Mixtures] = {}
         # Whole activations are large: those of one victim and its taps at a time.
-        self._seen: tuple[Victim, tuple[str, ...], dict[str, Tensor]] | None = None
+        self._seen: tuple[tuple[Classifier, str], tuple[str, ...], dict[str, Tensor]] | None = None
 
     @cached_property
     def key(self) -> list[str]:
@@ -84,9 +84,9 @@ class Known:
 
         Over several taps they add up, each as the mean over its values in units of the known images' mean square.
         """
-        if self._seen is None or self._seen[:2] != (victim, taps):
+        if self._seen is None or self._seen[:2] != (_place(victim), taps):
             pixels = self.images.pixels()
-            self._seen = victim, taps, victim.features(pixels, taps, torch.arange(len(pixels)), _flat)
+            self._seen = _place(victim), taps, victim.features(pixels, taps, torch.arange(len(pixels)), _flat)
         here = victim.features(images, taps, ids, _flat)
         far = torch.zeros((len(images), len(self.images)), device=victim.device)
         for tap, known in self._seen[2].items():
@@ -95,13 +95,19 @@ class Known:
 
     def normal(self, victim: Victim) -> Mixtures:
         """Of features behind the victim's Cushion, worked out once for each victim."""
-        if victim not in self._normal:
+        place = _place(victim)
+        if place not in self._normal:
             taps = self.taps if self.taps is not None else victim.exact.taps
             features = victim.pooled(self.images.pixels(), tuple(tap for tap in taps if tap != INPUT))
-            self._normal[victim] = fit_mixtures(
+            self._normal[place] = fit_mixtures(
                 features, self.images.labels, classes=len(victim.exact.classes), seed=self.seed
             )
-        return self._normal[victim]
+        return self._normal[place]
+
+
+def _place(victim: Victim) -> tuple[Classifier, str]:
+    """Where features are read: the same whatever way gradients take."""
+    return victim.exact, victim.cushion.spec
 
 
 def _flat(features: Tensor) -> Tensor:

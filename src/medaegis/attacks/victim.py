@@ -79,8 +79,6 @@ class Victim:
         fold: bool = True,
     ) -> None:
         self.cushion = cushion if cushion is not None else parse_cushion("none")
-        if gradient == "twin" and not self.cushion.has_twin:
-            raise ConfigError(f"cushion {self.cushion.spec}", "it has no differentiable twin", "attack it with 'bpda'")
         self.gradient = gradient
         self.shields = shields
         self._dice = self.cushion if isinstance(self.cushion, RandomCushion) else None
@@ -142,6 +140,12 @@ class Victim:
         mine = copy.copy(self)
         mine.cushion, mine._draws = cushion, None
         mine._dice = cushion if isinstance(cushion, RandomCushion) else None
+        return mine
+
+    def by(self, gradient: Gradient) -> Victim:
+        """The same with gradients that pass its Cushion another way."""
+        mine = copy.copy(self)
+        mine.gradient = gradient
         return mine
 
     def in_float32(self) -> Victim:

@@ -64,7 +64,7 @@ class Bare:
 
     def __init__(self, classifier: Classifier, cushion: Cushion, known: Known, seed: int, store: Store) -> None:
         self.classifier, self.cushion = classifier, cushion
-        self._victims: dict[Gradient, Victim] = {}
+        self._victim = Victim(classifier, cushion=cushion)
         # Without the Cushion, whose rounding would step: what slopes are looked at on.
         self.smooth = Victim(classifier, gradient="skip", dtype=torch.float32)
         self.known, self.seed, self.store = known, seed, store
@@ -79,9 +79,7 @@ class Bare:
 
     def victim(self, gradient: Gradient = "bpda") -> Victim:
         """By its way through the Cushion."""
-        if gradient not in self._victims:
-            self._victims[gradient] = Victim(self.classifier, cushion=self.cushion, gradient=gradient)
-        return self._victims[gradient]
+        return self._victim.by(gradient)
 
     def judge(self, images: Tensor, ids: Tensor) -> Verdict:
         """Verdicts on the CPU."""

@@ -91,9 +91,9 @@ class Field:
         return other
 
     def victim(self, gradient: Gradient) -> Victim:
-        if gradient not in self._victims:
-            self._victims[gradient] = self.guard.victim(gradient=gradient)
-        return self._victims[gradient]
+        if "guard" not in self._victims:
+            self._victims["guard"] = self.guard.victim()
+        return self._victims["guard"].by(gradient)
 
     def bare(self) -> Victim:
         """The classifier alone, without Cushion and Shield."""
