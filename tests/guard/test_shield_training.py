@@ -168,7 +168,7 @@ def test_half_of_the_attacks_may_drive_the_classifier_too(tmp_path):
 
 def test_steps_are_of_both_kinds_in_their_shares(tmp_path, monkeypatch):
     rules = []
-    monkeypatch.setattr(Attack, "descend", lambda self, victim, x, goal, eps, z: rules.append(self.rule) or z)
+    monkeypatch.setattr(Attack, "descend", lambda self, victim, x, goal, eps, z: rules.append(self.rule) or (z, 10))
     config = CONFIG.model_copy(update={"momentum_share": 0.75, "updates": 200})
     run = training(tmp_path, config=config)
     for update in range(config.updates):
