@@ -15,7 +15,7 @@ from tests.bench.small import CONFIG, data, learned
 from medaegis.attacks.engine import Attack, pick_targets
 from medaegis.attacks.known import Known
 from medaegis.attacks.universal import Universal
-from medaegis.bench import bare
+from medaegis.bench import archive, bare
 from medaegis.bench.bare import Bare, Pictures
 from medaegis.bench.comparison import _Scene, compare_detectors
 from medaegis.bench.comparison_record import Comparison
@@ -222,3 +222,18 @@ def test_any_wrong_diagnosis_is_turned(tmp_path):
     predicted = classifier(piece["images"].float() / 255).argmax(1)
     assert torch.equal(piece["fooled"], predicted != labels)
     assert ((predicted != labels) & (predicted != pictures.targets)).any()
+
+
+def test_the_record_names_the_code_that_ran(scene, tmp_path, monkeypatch):
+    """Not what was committed while it did."""
+    commit, ask, about = ["a" * 40], Store.get, archive.environment()
+
+    def get(self, key, compute):
+        commit[0] = "b" * 40
+        return ask(self, key, compute)
+
+    monkeypatch.setattr(archive, "environment", lambda: {**about, "commit": commit[0]})
+    monkeypatch.setattr(Store, "get", get)
+    found = compared(scene, tmp_path, detectors=("kd",), attacks=("bim",), cushions=("none",), limit=10)
+    assert commit[0] == "b" * 40
+    assert found.commit == "a" * 40

@@ -146,7 +146,7 @@ def write_record(path: Path, record: Measured) -> None:
 
 
 def provenance(seed: int, command: str) -> dict[str, Any]:
-    """The fields of `Measured`, as of now and on this machine."""
+    """The fields of `Measured`, as of now and on this machine; take it before the work begins."""
     about = environment()
     return {
         "created": datetime.now(UTC).replace(microsecond=0),

@@ -126,6 +126,7 @@ def assess_classifier(
     check_images(classifier, dataset, split, limit, "classifier")
     filtering = parse_cushion(cushion)
     test = dataset.subset(split.adv_test)
+    about = provenance(seed, command)  # of the code that runs, whatever is committed meanwhile
     store = Store(out_dir / "pieces")
     known = Known(dataset.subset([*split.train, *split.adv_train]), seed=seed)
     bare = Bare(classifier, filtering, known, seed, store)
@@ -146,7 +147,7 @@ def assess_classifier(
         outcomes.append((planned, piece))
     controls, more = run_checks(bare, pictures, outcomes, targeted, progress)
     found = Assessment(
-        **provenance(seed, command),
+        **about,
         seconds=time.perf_counter() - started + store.spent_before,
         classifier=str(bare.key["classifier"]),
         classes=list(classifier.classes),

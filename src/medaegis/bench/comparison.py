@@ -84,6 +84,7 @@ def compare_detectors(
     check_eps(eps_text, eps)
     if guard is not None:
         check_shields(guard, classifier, dataset, split)
+    about = provenance(seed, command)  # of the code that runs, whatever is committed meanwhile
     store = Store(out_dir / "pieces")
     taps = tuple(tap for tap in (classifier.taps if taps is None else taps) if tap != INPUT)
     told, rows = [], []
@@ -106,7 +107,7 @@ def compare_detectors(
         part += 1
         told += [scene.tell(name, piece) for name, piece in made.items()]
     found = Comparison(
-        **provenance(seed, command),
+        **about,
         data=dataset.spec.split(":")[0],
         backbone=classifier.backbone,
         size=classifier.size,

@@ -94,6 +94,7 @@ def evaluate_guard(
         problem = "no cell is made on them" if surrogates else "none given, and some cells are made on them"
         raise ConfigError("surrogates", problem, "give both or neither")
     test = dataset.subset(split.adv_test)
+    about = provenance(seed, command)  # of the code that runs, whatever is committed meanwhile
     store = Store(out_dir / "pieces")
     key: dict[str, object] = {"guard": guard.fingerprint(), "seed": seed, "code": code_fingerprint()}
     clean = guard.judge(test.pixels(), ids=test.ids, seed=seed)
@@ -138,7 +139,7 @@ def evaluate_guard(
     tried_by = {attacker_of(planned) for planned, _ in all_outcomes}
     through, pixels = field.through(all_outcomes)
     evaluation = Evaluation(
-        **provenance(seed, command),
+        **about,
         seconds=time.perf_counter() - started + store.spent_before,
         threat_model=THREAT_MODEL + (RANDOM_CUSHION if guard.cushion.random else ""),
         guard=_guard_facts(guard),
