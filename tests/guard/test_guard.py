@@ -1,5 +1,6 @@
 """The guard: what is saved is what is loaded, a touched folder is refused, and whatever goes wrong inside withholds."""
 
+import dataclasses
 import json
 import pickle
 import shutil
@@ -85,6 +86,17 @@ def test_findings_say_what_the_verdict_says(guard, images):
         assert max(finding.probabilities, key=finding.probabilities.get) == finding.label
         assert finding.diagnosis == (finding.label if finding.accepted else None)
         assert finding.reason == ("accepted" if finding.accepted else "suspicious")
+
+
+@pytest.mark.parametrize(("score", "shown"), [(1.0000001, "1.01"), (1.2, "1.20"), (3.456, "3.46")])
+def test_what_is_rejected_is_not_told_as_what_is_allowed(guard, images, monkeypatch, score, shown):
+    verdict = guard.judge(images[:1])
+    verdict = dataclasses.replace(
+        verdict, score=torch.tensor([score], dtype=torch.float64), accepted=torch.tensor([False])
+    )
+    monkeypatch.setattr(guard._exact, "judge", lambda x: verdict)
+    (finding,) = guard.inspect(images[:1])
+    assert finding.detail == f"suspicion {shown}, 1.00 allowed"
 
 
 def test_findings_do_not_depend_on_the_batch_size(guard, images):

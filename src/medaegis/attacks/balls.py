@@ -152,6 +152,3 @@ def _squares(levels: Tensor) -> Tensor:
 def _length(x: Tensor) -> Tensor:
     length: Tensor = torch.linalg.vector_norm(x, dim=(1, 2, 3), keepdim=True)
     return length
-
-
-BALLS: dict[str, Ball] = {"linf": Linf(), "l2": L2()}

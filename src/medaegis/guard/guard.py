@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -223,7 +224,9 @@ class Guard:
                 findings.append(Finding(False, "error", "the network gave a value that is not finite", None, {}, None))
                 continue
             reason: Reason = "accepted" if accepted[i] else "suspicious"
-            detail = "within the range of clean images" if accepted[i] else f"suspicion {scores[i]:.2f}, 1.00 allowed"
+            # Rounded up: what is rejected is never shown as what is allowed.
+            above = f"suspicion {math.ceil(100 * scores[i]) / 100:.2f}, 1.00 allowed"
+            detail = "within the range of clean images" if accepted[i] else above
             shares = dict(zip(self.classes, probabilities[i], strict=True))
             findings.append(Finding(accepted[i], reason, detail, self.classes[k], shares, scores[i]))
         return findings
