@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -224,8 +223,8 @@ class Guard:
                 findings.append(Finding(False, "error", "the network gave a value that is not finite", None, {}, None))
                 continue
             reason: Reason = "accepted" if accepted[i] else "suspicious"
-            # Rounded up: what is rejected is never shown as what is allowed.
-            above = f"suspicion {math.ceil(100 * scores[i]) / 100:.2f}, 1.00 allowed"
+            # What is rejected is never shown as what is allowed.
+            above = f"suspicion {max(scores[i], 1.01):.2f}, 1.00 allowed"
             detail = "within the range of clean images" if accepted[i] else above
             shares = dict(zip(self.classes, probabilities[i], strict=True))
             findings.append(Finding(accepted[i], reason, detail, self.classes[k], shares, scores[i]))
