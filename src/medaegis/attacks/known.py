@@ -94,7 +94,7 @@ class Known:
         return far.cpu()
 
     def normal(self, victim: Victim) -> Mixtures:
-        """Of features behind the victim's Cushion, worked out once for each victim."""
+        """Of features behind the victim's Cushion, worked out once, whatever way gradients take."""
         place = _place(victim)
         if place not in self._normal:
             taps = self.taps if self.taps is not None else victim.exact.taps

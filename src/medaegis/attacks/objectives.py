@@ -332,7 +332,7 @@ def orthogonal(step: Tensor, other: Tensor) -> Tensor:
     ratio = torch.where(other == 0, 0.0, step / other).flatten(1)
     ratio, order = ratio.sort(1)
     half = weight.gather(1, order).cumsum(1, dtype=torch.float64)
-    middle = (half < half[:, -1:] / 2).sum(1, keepdim=True).clamp_max(ratio.shape[1] - 1)
+    middle = (half < half[:, -1:] / 2).sum(1, keepdim=True)
     found = (step - ratio.gather(1, middle).view(-1, 1, 1, 1) * other).flatten(1)
     # 0 by definition; what rounding leaves there would have a sign by chance.
     balanced = torch.where(weight.any(1, keepdim=True), order.gather(1, middle), -1)
