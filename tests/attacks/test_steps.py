@@ -4,9 +4,12 @@ import math
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from medaegis.attacks.balls import L2, Linf
-from medaegis.attacks.steps import Adaptive, Best, Descent, Problem, checkpoints
+from medaegis.attacks.engine import _Kept
+from medaegis.attacks.steps import Adaptive, Descent, Problem, checkpoints
 
 N, STEPS, EPS = 3, 30, 0.1
 
@@ -26,15 +29,16 @@ def landscape(seed):
 
 
 def walk(rule, x, look, *, ball=None, size=0.02, steps=STEPS, eps=EPS):
-    """What the engine does: every point, and the result."""
+    """What the engine does: every point, and what it hands over."""
     radius = torch.full((N, 1, 1, 1), eps, dtype=torch.float64)
     walker = rule.begin(Problem(x, radius, torch.full_like(radius, size), steps, ball or Linf()))
-    z, points = x.clone(), []
+    z, points, kept = x.clone(), [], _Kept(x)
     for i in range(steps):
         points.append(z.clone())
         losses, grad = look(z)
+        kept.see(z, losses, torch.zeros(N, dtype=torch.bool))
         z = walker.step(z.clone(), grad, losses, i)
-    return walker.result(z), points
+    return kept.point if rule.keeps_best else walker.result(z), points
 
 
 def clip(z, x, eps=EPS):
@@ -180,21 +184,25 @@ def test_adaptive_stays_clean_where_the_loss_is_no_number():
     torch.testing.assert_close(found[0], walk(Adaptive(), x, look)[0][0], rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("rule", [Descent(), Descent(momentum=1.0), Adaptive()])
-def test_best_walks_alike_and_hands_over_the_lowest_point(rule):
+def test_what_is_kept_changes_no_step():
     x, look = landscape(5)
-    _, points = walk(rule, x, look, size=0.08)
-    found, same = walk(Best(rule), x, look, size=0.08)
-    assert all(torch.equal(a, b) for a, b in zip(points, same, strict=True)), "the same walk"
-    losses = torch.stack([look(z)[0] for z in points])
-    lowest = losses.argmin(0)
-    assert lowest.tolist() != [STEPS - 1] * N, "the last point is not the best"
+    found, points = walk(Descent(keeps_best=True), x, look, size=0.08)
+    assert all(torch.equal(a, b) for a, b in zip(points, walk(Descent(), x, look, size=0.08)[1], strict=True))
+    lowest = torch.stack([look(z)[0] for z in points]).argmin(0)
+    assert lowest.tolist() != [STEPS - 1] * N, "the last point is the best: a blind test"
     assert torch.equal(found, torch.stack([points[k][i] for i, k in enumerate(lowest.tolist())]))
 
 
-def test_best_keeps_what_it_has_where_a_loss_is_no_number():
-    x, _ = landscape(6)
-    walker = Best().begin(Problem(x, torch.full((N, 1, 1, 1), EPS), torch.full((N, 1, 1, 1), 0.02), 3, Linf()))
-    nan = torch.full((N,), math.nan)
-    z = walker.step(x + 0.01, torch.zeros_like(x), nan, 0)
-    assert torch.equal(walker.result(z), x)
+LOSSES = st.sampled_from([-2.0, 0.0, 1.0, math.inf, math.nan])
+
+
+@given(
+    st.lists(st.tuples(st.booleans(), st.sampled_from([-2.0, 0.0, 1.0, math.inf, math.nan])), min_size=1, max_size=8)
+)
+def test_the_best_got_through_before_it_was_low(seen):
+    """Against sorting: what got through first, then by loss, then by time; a loss that is no number never counts."""
+    kept = _Kept(torch.full((1, 1, 1, 1), -1.0))
+    for k, (through, loss) in enumerate(seen):
+        kept.see(torch.full((1, 1, 1, 1), float(k)), torch.tensor([loss]), torch.tensor([through]))
+    order = [(not through, loss, k) for k, (through, loss) in enumerate(seen) if math.isfinite(loss)]
+    assert kept.point.item() == (min(order)[2] if order else -1)

@@ -111,27 +111,20 @@ class TestRun:
         assert classifier.channels == "gray"
         assert not classifier.training
 
-    def test_another_run_is_not_overwritten(self, uninterrupted, tmp_path, monkeypatch):
+    @pytest.mark.parametrize("differing", ["options", "pixels"])
+    def test_another_run_is_not_overwritten(self, uninterrupted, tmp_path, monkeypatch, differing):
+        """Other options, or the same cases with other pixels."""
         dataset, split = squares()
-        other = CONFIG.model_copy(update={"seed": 1})
+        other = (dataset, split, CONFIG.model_copy(update={"seed": 1}))
+        if differing == "pixels":
+            other = (replace(dataset, images=255 - dataset.images), split, CONFIG)
         with pytest.raises(ConfigError, match="holds another classifier"):
-            train_classifier(dataset, split, other, uninterrupted[0])
+            train_classifier(*other, uninterrupted[0])
         monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
         with pytest.raises(Stop):
             train_classifier(dataset, split, CONFIG, tmp_path / "c", progress=stop_at(2))
         with pytest.raises(ConfigError, match="checkpoint of another run"):
-            train_classifier(dataset, split, other, tmp_path / "c")
-
-    def test_other_pixels_of_the_same_cases_are_another_run(self, uninterrupted, tmp_path, monkeypatch):
-        dataset, split = squares()
-        other = replace(dataset, images=255 - dataset.images)
-        with pytest.raises(ConfigError, match="holds another classifier"):
-            train_classifier(other, split, CONFIG, uninterrupted[0])
-        monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
-        with pytest.raises(Stop):
-            train_classifier(dataset, split, CONFIG, tmp_path / "c", progress=stop_at(2))
-        with pytest.raises(ConfigError, match="checkpoint of another run"):
-            train_classifier(other, split, CONFIG, tmp_path / "c")
+            train_classifier(*other, tmp_path / "c")
 
     def test_a_place_that_cannot_be_written_is_refused_before_training(self, tmp_path):
         (tmp_path / "file").write_text("mine")

@@ -33,7 +33,7 @@ from medaegis.attacks.objectives import (
     ShieldLogit,
 )
 from medaegis.attacks.search import Square
-from medaegis.attacks.steps import Adaptive, Best, Descent
+from medaegis.attacks.steps import Adaptive, Descent
 from medaegis.attacks.transforms import InputDiversity, Smoothing
 from medaegis.attacks.universal import Universal
 from medaegis.errors import ConfigError
@@ -79,7 +79,7 @@ def _auto_pgd(objective: Objective) -> Attack:
 
 
 def _hopping(objective: Selective) -> Attack:
-    return Attack(objective=objective, rule=Best(), random_start=True, steps=100)
+    return Attack(objective=objective, rule=Descent(keeps_best=True), random_start=True, steps=100)
 
 
 CATALOGUE: dict[str, Entry] = {

@@ -232,7 +232,7 @@ class Attack:
         pull = objective.pull if self.rule.needs_gradient else objective.ask
         samples = self._looks(victim)
         for i in range(self.steps):
-            seen = []
+            seen, through = [], torch.ones(len(x), dtype=torch.bool, device=x.device)
             for sample in range(samples):
                 victim.redraw(f"{i}/{sample}")
                 with torch.set_grad_enabled(self.rule.needs_gradient):
@@ -243,12 +243,12 @@ class Attack:
                     losses, grad = pull(view, z)
                 seen.append((losses.detach(), grad))
                 if kept is not None:
-                    kept.look(view.through(shield=objective.needs_shield))
+                    through &= view.through(shield=objective.needs_shield)
             with torch.no_grad():
                 if samples > 1:
                     losses, grad = (torch.stack(values).mean(0) for values in zip(*seen, strict=True))
                 if kept is not None:
-                    kept.see(z, losses.detach())
+                    kept.see(z, losses.detach(), through)
                 # Where the network gives no number there is no direction; the image stays, the others go on.
                 grad = grad.nan_to_num()
                 for transformer in transformers:
@@ -256,12 +256,11 @@ class Attack:
                 z = walker.step(z.detach(), grad, losses.detach(), i)
             if walker.rests():
                 break
-        found = walker.result(z)
-        return found if kept is None else kept.before(found), i + 1
+        return walker.result(z) if kept is None else kept.point, i + 1
 
 
 class _Kept:
-    """Of each image the point of the lowest loss among those that got through, under every draw of a step.
+    """Of each image the best point looked at: one that got through before one that did not, then by the lowest loss.
 
     A joint loss can be lower where an image does not fool, and a ratio of logits (DLR) where the target comes second.
     """
@@ -269,21 +268,14 @@ class _Kept:
     def __init__(self, x: Tensor) -> None:
         self.point = x
         self.lowest = torch.full((len(x),), torch.inf, device=x.device)
-        self.through = torch.ones(len(x), dtype=torch.bool, device=x.device)
+        self.through = torch.zeros(len(x), dtype=torch.bool, device=x.device)
 
-    def look(self, through: Tensor) -> None:
-        """One look at the point of now; `through` bool `(N,)`."""
-        self.through = self.through & through
-
-    def see(self, z: Tensor, losses: Tensor) -> None:
-        better = self.through & (losses < self.lowest)
+    def see(self, z: Tensor, losses: Tensor, through: Tensor) -> None:
+        """A point, its losses and whether it got through, `(N,)`; a loss that is no number is never lower."""
+        better = torch.where(through == self.through, losses < self.lowest, through & losses.isfinite())
         self.point = torch.where(better.view(-1, 1, 1, 1), z.detach(), self.point)
         self.lowest = torch.where(better, losses, self.lowest)
-        self.through = torch.ones_like(self.through)
-
-    def before(self, other: Tensor) -> Tensor:
-        """What got through; the other point where nothing did."""
-        return torch.where(self.lowest.isinf().view(-1, 1, 1, 1), other, self.point)
+        self.through = torch.where(better, through, self.through)
 
 
 def generator(seed: int, image: int, restart: int) -> torch.Generator:

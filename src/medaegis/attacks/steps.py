@@ -61,7 +61,7 @@ class StepRule(Protocol):
 
     @property
     def keeps_best(self) -> bool:
-        """Whether it hands over the best point on its way, and not the one where it ends."""
+        """Whether the best point on its way is handed over (`Attack.descend`), and not the one where it ends."""
         ...
 
     def begin(self, problem: Problem) -> Walker: ...
@@ -75,13 +75,14 @@ class Descent:
         momentum: decay of the accumulated, L1-normalised gradient (MIM, Dong 2018, eq. 6; 1.0 there); 0 is none.
         decay, decay_from: multiply the step by `decay` once after that share of the steps (the WB_d attack of
             Medical Aegis: x 0.1 after 50 of 100 steps).
+        keeps_best: hand over the best point on the way.
     """
 
     momentum: float = 0.0
     decay: float = 1.0
     decay_from: float = 0.5
+    keeps_best: bool = False
     needs_gradient = True
-    keeps_best = False
 
     def begin(self, problem: Problem) -> Walker:
         return _DescentWalker(self, problem)
@@ -102,36 +103,6 @@ class _DescentWalker(Walker):
         size = problem.step_size if i < self.turn else problem.step_size * rule.decay
         z.sub_(problem.ball.direction(grad).mul_(size))
         return problem.ball.project_(z, problem.x, problem.eps)
-
-
-@dataclass(frozen=True)
-class Best:
-    """Walks as another rule does and hands over the point of the lowest loss on the way, not the last one."""
-
-    rule: StepRule = Descent()
-    keeps_best = True
-
-    @property
-    def needs_gradient(self) -> bool:
-        return self.rule.needs_gradient
-
-    def begin(self, problem: Problem) -> Walker:
-        return _BestWalker(self.rule.begin(problem), problem)
-
-
-class _BestWalker(Walker):
-    def __init__(self, walker: Walker, problem: Problem) -> None:
-        self.walker, self.best = walker, problem.x.clone()
-        self.lowest = torch.full((len(problem.x),), torch.inf, device=problem.x.device)
-
-    def step(self, z: Tensor, grad: Tensor, losses: Tensor, i: int) -> Tensor:
-        lower = losses < self.lowest
-        self.best = torch.where(lower.view(-1, 1, 1, 1), z, self.best)
-        self.lowest = torch.where(lower, losses, self.lowest)
-        return self.walker.step(z, grad, losses, i)
-
-    def result(self, z: Tensor) -> Tensor:
-        return self.best
 
 
 @dataclass(frozen=True)
@@ -212,6 +183,3 @@ class _AdaptiveWalker(Walker):
         self.size = torch.where(self.halved.view(-1, 1, 1, 1), self.size / 2, self.size)
         self.mark_loss, self.last_mark = self.best_loss.clone(), i
         self.improved.zero_()
-
-    def result(self, z: Tensor) -> Tensor:
-        return self.best
