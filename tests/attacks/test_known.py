@@ -11,7 +11,8 @@ from medaegis.attacks.engine import Attack
 from medaegis.attacks.ensemble import Ensemble, Member
 from medaegis.attacks.hfc import fit_mixtures
 from medaegis.attacks.known import Known
-from medaegis.attacks.objectives import ClosestFeatureMatch, CrossEntropy
+from medaegis.attacks.matching import ClosestFeatureMatch
+from medaegis.attacks.objectives import CrossEntropy
 from medaegis.cushions import parse_cushion
 from medaegis.errors import ConfigError
 from medaegis.images.datasets import load_dataset

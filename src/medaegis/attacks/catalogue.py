@@ -19,13 +19,11 @@ from medaegis.attacks.estimation import Spsa, Zoo
 from medaegis.attacks.evasion import FeatureShift, KernelDensity, LocalDimension, Stability
 from medaegis.attacks.evolution import OnePixel
 from medaegis.attacks.hfc import HierarchicalFeature
+from medaegis.attacks.matching import ClosestFeatureMatch, FeatureMatch, LogitMatch
 from medaegis.attacks.minimal import Boundary, CarliniL2, NearestBoundary, Saliency, Sparse
 from medaegis.attacks.objectives import (
     CarliniWagner,
-    ClosestFeatureMatch,
     CrossEntropy,
-    FeatureMatch,
-    LogitMatch,
     LogitRatio,
     Objective,
     Orthogonal,

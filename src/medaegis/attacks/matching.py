@@ -1,0 +1,92 @@
+"""Objectives that imitate a guide, a clean image of the wanted class: inside (Sabour 2016) or in its answer (Tramer 2020).
+
+What the guide shows is worked out once a batch, in `begin`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from medaegis.attacks.objectives import Begun, Goal, Objective, View
+from medaegis.errors import ConfigError
+
+if TYPE_CHECKING:
+    from medaegis.attacks.victim import Victim
+
+
+@dataclass(frozen=True)
+class FeatureMatch(Begun):
+    """Look like a guide inside (Sabour 2016): mean squared distance of activations, in units of the guide's own.
+
+    Args:
+        taps: where; none: the classifier's deepest, of several surrogates one in each.
+    """
+
+    taps: tuple[str, ...] = ()
+    needs_logits = False
+    needs_guides = True
+
+    def begin(self, victim: Victim, goal: Goal) -> Objective:
+        return _Matched(_guides(victim, goal, FeatureMatch(self.matched(victim))).features)
+
+    def matched(self, victim: Victim) -> tuple[str, ...]:
+        """The taps, of this victim where none are named."""
+        return self.taps or victim.exact.deepest()
+
+
+@dataclass(frozen=True)
+class ClosestFeatureMatch(FeatureMatch):
+    """As `FeatureMatch`, its guide the image whose activations there are closest (Sabour 2016; HFC, section 5.2).
+
+    Who has the images to pick from picks them (`Known`).
+    """
+
+    def guide_taps(self, victim: Victim) -> tuple[str, ...]:
+        return self.matched(victim)
+
+
+@dataclass(frozen=True)
+class LogitMatch(Begun):
+    """Answer like a guide (Tramer 2020): squared distance of logits."""
+
+    needs_guides = True
+
+    def begin(self, victim: Victim, goal: Goal) -> Objective:
+        return _MatchedLogits(_guides(victim, goal, self).known_logits())
+
+
+@dataclass(frozen=True)
+class _Matched(Objective):
+    wanted: dict[str, Tensor]
+    taps: tuple[str, ...] = field(init=False)
+    needs_logits = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "taps", tuple(self.wanted))
+
+    def __call__(self, view: View) -> Tensor:
+        losses = []
+        for tap, wanted in self.wanted.items():
+            far = (view.features[tap] - wanted).float().flatten(1).square().mean(1)
+            losses.append(far / wanted.float().flatten(1).square().mean(1).clamp_min(1e-12))
+        return torch.stack(losses).mean(0)
+
+
+@dataclass(frozen=True)
+class _MatchedLogits(Objective):
+    wanted: Tensor
+
+    def __call__(self, view: View) -> Tensor:
+        return (view.known_logits() - self.wanted).float().square().sum(1)
+
+
+@torch.no_grad()
+def _guides(victim: Victim, goal: Goal, objective: Objective) -> View:
+    """What the victim shows of the guides: once a batch, not once a step."""
+    if goal.guides is None:
+        raise ConfigError("attack", "the objective imitates guides and none are given", "set guides")
+    return victim.look(goal.guides, goal, objective)
