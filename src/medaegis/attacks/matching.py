@@ -1,6 +1,6 @@
-"""Objectives that imitate a guide, a clean image of the wanted class: inside (Sabour 2016) or in its answer (Tramer 2020).
+"""Objectives that imitate a guide, a clean image of the wanted class: its features or its answer.
 
-What the guide shows is worked out once a batch, in `begin`.
+Sabour 2016, section 3; Tramer 2020. What the guide shows is worked out once a batch, in `begin`.
 """
 
 from __future__ import annotations
