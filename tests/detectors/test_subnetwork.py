@@ -24,15 +24,40 @@ def by_hand(state, x, *, pools):
     return out.mean((1, 2, 3)) + state[convolutions[3].replace("weight", "bias")]
 
 
+def plain_by_hand(state, x, *, pools):
+    """Convolutions and poolings alone, and the 1 x 1 convolution read off the average, which linearity allows."""
+    names = [name.removesuffix(".weight") for name, value in state.items() if value.ndim == 4]
+    for i, name in enumerate(names[:3]):
+        x = F.conv2d(x, state[f"{name}.weight"], state[f"{name}.bias"], padding=1)
+        if i < pools:
+            x = F.max_pool2d(x, 2)
+    return x.mean((2, 3)) @ state[f"{names[3]}.weight"].flatten() + state[f"{names[3]}.bias"]
+
+
+@pytest.mark.parametrize("plain", [False, True])
 @pytest.mark.parametrize(("side", "pools"), [(8, 0), (15, 0), (16, 1), (32, 2), (40, 2)])
-def test_pooling_leaves_small_maps_alone(side, pools):
+def test_pooling_leaves_small_maps_alone(side, pools, plain):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(side)
-        network = _Subnetwork((3, side, side))
+        network = _Subnetwork((3, side, side), plain=plain)
         network(torch.randn(4, 3, side, side))  # moves the running statistics
         x = torch.randn(2, 3, side, side)
     state = network.eval().state_dict()
-    torch.testing.assert_close(network(x), by_hand(state, x, pools=pools), rtol=1e-4, atol=1e-5)
+    expected = plain_by_hand(state, x, pools=pools) if plain else by_hand(state, x, pools=pools)
+    torch.testing.assert_close(network(x), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_plain_network_on_small_maps_sees_sums_alone():
+    """Without poolings it is linear: where in the inside of the map something stands is nothing to it."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        plain, full = (_Subnetwork((3, 14, 14), plain=plain).eval() for plain in (True, False))
+        inside = torch.randn(3, 36)
+        moved = inside[:, torch.randperm(36)]
+    x = torch.zeros(2, 3, 14, 14)
+    x[:, :, 4:10, 4:10] = torch.stack([inside, moved]).view(2, 3, 6, 6)
+    torch.testing.assert_close(plain(x)[0], plain(x)[1], rtol=1e-5, atol=1e-6)
+    assert not torch.allclose(full(x)[0], full(x)[1], rtol=1e-5, atol=1e-6)
 
 
 def test_logits_are_summed_and_a_network_learns_as_if_alone():

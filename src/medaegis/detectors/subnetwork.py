@@ -30,11 +30,14 @@ class Subnetworks(Detector):
     the map is larger than 8 x 8, a 1 x 1 convolution to one logit, averaged over places (Metzen 2017, figure 1).
 
     Args:
+        plain: neither batch norm nor ReLU, as in the code of HFC's authors: but for the poolings linear in the
+            activations, so that it weighs little beside channel means, which HFC restores.
         taps: whose activations; None: all that are read, but not what the last layer is given, which has no places.
         steps, batch_size, lr, weight_decay: of Adam, as in the code of HFC's authors; half of a batch is clean.
     """
 
     kind = "subnetworks"
+    plain: bool = False
     taps: tuple[str, ...] | None = None
     steps: int = 200
     batch_size: int = 64
@@ -93,7 +96,7 @@ class Subnetworks(Detector):
     def _build(self, seed: int) -> None:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
-            self.networks = nn.ModuleList(_Subnetwork(shape) for shape in self.shapes.values())
+            self.networks = nn.ModuleList(_Subnetwork(shape, plain=self.plain) for shape in self.shapes.values())
 
     # ---- on disk and between devices
 
@@ -129,14 +132,15 @@ class Subnetworks(Detector):
 
 
 class _Subnetwork(nn.Module):
-    def __init__(self, shape: tuple[int, ...]) -> None:
+    def __init__(self, shape: tuple[int, ...], *, plain: bool) -> None:
         super().__init__()
         if len(shape) != 3:
             raise ConfigError("subnetworks", f"a tap gives {shape}, not channels, height and width", "tap another one")
         channels, side = shape[0], min(shape[1:])
         layers: list[nn.Module] = []
         for i, width in enumerate(WIDTHS):
-            layers += [nn.Conv2d(channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+            layers.append(nn.Conv2d(channels, width, 3, padding=1, bias=plain))
+            layers += [] if plain else [nn.BatchNorm2d(width), nn.ReLU()]
             if i < 2 and side >= 2 * SMALLEST:
                 layers.append(nn.MaxPool2d(2))
                 side //= 2
