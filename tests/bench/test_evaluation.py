@@ -254,7 +254,9 @@ def test_the_worst_case_of_each_attacker_is_over_his_own_cells(whole, scene):
     _, test, _, right = scene
     kinds = {"knows the guard": ("wb",), "knows the classifier": ("fgsm", "pgd", "pgd-l2")}
     assert {row.attacker for row in found.by_attacker} == set(kinds)
-    assert len(found.by_attacker) == 2 + 3  # two Linf eps each, and one L2 eps
+    # Two eps in Linf and one in L2 each: WB was run in Linf alone, which lies in L2 at the same eps.
+    assert [(row.attacker, row.norm) for row in found.by_attacker if row.norm == "L2"] == [(a, "L2") for a in kinds]
+    assert len(found.by_attacker) == 2 * 3
     for row in found.by_attacker:
         parts = [rows_of(cell, pieces) for cell in found.cells if cell.attack in kinds[row.attacker]]
         broken = [part["fooled"] & part["accepted"] & inside(part, test, right, row) for part in parts]
@@ -262,6 +264,20 @@ def test_the_worst_case_of_each_attacker_is_over_his_own_cells(whole, scene):
         assert row.undetected_interval[0] <= row.undetected <= row.undetected_interval[1]
         overall = next(w for w in found.worst_case if (w.eps, w.norm) == (row.eps, row.norm))
         assert row.undetected <= overall.undetected
+
+
+def test_what_an_attacker_did_within_less_counts_where_only_others_went_further(work, tmp_path):
+    """Nothing is said of him below what he tried; what he made in L-infinity lies in L2."""
+    cells = [Planned("wb", 8 / 256, "8/256", steps=3)]
+    cells += [Planned(name, eps / 256, f"{eps}/256") for name, eps in (("fgsm", 4), ("fgsm", 16), ("pgd-l2", 8))]
+    found = measure(work, tmp_path, cells=cells, limit=10)
+    rows = {(row.attacker, row.norm, row.eps * 256): row for row in found.by_attacker}
+    guard, bare = "knows the guard", "knows the classifier"
+    places = [("Linf", 4), ("Linf", 8), ("Linf", 16), ("L2", 8)]
+    assert set(rows) == {(guard, *place) for place in places[1:]} | {(bare, *place) for place in places}
+    for place in places[1:]:
+        assert rows[guard, *place].undetected == found.cells[0].undetected
+    assert rows[guard, "Linf", 16].auroc_wanted == rows[guard, "Linf", 8].auroc_wanted
 
 
 def test_what_got_through_is_kept_with_its_pixels(whole, scene):

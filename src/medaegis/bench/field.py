@@ -273,14 +273,29 @@ class Field:
         return {f"{planned.id}/{name}": view.numpy() for name, view in views.items()}
 
     def worst_cases(self, outcomes: Outcomes, attacker: Attacker = "anyone") -> list[WorstCase]:
-        """At each eps and norm, for each image its strongest result: broken first, then the lowest suspicion."""
-        mine = [(p, piece) for p, piece in outcomes if attacker in ("anyone", attacker_of(p))]
-        # Checks come last among the outcomes: where there is a cell, it names the place.
-        places = {(planned.eps, planned.value.ball.name): planned for planned, _ in reversed(mine)}
-        return [self._worst_case(mine, places[place], attacker) for place in sorted(places)]
+        """At each eps and norm, for each image its strongest result: broken first, then the lowest suspicion.
 
-    def _worst_case(self, outcomes: Outcomes, place: Planned, attacker: Attacker) -> WorstCase:
-        """At the eps and in the norm of `place`; an image counts that lies in that ball, whatever it was made in."""
+        A row for every place of the plan in whose ball all that one of this attacker's attacks made is bound to lie,
+        and for those of his checks.
+        """
+        mine = [(p, piece) for p, piece in outcomes if attacker in ("anyone", attacker_of(p))]
+        plan = [p for p, _ in outcomes if not p.check]
+        checks = [p for p, _ in mine if p.check]
+        places = {(p.eps, p.value.ball.name): p for p in (*checks, *plan)}  # where there is a cell, it names the place
+        rows = []
+        for _, place in sorted(places.items()):
+            reaching = [p for p, _ in mine if _lies_within(p, place)]
+            if reaching:
+                bare = bool(place.check) or all(p.check for p in reaching)
+                rows.append(self._worst_case(mine, place, attacker, bare=bare))
+        return rows
+
+    def _worst_case(self, outcomes: Outcomes, place: Planned, attacker: Attacker, *, bare: bool) -> WorstCase:
+        """At the eps and in the norm of `place`; an image counts that lies in that ball, whatever it was made in.
+
+        Args:
+            bare: no figures, only what checks tried on some of the images.
+        """
         ball, clean = place.value.ball, self.test.pixels(self.right)
         pieces = [piece for _, piece in outcomes]
         inside = torch.stack([within(piece, clean, ball, place.eps) for piece in pieces])
@@ -299,9 +314,11 @@ class Field:
             "n": len(self.right),
             "further": further(outcomes, inside, fooled & accepted),
         }
-        if place.check:
+        if bare:
             return WorstCase(**about)
-        score = torch.where(fooled.any(0), scores.where(fooled, torch.inf).amin(0), scores[here].amin(0))
+        unharmed = here[:, None].expand_as(inside) if here.any() else inside
+        weakest = scores.where(fooled, torch.inf).amin(0)
+        score = torch.where(fooled.any(0), weakest, scores.where(unharmed, torch.inf).amin(0))
         lowest = wanted.where(inside, torch.inf).amin(0)
         area = self._auroc(score)
         undetected, robust = self._shares(broken)
@@ -360,3 +377,8 @@ class Field:
 
     def _patients(self, rows: Tensor) -> list[str]:
         return [self.test.patients[i] for i in rows.tolist()]
+
+
+def _lies_within(planned: Planned, place: Planned) -> bool:
+    """Whether all it makes lies in the ball of the place; of the same eps L-infinity lies in L2, a root mean square."""
+    return planned.eps <= place.eps and planned.value.ball.name in (place.value.ball.name, Linf().name)
