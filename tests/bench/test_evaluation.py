@@ -280,6 +280,33 @@ def test_what_an_attacker_did_within_less_counts_where_only_others_went_further(
     assert rows[guard, "Linf", 16].auroc_wanted == rows[guard, "Linf", 8].auroc_wanted
 
 
+def test_images_that_a_check_left_alone_are_not_most_suspicious(work, tmp_path, scene, monkeypatch):
+    """Where an attacker has a check alone, what he made within less stands for the images it did not try."""
+    _, test, _, right = scene
+    mine = draw(test.labels, 10, 0)
+    first = mine[torch.from_numpy(right)[mine]][:1]
+    harder = Planned("wb", 16 / 256, "16/256", steps=60, check="Stamina")
+    extra = {
+        **{name: torch.tensor([False]) for name in ("fooled", "accepted")},
+        **{name: torch.tensor([9.0]) for name in ("score", "wanted")},
+        "predicted": test.labels[first],
+        "images": test.images[first],
+    }
+
+    def run(field, outcomes, progress):
+        alarm = controls.Control(kind="alarm", name="Stamina", expectation="none", measured="some", passed=True)
+        return alarm, [(harder, elsewhere_nothing(extra, torch.tensor([0]), len(field.right)))]
+
+    monkeypatch.setattr(evaluation, "run_stamina", run)
+    cells = [Planned("wb", 1 / 256, "1/256", steps=1), Planned("fgsm", 16 / 256, "16/256")]
+    found = measure(work, tmp_path, cells=cells, limit=10, stamina=True)
+    less, more = (row for row in found.by_attacker if row.attacker == "knows the guard")
+    assert (less.eps, more.eps) == (1 / 256, 16 / 256)
+    assert found.cells[0].success < 1, "or no suspicion counts"
+    assert more.further == [Further(check="Stamina", n=1, more=0)]
+    assert more.auroc == less.auroc
+
+
 def test_what_got_through_is_kept_with_its_pixels(whole, scene):
     found, out, _ = whole
     guard, test, _, _ = scene

@@ -316,7 +316,9 @@ class Field:
         }
         if bare:
             return WorstCase(**about)
-        unharmed = here[:, None].expand_as(inside) if here.any() else inside
+        # Of a check alone most images have no score; then what lies in the ball from elsewhere has to do.
+        planned = any(bool(at) and not p.check for at, (p, _) in zip(here, outcomes, strict=True))
+        unharmed = here[:, None].expand_as(inside) if planned else inside
         weakest = scores.where(fooled, torch.inf).amin(0)
         score = torch.where(fooled.any(0), weakest, scores.where(unharmed, torch.inf).amin(0))
         lowest = wanted.where(inside, torch.inf).amin(0)
