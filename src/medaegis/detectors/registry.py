@@ -71,7 +71,9 @@ DETECTORS: dict[str, Entry] = {
     "mahalanobis-layers": Entry("Mahalanobis distance, average", "Yao, Medical Aegis, section 4", Mahalanobis),
     "svm": Entry("RBF-SVM on deep features", "Lu 2017, as in Yao 2021", SupportVectors),
     "dnn": Entry("Network on each layer's activations, logits summed", "Metzen 2017", Subnetworks),
-    "dnn-plain": Entry("The same without batch norm and ReLU", "Yao 2021 (HFC), its code", _plain_networks),
+    "dnn-plain": Entry(
+        "Network on each layer's activations without batch norm and ReLU", "Yao 2021 (HFC), its code", _plain_networks
+    ),
     "dfeat": Entry("Random forest on deep features", "Ma 2021", RandomForest),
     "qfeat": Entry("RBF-SVM on quantised deep features", "Lu 2017, Ma 2021", _quantised),
     "gmm": Entry("Gaussian mixture of deep features", "Li 2020", GaussianMixture),

@@ -30,8 +30,7 @@ class Subnetworks(Detector):
     the map is larger than 8 x 8, a 1 x 1 convolution to one logit, averaged over places (Metzen 2017, figure 1).
 
     Args:
-        plain: neither batch norm nor ReLU, as in the code of HFC's authors: but for the poolings linear in the
-            activations, so that it weighs little beside channel means, which HFC restores.
+        plain: neither batch norm nor ReLU, as in the code of HFC's authors: linear but for the poolings.
         taps: whose activations; None: all that are read, but not what the last layer is given, which has no places.
         steps, batch_size, lr, weight_decay: of Adam, as in the code of HFC's authors; half of a batch is clean.
     """
