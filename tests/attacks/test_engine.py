@@ -18,6 +18,7 @@ from medaegis.attacks.steps import Descent
 from medaegis.attacks.universal import Universal
 from medaegis.attacks.victim import Victim
 from medaegis.cushions import parse_cushion
+from medaegis.cushions.filters import Unrounded
 from medaegis.errors import ConfigError
 
 EPS = 16 / 256
@@ -545,3 +546,21 @@ def test_where_any_wrong_class_will_do_the_target_only_leads(name):
         assert (found.broken & (verdict.predicted != run["targets"])).any()
     assert (again.broken | ~once.broken).all()
     assert again.broken.sum() > once.broken.sum()
+
+
+def test_a_victim_that_does_not_round_is_given_the_images_as_they_were_found(images, labels):
+    """One step of BIM by hand: a hundredth of a grey level, which rounding would take back."""
+    victim = Victim(toy_classifier(4), cushion=Unrounded(), dtype=torch.float32)
+    eps, one = 1 / 256, find_attack("bim").attack.with_options(steps=1, step_size=0.01)
+    found = one.run(victim, images, labels, eps=eps)
+    x = images.clone().requires_grad_()
+    loss = torch.nn.functional.cross_entropy(victim.exact.activations(x).logits, labels, reduction="sum")
+    (grad,) = torch.autograd.grad(loss, x)
+    torch.testing.assert_close(found.images, (images + 0.01 * eps * grad.sign()).clamp(0, 1), rtol=0, atol=1e-7)
+    torch.testing.assert_close(found.verdict.logits, victim.exact.activations(found.images).logits)
+    long = find_attack("pgd").attack.with_options(steps=200).run(victim, images, labels, eps=eps)
+    change = (long.images - images).abs()
+    assert change.max() <= eps + 1e-7
+    assert ((long.images * 255).frac() > 0.01).any()
+    kept = victim.behind(parse_cushion("none"))
+    assert torch.equal(one.run(kept, images, labels, eps=eps).images, images)

@@ -21,6 +21,7 @@ from medaegis.bench.comparison import _Scene, compare_detectors
 from medaegis.bench.comparison_record import Comparison
 from medaegis.bench.store import Store
 from medaegis.cushions import parse_cushion
+from medaegis.cushions.filters import Unrounded
 from medaegis.detectors.base import Detector
 from medaegis.detectors.reader import Reader
 from medaegis.detectors.registry import find_detector
@@ -110,6 +111,28 @@ def test_every_figure_by_hand(scene, whole):
             told = next(a for a in found.attacks if (a.cushion, a.attack) == (spec, attack))
             fooled = reader.read(attacked(attack, test.ids)).predicted != test.labels
             assert told.success == pytest.approx(float(fooled.float().mean()))
+
+
+def test_float_pixels_are_stored_judged_and_learned_from_as_they_are(scene, tmp_path, monkeypatch):
+    classifier, dataset, split = scene
+    pieces, ask = [], Store.get
+    monkeypatch.setattr(Store, "get", lambda *given: pieces.append((given[1], ask(*given))) or pieces[-1][1])
+    found = compared(scene, tmp_path, cushions=("float",), detectors=("svm",), attacks=("bim",), eps=1 / 256, limit=12)
+    reader, clean, hostile = Reader(classifier, cushion=Unrounded()), {}, {}
+    for name in ("adv_train", "adv_test"):
+        part = dataset.subset(getattr(split, name))
+        right = (reader.read(part.pixels()).predicted == part.labels).nonzero().squeeze(1)
+        clean[name] = part.subset(right[torch.linspace(0, len(right) - 1, 12).long()])
+        ids = set(clean[name].ids.tolist())
+        made = [piece["images"] for key, piece in pieces if "attack" in key and set(key["ids"]) <= ids]
+        hostile[name] = torch.cat(made)
+        assert (hostile[name] - clean[name].pixels()).abs().max() <= 1 / 256 + 1e-7
+        assert ((hostile[name] * 255).round() - hostile[name] * 255).abs().max() > 0.1
+    learn, test = clean["adv_train"], reader.read(clean["adv_test"].pixels())
+    taught, seen = (reader.read(hostile[name]) for name in ("adv_train", "adv_test"))
+    detector = find_detector("svm").make().fit(reader.read(learn.pixels()), learn.labels, attacked=taught, seed=0)
+    scores = np.r_[detector.score(test).numpy(), detector.score(seen).numpy()]
+    assert found.rows[0].auroc == pytest.approx(roc_auc_score([0] * 12 + [1] * 12, scores), abs=1e-4)
 
 
 def test_the_record_and_its_tables(whole):

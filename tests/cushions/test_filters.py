@@ -7,7 +7,8 @@ from scipy import ndimage
 from tests.cushions.drawings import drawn
 
 from medaegis.cushions import parse_cushion
-from medaegis.cushions.filters import median_network
+from medaegis.cushions.filters import Unrounded, median_network
+from medaegis.errors import ConfigError, ImageError
 
 ALL_BYTES = (torch.arange(256).float() / 255).view(1, 1, 16, 16)
 
@@ -65,3 +66,15 @@ def test_twins_by_finite_differences(spec: str) -> None:
     random = torch.Generator().manual_seed(3)
     x = torch.rand((1, 1, 5, 6), generator=random, dtype=torch.float64).requires_grad_()
     assert torch.autograd.gradcheck(parse_cushion(spec).twin, (x,), eps=1e-7, atol=1e-5)
+
+
+def test_unrounded_gives_every_bit_and_is_no_cushion_that_a_spec_can_name() -> None:
+    cushion, fine = Unrounded(), torch.linspace(0, 1, 5001).view(1, 1, 1, -1)
+    assert torch.equal(cushion(fine), fine)
+    assert not cushion.rounds
+    assert not torch.equal(parse_cushion("none")(fine), fine)
+    assert parse_cushion("none").rounds
+    with pytest.raises(ImageError):
+        cushion(torch.full((1, 1, 2, 2), torch.nan))
+    with pytest.raises(ConfigError, match="no cushion named 'float'"):
+        parse_cushion(cushion.spec)

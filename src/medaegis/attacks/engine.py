@@ -29,7 +29,8 @@ class AttackResult:
     """What an attack made of each image; all tensors have one row per image.
 
     Attributes:
-        images: adversarial images, 8-bit values k / 255 in float32, inside the ball.
+        images: adversarial images, 8-bit values k / 255 in float32 (any float where the victim's Cushion does not
+            round), inside the ball.
         verdict: of the victim on those images.
         fooled: the classifier says what the attacker wants: his target, or where any wrong class will do, one of them.
         broken: fooled and accepted by the Shield: the attack got through.
@@ -60,7 +61,8 @@ class Attack:
         ball: where the adversarial image may be.
         rule: how to walk.
         steps: gradient steps of one start.
-        step_size: length of a step in units of eps; None: 2.5 / steps (Madry 2018), at least 1/8 grey level.
+        step_size: length of a step in units of eps; None: 2.5 / steps (Madry 2018), at least 1/8 grey level where the
+            victim rounds.
         transforms: of the image before each look and of the gradient before each step.
         random_start: start at a random point of the ball instead of the clean image.
         restarts: starts in all; later ones go on only with the images that are not yet broken.
@@ -176,7 +178,8 @@ class Attack:
             practice = victim.drawn(ids[rows.cpu()], seed=seed, stream=f"attack/{restart}")
             z, steps = self.descend(practice, clean, part, near, z, own)
             spent += len(rows) * steps * self._looks(practice)
-            z = self.ball.to_8bit(z, clean, near)
+            if victim.cushion.rounds:
+                z = self.ball.to_8bit(z, clean, near)
             loss, through = self._verify(practice, z, part)
             better = (loss < best_loss[rows]) | through
             best[rows[better]], best_loss[rows[better]] = z[better], loss[better]
@@ -222,7 +225,9 @@ class Attack:
         it is drawn anew for every look.
         """
         relative = 2.5 / self.steps if self.step_size is None else self.step_size
-        size = eps * relative if self.step_size is not None else (eps * relative).clamp_min(1 / (8 * 255))
+        size = eps * relative
+        if self.step_size is None and victim.cushion.rounds:
+            size = size.clamp_min(1 / (8 * 255))
         problem = Problem(x, eps, size, self.steps, self.ball, generators, goal.guides, goal.targets)
         walker = self.rule.begin(problem)
         objective = self.objective.begin(victim, goal)

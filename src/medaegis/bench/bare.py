@@ -55,6 +55,12 @@ class Pictures:
         return Pictures(self.pixels[rows], self.labels[rows], self.targets[rows], self.ids[rows], patients)
 
 
+def pixels_of(piece: Piece) -> Tensor:
+    """The attacked images of a piece, float in [0, 1]; stored as bytes where the Cushion rounds."""
+    images = piece["images"]
+    return images.float() / 255 if images.dtype == torch.uint8 else images
+
+
 class Bare:
     """What is attacked, and what was found of it before.
 
@@ -153,7 +159,7 @@ class Bare:
                 **self.known.options(run, victim, pictures.pixels, pictures.targets, pictures.ids),
             )
             return {
-                "images": (found.images * 255).round().to(torch.uint8),
+                "images": (found.images * 255).round().to(torch.uint8) if self.cushion.rounds else found.images,
                 "predicted": found.verdict.predicted,
                 "accepted": found.verdict.accepted,
                 "fooled": found.fooled,

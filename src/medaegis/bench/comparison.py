@@ -19,11 +19,12 @@ from medaegis.attacks.catalogue import find_attack
 from medaegis.attacks.engine import check_eps
 from medaegis.attacks.known import Known
 from medaegis.bench.archive import provenance, replace_file, write_record
-from medaegis.bench.bare import Bare, Pictures, check_attacks
+from medaegis.bench.bare import Bare, Pictures, check_attacks, pixels_of
 from medaegis.bench.comparison_record import Attacked, Comparison, Row, Separation, markdown
 from medaegis.bench.metrics import auroc_interval, tpr_at_tnr
 from medaegis.bench.store import Piece, Store
 from medaegis.cushions import Cushion, parse_cushion
+from medaegis.cushions.filters import Unrounded
 from medaegis.detectors.base import Detector
 from medaegis.detectors.reader import Reader
 from medaegis.detectors.registry import find_detector
@@ -38,6 +39,7 @@ from medaegis.models.classifier import INPUT, Classifier
 from medaegis.progress import Meter, Progress, silent
 
 SHIELD = "shield"  # the one detector that is not fitted here
+FLOAT = "float"  # in place of a Cushion: none, nor are images rounded
 
 
 def compare_detectors(
@@ -71,7 +73,7 @@ def compare_detectors(
         learn_from: the attack whose images detectors learn from that need attacked ones.
         eps: radius in pixel units, and how it is written.
         taps: modules whose features detectors read and HFC imitates; None: those of the classifier.
-        cushions: filters in front of classifier and detectors, "none" for none.
+        cushions: filters in front of classifier and detectors; "none" for none, "float" for not even the rounding.
         steps: of every iterated attack; None: their own.
         limit: at most so many images to learn from, and as many to judge.
 
@@ -95,7 +97,7 @@ def compare_detectors(
         return lambda i, n, _: progress(1000 * done + 1000 * i // max(1, n), 1000 * parts, message)
 
     for spec in cushions:
-        scene = _Scene(classifier, parse_cushion(spec), dataset, split, taps, eps, steps, limit, seed, store)
+        scene = _Scene(classifier, _filter(spec), dataset, split, taps, eps, steps, limit, seed, store)
         made = {}
         for name in attacks:
             made[name] = scene.attacked(name, scene.test, under(f"{name} behind {spec}"))
@@ -103,7 +105,7 @@ def compare_detectors(
         taught = scene.attacked(learn_from, scene.learn, under(f"{learn_from} to learn from, behind {spec}"))
         part += 1
         bank = None if guard is None else guard.bank
-        rows += scene.judge(detectors, bank, taught["images"], made, under(f"detectors behind {spec}"))
+        rows += scene.judge(detectors, bank, pixels_of(taught), made, under(f"detectors behind {spec}"))
         part += 1
         told += [scene.tell(name, piece) for name, piece in made.items()]
     found = Comparison(
@@ -173,10 +175,11 @@ class _Scene:
     ) -> list[Row]:
         """Every detector, fitted once, against every attack; scores are stored detector by detector."""
         clean = self.reader.read(self.learn.pixels)
-        attacked = self.reader.read(taught.float() / 255)
+        attacked = self.reader.read(taught)
         test = self.reader.read(self.test.pixels)
-        seen = {name: self.reader.read(piece["images"].float() / 255) for name, piece in made.items()}
-        images = [self.learn.pixels, taught, self.test.pixels, *(piece["images"] for piece in made.values())]
+        hostile = {name: pixels_of(piece) for name, piece in made.items()}
+        seen = {name: self.reader.read(pixels) for name, pixels in hostile.items()}
+        images = [self.learn.pixels, taught, self.test.pixels, *hostile.values()]
         key = {
             **self.bare.key,
             "taps": self.reader.taps,
@@ -243,6 +246,10 @@ class _Scene:
         )
 
 
+def _filter(spec: str) -> Cushion:
+    return Unrounded() if spec == FLOAT else parse_cushion(spec)
+
+
 def check_comparison(
     detectors: Sequence[str],
     attacks: Sequence[str],
@@ -261,7 +268,7 @@ def check_comparison(
             raise ConfigError(what, "none, or one twice", "name at least one, each once")
     check_attacks([learn_from, *attacks], classes)
     for spec in cushions:
-        if parse_cushion(spec).random:
+        if _filter(spec).random:
             problem = "is random, and detectors are compared on the same pixels"
             raise ConfigError(f"cushion {spec!r}", problem, "name the cushions that it draws from, one by one")
     for name in detectors:

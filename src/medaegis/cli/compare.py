@@ -35,7 +35,12 @@ def compare(
         str, typer.Option("--learn-from", help="Attack whose images the detectors learn from that need some.")
     ] = "bim",
     cushions: Annotated[
-        str, typer.Option("--cushions", help="In front of classifier and detectors, each in turn.")
+        str,
+        typer.Option(
+            "--cushions",
+            help="In front of classifier and detectors, each in turn; `float`: none, and images are not rounded to 8 "
+            "bits either, as in the papers' own programs.",
+        ),
     ] = "none,jpeg:80",
     eps: Annotated[str, typer.Option("--eps", help="Largest change of a pixel.")] = "1/256",
     steps: Annotated[

@@ -27,11 +27,13 @@ class Cushion(ABC):
         spec: canonical text that `parse_cushion` turns into this cushion again.
         has_twin: whether `twin` can be called; True for every cushion here.
         random: whether a draw must be made before it can be called (see `RandomCushion`).
+        rounds: whether what it gives are 8-bit images, as everything that a file carried.
         channels: the channel counts it takes.
     """
 
     has_twin: ClassVar[bool] = True
     random: ClassVar[bool] = False
+    rounds: ClassVar[bool] = True
     channels: ClassVar[tuple[int, ...]] = (1, 3)
 
     def __init__(self, spec: str) -> None:

@@ -15,13 +15,29 @@ from medaegis.cushions.planes import pad_edges
 class Identity(Cushion):
     """No cushion but the rounding to 8 bits, which every stored image has gone through."""
 
-    def __init__(self) -> None:
-        super().__init__("none")
+    def __init__(self, spec: str = "none") -> None:
+        super().__init__(spec)
 
     def _cushion(self, pixels: Tensor) -> Tensor:
         return pixels.clone()
 
     def _twin(self, x: Tensor) -> Tensor:
+        return x.clone()
+
+
+class Unrounded(Identity):
+    """No cushion and no rounding either: float pixels, as the papers' own programs judge them.
+
+    No file can carry such an image, so no guard takes it and no spec names it: it is for comparisons with those papers.
+    """
+
+    rounds = False
+
+    def __init__(self) -> None:
+        super().__init__("float")
+
+    def __call__(self, x: Tensor) -> Tensor:
+        self._to_bytes(x)  # refuses what any cushion refuses
         return x.clone()
 
 
