@@ -39,7 +39,7 @@ def compare(
         typer.Option(
             "--cushions",
             help="In front of classifier and detectors, each in turn; `float`: none, and images are not rounded to 8 "
-            "bits either, as in the papers' own programs.",
+            "bits either, as in papers that say nothing of files.",
         ),
     ] = "none,jpeg:80",
     eps: Annotated[str, typer.Option("--eps", help="Largest change of a pixel.")] = "1/256",

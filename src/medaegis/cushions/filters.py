@@ -26,9 +26,9 @@ class Identity(Cushion):
 
 
 class Unrounded(Identity):
-    """No cushion and no rounding either: float pixels, as the papers' own programs judge them.
+    """No cushion and no rounding either: float pixels, as in papers that say nothing of files.
 
-    No file can carry such an image, so no guard takes it and no spec names it: it is for comparisons with those papers.
+    No file can carry such an image, so no guard takes it and no spec names it: it is for comparisons with such papers.
     """
 
     rounds = False
