@@ -39,7 +39,6 @@ from medaegis.models.classifier import INPUT, Classifier
 from medaegis.progress import Meter, Progress, silent
 
 SHIELD = "shield"  # the one detector that is not fitted here
-FLOAT = "float"  # in place of a Cushion: none, nor are images rounded
 
 
 def compare_detectors(
@@ -247,7 +246,8 @@ class _Scene:
 
 
 def _filter(spec: str) -> Cushion:
-    return Unrounded() if spec == FLOAT else parse_cushion(spec)
+    unrounded = Unrounded()
+    return unrounded if spec == unrounded.spec else parse_cushion(spec)
 
 
 def check_comparison(
