@@ -6,10 +6,10 @@ nothing else: the one place in the package that reads that format, because torch
 
 from __future__ import annotations
 
-import pickle
 import re
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -20,24 +20,55 @@ from medaegis.errors import ConfigError
 
 # torchvision's published DenseNets still carry the names of its first version: denselayer1.norm.1.weight.
 _OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.(\d)\.")
+_OBJECT = re.compile(r"GLOBAL ([\w.]{1,80})")
+_REMEDY = "where you trust it, save the weights alone: safetensors.torch.save_file(network.state_dict(), FILE)"
+
+
+_NESTED = ("state_dict", "model_state_dict", "model")  # where training code puts the weights among other things
 
 
 def _read(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise ConfigError(path, "no such file", "give a local .safetensors or .pth file of weights")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise ConfigError(
-            path, f"not readable as weights: {error}", "give a .safetensors or .pth state dict"
-        ) from error
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ConfigError(path, "holds no state dict (name -> tensor)", "save network.state_dict() as safetensors")
+    state = _safetensors(path) if path.suffix == ".safetensors" else _pickled(path)
+    if isinstance(state, dict):
+        state = next((state[name] for name in _NESTED if isinstance(state.get(name), dict)), state)
+    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ConfigError(path, "holds no state dict (name -> tensor)", _REMEDY)
+    if not all(isinstance(name, str) for name in state):
+        raise ConfigError(path, "names its weights by something else than text", _REMEDY)
+    odd = [
+        name for name, value in state.items() if value.layout != torch.strided or value.is_quantized or value.is_meta
+    ]
+    if odd:
+        raise ConfigError(path, f"{odd[0]!s:.80} is sparse, quantised or empty", "save plain, dense weights")
+    if all(name.startswith("module.") for name in state):  # so saved from torch.nn.DataParallel
+        state = {name.removeprefix("module."): value for name, value in state.items()}
     return state
+
+
+def _safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ConfigError(path, f"not readable as safetensors: {error}", _REMEDY) from error
+
+
+def _pickled(path: Path) -> Any:
+    """What a .pth file holds of tensors and plain values; whatever would have code run is refused unread."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # guesses about the pickle's version, of bytes that are no pickle
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise ConfigError(path, f"cannot be read: {error.strerror}", "check the path and the rights on it") from error
+    except Exception as error:  # the reader is given any bytes, and fails on them in any way
+        # Its own messages advise to switch the protection off, so only what it found is told.
+        named = _OBJECT.search(str(error))
+        if named is not None:
+            problem = f"holds an object of {named[1]}, not tensors alone; building it would have the file run code"
+            raise ConfigError(path, problem, _REMEDY) from error
+        raise ConfigError(path, "is no file of weights, cut short, or damaged", _REMEDY) from error
 
 
 def load_weights(network: nn.Module, path: Path, *, head: str | None = None) -> None:
