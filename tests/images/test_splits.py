@@ -1,6 +1,8 @@
 """Splits: no patient twice, every image once, classes in proportion, repeatable, and bound to their data set."""
 
 import json
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medaegis.errors import ConfigError, DataError
-from medaegis.images import PARTS, Dataset, Split, split_dataset
+from medaegis.images import PARTS, Dataset, Split, kept_together, small_classes, split_dataset
 
 FRACTIONS = (0.65, 0.12, 0.08, 0.15)
 
@@ -157,3 +159,27 @@ def test_fractions_that_are_none(fractions: tuple[float, float, float, float]) -
         split_dataset(cohort([1] * 40, [0, 1] * 20), fractions=fractions)
     with pytest.raises(ConfigError, match="doctor"):
         split_dataset(cohort([1] * 40, [0, 1] * 20), by="doctor")  # type: ignore[arg-type]
+
+
+def test_small_classes_are_told_by_name_and_by_their_validation_images() -> None:
+    dataset = replace(cohort([1] * 130, [0] * 100 + [1] * 30), classes=("No DR", "Severe", "Proliferative"))
+    split = split_dataset(dataset)
+    held = Counter(dataset.labels[list(split.val)].tolist())
+    assert held[0] >= 10 > held[1] > 0
+    small, empty = small_classes(dataset, split, fewest=10)
+    assert small.startswith(f"class 'Severe' has 30 images, {held[1]} of them for validation")
+    assert empty == "class 'Proliferative' has no image"
+    assert small_classes(dataset, split, fewest=held[1]) == (empty,)
+
+
+def test_nothing_is_told_to_be_split_by_patient_that_is_not() -> None:
+    dataset = cohort([2] * 50, [0, 1] * 25)
+    assert kept_together(dataset, split_dataset(dataset)) == "patient"
+    assert kept_together(dataset, split_dataset(dataset, by="image")) == "image"
+    for group, unit in (("image", "images"), ("lesion", "lesions"), ("patient where known", "patients")):
+        few = replace(cohort([1] * 40, [0] * 38 + [1] * 2), grouping=group)
+        with pytest.raises(DataError, match=rf"class 'b' \(2 {unit} in all\)"):
+            split_dataset(few)
+        many = replace(dataset, grouping=group)
+        assert kept_together(many, split_dataset(many)) == group
+        assert many.subset([0]).grouping == group

@@ -126,7 +126,7 @@ def _source(found: Assessment) -> str:
         f"{duration(found.seconds)}. Data: {found.data.spec}, {found.chosen} of the {found.data.n} images of "
         f"{found.data.split} split by {found.data.split_by} ({counts}). Classifier {found.classifier[:12]}: "
         f"{found.backbone}, {found.size} px {found.channels}, {behind}. The attacker knows it all. Shares with their "
-        "95 % intervals (Wilson, by patient)."
+        "95 % intervals (Wilson, by patient where patients are known)."
     )
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from medaegis.bench.schema import DataFacts
 from medaegis.errors import ConfigError, DataError
 from medaegis.images.datasets import Dataset
-from medaegis.images.splits import Split
+from medaegis.images.splits import Split, kept_together
 from medaegis.models.classifier import Classifier
 
 
@@ -47,7 +47,7 @@ def data_facts(test: Dataset, split: Split) -> DataFacts:
     return DataFacts(
         spec=test.spec.split(":")[0],
         split="adv_test",
-        split_by=split.by,
+        split_by=kept_together(test, split),
         n=len(test),
         counts={name: int((test.labels == k).sum()) for k, name in enumerate(test.classes)},
     )

@@ -12,6 +12,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from medaegis.images.sources import Grouping
+
 
 def _ordered(bounds: tuple[float, float]) -> tuple[float, float]:
     if bounds[0] > bounds[1]:
@@ -60,7 +62,7 @@ class DataFacts(Model):
 
     spec: str
     split: str
-    split_by: Literal["patient", "image"]
+    split_by: Grouping
     n: Count
     counts: dict[str, Count]
 

@@ -9,6 +9,7 @@ import typer
 from medaegis.cli import console, datasets
 from medaegis.cli.command import FAILED
 from medaegis.cli.options import AsJson, Channels, Images, Seed, Spec
+from medaegis.errors import DataError
 
 
 def schemes(as_json: AsJson = False) -> None:
@@ -34,28 +35,39 @@ def inspect(
 ) -> None:
     """Decode a data set; show classes, patients, the four-part split and every file that cannot be read.
 
-    Exit code 1 if a file could not be read.
+    Tells which classes are too small for a split, or for a threshold of their own. Exit code 1 if a file could not be
+    read, or no split can be made.
     """
-    from medaegis.images import split_dataset
+    from medaegis.detectors.shield import FEWEST
+    from medaegis.images import kept_together, small_classes, split_dataset
 
     dataset = datasets.load(spec, size=size, channels=datasets.channels_of(spec, channels), images=images, seed=seed)
-    split = split_dataset(dataset, seed=seed)
+    try:
+        split = split_dataset(dataset, seed=seed)
+    except DataError:
+        sizes = (f"{name} {int((dataset.labels == k).sum())}" for k, name in enumerate(dataset.classes))
+        console.say(f"Images: {console.shown(', '.join(sizes))}")
+        raise
+    group, remarks = kept_together(dataset, split), small_classes(dataset, split, fewest=FEWEST)
     counts = {
         part: {name: int((dataset.labels[list(rows)] == k).sum()) for k, name in enumerate(dataset.classes)}
         for part, rows in split.parts.items()
     }
-    patients = {part: len({dataset.patients[i] for i in rows}) for part, rows in split.parts.items()}
+    groups = {part: len({dataset.patients[i] for i in rows}) for part, rows in split.parts.items()}
+    everyone = len(set(dataset.patients))
     if as_json:
         console.write_json(
             {
                 "spec": spec,
                 "images": len(dataset),
-                "patients": len(set(dataset.patients)),
+                "split_by": group,
+                "groups": everyone,
                 "classes": list(dataset.classes),
                 "size": dataset.size,
                 "channels": dataset.channels,
                 "fingerprint": dataset.fingerprint,
-                "split": {part: {"patients": patients[part], "images": counts[part]} for part in counts},
+                "split": {part: {"groups": groups[part], "images": counts[part]} for part in counts},
+                "remarks": list(remarks),
                 "unreadable": [
                     {"file": failure.source, "problem": failure.problem, "remedy": failure.remedy}
                     for failure in dataset.failures
@@ -63,17 +75,16 @@ def inspect(
             }
         )
     else:
-        rows = [[part, patients[part], *counts[part].values(), sum(counts[part].values())] for part in counts]
-        rows.append(
-            [
-                "all",
-                len(set(dataset.patients)),
-                *(sum(of[name] for of in counts.values()) for name in dataset.classes),
-                len(dataset),
-            ]
-        )
-        title = f"{console.shown(spec)}: {dataset.size} px {dataset.channels}, split by patient, seed {seed}"
-        console.write(console.table("Part", "Patients", *dataset.classes, "Images", rows=rows, title=title))
+        # Where every image stands for itself, a column of patients would count the images again.
+        heading = [] if group == "image" else ["Lesions" if group == "lesion" else "Patients"]
+        rows = [[part, *[groups[part]] * len(heading), *of.values(), sum(of.values())] for part, of in counts.items()]
+        whole = [sum(of[name] for of in counts.values()) for name in dataset.classes]
+        rows.append(["all", *[everyone] * len(heading), *whole, len(dataset)])
+        by = "image, for no patients are known" if group == "image" else group
+        title = f"{console.shown(spec)}: {dataset.size} px {dataset.channels}, split by {by}, seed {seed}"
+        console.write(console.table("Part", *heading, *dataset.classes, "Images", rows=rows, title=title))
+        for remark in remarks:
+            console.say(console.shown(remark))
         if dataset.failures:
             lines = [[failure.source, failure.problem, failure.remedy] for failure in dataset.failures]
             console.write(console.table("Unreadable", "Why", "What to do", rows=lines))

@@ -108,8 +108,8 @@ def run_demo(out: Path, data: str, *, seed: int, sizes: Sizes) -> None:
     console.say("A small demonstration. It makes everything from nothing; figures of a real guard are in docs/results.")
     with diary.stage(1, "Images", None) as figures:
         dataset, split = _images(data, sizes, seed)
-        patients = len(set(dataset.patients))
-        figures += [f"{len(dataset)} images of {patients} patients", " / ".join(map(console.shown, dataset.classes))]
+        groups = "" if dataset.grouping != "patient" else f" of {len(set(dataset.patients))} patients"
+        figures += [f"{len(dataset)} images{groups}", " / ".join(map(console.shown, dataset.classes))]
     with diary.stage(2, "Classifier", out / "classifier") as figures:
         classifier, accuracy = _classifier(dataset, split, sizes, seed, out / "classifier")
         figures += [accuracy]
@@ -149,7 +149,7 @@ def _classifier(dataset: Dataset, split: Split, sizes: Sizes, seed: int, out: Pa
     with console.progress("Training") as progress:
         train_classifier(dataset, split, config, out, progress)
     test = read_training(out)["metrics"]["adv_test"]
-    figures = f"accuracy {console.percent(test['accuracy'])}, AUROC {console.decimal(test['auroc'])} on test patients"
+    figures = f"accuracy {console.percent(test['accuracy'])}, AUROC {console.decimal(test['auroc'])} on test images"
     return load_classifier(out), figures
 
 

@@ -3,7 +3,7 @@
 from medaegis.images.datasets import Channels, Dataset, dataset_schemes, load_dataset
 from medaegis.images.readers import Limits, Picture, find_images, model_input, read_image
 from medaegis.images.sources import without_path
-from medaegis.images.splits import PARTS, Split, split_dataset
+from medaegis.images.splits import PARTS, Split, kept_together, small_classes, split_dataset
 
 __all__ = [
     "PARTS",
@@ -14,9 +14,11 @@ __all__ = [
     "Split",
     "dataset_schemes",
     "find_images",
+    "kept_together",
     "load_dataset",
     "model_input",
     "read_image",
+    "small_classes",
     "split_dataset",
     "without_path",
 ]

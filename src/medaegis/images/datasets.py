@@ -20,7 +20,7 @@ from medaegis.errors import ConfigError, DataError, ImageError
 from medaegis.images.cache import Decoded, cache_folder, cache_key, read_cache, write_cache
 from medaegis.images.readers import model_input
 from medaegis.images.schemes import SCHEMES
-from medaegis.images.sources import Listing, Spec
+from medaegis.images.sources import Grouping, Listing, Spec
 from medaegis.progress import Progress, silent
 
 Channels = Literal["gray", "rgb"]
@@ -34,10 +34,12 @@ class Dataset:
         spec: the spec it was loaded from.
         images: uint8 (N, C, S, S), C = 1 ("gray") or 3 ("rgb").
         labels: int64 (N,), indices into `classes`.
-        patients: one per image; images of a patient belong together in a split.
+        patients: one per image; images of a patient belong together in a split. An image of which no patient is known
+            has a name of its own here.
         names: one per image, unique.
         ids: int64 (N,), the image's place in the full data set, which seeds all randomness about it.
         failures: the images that could not be read, left out of everything above.
+        grouping: what `patients` really names: patients, lesions, patients for some images only, or each image itself.
     """
 
     spec: str
@@ -48,6 +50,7 @@ class Dataset:
     names: tuple[str, ...]
     ids: Tensor
     failures: tuple[ImageError, ...] = ()
+    grouping: Grouping = "patient"
 
     def __post_init__(self) -> None:
         n = len(self.images)
@@ -176,6 +179,7 @@ def load_dataset(
         names=tuple(listing.names[i] for i in places),
         ids=ids,
         failures=decoded.failures,
+        grouping=listing.grouping,
     )
 
 

@@ -72,7 +72,7 @@ def _aptos2019(spec: Spec) -> Listing:
     root = spec.folder()
     files, find = _retina(spec, root), locate(root / "train_images")
     for row in rows(spec, root / "train.csv", ("id_code", "diagnosis")):
-        files.add(find(row["id_code"]), _grade(spec, row["diagnosis"]), row["id_code"])
+        files.add(find(row["id_code"]), _grade(spec, row["diagnosis"]), row["id_code"], alone=True)
     return files.listing()
 
 
@@ -90,13 +90,14 @@ def _messidor(spec: Spec) -> Listing:
         if row["adjudicated_gradable"].startswith("0"):
             continue
         name, grade = row["image_id"], row["adjudicated_dr_grade"].removesuffix(".0")
-        files.add(find(name), _grade(spec, grade), examination.get(Path(name).stem.lower(), name))
+        patient = examination.get(Path(name).stem.lower())
+        files.add(find(name), _grade(spec, grade), patient or name, alone=patient is None)
     return files.listing()
 
 
 def _isic(spec: Spec) -> Listing:
     root = spec.folder()
-    files, find = Files(spec, root, ("not melanoma", "melanoma")), locate(root / "images")
+    files, find = Files(spec, root, ("not melanoma", "melanoma"), "lesion"), locate(root / "images")
     for row in rows(spec, root / "metadata.csv", ("isic_id", "lesion_id", "target")):
         if row["target"] not in ("0", "1"):
             raise spec.error(f"{row['isic_id']}: target {row['target']!r}", "targets are 0 or 1, 1 for melanoma")
@@ -137,7 +138,8 @@ def _folder(spec: Spec) -> Listing:
     for label, name in enumerate(classes):
         for path in find_images([root / name]):
             inner = path.relative_to(root / name).parts
-            files.add(path, label, inner[0] if len(inner) > 1 else f"{name}/{inner[0]}")
+            alone = len(inner) == 1
+            files.add(path, label, f"{name}/{inner[0]}" if alone else inner[0], alone=alone)
     return files.listing()
 
 
@@ -151,7 +153,8 @@ def _csv(spec: Spec) -> Listing:
         raise spec.error(f"{file.name} has {len(classes)} different labels", "give images of 2 or more classes")
     files = Files(spec, file.parent, classes)
     for row in table:
-        files.add(file.parent / row["image"], classes.index(row["label"]), row.get("patient") or row["image"])
+        patient = row.get("patient")
+        files.add(file.parent / row["image"], classes.index(row["label"]), patient or row["image"], alone=not patient)
     return files.listing()
 
 
@@ -190,7 +193,7 @@ def _medmnist(spec: Spec) -> Listing:
         pixels = np.atleast_3d(pictures[index]).transpose(2, 0, 1).astype(np.float32) / np.float32(255)
         return Picture(pixels, 8, f"{file}[{names[index]}]", 0, 1, "npz", ())
 
-    return Listing(classes, names, numbers.tolist(), names, stamps, read)
+    return Listing(classes, names, numbers.tolist(), names, stamps, read, "image")
 
 
 def _phantom(spec: Spec) -> Listing:

@@ -9,14 +9,17 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from medaegis.errors import DataError
 from medaegis.images.readers import Picture, find_images, read_image
 
+Grouping = Literal["patient", "patient where known", "lesion", "image"]
+
 
 @dataclass(frozen=True)
 class Listing:
-    """All sequences have one entry per image.
+    """All sequences have one entry per image; `grouping` is what its entries of `patients` name.
 
     `read(i, size)` gives picture i (only the phantoms care about `size`) or raises `ImageError`;
     a stamp changes whenever the picture behind its entry changes, which is what the cache goes by.
@@ -28,6 +31,7 @@ class Listing:
     patients: Sequence[str]
     stamps: Sequence[str]
     read: Callable[[int, int], Picture]
+    grouping: Grouping = "patient"
 
 
 def without_path(spec: str) -> str:
@@ -89,19 +93,26 @@ class Spec:
 
 @dataclass
 class Files:
-    """Collects image files into a listing; names are paths relative to the data set's root."""
+    """Collects image files into a listing; names are paths relative to the data set's root.
+
+    `group` is what the set names for images that belong together.
+    """
 
     spec: Spec
     root: Path
     classes: tuple[str, ...]
+    group: Literal["patient", "lesion"] = "patient"
     paths: list[Path] = field(default_factory=list)
     labels: list[int] = field(default_factory=list)
     patients: list[str] = field(default_factory=list)
+    alone: int = 0
 
-    def add(self, path: Path, label: int, patient: str) -> None:
+    def add(self, path: Path, label: int, patient: str, *, alone: bool = False) -> None:
+        """One more image; `alone`: no patient is known, and `patient` is a name that no other image has."""
         self.paths.append(path)
         self.labels.append(label)
         self.patients.append(patient)
+        self.alone += alone
 
     def listing(self) -> Listing:
         if not self.paths:
@@ -112,7 +123,12 @@ class Files:
         if times > 1:
             raise self.spec.error(f"{name} is listed {times} times", "list every image once")
         stamps = [_stamp(path) for path in paths]
-        return Listing(self.classes, names, self.labels, self.patients, stamps, lambda i, _: read_image(paths[i]))
+        grouping: Grouping = self.group
+        if self.alone:
+            grouping = "image" if self.alone == len(paths) else "patient where known"
+        return Listing(
+            self.classes, names, self.labels, self.patients, stamps, lambda i, _: read_image(paths[i]), grouping
+        )
 
 
 def _stamp(path: Path) -> str:

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
+import torch
 
 from medaegis.errors import ConfigError, DataError
 from medaegis.images.datasets import Dataset
+from medaegis.images.sources import Grouping
 
 PARTS = ("train", "val", "adv_train", "adv_test")
 By = Literal["patient", "image"]
@@ -137,13 +139,38 @@ def split_dataset(
         missing = set(np.flatnonzero(counts.sum(0))) - set(labels[list(parts[part])])
         if fractions[number] and missing:
             name = dataset.classes[min(missing)]
-            patients = int((counts[:, min(missing)] > 0).sum())
+            group = dataset.grouping if by == "patient" else "image"
+            unit = {"image": "images", "lesion": "lesions"}.get(group, "patients")
+            held = int((counts[:, min(missing)] > 0).sum())
             raise DataError(
                 dataset.spec,
-                f"{part} would hold no image of class {name!r} ({patients} patients in all)",
-                "add patients, merge classes, or raise that part's fraction",
+                f"{part} would hold no image of class {name!r} ({held} {unit} in all)",
+                f"add {unit}, merge classes, or raise that part's fraction",
             )
     return Split(**parts, seed=seed, by=by, fingerprint=dataset.fingerprint)
+
+
+def kept_together(dataset: Dataset, split: Split) -> Grouping:
+    """What the split kept in one part, which is "image" too where it was to be the patient and none is known."""
+    return "image" if split.by == "image" else dataset.grouping
+
+
+def small_classes(dataset: Dataset, split: Split, *, fewest: int) -> tuple[str, ...]:
+    """A sentence for each class that has no image, or fewer than `fewest` to set a threshold on (in "val")."""
+    everywhere, val = (
+        torch.bincount(labels, minlength=len(dataset.classes)).tolist()
+        for labels in (dataset.labels, dataset.labels[list(split.val)])
+    )
+    told = []
+    for name, n, held in zip(dataset.classes, everywhere, val, strict=True):
+        if n == 0:
+            told.append(f"class {name!r} has no image")
+        elif held < fewest:
+            told.append(
+                f"class {name!r} has {n} images, {held} of them for validation: a threshold of its own needs "
+                f"{fewest}; add images, merge classes, or make the share for validation larger"
+            )
+    return tuple(told)
 
 
 def _patients(dataset: Dataset) -> list[list[int]]:
