@@ -15,7 +15,6 @@ from tests.cli.shop import PATIENTS, SHOTS, SIDE, TRAINING, Shop, call
 
 from medaegis.cli import console, datasets
 from medaegis.cli.demo import Sizes, _replace_mixed, run_demo, written_before
-from medaegis.detectors import shield
 from medaegis.errors import ConfigError
 from medaegis.guard.guard import Guard
 from medaegis.images import Split, load_dataset
@@ -461,7 +460,6 @@ def test_demo_touches_no_file_that_is_not_its_own(tmp_path: Path, monkeypatch: p
 def test_compare_takes_the_shields_of_a_guard_of_the_same_split_alone(
     shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(shield, "FEWEST", 3)  # of each class for a threshold; there are few images
     options = ("--detectors", "shield", "--attacks", "fgsm", "--learn-from", "fgsm", "--cushions", "none")
     options += ("--guard", shop.guard, "--json")
     told = json.loads(call("compare", shop.classifier, shop.spec, *options, "--out", tmp_path / "a").stdout)

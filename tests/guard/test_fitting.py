@@ -13,7 +13,8 @@ from tests.models.tiny_networks import tiny
 from medaegis.cushions import parse_cushion
 from medaegis.errors import ArtefactError, ConfigError, DataError
 from medaegis.guard import fitting, shield_training
-from medaegis.guard.fitting import LOOKS, calibrate, fit_guard, refit_guard, robustness, shield_config, soundness
+from medaegis.guard.calibration import calibrate
+from medaegis.guard.fitting import LOOKS, fit_guard, refit_guard, robustness, shield_config, soundness
 from medaegis.guard.guard import Guard
 from medaegis.guard.shield_training import ShieldTraining
 from medaegis.models.store import save_classifier
@@ -45,7 +46,7 @@ def test_a_guard_from_start_to_folder(tmp_path):
     accepted = again.judge(val.pixels())
     for k in range(2):
         mine = accepted.accepted[accepted.predicted == k]
-        assert int(mine.sum()) == -(-9 * len(mine) // 10), "the threshold on val is not the chosen one"
+        assert int(mine.sum()) == -(-9 * (len(mine) + 1) // 10), "the threshold on val is not the chosen one"
     reached = again.judge(test.pixels()).accepted.float().mean().item()
     assert again.calibration["tnr_reached"] == pytest.approx(reached)
     assert again.calibration["accuracy"] > 0.9
@@ -77,13 +78,42 @@ def test_a_class_missing_from_the_test_part_is_left_out(tmp_path):
 def test_what_cannot_be_calibrated_is_refused_before_training(tmp_path, monkeypatch):
     monkeypatch.setattr(ShieldTraining, "train", lambda *_: pytest.fail("trained"))
     dataset, split = squares(240)
-    bright = [i for i in split.val if dataset.labels[i] == 1]
-    few = dataclasses.replace(split, val=tuple(sorted({*split.val} - {*bright[3:]})))
-    with pytest.raises(DataError, match="clean images are predicted as class 1"):
-        fit(tmp_path, split=few)
+    with pytest.raises(DataError, match="7 validation images in all, the thresholds need 10"):
+        fit(tmp_path, split=dataclasses.replace(split, val=split.val[:7]))
+    dark = tuple(i for i in split.val if dataset.labels[i] == 0)
+    with pytest.raises(DataError, match="no validation image of class 'bright'"):
+        fit(tmp_path, split=dataclasses.replace(split, val=dark))
+    no_dark = {part: tuple(i for i in split.parts[part] if dataset.labels[i]) for part in ("train", "adv_train")}
+    with pytest.raises(DataError, match="no training image of class 'dark'"):
+        fit(tmp_path, split=dataclasses.replace(split, **no_dark))
     for part in ("val", "adv_test"):
         with pytest.raises(DataError, match="no val or no adv_test"):
             fit(tmp_path, split=dataclasses.replace(split, **{part: ()}))
+
+
+def test_a_small_class_gets_a_pooled_threshold_and_the_record_says_so(tmp_path):
+    dataset, split = squares(240)
+    bright = [i for i in split.val if dataset.labels[i] == 1]
+    few = dataclasses.replace(split, val=tuple(sorted({*split.val} - {*bright[3:]})))
+    guard = fit(tmp_path, split=few)
+    told = Guard.load(tmp_path / "guard", factory=tiny).calibration["thresholds"]
+    predicted = guard.judge(dataset.pixels(few.val)).predicted
+    assert {name: one["images"] for name, one in told.items()} == {
+        "dark": int((predicted == 0).sum()),
+        "bright": int((predicted == 1).sum()),
+    }
+    assert (told["dark"]["own"], told["bright"]["own"]) == (True, False)
+    assert guard.bank.scale[0] == guard.bank.scale[1]
+
+
+def test_a_class_that_is_never_predicted_does_not_stop_the_fit(tmp_path):
+    constant = copy.deepcopy(learned_classifier())
+    with torch.no_grad():
+        constant.network.fc.bias.copy_(torch.tensor([1e4, 0.0]))
+    guard = fit(tmp_path, classifier=constant)
+    assert guard.calibration["thresholds"]["bright"] == {"images": 0, "own": False}
+    assert guard.bank.centre.isfinite().all()
+    assert guard.bank.scale[0] == guard.bank.scale[1]
 
 
 def test_data_that_do_not_fit_are_refused(tmp_path, monkeypatch):
@@ -145,7 +175,7 @@ class TestShieldsOfAnotherGuard:
         accepted = guard.judge(dataset.pixels(split.val))
         for k in range(2):
             mine = accepted.accepted[accepted.predicted == k]
-            assert int(mine.sum()) == -(-7 * len(mine) // 10)
+            assert int(mine.sum()) == -(-7 * (len(mine) + 1) // 10)
         again = Guard.load(tmp_path / "other", factory=tiny)
         assert (again.cushion.spec, again.tnr) == ("none", 0.7)
         assert again.training["shields_of"] == source.digest

@@ -19,7 +19,7 @@ from medaegis.cushions.jpeg import JpegCushion
 from medaegis.detectors.shield import ShieldBank
 from medaegis.errors import ArtefactError, ConfigError, DataError
 from medaegis.guard import shield_training
-from medaegis.guard.fitting import calibrate
+from medaegis.guard.calibration import calibrate
 from medaegis.guard.guard import Guard
 from medaegis.guard.shield_training import ShieldConfig, ShieldTraining
 
@@ -331,12 +331,32 @@ def test_a_damaged_checkpoint_is_refused(tmp_path, monkeypatch):
         training(tmp_path).train()
 
 
-def test_too_few_images_are_named(tmp_path):
+def test_a_missing_class_is_named(tmp_path):
     dataset, _ = squares(240)
-    for label, wording in ((0, "another class"), (1, "this class")):
-        only = dataset.subset(dataset.labels == 0)
-        with pytest.raises(DataError, match=f"fewer than 2 images of {wording}"):
+    only = dataset.subset(dataset.labels == 0)
+    for label, wording in ((0, "any class but 'dark'"), (1, "class 'bright'")):
+        with pytest.raises(DataError, match=f"no training image of {wording}"):
             ShieldTraining(learned_classifier(), parse_cushion("none"), only, label, CONFIG, tmp_path)
+
+
+@pytest.mark.parametrize("taps", [("input",), ("relu", "last"), ("fc",)])
+def test_one_image_of_a_class_is_enough_to_train_its_shield(taps, tmp_path):
+    """And one of all others: nothing divides by n - 1, draws without end, or loses its numbers."""
+    dataset, _ = squares(240)
+    for label in (0, 1):
+        rows = [*(dataset.labels == label).nonzero().flatten().tolist()[:1]]
+        rows += (dataset.labels != label).nonzero().flatten().tolist()[:30]
+        for these in (rows, rows[:2]):
+            run = ShieldTraining(
+                learned_classifier(),
+                parse_cushion("jpeg:80"),
+                dataset.subset(these),
+                label,
+                CONFIG.model_copy(update={"taps": taps, "updates": 3}),
+                tmp_path / f"{label}-{len(these)}",
+            )
+            shield = run.train()
+            assert all(value.isfinite().all() for value in shield.state_dict().values())
 
 
 def test_a_loss_without_a_number_stops_the_training(tmp_path):

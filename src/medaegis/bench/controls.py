@@ -26,7 +26,7 @@ from medaegis.bench.schema import Control
 from medaegis.bench.words import gradient_name
 from medaegis.cushions import parse_cushion
 from medaegis.detectors.shield import ShieldBank
-from medaegis.guard.fitting import clean_logits
+from medaegis.guard.calibration import set_guard_thresholds
 from medaegis.guard.guard import Guard
 from medaegis.guard.shield_training import ShieldConfig, ShieldTraining
 from medaegis.images.datasets import Dataset
@@ -233,7 +233,7 @@ def _planted_weakness(
         training = ShieldTraining(guard.classifier, guard.cushion, learn, label, config, folder)
         shields.append(training.train(progress))
     weak = Guard(guard.classifier, guard.cushion, ShieldBank(shields), tnr=guard.tnr)
-    weak.bank.calibrate(*clean_logits(weak.victim(dtype=torch.float32), dataset, split.val), weak.tnr)
+    set_guard_thresholds(weak, dataset, split.val)
     eps_text = f"{PLANTED_EPS * 256:g}/256"
     planned = Planned("wb", PLANTED_EPS, eps_text, samples=samples)
     piece = field.only(field.few(FAR_IMAGES)).against(weak).attack(planned, progress)

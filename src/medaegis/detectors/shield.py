@@ -7,7 +7,6 @@ No normalisation layers: they would mix clean and adversarial images of a batch.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import cast
 
@@ -15,13 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
-from medaegis.errors import ConfigError, DataError
+from medaegis.detectors.thresholds import Threshold, set_thresholds
+from medaegis.errors import ConfigError
 
 # Monotone and never flat. SiLU was tried: training drove half of its hidden units to where their slope is nil or of the
 # wrong sign, so that attacks lost their way (masked gradients) while nothing became robust.
 SLOPE = 0.1
 FINEST = 7  # heads reduce their tap to about this side before pooling
-FEWEST = 10  # clean images of a class that set its threshold
 
 
 class Shield(nn.Module):
@@ -104,7 +103,8 @@ class _Head(nn.Module):
     def standardise(self, x: Tensor) -> None:
         x = x.view(*x.shape, *(1,) * (4 - x.ndim))
         self.mean.copy_(x.mean((0, 2, 3)).view_as(self.mean))
-        self.std.copy_(x.std((0, 2, 3)).clamp_min(1e-3).view_as(self.std))
+        # One image of a vector tap has no deviation (NaN).
+        self.std.copy_(x.std((0, 2, 3)).nan_to_num(1.0).clamp_min(1e-3).view_as(self.std))
 
 
 def _channels(side: int, width: int) -> int:
@@ -158,36 +158,23 @@ class ShieldBank(nn.Module):
         return (self.centre[classes] - logits) / self.scale[classes]
 
     @torch.no_grad()
-    def calibrate(self, logits: Tensor, classes: Tensor, tnr: float) -> None:
-        """Set each class's scale so that a share `tnr` of these clean images is accepted.
+    def calibrate(self, logits: Tensor, classes: Tensor, tnr: float, *, draws: int = 1) -> tuple[Threshold, ...]:
+        """Set each class's centre and scale so that a share `tnr` of clean images is accepted (`set_thresholds`).
 
         Args:
             logits: of the Shield of each image's predicted class, `(N,)`.
             classes: predicted classes `(N,)`.
             tnr: true negative rate to reach, above 0.5 (the median image defines suspicion 0) and below 1.
+            draws: rows that each image has, behind a random Cushion.
+
+        Returns:
+            what the threshold of each class rests on.
 
         Raises:
             ConfigError: another tnr.
-            DataError: fewer than 10 images are predicted as some class, or a logit is not finite.
+            DataError: fewer than 10 images in all, or a logit is not finite.
         """
-        if not 0.5 < tnr < 1:
-            raise ConfigError(f"tnr {tnr}", "expected a share above 0.5 and below 1", "write 0.9 for 90 %")
-        if not bool(logits.isfinite().all()):
-            raise DataError("calibration", "a Shield's logit is not finite", "train the Shields anew")
-        enough_to_calibrate(classes, len(self.shields))
-        for k in range(len(self.shields)):
-            genuine = logits[classes == k].double()
-            ordered = genuine.sort(descending=True).values
-            # The lowest logit still accepted is that of the last of the first ceil(tnr * n) images.
-            last = ordered[math.ceil(tnr * len(ordered) - 1e-9) - 1]
-            centre = genuine.median()
-            self.centre[k], self.scale[k] = centre, (centre - last).clamp_min(1e-6) * (1 + 1e-6)
-
-
-def enough_to_calibrate(classes: Tensor, count: int) -> None:
-    """Raises DataError unless each of `count` classes is predicted for enough clean images to set a threshold."""
-    for k, n in enumerate(classes.bincount(minlength=count).tolist()):
-        if n < FEWEST:
-            raise DataError(
-                "calibration", f"only {n} clean images are predicted as class {k}", f"give {FEWEST} or more of each"
-            )
+        set_to = set_thresholds(logits, classes, len(self.shields), tnr, draws=draws)
+        self.centre.copy_(torch.tensor([one.centre for one in set_to], dtype=torch.float64))
+        self.scale.copy_(torch.tensor([one.scale for one in set_to], dtype=torch.float64))
+        return set_to

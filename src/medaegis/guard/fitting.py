@@ -19,8 +19,10 @@ from medaegis.attacks.objectives import ShieldLogit
 from medaegis.attacks.steps import Descent, StepRule
 from medaegis.attacks.victim import Victim
 from medaegis.cushions import Cushion
-from medaegis.detectors.shield import Shield, ShieldBank, enough_to_calibrate
+from medaegis.detectors.shield import Shield, ShieldBank
+from medaegis.detectors.thresholds import FEWEST
 from medaegis.errors import ConfigError, DataError
+from medaegis.guard.calibration import calibrate
 from medaegis.guard.fingerprint import weights_fingerprint
 from medaegis.guard.guard import KIND, Guard
 from medaegis.guard.shield_training import ShieldConfig, ShieldTraining
@@ -35,7 +37,6 @@ WATCHED_EPS = (4, 8, 16, 64)  # of 256; at 64 a sound attack must win, or gradie
 MASKED = 0.02  # AUROC at the largest watched eps above which a Shield is taken to hide its gradients
 WATCHED_IMAGES = 64
 LOOKS = 16  # at robustness during one training
-DRAWS = 8  # of a random Cushion, for each image that sets a threshold
 
 RECIPES: dict[str, str] = {
     "paper": "Medical Aegis: the backbone's taps, eps growing over the whole training, a fresh start for each attack",
@@ -101,7 +102,7 @@ def fit_guard(
         ArtefactError: the guard could not be written there; asked before any work.
     """
     check_target(out_dir, kind=KIND, signing_key=signing_key)
-    check_before_fitting(classifier, cushion, dataset, split)
+    check_before_fitting(classifier, dataset, split)
     learn = dataset.subset([*split.train, *split.adv_train])
     watch = dataset.subset(split.val)
     work = out_dir.with_name(f"{out_dir.name}.fitting")
@@ -146,7 +147,7 @@ def refit_guard(
     """
     check_target(out_dir, kind=KIND, empty=True, signing_key=signing_key)
     check_shields(source, classifier, dataset, split)
-    check_before_fitting(classifier, cushion, dataset, split)
+    check_before_fitting(classifier, dataset, split)
     training = {**source.training, **_data_facts(dataset, split), "shields_of": source.digest}
     guard = Guard(classifier, cushion, copy.deepcopy(source.bank), tnr=tnr, training=training)
     guard.calibration = calibrate(guard, dataset, split)
@@ -189,50 +190,6 @@ def _part_of(progress: Progress, part: int, parts: int) -> Progress:
     return lambda done, total, message: progress(part * total + done, parts * total, message)
 
 
-def calibrate(guard: Guard, dataset: Dataset, split: Split) -> dict[str, Any]:
-    """Set the thresholds on clean "val" images, and measure on "adv_test" what share of clean images they accept.
-
-    Behind a random Cushion each "val" image counts under several draws, so that thresholds are those of the mixture and
-    not of one lot; draws are a function of the image's number alone.
-    """
-    logits, classes = clean_logits(guard.victim(dtype=torch.float32), dataset, split.val)
-    guard.bank.calibrate(logits, classes, guard.tnr)
-    test = dataset.subset(split.adv_test)
-    verdict = guard.judge(test.pixels(), ids=test.ids)
-    by_class = {
-        name: float(verdict.accepted[test.labels == k].float().mean())
-        for k, name in enumerate(guard.classes)
-        if bool((test.labels == k).any())
-    }
-    return {
-        "tnr_chosen": guard.tnr,
-        "tnr_reached": float(verdict.accepted.float().mean()),
-        "tnr_by_class": by_class,
-        "accuracy": float((verdict.predicted == test.labels).float().mean()),
-        "val_images": len(split.val),
-        "test_images": len(test),
-    }
-
-
-@torch.no_grad()
-def clean_logits(victim: Victim, dataset: Dataset, indices: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """Logit of the Shield of each clean image's predicted class, and that class: `(N,)` each.
-
-    Behind a random Cushion every image is looked at under `DRAWS` draws, which gives so many rows for each.
-    """
-    assert victim.shields is not None
-    logits, classes = [], []
-    for rows in torch.tensor(indices).split(64):
-        pixels = dataset.pixels(rows).to(victim.device)
-        for turn in range(DRAWS if victim.random else 1):
-            drawn = victim.drawn(dataset.ids[rows], seed=0, stream=f"calibration/{turn}")
-            seen = drawn.exact.activations(drawn.cushion(pixels), taps=victim.shields.taps)
-            assert seen.logits is not None
-            classes.append(seen.logits.argmax(1))
-            logits.append(victim.shields(seen.features, classes[-1]))
-    return torch.cat(logits), torch.cat(classes)
-
-
 def robustness(
     classifier: Classifier,
     cushion: Cushion,
@@ -259,7 +216,8 @@ def robustness(
     genuine = dataset.pixels(own)
     foreign = (dataset.labels != label).nonzero().squeeze(1)[:count]
     if not len(genuine) or not len(foreign):
-        raise DataError(dataset.spec, f"no validation image of class {label} or of another one", "give more images")
+        problem = f"no validation image of class {dataset.classes[label]!r} or of another one"
+        raise DataError(dataset.spec, problem, "give more images")
     targets = torch.full((len(foreign),), label)
     attack = Attack(objective=ShieldLogit(), rule=rule or Descent(), random_start=True, steps=steps)
 
@@ -307,9 +265,8 @@ def shield_logits(victim: Victim, images: Tensor, label: int, *, ids: Tensor | N
     return torch.cat(parts)
 
 
-@torch.no_grad()
-def check_before_fitting(classifier: Classifier, cushion: Cushion, dataset: Dataset, split: Split) -> None:
-    """Whether all fits together and the thresholds can be set at all, asked before hours of training.
+def check_before_fitting(classifier: Classifier, dataset: Dataset, split: Split) -> None:
+    """Whether all fits together, Shields can be trained and thresholds set at all, asked before hours of training.
 
     Raises:
         DataError: the data or the split do not fit the classifier, or hold too few images.
@@ -317,9 +274,14 @@ def check_before_fitting(classifier: Classifier, cushion: Cushion, dataset: Data
     _check(classifier, dataset, split)
     if not split.val or not split.adv_test:
         raise DataError(dataset.spec, "the split has no val or no adv_test images", "split with shares above 0")
-    victim = Victim(classifier, cushion=cushion, dtype=torch.float32)
-    val = dataset.subset(split.val)
-    enough_to_calibrate(victim.verdicts(val.pixels(), val.ids).predicted, len(classifier.classes))
+    if len(split.val) < FEWEST:
+        problem = f"{len(split.val)} validation images in all, the thresholds need {FEWEST}"
+        raise DataError(dataset.spec, problem, "give more images, or train with a larger --val-share")
+    for part, places in (("training", (*split.train, *split.adv_train)), ("validation", split.val)):
+        counts = dataset.labels[list(places)].bincount(minlength=len(dataset.classes)).tolist()
+        if 0 in counts:
+            problem = f"no {part} image of class {dataset.classes[counts.index(0)]!r}"
+            raise DataError(dataset.spec, problem, "give images of it, or leave the class out")
 
 
 def _check(classifier: Classifier, dataset: Dataset, split: Split) -> None:

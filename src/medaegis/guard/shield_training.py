@@ -144,9 +144,9 @@ class ShieldTraining:
         self.watch, self.rank = watch, rank
         self.genuine = (dataset.labels == label).nonzero().squeeze(1)
         self.foreign = (dataset.labels != label).nonzero().squeeze(1)
-        for name, part in (("this class", self.genuine), ("another class", self.foreign)):
-            if len(part) < 2:
-                raise DataError(dataset.spec, f"fewer than 2 images of {name} ({label})", "give more images")
+        for which, part in (("class", self.genuine), ("any class but", self.foreign)):
+            if not len(part):
+                raise DataError(dataset.spec, f"no training image of {which} {dataset.classes[label]!r}", "give some")
         self.shield = Shield(
             classifier.tap_shapes(config.taps),
             width=config.width,

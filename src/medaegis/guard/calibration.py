@@ -1,0 +1,82 @@
+"""Thresholds of a guard on clean images, and what share of clean images it accepts with them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from medaegis.attacks.victim import Victim
+from medaegis.detectors.thresholds import Threshold
+from medaegis.guard.guard import Guard
+from medaegis.images.datasets import Dataset
+from medaegis.images.splits import Split
+
+DRAWS = 8  # of a random Cushion, for each image that sets a threshold
+
+
+def calibrate(guard: Guard, dataset: Dataset, split: Split) -> dict[str, Any]:
+    """Set the thresholds on clean "val" images, and measure on "adv_test" what share of clean images they accept.
+
+    Raises:
+        DataError: too few "val" images, or a Shield's logit that is not finite.
+    """
+    told = set_guard_thresholds(guard, dataset, split.val)
+    test = dataset.subset(split.adv_test)
+    verdict = guard.judge(test.pixels(), ids=test.ids)
+    by_class = {
+        name: float(verdict.accepted[test.labels == k].float().mean())
+        for k, name in enumerate(guard.classes)
+        if bool((test.labels == k).any())
+    }
+    return {
+        "tnr_chosen": guard.tnr,
+        "tnr_reached": float(verdict.accepted.float().mean()),
+        "tnr_by_class": by_class,
+        "thresholds": told,
+        "accuracy": float((verdict.predicted == test.labels).float().mean()),
+        "val_images": len(split.val),
+        "test_images": len(test),
+    }
+
+
+def set_guard_thresholds(guard: Guard, dataset: Dataset, indices: tuple[int, ...]) -> dict[str, dict[str, Any]]:
+    """Set the thresholds on these clean images; for each class how many of them are predicted as it, and whether they
+    set its threshold alone ("own") or it is pooled.
+
+    Behind a random Cushion each image counts under several draws, so that thresholds are those of the mixture and not
+    of one lot; draws are a function of the image's number alone.
+    """
+    logits, classes = clean_logits(guard.victim(dtype=torch.float32), dataset, indices)
+    found = guard.bank.calibrate(logits, classes, guard.tnr, draws=draws_of(guard))
+    return described(found, guard.classes)
+
+
+def draws_of(guard: Guard) -> int:
+    """Rows that `clean_logits` gives for each image."""
+    return DRAWS if guard.cushion.random else 1
+
+
+def described(found: tuple[Threshold, ...], classes: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+    """What thresholds rest on, by class, for a manifest."""
+    return {name: {"images": one.images, "own": one.own} for name, one in zip(classes, found, strict=True)}
+
+
+@torch.no_grad()
+def clean_logits(victim: Victim, dataset: Dataset, indices: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Logit of the Shield of each clean image's predicted class, and that class: `(N,)` each.
+
+    Behind a random Cushion every image is looked at under `DRAWS` draws, which gives so many rows for each.
+    """
+    assert victim.shields is not None
+    logits, classes = [], []
+    for rows in torch.tensor(indices).split(64):
+        pixels = dataset.pixels(rows).to(victim.device)
+        for turn in range(DRAWS if victim.random else 1):
+            drawn = victim.drawn(dataset.ids[rows], seed=0, stream=f"calibration/{turn}")
+            seen = drawn.exact.activations(drawn.cushion(pixels), taps=victim.shields.taps)
+            assert seen.logits is not None
+            classes.append(seen.logits.argmax(1))
+            logits.append(victim.shields(seen.features, classes[-1]))
+    return torch.cat(logits), torch.cat(classes)
