@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from medaegis.errors import ConfigError, DataError
 from medaegis.images import PARTS, Dataset, Split, kept_together, small_classes, split_dataset
+from medaegis.images.splits import with_val_share
 
 FRACTIONS = (0.65, 0.12, 0.08, 0.15)
 
@@ -183,3 +184,26 @@ def test_nothing_is_told_to_be_split_by_patient_that_is_not() -> None:
         many = replace(dataset, grouping=group)
         assert kept_together(many, split_dataset(many)) == group
         assert many.subset([0]).grouping == group
+
+
+def test_a_larger_share_for_validation_leaves_the_others_in_proportion(tmp_path):
+    assert with_val_share(None) == FRACTIONS
+    train, val, adv_train, adv_test = with_val_share(0.34)  # 0.66 for the rest, which was 0.88: three quarters
+    assert val == 0.34
+    assert (train, adv_train, adv_test) == pytest.approx((0.65 * 0.75, 0.08 * 0.75, 0.15 * 0.75))
+    for share in (0.0, -0.1, 0.51, float("nan")):
+        with pytest.raises(ConfigError, match="not above 0 and at most"):
+            with_val_share(share)
+
+
+def test_the_shares_are_kept_with_the_split(tmp_path):
+    dataset = cohort([2] * 60, [0, 1] * 30)
+    split = split_dataset(dataset, fractions=with_val_share(0.3))
+    split.save(tmp_path / "split.json")
+    again = Split.load(tmp_path / "split.json", dataset)
+    assert again == split
+    assert split_dataset(dataset, fractions=again.fractions) == split
+    older = json.loads((tmp_path / "split.json").read_text())
+    del older["fractions"]
+    (tmp_path / "older.json").write_text(json.dumps(older))
+    assert Split.load(tmp_path / "older.json", dataset).fractions == FRACTIONS

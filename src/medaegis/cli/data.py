@@ -38,7 +38,7 @@ def inspect(
     Tells which classes are too small for a split, or for a threshold of their own. Exit code 1 if a file could not be
     read, or no split can be made.
     """
-    from medaegis.detectors.shield import FEWEST
+    from medaegis.detectors.thresholds import enough_images
     from medaegis.images import kept_together, small_classes, split_dataset
 
     dataset = datasets.load(spec, size=size, channels=datasets.channels_of(spec, channels), images=images, seed=seed)
@@ -48,7 +48,7 @@ def inspect(
         sizes = (f"{name} {int((dataset.labels == k).sum())}" for k, name in enumerate(dataset.classes))
         console.say(f"Images: {console.shown(', '.join(sizes))}")
         raise
-    group, remarks = kept_together(dataset, split), small_classes(dataset, split, fewest=FEWEST)
+    group, remarks = kept_together(dataset, split), small_classes(dataset, split, fewest=enough_images(datasets.TNR))
     counts = {
         part: {name: int((dataset.labels[list(rows)] == k).sum()) for k, name in enumerate(dataset.classes)}
         for part, rows in split.parts.items()

@@ -11,10 +11,12 @@ from medaegis.errors import ArtefactError, DataError
 if TYPE_CHECKING:
     from medaegis.guard.guard import Guard
     from medaegis.images import Dataset, Split
+    from medaegis.images.splits import Fractions
     from medaegis.models import Classifier
 
 GRAY_SCHEMES = ("phantom-xray", "chest-xray", "nih14")
 SHOWN_FAILURES = 3
+TNR = 0.9  # what `fit` sets thresholds for, if not told otherwise
 
 
 def channels_of(spec: str, asked: str) -> Literal["gray", "rgb"]:
@@ -77,8 +79,27 @@ def data_of_guard(guard: Guard, spec: str, *, images: int | None) -> tuple[Datas
     if dataset.fingerprint != told.get("fingerprint"):
         problem = f"other images ({len(dataset)}) than those the guard was fitted on, which it may have learned from"
         raise DataError(spec, problem, remedy)
-    split = split_dataset(dataset, by=told["by"], seed=told["seed"])
+    split = split_dataset(dataset, by=told["by"], seed=told["seed"], fractions=_fractions(told))
     parts = guard.training.get("split_parts")
     if parts is not None and split.parts_fingerprint != parts:
         raise DataError(spec, "its images fall into other parts than when the guard was fitted", remedy)
     return dataset, split
+
+
+def _fractions(told: dict[str, object]) -> Fractions:
+    """Shares of the parts, as a guard remembers them; those of older guards were always the same."""
+    from medaegis.images.splits import FRACTIONS, as_fractions
+
+    try:
+        return as_fractions(told.get("fractions", FRACTIONS))
+    except (TypeError, ValueError):
+        raise ArtefactError("guard", "tells no four shares of its split", "fit it with `medaegis fit`") from None
+
+
+def tell_small_classes(dataset: Dataset, split: Split, tnr: float) -> None:
+    """Say by name, before anything is trained, which classes are too small for a threshold of their own."""
+    from medaegis.detectors.thresholds import enough_images
+    from medaegis.images import small_classes
+
+    for remark in small_classes(dataset, split, fewest=enough_images(tnr)):
+        console.say(console.shown(remark))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -41,7 +42,7 @@ def fit(
     ] = None,
     tnr: Annotated[
         float, typer.Option("--tnr", min=0.5, max=0.999, help="Share of clean images to be accepted.")
-    ] = 0.9,
+    ] = datasets.TNR,
     sign: Annotated[
         Path | None,
         typer.Option("--sign", metavar="KEY", help="Ed25519 private key (medaegis keys).", show_default="unsigned"),
@@ -66,6 +67,7 @@ def fit(
     check_out(out, check_target, kind="guard", empty=shields is not None, signing_key=sign)
     classifier = load_classifier(classifier_dir, factory(network))
     dataset, split = datasets.data_of_classifier(classifier_dir, classifier, spec, images=images)
+    datasets.tell_small_classes(dataset, split, tnr)
     if shields is not None:
         source = Guard.load(shields, factory=factory(network))
         guard = refit_guard(
@@ -107,8 +109,19 @@ def fit(
         "Shields": f"{len(guard.classes)} {trained}",
         "Accepts of clean test images": f"{console.percent(told['tnr_reached'])} (chosen {console.percent(tnr)})",
         **{f"  {name}": console.percent(share) for name, share in told["tnr_by_class"].items()},
+        "Pooled thresholds": pooled(told["thresholds"], tnr),
         "Accuracy behind the Cushion": console.percent(told["accuracy"]),
         "Signed": "yes" if sign is not None else "no",
     }
     console.write(console.facts(lines, title=f"Guard for {', '.join(map(console.shown, guard.classes))}"))
     console.say(f"Written to {out}. Next: medaegis evaluate {out} {spec} --out EVALUATION_DIR")
+
+
+def pooled(thresholds: Mapping[str, Mapping[str, Any]], tnr: float) -> str:
+    """Which classes have no threshold of their own, and why."""
+    from medaegis.detectors.thresholds import enough_images
+
+    small = [f"{console.shown(name)} ({one['images']})" for name, one in thresholds.items() if not one["own"]]
+    if not small:
+        return "none; every class has its own"
+    return f"{', '.join(small)}: fewer than {enough_images(tnr)} clean validation images are predicted as these"

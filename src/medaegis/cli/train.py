@@ -69,6 +69,15 @@ def train(
             show_default="--seed",
         ),
     ] = None,
+    val_share: Annotated[
+        float | None,
+        typer.Option(
+            "--val-share",
+            max=0.5,
+            help="Share of the images that set thresholds; where a class has few images, more than usual.",
+            show_default="0.12",
+        ),
+    ] = None,
     images: Images = None,
     seed: Seed = 0,
     device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
@@ -82,6 +91,7 @@ def train(
     from medaegis.attacks.engine import parse_eps
     from medaegis.attacks.hardening import Hardening
     from medaegis.images import split_dataset
+    from medaegis.images.splits import with_val_share
     from medaegis.models.store import read_training
     from medaegis.models.training import TrainConfig, train_classifier
 
@@ -101,7 +111,9 @@ def train(
     )
     drawn = seed if split_seed is None else split_seed
     dataset = datasets.load(spec, size=size, channels=datasets.channels_of(spec, channels), images=images, seed=drawn)
-    split = split_dataset(dataset, by=split_by, seed=drawn)  # type: ignore[arg-type]  # it checks the name itself
+    fractions = with_val_share(val_share)
+    split = split_dataset(dataset, by=split_by, seed=drawn, fractions=fractions)  # type: ignore[arg-type]  # checked there
+    datasets.tell_small_classes(dataset, split, datasets.TNR)
     adversary = None
     if harden is not None:
         radius = parse_eps(harden)

@@ -28,7 +28,7 @@ from medaegis.guard.guard import KIND, Guard
 from medaegis.guard.shield_training import ShieldConfig, ShieldTraining
 from medaegis.images.datasets import Dataset
 from medaegis.images.sources import without_path
-from medaegis.images.splits import Split
+from medaegis.images.splits import FRACTIONS, Split
 from medaegis.models.classifier import INPUT, Classifier
 from medaegis.models.store import describe_classifier
 from medaegis.progress import Progress, silent
@@ -171,7 +171,8 @@ def check_shields(source: Guard, classifier: Classifier, dataset: Dataset, split
         raise ConfigError("Shields", "they read features of another classifier", "fit new ones, or pixels alone")
     told, facts = source.training, _data_facts(dataset, split)
     same = told.get("data", {}).get("fingerprint") == dataset.fingerprint
-    if not same or any(told.get(name) != facts[name] for name in ("split", "split_parts")):
+    drawn = {"fractions": list(FRACTIONS), **told.get("split", {})}  # older guards do not tell theirs
+    if not same or drawn != facts["split"] or told.get("split_parts") != facts["split_parts"]:
         problem = "the Shields learned from other images or another split of them, perhaps from those of the test"
         raise DataError(dataset.spec, problem, "use the data, --images and split of their guard")
 
@@ -180,7 +181,12 @@ def _data_facts(dataset: Dataset, split: Split) -> dict[str, Any]:
     learned = len(split.train) + len(split.adv_train)
     return {
         "data": {"spec": without_path(dataset.spec), "fingerprint": dataset.fingerprint, "images": learned},
-        "split": {"by": split.by, "seed": split.seed, "fingerprint": split.fingerprint},
+        "split": {
+            "by": split.by,
+            "seed": split.seed,
+            "fingerprint": split.fingerprint,
+            "fractions": list(split.fractions),
+        },
         "split_parts": split.parts_fingerprint,
     }
 

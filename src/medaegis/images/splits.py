@@ -20,6 +20,8 @@ from medaegis.images.sources import Grouping
 
 PARTS = ("train", "val", "adv_train", "adv_test")
 By = Literal["patient", "image"]
+Fractions = tuple[float, float, float, float]
+FRACTIONS = (0.65, 0.12, 0.08, 0.15)
 _FORMAT = "medaegis-split"
 
 
@@ -27,7 +29,7 @@ _FORMAT = "medaegis-split"
 class Split:
     """Places of a data set's images in each of the four parts, sorted; every image is in exactly one.
 
-    `fingerprint` is the data set's; `by` says what was kept together.
+    `fingerprint` is the data set's; `by` says what was kept together; `fractions` are those that were asked for.
     """
 
     train: tuple[int, ...]
@@ -37,6 +39,7 @@ class Split:
     seed: int
     by: By
     fingerprint: str
+    fractions: Fractions = FRACTIONS
 
     @property
     def leaks(self) -> bool:
@@ -63,6 +66,7 @@ class Split:
             "leaks_patients": self.leaks,
             "seed": self.seed,
             "fingerprint": self.fingerprint,
+            "fractions": self.fractions,
             **self.parts,
         }
         part = file.with_name(f"{file.name}.{os.getpid()}.part")
@@ -80,7 +84,13 @@ class Split:
             if told["format"] != _FORMAT or told["version"] != 1 or told["by"] not in get_args(By):
                 raise ValueError("another format or version")
             places = {part: tuple(int(i) for i in told[part]) for part in PARTS}
-            split = cls(**places, seed=int(told["seed"]), by=told["by"], fingerprint=told["fingerprint"])
+            split = cls(
+                **places,
+                seed=int(told["seed"]),
+                by=told["by"],
+                fingerprint=told["fingerprint"],
+                fractions=as_fractions(told.get("fractions", FRACTIONS)),
+            )
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(path, f"not a split of this package ({error})", "make the split anew") from error
         if split.fingerprint != dataset.fingerprint:
@@ -112,7 +122,7 @@ def split_dataset(
     *,
     by: By = "patient",
     seed: int = 0,
-    fractions: tuple[float, float, float, float] = (0.65, 0.12, 0.08, 0.15),
+    fractions: Fractions = FRACTIONS,
 ) -> Split:
     """Split into train, val, adv_train, adv_test, stratified by class as well as the patients allow.
 
@@ -147,7 +157,28 @@ def split_dataset(
                 f"{part} would hold no image of class {name!r} ({held} {unit} in all)",
                 f"add {unit}, merge classes, or raise that part's fraction",
             )
-    return Split(**parts, seed=seed, by=by, fingerprint=dataset.fingerprint)
+    return Split(**parts, seed=seed, by=by, fingerprint=dataset.fingerprint, fractions=fractions)
+
+
+def with_val_share(share: float | None) -> Fractions:
+    """The usual fractions with another share for "val", the others in proportion to what they are.
+
+    Raises:
+        ConfigError: a share that is not above 0 and at most a half.
+    """
+    if share is None:
+        return FRACTIONS
+    if not 0 < share <= 0.5:
+        raise ConfigError(f"val share {share}", "is not above 0 and at most 0.5", "give 0.2 for a fifth of the images")
+    rest = (1 - share) / (1 - FRACTIONS[1])
+    train, _, adv_train, adv_test = FRACTIONS
+    return (train * rest, share, adv_train * rest, adv_test * rest)
+
+
+def as_fractions(told: object) -> Fractions:
+    """Fractions from a record. Raises ValueError or TypeError if they are none."""
+    train, val, adv_train, adv_test = (float(share) for share in told)  # type: ignore[attr-defined]
+    return (train, val, adv_train, adv_test)
 
 
 def kept_together(dataset: Dataset, split: Split) -> Grouping:
@@ -168,7 +199,7 @@ def small_classes(dataset: Dataset, split: Split, *, fewest: int) -> tuple[str, 
         elif held < fewest:
             told.append(
                 f"class {name!r} has {n} images, {held} of them for validation: a threshold of its own needs "
-                f"{fewest}; add images, merge classes, or make the share for validation larger"
+                f"{fewest}, and `fit` pools those of smaller classes; add images, merge classes, or raise --val-share"
             )
     return tuple(told)
 

@@ -195,7 +195,7 @@ class _Run:
             "config": self.config.model_dump(mode="json", exclude={"weights"}),
             "weights": hashlib.sha256(weights.read_bytes()).hexdigest() if weights and weights.is_file() else None,
             "data": [self.dataset.fingerprint, self.dataset.pixel_fingerprint, *self.dataset.images.shape],
-            "split": asdict(self.split),
+            "split": {name: value for name, value in asdict(self.split).items() if name != "fractions"},
             "adversary": self._adversary(),
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
