@@ -229,6 +229,27 @@ def test_second_load_decodes_nothing_and_a_changed_file_is_seen(chest: Path, cac
     assert not torch.equal(new.images[3], first.images[3])
 
 
+@pytest.mark.parametrize("way", ["in place", "renamed over", "link led elsewhere"])
+def test_a_file_replaced_by_one_of_the_same_size_and_time_is_seen(tmp_path: Path, cache: Path, way: str) -> None:
+    """As `cp -p`, `rsync -t` and Git LFS replace it."""
+    for name, grey in (("a", 30), ("b", 60), ("other", 222)):
+        Image.fromarray(np.full((20, 20), grey, np.uint8)).save(tmp_path / f"{name}.bmp")
+        os.utime(tmp_path / f"{name}.bmp", ns=(10**18, 10**18))
+    (tmp_path / "link.bmp").symlink_to(tmp_path / "a.bmp")
+    name = "link" if way == "link led elsewhere" else "a"
+    spec = f"csv:{table(tmp_path / 't.csv', 'image,label', f'{name}.bmp,x', 'b.bmp,y')}"
+    assert load(spec, cache).images.unique().tolist() == [30, 60]
+    if way == "in place":
+        (tmp_path / "a.bmp").write_bytes((tmp_path / "other.bmp").read_bytes())
+    elif way == "renamed over":
+        (tmp_path / "other.bmp").rename(tmp_path / "a.bmp")
+    else:
+        (tmp_path / "link.bmp").unlink()
+        (tmp_path / "link.bmp").symlink_to(tmp_path / "other.bmp")
+    os.utime(tmp_path / "a.bmp", ns=(10**18, 10**18))
+    assert load(spec, cache).images.unique().tolist() == [60, 222]
+
+
 def test_a_damaged_cache_is_made_anew(chest: Path, cache: Path) -> None:
     first = load(f"chest-xray:{chest}", cache)
     (file,) = cache.iterdir()
@@ -317,7 +338,7 @@ def test_tables_and_folders_that_do_not_fit(tmp_path: Path, cache: Path) -> None
         f"chest-xray:{tmp_path / 'empty'}": "NORMAL and PNEUMONIA",
         f"folder:{tmp_path / 'empty'}": "0 folders",
         f"nih14:{tmp_path / 'empty'}": "Data_Entry",
-        f"aptos2019:{tmp_path / 'empty'}": r"train\.csv cannot be read",
+        f"aptos2019:{tmp_path / 'empty'}": r"no train\.csv in .*empty",
         f"csv:{latin}": "UTF-8",
         f"csv:{table(tmp_path / 'c.csv', 'file,label', 'i.png,a')}": "no column 'image'",
         f"csv:{table(tmp_path / 'd.csv', 'image,label', 'i.png,a', 'i.png,b')}": r"i\.png is listed 2 times",

@@ -67,7 +67,7 @@ def inspect(
                 "channels": dataset.channels,
                 "fingerprint": dataset.fingerprint,
                 "split": {part: {"groups": groups[part], "images": counts[part]} for part in counts},
-                "remarks": list(remarks),
+                "remarks": [*dataset.remarks, *remarks],
                 "unreadable": [
                     {"file": failure.source, "problem": failure.problem, "remedy": failure.remedy}
                     for failure in dataset.failures

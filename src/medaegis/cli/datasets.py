@@ -27,11 +27,13 @@ def channels_of(spec: str, asked: str) -> Literal["gray", "rgb"]:
 
 
 def load(spec: str, *, size: int, channels: Literal["gray", "rgb"], images: int | None, seed: int) -> Dataset:
-    """The data set, with a bar while it is decoded; images that cannot be read are told and left out."""
+    """The data set, with a bar while it is decoded; remarks are told, and images that cannot be read, then left out."""
     from medaegis.images import load_dataset
 
     with console.progress("Decoding") as progress:
         dataset = load_dataset(spec, size=size, channels=channels, limit=images, seed=seed, progress=progress)
+    for remark in dataset.remarks:
+        console.say(console.shown(remark))
     if dataset.failures:
         console.say(f"{len(dataset.failures)} images could not be read and are left out:")
         for failure in dataset.failures[:SHOWN_FAILURES]:

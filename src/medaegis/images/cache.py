@@ -1,6 +1,6 @@
 """Decoded data sets on disk: one safetensors file per (image list, size, channels), so no epoch decodes anything.
 
-The key covers every file's size and modification time; a changed, added or removed image is a new cache entry.
+The key covers every file's size, inode and times; a changed, replaced, added or removed image is a new cache entry.
 """
 
 import hashlib

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from medaegis.errors import ConfigError, DataError, ImageError
 from medaegis.images.cache import Decoded, cache_folder, cache_key, read_cache, write_cache
+from medaegis.images.given import regroup
 from medaegis.images.readers import model_input
 from medaegis.images.schemes import SCHEMES
 from medaegis.images.sources import Grouping, Listing, Spec
@@ -39,6 +40,7 @@ class Dataset:
         names: one per image, unique.
         ids: int64 (N,), the image's place in the full data set, which seeds all randomness about it.
         failures: the images that could not be read, left out of everything above.
+        remarks: what a person should know of how the source was read, such as spellings taken for one.
         grouping: what `patients` really names: patients, lesions, patients for some images only, or each image itself.
     """
 
@@ -51,6 +53,7 @@ class Dataset:
     ids: Tensor
     failures: tuple[ImageError, ...] = ()
     grouping: Grouping = "patient"
+    remarks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         n = len(self.images)
@@ -103,6 +106,7 @@ class Dataset:
             names=tuple(self.names[i] for i in places),
             ids=self.ids[index],
             failures=(),
+            remarks=(),
         )
 
     def pixels(self, indices: Sequence[int] | Tensor | None = None) -> Tensor:
@@ -132,6 +136,8 @@ def load_dataset(
     progress: Progress | None = None,
 ) -> Dataset:
     """Load the data set that `spec` names, `scheme:PATH?option=value&flag` (see `dataset_schemes`).
+
+    With `?classes=No DR=0,DR=1|2|3|4` the classes are those, in that order, of any set.
 
     Args:
         size: side S of the square images.
@@ -180,6 +186,7 @@ def load_dataset(
         ids=ids,
         failures=decoded.failures,
         grouping=listing.grouping,
+        remarks=listing.remarks,
     )
 
 
@@ -187,11 +194,11 @@ def _list(spec: Spec) -> Listing:
     scheme = SCHEMES.get(spec.scheme)
     if scheme is None:
         raise spec.error(f"there is no scheme {spec.scheme!r}", f"start the spec with one of: {', '.join(SCHEMES)}")
-    unknown = set(spec.options) - set(scheme.options)
+    known = (*scheme.options, "classes")
+    unknown = set(spec.options) - set(known)
     if unknown:
-        known = ", ".join(scheme.options) or "none"
-        raise spec.error(f"{spec.scheme} has no option {sorted(unknown)[0]!r}", f"its options are: {known}")
-    return scheme.list(spec)
+        raise spec.error(f"{spec.scheme} has no option {sorted(unknown)[0]!r}", f"its options are: {', '.join(known)}")
+    return regroup(spec, scheme.list(spec))
 
 
 def _draw(labels: np.ndarray, limit: int, seed: int) -> np.ndarray:

@@ -3,7 +3,6 @@
 Where a set names no patients, an image stands for itself (splits still keep identical pictures together).
 """
 
-import math
 import re
 import zipfile
 from collections.abc import Callable
@@ -12,9 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
+from medaegis.images import spelling
+from medaegis.images.given import list_csv
+from medaegis.images.lookup import Lookup, refuse_copies, without_suffix
 from medaegis.images.phantoms import MODALITIES
 from medaegis.images.readers import Picture, find_images
-from medaegis.images.sources import Files, Listing, Spec, locate, rows
+from medaegis.images.sources import Files, Listing, Spec, stamp
+from medaegis.images.tables import Heading, headed, rows
 
 _GRADES = ("No DR", "Mild", "Moderate", "Severe", "Proliferative DR")
 
@@ -41,13 +44,14 @@ _CHEST_PATIENT = re.compile(r"^(?:(person\d+)_|(?:NORMAL2-)?(IM-\d+)-)")
 def _chest_xray(spec: Spec) -> Listing:
     root, classes = spec.folder(), ("NORMAL", "PNEUMONIA")
     files = Files(spec, root, classes)
-    folders = [(root / part / name, label) for part in ("train", "val", "test") for label, name in enumerate(classes)]
-    if not any(folder.is_dir() for folder, _ in folders):
+    parts = [folder for part in ("train", "val", "test") if (folder := spec.inside_or_none(root, part))]
+    folders = [(spec.inside_or_none(part, name), label) for part in parts for label, name in enumerate(classes)]
+    if not any(folder for folder, _ in folders):
         raise spec.error(
             f"{root} has no train, val or test with NORMAL and PNEUMONIA in it", "name the folder above them"
         )
     for folder, label in folders:
-        for path in find_images([folder]) if folder.is_dir() else ():
+        for path in find_images([folder]) if folder else ():
             match = _CHEST_PATIENT.match(path.name)
             if match is None:
                 raise spec.error(
@@ -55,66 +59,106 @@ def _chest_xray(spec: Spec) -> Listing:
                     "move the file away, or describe the images in a table and use csv:FILE",
                 )
             files.add(path, label, match[1] or match[2])
+    refuse_copies(spec, files.paths, lambda path: None)
     return files.listing()
 
 
 def _retina(spec: Spec, root: Path) -> Files:
-    return Files(spec, root, ("No DR", "DR") if spec.flag("binary") else _GRADES)
+    if spec.flag("binary"):
+        return Files(spec, root, ("No DR", "DR"))
+    return Files(spec, root, _GRADES, codes=tuple(str(grade) for grade in range(len(_GRADES))))
+
+
+def _number(spec: Spec, text: str, largest: int, what: str) -> int:
+    """A class number, however a program wrote it (2, 2.0, 02)."""
+    if (plain := spelling.key(text)) not in {str(number) for number in range(largest + 1)}:
+        raise spec.error(f"{text!r} is no {what}", f"expected 0 to {largest}")
+    return int(plain)
 
 
 def _grade(spec: Spec, text: str) -> int:
-    if text not in ("0", "1", "2", "3", "4"):
-        raise spec.error(f"{text!r} is no grade of retinopathy", "grades go from 0 to 4")
-    return min(int(text), 1) if spec.flag("binary") else int(text)
+    grade = _number(spec, text, len(_GRADES) - 1, "grade of retinopathy")
+    return min(grade, 1) if spec.flag("binary") else grade
 
 
 def _aptos2019(spec: Spec) -> Listing:
     root = spec.folder()
-    files, find = _retina(spec, root), locate(root / "train_images")
-    for row in rows(spec, root / "train.csv", ("id_code", "diagnosis")):
-        files.add(find(row["id_code"]), _grade(spec, row["diagnosis"]), row["id_code"], alone=True)
+    table, find = spec.inside(root, "train.csv"), Lookup(spec, spec.inside(root, "train_images"))
+    files = _retina(spec, root)
+    for row in rows(spec, table, headed("id_code", "diagnosis")):
+        files.add(find(row["id_code"]), _grade(spec, row["diagnosis"]), None, alone=row["id_code"])
+    files.remarks += find.remarks()
+    return files.listing()
+
+
+def _idrid(spec: Spec) -> Listing:
+    """IDRiD, part B; its two sets number their images alike, so each table goes with its own folder."""
+    root = spec.folder()
+    part = spec.inside_or_none(root, "B. Disease Grading") or root
+    images, truths = spec.inside(part, "1. Original Images"), spec.inside(part, "2. Groundtruths")
+    files = _retina(spec, root)
+    for letter, name in (("a", "Training"), ("b", "Testing")):
+        folder = spec.inside_or_none(images, f"{letter}. {name} Set")
+        table = spec.inside_or_none(truths, f"{letter}. IDRiD_Disease Grading_{name} Labels.csv")
+        if folder is None and table is None:
+            continue
+        if folder is None or table is None:
+            absent = "images" if folder is None else "table of grades"
+            raise spec.error(f"{part} lacks the {absent} of the {name} set", "add it, or take away the other")
+        find = Lookup(spec, folder)
+        for row in rows(spec, table, headed("Image name", "Retinopathy grade")):
+            files.add(find(row["Image name"]), _grade(spec, row["Retinopathy grade"]), None)
+        files.remarks += find.remarks()
     return files.listing()
 
 
 def _messidor(spec: Spec) -> Listing:
     """Messidor-2, adjudicated grades, ungradable images left out; the set's own table pairs the eyes of a patient."""
     root = spec.folder()
-    files, find = _retina(spec, root), locate(root)
+    files, find = _retina(spec, root), Lookup(spec, root)
     examination: dict[str, str] = {}
-    pairs = root / "messidor-2.csv"
-    if pairs.is_file():
-        for row in rows(spec, pairs, ("left", "right"), delimiter=";"):
-            examination |= {Path(row[eye]).stem.lower(): row["left"] for eye in ("left", "right")}
-    columns = ("image_id", "adjudicated_dr_grade", "adjudicated_gradable")
-    for row in rows(spec, root / "messidor_data.csv", columns, may_be_empty=columns[1:2]):
-        if row["adjudicated_gradable"].startswith("0"):
-            continue
-        name, grade = row["image_id"], row["adjudicated_dr_grade"].removesuffix(".0")
-        patient = examination.get(Path(name).stem.lower())
-        files.add(find(name), _grade(spec, grade), patient or name, alone=patient is None)
+    pairs = spec.inside_or_none(root, "messidor-2.csv")
+    if pairs is not None:
+        for row in rows(spec, pairs, headed("left", "right")):
+            examination |= {without_suffix(row[eye]).lower(): row["left"] for eye in ("left", "right")}
+    columns = headed("image_id", "adjudicated_gradable") | {
+        "adjudicated_dr_grade": Heading(("adjudicated_dr_grade",), may_be_empty=True)
+    }
+    for row in rows(spec, spec.inside(root, "messidor_data.csv"), columns):
+        if _number(spec, row["adjudicated_gradable"], 1, "mark of a gradable image"):
+            name = row["image_id"]
+            patient = examination.get(without_suffix(name).lower())
+            files.add(find(name), _grade(spec, row["adjudicated_dr_grade"]), patient, alone=name)
+    files.remarks += find.remarks()
     return files.listing()
 
 
 def _isic(spec: Spec) -> Listing:
     root = spec.folder()
-    files, find = Files(spec, root, ("not melanoma", "melanoma"), "lesion"), locate(root / "images")
-    for row in rows(spec, root / "metadata.csv", ("isic_id", "lesion_id", "target")):
-        if row["target"] not in ("0", "1"):
-            raise spec.error(f"{row['isic_id']}: target {row['target']!r}", "targets are 0 or 1, 1 for melanoma")
-        files.add(find(row["isic_id"]), int(row["target"]), row["lesion_id"])
+    table, find = spec.inside(root, "metadata.csv"), Lookup(spec, spec.inside(root, "images"))
+    files = Files(spec, root, ("not melanoma", "melanoma"), "lesion", codes=("0", "1"))
+    for row in rows(spec, table, headed("isic_id", "lesion_id", "target")):
+        files.add(find(row["isic_id"]), _number(spec, row["target"], 1, "target"), row["lesion_id"])
+    files.remarks += find.remarks()
     return files.listing()
 
 
 def _nih14(spec: Spec) -> Listing:
     """An image may have several findings: one class has none of them, the other any, or the one asked for."""
     root = spec.folder()
-    tables = sorted(root.glob("Data_Entry*.csv"))
-    if not tables:
-        raise spec.error(f"{root} has no Data_Entry….csv", "name the folder that holds the set's table")
-    finding = spec.options.get("finding", "")
-    files, find, seen = Files(spec, root, ("No Finding", finding or "Finding")), locate(root), set()
-    for row in rows(spec, tables[0], ("Image Index", "Finding Labels", "Patient ID")):
-        findings = set(row["Finding Labels"].split("|"))
+    tables = sorted(path for path in root.iterdir() if re.fullmatch(r"data_entry.*\.csv", path.name.lower()))
+    if len(tables) != 1:
+        held = ", ".join(table.name for table in tables) or "no Data_Entry….csv"
+        raise spec.error(f"{root} has {held}", "name the folder that holds the set's table, and no other of them")
+    finding = spec.value("finding") or ""
+    files, find, seen = Files(spec, root, ("No Finding", finding or "Finding")), Lookup(spec, root), set()
+    for row in rows(spec, tables[0], headed("Image Index", "Finding Labels", "Patient ID")):
+        findings = {name.strip() for name in row["Finding Labels"].split("|")}
+        if "No Finding" in findings and len(findings) > 1:
+            raise spec.error(
+                f"{row['Image Index']} has No Finding and {' and '.join(sorted(findings - {'No Finding'}))}",
+                "correct the table",
+            )
         seen |= findings
         if "No Finding" in findings or not finding or finding in findings:
             files.add(find(row["Image Index"]), int("No Finding" not in findings), row["Patient ID"])
@@ -122,6 +166,7 @@ def _nih14(spec: Spec) -> Listing:
         raise spec.error(
             f"no image with finding={finding!r}", f"take one of {', '.join(sorted(seen - {'No Finding'}))}"
         )
+    files.remarks += find.remarks()
     return files.listing()
 
 
@@ -134,27 +179,18 @@ def _folder(spec: Spec) -> Listing:
         raise spec.error(
             f"{root} holds {len(classes)} folders, expected one for each of 2 or more classes", "sort them so"
         )
+    for group in spelling.several(classes):
+        raise spec.error(f"{root} holds {' and '.join(group)}: one class in two spellings?", "put them together")
     files = Files(spec, root, classes)
     for label, name in enumerate(classes):
-        for path in find_images([root / name]):
+        paths = find_images([root / name])
+        refuse_copies(spec, paths, lambda path: path.parent)
+        direct = {without_suffix(path.name): path for path in paths if path.parent == root / name}
+        for path in paths:
             inner = path.relative_to(root / name).parts
-            alone = len(inner) == 1
-            files.add(path, label, f"{name}/{inner[0]}" if alone else inner[0], alone=alone)
-    return files.listing()
-
-
-def _csv(spec: Spec) -> Listing:
-    """Columns image (relative to the table), label, and, where known, patient."""
-    file = spec.file()
-    table = list(rows(spec, file, ("image", "label")))
-    labels = {row["label"] for row in table}
-    classes = tuple(sorted(labels, key=lambda label: (int(label) if label.isdecimal() else math.inf, label)))
-    if len(classes) < 2:
-        raise spec.error(f"{file.name} has {len(classes)} different labels", "give images of 2 or more classes")
-    files = Files(spec, file.parent, classes)
-    for row in table:
-        patient = row.get("patient")
-        files.add(file.parent / row["image"], classes.index(row["label"]), patient or row["image"], alone=not patient)
+            files.add(path, label, inner[0] if len(inner) > 1 else None)
+            if len(inner) > 1 and (twin := direct.get(without_suffix(path.name))):
+                refuse_copies(spec, (twin, path), lambda path: None)
     return files.listing()
 
 
@@ -186,8 +222,7 @@ def _medmnist(spec: Spec) -> Listing:
         raise spec.error(f"labels go from {numbers.min()} to {numbers.max()}", f"expected 0 to {len(classes) - 1}")
     names = [f"{part}/{i:06d}" for part, of_part in zip(parts, images, strict=True) for i in range(len(of_part))]
     pictures = [picture for part in images for picture in part]
-    stat = file.stat()
-    stamps = [f"{stat.st_size}:{stat.st_mtime_ns}"] * len(names)
+    stamps = [stamp(file.stat())] * len(names)
 
     def read(index: int, size: int) -> Picture:
         pixels = np.atleast_3d(pictures[index]).transpose(2, 0, 1).astype(np.float32) / np.float32(255)
@@ -229,7 +264,12 @@ SCHEMES: dict[str, Scheme] = {
     "phantom-fundus": Scheme(_phantom, ("n",), "drawn fundus photographs, healthy or with retinopathy; ?n=600 images"),
     "phantom-skin": Scheme(_phantom, ("n",), "drawn dermoscopy, nevus or melanoma; ?n=600 images"),
     "folder": Scheme(_folder, (), "PATH/CLASS/image or PATH/CLASS/PATIENT/image"),
-    "csv": Scheme(_csv, (), "a table with columns image (relative to it), label and, if known, patient"),
+    "csv": Scheme(
+        list_csv,
+        ("image", "path", "label", "patient"),
+        "tables FILE[,FILE…] with columns image (relative to the table), label and, if known, patient; "
+        "?image=, ?label=, ?patient= name other columns, ?path=images/{id}.jpg makes the path of them",
+    ),
     "chest-xray": Scheme(
         _chest_xray, (), "Kaggle Chest X-Ray: PATH/train|val|test/NORMAL|PNEUMONIA, patient from the name"
     ),
@@ -243,6 +283,9 @@ SCHEMES: dict[str, Scheme] = {
         _messidor,
         ("binary",),
         "Messidor-2: PATH/messidor_data.csv (grades), messidor-2.csv (eyes of a patient); ?binary",
+    ),
+    "idrid": Scheme(
+        _idrid, ("binary",), "IDRiD: PATH with B. Disease Grading (1. Original Images, 2. Groundtruths) in it; ?binary"
     ),
     "isic": Scheme(
         _isic, (), "ISIC dermoscopy: PATH/metadata.csv (isic_id, lesion_id, target), images; grouped by lesion"

@@ -3,16 +3,17 @@
 A source only lists; pictures are read later, one by one, so listing a large archive stays quick.
 """
 
-import csv
+import os
 import re
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
+from urllib.parse import unquote
 
 from medaegis.errors import DataError
-from medaegis.images.readers import Picture, find_images, read_image
+from medaegis.images import spelling
+from medaegis.images.readers import Picture, read_image
 
 Grouping = Literal["patient", "patient where known", "lesion", "image"]
 
@@ -20,6 +21,9 @@ Grouping = Literal["patient", "patient where known", "lesion", "image"]
 @dataclass(frozen=True)
 class Listing:
     """All sequences have one entry per image; `grouping` is what its entries of `patients` name.
+
+    `codes` are other names of the classes, one each, by which the option `classes` may call them; `remarks` are what a
+    person should know of how the source was read.
 
     `read(i, size)` gives picture i (only the phantoms care about `size`) or raises `ImageError`;
     a stamp changes whenever the picture behind its entry changes, which is what the cache goes by.
@@ -32,11 +36,13 @@ class Listing:
     stamps: Sequence[str]
     read: Callable[[int, int], Picture]
     grouping: Grouping = "patient"
+    codes: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
 
 def without_path(spec: str) -> str:
     """A spec for a record: its path, which says something about this machine only, is left out."""
-    return re.sub(r"^([a-z0-9-]+):[^?]*", r"\1:PATH", spec)
+    return re.sub(r"([?&]path=)[/~][^&]*", r"\1PATH", re.sub(r"^([a-z0-9-]+):[^?]*", r"\1:PATH", spec))
 
 
 @dataclass(frozen=True)
@@ -52,8 +58,13 @@ class Spec:
     def parse(cls, text: str) -> "Spec":
         head, _, query = text.partition("?")
         scheme, _, path = head.partition(":")
-        items = (item.partition("=") for item in query.split("&") if item)
-        return cls(text, scheme, path, {key: value for key, _, value in items})
+        options: dict[str, str] = {}
+        for item in filter(None, query.split("&")):
+            key, _, value = item.partition("=")
+            if key in options:
+                raise DataError(text, f"{key} is given twice", "give it once")
+            options[key] = value
+        return cls(text, scheme, path, options)
 
     def error(self, problem: str, remedy: str) -> DataError:
         return DataError(self.text, problem, remedy)
@@ -67,7 +78,45 @@ class Spec:
 
     def file(self) -> Path:
         """The file it names, or `DataError`."""
-        file = self._path("a file")
+        return self._file(self._path("a file"))
+
+    def files(self) -> list[Path]:
+        """The file it names, or the several with commas between them, or `DataError`."""
+        whole = self._path("a file")
+        if whole.exists() or "," not in self.path:
+            return [self._file(whole)]
+        return [self._file(Path(part.strip()).expanduser()) for part in self.path.split(",")]
+
+    def inside(self, folder: Path, name: str) -> Path:
+        """The file or folder of this name in `folder`, in whatever case.
+
+        Raises `DataError` if there is none, or several.
+        """
+        found = self.inside_or_none(folder, name)
+        if found is None:
+            raise self.error(f"there is no {name} in {folder}", "check the path after the colon, and the set's layout")
+        return found
+
+    def inside_or_none(self, folder: Path, name: str) -> Path | None:
+        """As `inside`, but None if there is none."""
+        try:
+            found = sorted(held for held in os.listdir(folder) if spelling.folded(held) == spelling.folded(name))
+        except OSError as error:
+            raise self.error(f"{folder} cannot be listed ({error.strerror})", "check the path and the rights") from None
+        if len(found) > 1:
+            raise self.error(f"{folder} holds {' and '.join(found)}", f"leave one, called {name}")
+        return folder / found[0] if found else None
+
+    def value(self, name: str) -> str | None:
+        """The option `name`, %-escapes resolved; None if it is not given."""
+        if name not in self.options:
+            return None
+        text = unquote(self.options[name]).strip()
+        if not text:
+            raise self.error(f"{name} is empty", f"write ?{name}=VALUE, or leave it out")
+        return text
+
+    def _file(self, file: Path) -> Path:
         if not file.is_file():
             raise self.error(f"there is no file {file}", "check the path after the colon")
         return file
@@ -102,77 +151,78 @@ class Files:
     root: Path
     classes: tuple[str, ...]
     group: Literal["patient", "lesion"] = "patient"
+    codes: tuple[str, ...] = ()
+    remarks: list[str] = field(default_factory=list)
     paths: list[Path] = field(default_factory=list)
     labels: list[int] = field(default_factory=list)
-    patients: list[str] = field(default_factory=list)
-    alone: int = 0
+    patients: list[str | None] = field(default_factory=list)
+    alone: list[str | None] = field(default_factory=list)
 
-    def add(self, path: Path, label: int, patient: str, *, alone: bool = False) -> None:
-        """One more image; `alone`: no patient is known, and `patient` is a name that no other image has."""
+    def add(self, path: Path, label: int, patient: str | None, *, alone: str | None = None) -> None:
+        """One more image; where no patient is known, it stands for itself, as `alone` or by its own name."""
         self.paths.append(path)
         self.labels.append(label)
-        self.patients.append(patient)
-        self.alone += alone
+        self.patients.append(patient or None)
+        self.alone.append(alone)
 
     def listing(self) -> Listing:
         if not self.paths:
-            raise self.spec.error("no images found", "check the path, and the layout that this scheme expects")
+            where = f"no images found in {self.root}"
+            raise self.spec.error(where, "check the path, and the layout that this scheme expects")
         paths, root = self.paths, self.root
         names = [p.relative_to(root).as_posix() if p.is_relative_to(root) else p.as_posix() for p in paths]
-        name, times = Counter(names).most_common(1)[0]
-        if times > 1:
-            raise self.spec.error(f"{name} is listed {times} times", "list every image once")
-        stamps = [_stamp(path) for path in paths]
+        states = [_state(path) for path in paths]
+        self._once(names, [identity for identity, _ in states])
+        patients = self._one_spelling()
+        unknown = sum(patient is None for patient in patients)
         grouping: Grouping = self.group
-        if self.alone:
-            grouping = "image" if self.alone == len(paths) else "patient where known"
+        if unknown:
+            grouping = "image" if unknown == len(paths) else "patient where known"
         return Listing(
-            self.classes, names, self.labels, self.patients, stamps, lambda i, _: read_image(paths[i]), grouping
+            self.classes,
+            names,
+            self.labels,
+            [known or alone or name for known, alone, name in zip(patients, self.alone, names, strict=True)],
+            [stamp for _, stamp in states],
+            lambda i, _: read_image(paths[i]),
+            grouping,
+            self.codes,
+            tuple(self.remarks),
         )
 
+    def _once(self, names: list[str], identities: list[str]) -> None:
+        """Refuse a file that is listed again, under the same path or another (a link, a detour, a hard link)."""
+        first: dict[str, int] = {}
+        for place, identity in enumerate(identities):
+            before = first.setdefault(identity, place)
+            if before != place:
+                also = "" if names[before] == names[place] else f", also as {names[place]}"
+                labels = "" if self.labels[before] == self.labels[place] else ", with different labels"
+                times = identities.count(identity)
+                raise self.spec.error(f"{names[before]} is listed {times} times{also}{labels}", "list every image once")
 
-def _stamp(path: Path) -> str:
+    def _one_spelling(self) -> list[str | None]:
+        """The patients, one who is written in several ways (1 and 1.0, p1 and P1) always in the same."""
+        groups = spelling.several(patient for patient in self.patients if patient)
+        if groups:
+            self.remarks.append(
+                f"{len(groups)} {self.group}s are written in several ways (as 7, 7.0 and 07, or p1 and P1 would be); "
+                "each is taken for one"
+            )
+        one = {text: group[0] for group in groups for text in group}
+        return [patient and one.get(patient, patient) for patient in self.patients]
+
+
+def _state(path: Path) -> tuple[str, str]:
+    """Which file this is, whatever its path; and a stamp that is another after any change to it."""
     try:
-        stat = path.stat()
+        status = path.stat()
     except OSError:
-        return "missing"  # and reading it will say so
-    return f"{stat.st_size}:{stat.st_mtime_ns}"
+        return os.path.realpath(path), "missing"  # and reading it will say so
+    identity = f"{status.st_dev}:{status.st_ino}" if status.st_ino else os.path.realpath(path)
+    return identity, stamp(status)
 
 
-def locate(folder: Path) -> Callable[[str], Path]:
-    """A look-up of the image files below `folder` by name, whatever the suffix and its case.
-
-    What is not there is looked up as `folder/name`, so that reading it says that it is missing.
-    """
-    known = {path.stem.lower(): path for path in reversed(find_images([folder]))}
-    return lambda name: known.get(name.lower()) or known.get(Path(name).stem.lower()) or folder / name
-
-
-def rows(
-    spec: Spec, file: Path, columns: Sequence[str], *, may_be_empty: Sequence[str] = (), delimiter: str = ","
-) -> Iterator[dict[str, str]]:
-    """The rows of a table that must have these columns, cells stripped.
-
-    Raises `DataError` if it is no such table, or a cell of these columns is empty though it may not be.
-    """
-    try:
-        with file.open(encoding="utf-8-sig", newline="") as handle:
-            table = csv.DictReader(handle, delimiter=delimiter)
-            header = [name.strip() for name in table.fieldnames or ()]
-            table.fieldnames = header
-            absent = [column for column in columns if column not in header]
-            if absent:
-                raise spec.error(
-                    f"{file.name} has no column {absent[0]!r}, only: {', '.join(header)}",
-                    f"give it the columns {', '.join(columns)}",
-                )
-            for row in table:
-                cells = {key: (value or "").strip() for key, value in row.items() if key is not None}
-                empty = [column for column in columns if not cells[column] and column not in may_be_empty]
-                if empty:
-                    raise spec.error(
-                        f"{file.name}, line {table.line_num}: {empty[0]} is empty", "fill it in or remove the line"
-                    )
-                yield cells
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise spec.error(f"{file.name} cannot be read as a table ({error})", "save it as CSV in UTF-8") from error
+def stamp(status: os.stat_result) -> str:
+    """What the cache goes by: another file of the same size and time differs in its inode or the time of its change."""
+    return f"{status.st_size}:{status.st_mtime_ns}:{status.st_ino}:{status.st_ctime_ns}"
