@@ -58,6 +58,7 @@ def fit(
     classifier: what it was tested on, no Shield learns from.
     """
     from medaegis.artefact import check_target
+    from medaegis.bench.chance import why_no_better_than_chance
     from medaegis.cushions import parse_cushion
     from medaegis.guard.fitting import fit_guard, refit_guard, shield_config
     from medaegis.guard.guard import Guard
@@ -68,6 +69,9 @@ def fit(
     classifier = load_classifier(classifier_dir, factory(network))
     dataset, split = datasets.data_of_classifier(classifier_dir, classifier, spec, images=images)
     datasets.tell_small_classes(dataset, split, tnr)
+    doubt = why_no_better_than_chance(classifier, dataset, split.adv_test) if split.adv_test else None
+    if doubt is not None:
+        console.say(f"Warning: the classifier is no better than chance: {console.shown(doubt)}. No guard mends that.")
     if shields is not None:
         source = Guard.load(shields, factory=factory(network))
         guard = refit_guard(

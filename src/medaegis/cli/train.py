@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from medaegis.cli import console, datasets
 from medaegis.cli.options import AsJson, Channels, Images, Seed, Spec, check_out, checked, comma_separated
 from medaegis.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+SHOWN_CLASSES = 10  # in a confusion matrix that fits a screen
 
 
 def train(
@@ -78,6 +84,10 @@ def train(
             show_default="0.12",
         ),
     ] = None,
+    ordered: Annotated[
+        bool,
+        typer.Option("--ordered", help="Classes are grades, lowest first: show kappa (numbers are taken so anyway)."),
+    ] = False,
     images: Images = None,
     seed: Seed = 0,
     device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
@@ -90,8 +100,10 @@ def train(
     from medaegis.artefact import check_target
     from medaegis.attacks.engine import parse_eps
     from medaegis.attacks.hardening import Hardening
+    from medaegis.bench.chance import why_no_better_than_chance
     from medaegis.images import split_dataset
     from medaegis.images.splits import with_val_share
+    from medaegis.models.metrics import are_ordered, quadratic_kappa
     from medaegis.models.store import read_training
     from medaegis.models.training import TrainConfig, train_classifier
 
@@ -121,15 +133,51 @@ def train(
             raise ConfigError(f"--harden {harden}", "leaves every image as it is", "write 8/256, or leave it out")
         adversary = Hardening(eps=radius)
     with console.progress("Training") as progress:
-        train_classifier(dataset, split, config, out, progress, adversary=adversary)
+        classifier = train_classifier(dataset, split, config, out, progress, adversary=adversary)
     told = read_training(out)
+    doubt = why_no_better_than_chance(classifier, dataset, split.adv_test)
+    graded = ordered or are_ordered(dataset.classes)
+    for of in told["metrics"].values():
+        if graded and "confusion" in of:
+            of["quadratic_kappa"] = quadratic_kappa(of["confusion"])
     if as_json:
-        console.write_json({"classifier": str(out), "metrics": told["metrics"], "seconds": told["seconds"]})
+        found = {"classifier": str(out), "metrics": told["metrics"], "seconds": told["seconds"], "no_use": doubt}
+        console.write_json(found)
         return
-    rows = [
-        [part, of["n"], console.percent(of["accuracy"]), console.decimal(of["auroc"]), console.decimal(of["ece"])]
-        for part, of in told["metrics"].items()
-    ]
     title = f"{backbone} on {len(split.train)} images, {size} px {dataset.channels}, {told['seconds']:.0f} s"
-    console.write(console.table("Part", "Images", "Accuracy", "AUROC", "Calibration error", rows=rows, title=title))
-    console.say(f"Written to {out}. Next: medaegis fit {out} {spec} --out GUARD_DIR")
+    console.write(overview(told["metrics"], title, graded=graded))
+    console.write(by_class(told["metrics"]["adv_test"], dataset.classes))
+    console.say(f"Written to {out}.")
+    if doubt is None:
+        console.say(f"Next: medaegis fit {out} {spec} --out GUARD_DIR")
+        return
+    console.say(f"Warning: this classifier is no better than chance: {console.shown(doubt)}.")
+    console.say(
+        "Next: train it longer (--epochs), with another --lr, from pretrained weights (--weights), on more images or "
+        "fewer classes. A guard cannot make these diagnoses right."
+    )
+
+
+def overview(metrics: Mapping[str, Mapping[str, Any]], title: str, *, graded: bool) -> RenderableType:
+    """A line for each part that was measured."""
+    decimals = ["auroc", "ece", *(["quadratic_kappa"] if graded else [])]
+    rows = [
+        [part, of["n"], console.percent(of["accuracy"]), *(console.decimal(of.get(name)) for name in decimals)]
+        for part, of in metrics.items()
+    ]
+    kappa = ["Quadratic kappa"] if graded else []
+    return console.table("Part", "Images", "Accuracy", "AUROC", "Calibration error", *kappa, rows=rows, title=title)
+
+
+def by_class(told: Mapping[str, Any], classes: Sequence[str]) -> RenderableType:
+    """A line for each class: how many of its test images are diagnosed rightly, and what all are diagnosed as."""
+    confusion = told.get("confusion")
+    shown = len(classes) <= SHOWN_CLASSES and confusion is not None
+    rows = []
+    for k, name in enumerate(classes):
+        counts = confusion[k] if confusion is not None else []
+        n = [sum(counts)] if counts else []
+        rows.append([name, *n, console.percent(told["recall"][name]), *(counts if shown else [])])
+    diagnoses = [f"as {name}" for name in classes] if shown else []
+    heading = ["Class", *(["Images"] if confusion is not None else []), "Recall", *diagnoses]
+    return console.table(*heading, rows=rows, title="Test images by class, and what they are diagnosed as")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from medaegis.images.datasets import Dataset
 from medaegis.models.classifier import Classifier
 
 CALIBRATION_BINS = 15
+MOST_SHOWN = 50  # classes of which a confusion matrix is kept
 
 
 def calibration_error(probabilities: np.ndarray, labels: np.ndarray) -> float:
@@ -39,8 +41,9 @@ def classification_metrics(logits: Tensor, labels: Tensor, classes: Sequence[str
 
     Returns:
         ``n``, ``accuracy``, ``auroc`` (binary: of the second class; else mean of one class against the rest; None where
-        a class has no image), ``ece``, ``recall`` per class (None without images), and for two classes
-        ``sensitivity`` and ``specificity``, the second class being the positive one.
+        a class has no image), ``ece``, ``recall`` per class (None without images), ``confusion`` of up to 50 classes
+        (images by true class, then by predicted one), and for two classes ``sensitivity`` and ``specificity``, the
+        second class being the positive one.
     """
     from sklearn.metrics import roc_auc_score  # slow to import
 
@@ -65,9 +68,38 @@ def classification_metrics(logits: Tensor, labels: Tensor, classes: Sequence[str
         "ece": calibration_error(probabilities, truth),
         "recall": recall,
     }
+    if len(classes) <= MOST_SHOWN:
+        places = truth * len(classes) + predicted
+        result["confusion"] = np.bincount(places, minlength=len(classes) ** 2).reshape(len(classes), -1).tolist()
     if len(classes) == 2:
         result |= {"sensitivity": recall[classes[1]], "specificity": recall[classes[0]]}
     return result
+
+
+def are_ordered(classes: Sequence[str]) -> bool:
+    """Whether the names are three or more numbers in rising order, as of grades."""
+    try:
+        values = [float(name) for name in classes]
+    except ValueError:
+        return False
+    return len(values) > 2 and all(low < high for low, high in pairwise(values))
+
+
+def quadratic_kappa(confusion: Sequence[Sequence[int]]) -> float | None:
+    """Agreement of ordered grades beyond chance, errors by the square of their distance (Cohen, 1968).
+
+    Args:
+        confusion: images by true grade, then by predicted one; grades count as equally far apart.
+
+    Returns:
+        1 where all are right, about 0 for guessing; None where all are of one grade and so predicted.
+    """
+    seen = np.asarray(confusion, dtype=np.float64)
+    grades = np.arange(len(seen))
+    weight = np.square(grades[:, None] - grades[None, :])
+    expected = np.outer(seen.sum(1), seen.sum(0)) / seen.sum()
+    disagreement = float((weight * expected).sum())
+    return 1 - float((weight * seen).sum()) / disagreement if disagreement else None
 
 
 def evaluate_classifier(
