@@ -46,7 +46,7 @@ class Far:
         self.shares, self.bare, self.cushioned, self.asked = shares or {}, bare, cushioned, []
 
     def few(self, n):
-        return torch.arange(n)
+        return torch.arange(min(n, N))
 
     def only(self, places):
         return self
@@ -58,7 +58,7 @@ class Far:
 
 @pytest.mark.parametrize(
     ("bare", "cushioned", "expected"),
-    [(1.0, 1.0, (True, True)), (0.975, 1.0, (False, True)), (1.0, 0.9, (True, False))],
+    [(1.0, 1.0, (True, True)), (0.975, 1.0, (True, True)), (0.9, 1.0, (False, True)), (1.0, 0.9, (True, False))],
 )
 @pytest.mark.parametrize(("largest", "far"), [(1, 64), (16, 64), (96, 96)])
 def test_attacks_must_work_where_nothing_protects(bare, cushioned, expected, largest, far):
@@ -143,6 +143,36 @@ def scene(work, tmp_path):
     return guard, dataset, split, field
 
 
+@pytest.mark.parametrize(
+    ("n", "lost", "passed"),
+    [
+        (10, 0, None),  # too few to tell anything, which is no pass
+        (10, 1, None),
+        (10, 6, False),
+        (40, 2, True),
+        (40, 10, False),
+        (200, 10, True),
+        (200, 28, False),  # 14 points
+        (200, -28, False),  # and accepted far more often than clean ones
+        (1000, 60, True),
+        (1000, 100, False),
+    ],
+)
+def test_harmless_changes_are_judged_at_the_n_there_is(n, lost, passed, monkeypatch):
+    """Of n images a tenth is rejected when clean; `lost` more, or fewer, when changed."""
+    rejected = n // 10 + max(0, -lost)
+    clean = SimpleNamespace(accepted=torch.arange(n) >= rejected)
+    after = SimpleNamespace(accepted=torch.arange(n) >= rejected + lost)
+    test = SimpleNamespace(ids=torch.arange(n), labels=torch.zeros(n))
+    field = SimpleNamespace(clean=clean, chosen=torch.arange(n), test=test, seed=0)
+    monkeypatch.setattr(controls, "HARMLESS_IMAGES", 1)
+    guard = SimpleNamespace(judge=lambda images, **_: after)
+    control = controls._as_clean(guard, field, torch.zeros(n, 1, 2, 2), "Random noise")
+    assert control.passed is passed
+    assert (control.judged.n, control.judged.level, control.judged.comparisons) == (n, 0.05, 2)
+    assert (control.judged.p <= 0.05) is (passed is False)
+
+
 def test_harmless_changes_are_measured_on_real_noise(scene):
     guard, _, _, field = scene
     seen = []
@@ -156,7 +186,7 @@ def test_harmless_changes_are_measured_on_real_noise(scene):
     for control, images in zip((controls._noise(guard, field), controls._extra_jpeg(guard, field)), seen, strict=True):
         share = float(judge(images).accepted.float().mean())
         clean = float(field.clean.accepted.float().mean())
-        assert control.passed is (abs(share - clean) <= 0.1)
+        assert control.passed in ((True, None) if abs(share - clean) <= 0.05 else (True, False, None))
         assert f"{share:.1%} accepted" in control.measured
     noisy, pressed = ((images - field.test.pixels()) * 255 for images in seen)
     assert noisy.round().abs().max() == 16
@@ -203,7 +233,7 @@ def test_the_planted_weakness_is_broken_and_blunt_attacks_are_found_out(scene, m
     """With an attack that stands still the control fails: it is not passed by construction."""
     guard, dataset, split, field = scene
     monkeypatch.setattr(controls, "PLANTED_UPDATES", 6)
-    monkeypatch.setattr(controls, "FAR_IMAGES", 12)
+    monkeypatch.setattr(controls, "FAR_IMAGES", 16)
     entry = CATALOGUE["wb"]
     shorter = dataclasses.replace(entry, attack=entry.attack.with_options(steps=15))
     monkeypatch.setitem(CATALOGUE, "wb", shorter)
@@ -216,7 +246,7 @@ def test_the_planted_weakness_is_broken_and_blunt_attacks_are_found_out(scene, m
     share = [float(control.measured.split("%")[0]) for control in (sharp, blunt)]
     assert share[0] > share[1] == 0
     assert blunt.passed is False
-    assert sharp.passed is (share[0] >= 90)
+    assert sharp.passed is (round(share[0] * 16 / 100) > 11), "12 of 16 and more: binom.cdf(11, 16, 0.9) is 0.017"
     monkeypatch.setattr(controls, "PLANTED_UPDATES", 1)  # another recipe does not trip over the Shields of this one
     assert controls._planted_weakness(guard, dataset, split, field, silent).passed is False
 
@@ -240,4 +270,5 @@ def test_run_controls_takes_what_applies(scene, monkeypatch):
     assert "Planted weakness" not in names, "nobody asked for it"
     more = [*few, (planned("fgsm", 8), piece(0.5, bare=0.5)), (planned("wb", 8, steps=2), piece(0.5))]
     names = by_name(run_controls(guard, dataset, split, field, more, planted=False, progress=silent))
-    assert names["More eps ends in full success (WB)"].passed is not None
+    assert names["More eps ends in full success (WB)"].measured.startswith("8/256: ")
+    assert names["More eps ends in full success (WB)"].passed is None, "four images are too few to tell"

@@ -1,7 +1,8 @@
 """Alarms: signs that gradients are masked, so that an attack by gradients says nothing about the guard.
 
 After Carlini et al. 2019 (On evaluating adversarial robustness, section 3.1) and Athalye 2018. An alarm that goes off
-does not say that the guard is weak; it says that these figures cannot show it to be strong.
+does not say that the guard is weak; it says that these figures cannot show it to be strong. Shares are judged by exact
+tests (`exact`).
 """
 
 from __future__ import annotations
@@ -17,16 +18,16 @@ from medaegis.attacks.catalogue import find_attack
 from medaegis.attacks.engine import generator
 from medaegis.attacks.objectives import CarliniWagner, Goal, Objective, ShieldLogit
 from medaegis.attacks.victim import Victim
+from medaegis.bench.exact import AtMost, gain, judge
 from medaegis.bench.field import Field
-from medaegis.bench.pieces import Outcomes, broken_by, elsewhere_nothing, undetected
+from medaegis.bench.pieces import Outcomes, broken_by, elsewhere_nothing
 from medaegis.bench.planned import Planned, norm_of
 from medaegis.bench.schema import Control
 from medaegis.bench.store import Piece
 from medaegis.progress import Progress
 
-NOTICEABLE = 0.10  # more undetected success by more effort
-BETTER = 0.05  # more undetected success by less knowledge
-BETTER_BLIND = 0.10  # the same on a few images, of which one alone is more than 5 %
+TOLERATED = 0.05  # more undetected success by more effort, or by less knowledge, that is let pass
+ADDED = 0.02  # the same of what a check adds to all that was broken
 ZERO = 0.01  # images without a gradient
 UPHILL = 0.10  # images whose loss rises one grey level along its steepest descent
 PROBED = 64  # images whose gradients are looked at
@@ -46,21 +47,27 @@ def run_alarms(field: Field, outcomes: Outcomes) -> list[Control]:
 
 def steps_beat_one(outcomes: Outcomes) -> list[Control]:
     """PGD beside FGSM, where both were run."""
-    found = {(p.attack, p.eps): float(piece["fooled"].float().mean()) for p, piece in outcomes if not p.transferred}
+    found = {(p.attack, p.eps): piece["fooled"] for p, piece in outcomes if not p.transferred}
     pairs = [
         (eps, found["pgd", eps], found["fgsm", eps]) for name, eps in found if name == "pgd" and ("fgsm", eps) in found
     ]
     if not pairs:
         return []
+    passed, judged = judge([gain(fgsm, pgd, 0.0) for _, pgd, fgsm in pairs])
     return [
         Control(
             kind="alarm",
             name="Many steps beat one",
             expectation="PGD fools at least as often as FGSM at every eps",
-            measured=", ".join(f"{eps * 256:g}/256: {pgd:.1%} and {fgsm:.1%}" for eps, pgd, fgsm in pairs),
-            passed=all(pgd >= fgsm for _, pgd, fgsm in pairs),
+            measured=", ".join(f"{eps * 256:g}/256: {_share(pgd)} and {_share(fgsm)}" for eps, pgd, fgsm in pairs),
+            passed=passed,
+            judged=judged,
         )
     ]
+
+
+def _share(hits: Tensor) -> str:
+    return f"{float(hits.float().mean()):.1%}"
 
 
 def _patience(outcomes: Outcomes) -> list[Control]:
@@ -69,7 +76,7 @@ def _patience(outcomes: Outcomes) -> list[Control]:
     Judged is the strongest of them, for one that is slow by nature gains by more steps and tells nothing of the rest.
     """
     pairs = [
-        (long, undetected(long_piece), short, undetected(short_piece))
+        (long, broken_by(long_piece), short, broken_by(short_piece))
         for short, short_piece in outcomes
         for long, long_piece in outcomes
         if _alike(short) == _alike(long) and short.value.steps < long.value.steps
@@ -77,17 +84,21 @@ def _patience(outcomes: Outcomes) -> list[Control]:
     alarms = []
     for eps in sorted({long.eps for long, *_ in pairs}):
         mine = [pair for pair in pairs if pair[0].eps == eps]
-        most, fewest = max(high for _, high, _, _ in mine), max(low for *_, low in mine)
+        most = max((high for _, high, _, _ in mine), key=torch.sum)
+        fewest = max((low for *_, low in mine), key=torch.sum)
+        passed, judged = judge([gain(most, fewest, TOLERATED)])
         alarms.append(
             Control(
                 kind="alarm",
                 name=f"Long attacks beside short ones, {mine[0][0].eps_text}",
-                expectation=f"the strongest long one gets less than {NOTICEABLE:.0%} more through than any short one",
+                expectation="the strongest long one gets no more of the same images through than the strongest short "
+                f"one, {100 * TOLERATED:g} points let pass",
                 measured=", ".join(
-                    f"{long.attack} {high:.1%} ({long.value.steps} steps) and {low:.1%} ({short.value.steps})"
+                    f"{long.attack} {_share(high)} ({long.value.steps} steps) and {_share(low)} ({short.value.steps})"
                     for long, high, short, low in mine
                 ),
-                passed=most - fewest < NOTICEABLE,
+                passed=passed,
+                judged=judged,
                 detail="What stops short attacks alone is no robustness; an attack that still gains was cut short.",
             )
         )
@@ -115,23 +126,25 @@ def knowledge_helps(outcomes: Outcomes, *, adaptive: bool) -> list[Control]:
         if knowing is None or blind is None:
             continue
         (by_gradient, most), (without, rest) = knowing, blind
+        passed, judged = judge([gain(rest, most, TOLERATED)])
         alarms.append(
             Control(
                 kind="alarm",
                 name=f"Gradients beat guessing, {eps * 256:g}/256",
-                expectation=f"no attack without gradients gets {BETTER:.0%} more through than the best one with them",
-                measured=f"{by_gradient} {most:.1%}, {without} {rest:.1%}",
-                passed=rest - most < BETTER,
+                expectation="no attack without gradients gets more of the same images through than the best one with "
+                f"them, {100 * TOLERATED:g} points let pass",
+                measured=f"{by_gradient} {_share(most)}, {without} {_share(rest)}",
+                passed=passed,
+                judged=judged,
             )
         )
     return alarms
 
 
-def _best(outcomes: Iterable[tuple[Planned, Piece]]) -> tuple[str, float] | None:
-    shares = [
-        (planned.attack + " on surrogates" * planned.transferred, undetected(piece)) for planned, piece in outcomes
-    ]
-    return max(shares, key=lambda pair: pair[1]) if shares else None
+def _best(outcomes: Iterable[tuple[Planned, Piece]]) -> tuple[str, Tensor] | None:
+    """The attack that got most through, and which images."""
+    found = [(p.attack + " on surrogates" * p.transferred, broken_by(piece)) for p, piece in outcomes]
+    return max(found, key=lambda pair: int(pair[1].sum())) if found else None
 
 
 def gradient_alarms(field: Field) -> list[Control]:
@@ -159,26 +172,30 @@ def slope_alarms(
     none, uphill = {}, {}
     for name, loss in losses.items():
         seen = [probe(victim, part.to(victim.device), goal, loss) for part in (clean, moved)]
-        none[name], uphill[name] = (float(torch.cat(values).float().mean()) for values in zip(*seen, strict=True))
-    told = "{:.1%} for the {}"
+        none[name], uphill[name] = zip(*seen, strict=True)
     return [
-        Control(
-            kind="alarm",
+        _rare(
+            none,
+            ZERO,
             name="There are gradients",
             expectation=f"at most {ZERO:.0%} of images without one, for any loss",
-            measured=", ".join(told.format(share, name) for name, share in none.items()),
-            passed=max(none.values()) <= ZERO,
             detail="A saturated or quantised network has none; then attacks by gradients stand still.",
         ),
-        Control(
-            kind="alarm",
+        _rare(
+            uphill,
+            UPHILL,
             name="Losses fall along their gradients",
             expectation=f"one grey level along it, a loss rises for at most {UPHILL:.0%} of images",
-            measured=", ".join(told.format(share, name) for name, share in uphill.items()),
-            passed=max(uphill.values()) <= UPHILL,
             detail="A surface so rough that its gradient leads nowhere looks robust to whoever follows it.",
         ),
     ]
+
+
+def _rare(seen: Mapping[str, tuple[Tensor, ...]], share: float, **about: str) -> Control:
+    """An alarm for what may be seen, by loss, of few images: of the clean ones, and of the points near them."""
+    passed, judged = judge([AtMost(int(part.sum()), len(part), share) for parts in seen.values() for part in parts])
+    measured = ", ".join(f"{_share(torch.cat(parts))} for the {name}" for name, parts in seen.items())
+    return Control(kind="alarm", **about, measured=measured, passed=passed, judged=judged)
 
 
 def probe(victim: Victim, images: Tensor, goal: Goal, loss: Objective) -> tuple[Tensor, Tensor]:
@@ -195,22 +212,23 @@ def probe(victim: Victim, images: Tensor, goal: Goal, loss: Objective) -> tuple[
     return vanished, ~(after < before.detach())
 
 
-def guessing_alarm(square: Planned, usual: Tensor, ask: Callable[[Tensor], Tensor], *, limit: float) -> Control:
+def guessing_alarm(square: Planned, usual: Tensor, ask: Callable[[Tensor], Tensor]) -> Control:
     """Whether Square, which sees answers alone, breaks images that no attack did: then gradients were masked.
 
     Args:
         usual: which of a few images the attacks broke at an eps, bool `(n,)`.
         ask: runs `square` on the images at these places among them; which it breaks.
-        limit: share of the few images that it must stay below.
     """
     left = (~usual).nonzero().squeeze(1)
-    added = float(ask(left).sum()) / len(usual) if len(left) else 0.0
+    added = int(ask(left).sum()) if len(left) else 0
+    passed, judged = judge([AtMost(added, len(usual), ADDED)])
     return Control(
         kind="alarm",
         name=square.check,
-        expectation=f"Square, {square.steps} queries, adds less than {limit:.0%} to what all attacks broke",
-        measured=f"all attacks {float(usual.float().mean()):.1%}, Square {added:.1%} more",
-        passed=added < limit,
+        expectation=f"Square, {square.steps} queries, adds at most {ADDED:.0%} to what all attacks broke",
+        measured=f"all attacks {_share(usual)}, Square {added / len(usual):.1%} more",
+        passed=passed,
+        judged=judged,
         detail=f"On {len(usual)} images; Square is run on those of them that nothing broke, and what it "
         "breaks counts in the worst case.",
     )
@@ -250,7 +268,7 @@ def run_guessing(field: Field, outcomes: Outcomes, progress: Progress) -> tuple[
         more.append((square, elsewhere_nothing(piece, places[left], len(field.right))))
         return broken_by(piece)
 
-    return guessing_alarm(square, usual, ask, limit=BETTER_BLIND), more
+    return guessing_alarm(square, usual, ask), more
 
 
 def run_stamina(field: Field, outcomes: Outcomes, progress: Progress) -> tuple[Control, Outcomes]:
@@ -269,14 +287,16 @@ def run_stamina(field: Field, outcomes: Outcomes, progress: Progress) -> tuple[C
     more = [replace(longest, steps=steps * times, restarts=restarts, check=name) for times, restarts in efforts]
     pieces = [(p, small.attack(p, progress)) for p in more]
     found = {_effort(p): broken_by(piece) for p, piece in pieces}
-    shares = {name: float(broken.float().mean()) for name, broken in {"all attacks": usual, **found}.items()}
-    added = float((torch.stack(list(found.values())).any(0) & ~usual).float().mean())
+    added = torch.stack(list(found.values())).any(0) & ~usual
+    passed, judged = judge([AtMost(int(added.sum()), n, ADDED)])
+    told = ", ".join(f"{effort}: {_share(broken)}" for effort, broken in {"all attacks": usual, **found}.items())
     alarm = Control(
         kind="alarm",
         name=name,
-        expectation=f"ten times the steps and 20 restarts add less than {NOTICEABLE:.0%} to the worst case",
-        measured=f"{added:.1%} added; " + ", ".join(f"{effort}: {share:.1%}" for effort, share in shares.items()),
-        passed=added < NOTICEABLE,
+        expectation=f"ten times the steps and 20 restarts add at most {ADDED:.0%} to the worst case",
+        measured=f"{_share(added)} added; {told}",
+        passed=passed,
+        judged=judged,
         detail=f"On {n} images, so one image is {1 / n:.1%}. What it breaks counts in the worst case.",
     )
     return alarm, [(p, elsewhere_nothing(piece, places, len(field.right))) for p, piece in pieces]

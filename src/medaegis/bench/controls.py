@@ -1,7 +1,8 @@
 """Controls: what must come out right in every evaluation, or the evaluation itself is broken (alarms are in `alarms`).
 
 From the field's experience with broken defences (Carlini et al. 2019; Tramer et al. 2020): noise must pass, the attacks
-must work where nothing protects, a deliberately weak Shield must fall, and more eps must end in full success.
+must work where nothing protects, a deliberately weak Shield must fall, and more eps must end in full success. Shares
+are judged by exact tests at the n there is (`exact`); where that is too small, they are not judged.
 """
 
 from __future__ import annotations
@@ -13,16 +14,19 @@ from itertools import pairwise
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from medaegis.attacks.balls import Linf
 from medaegis.attacks.catalogue import find_attack
 from medaegis.attacks.engine import generator
 from medaegis.attacks.universal import Universal
 from medaegis.bench.chosen import draw
+from medaegis.bench.exact import Gain, at_least, gain, judge
 from medaegis.bench.field import Field
-from medaegis.bench.pieces import Outcomes, undetected
+from medaegis.bench.pieces import Outcomes, broken_by, undetected
 from medaegis.bench.planned import Planned
 from medaegis.bench.schema import Control
+from medaegis.bench.store import Piece
 from medaegis.bench.words import gradient_name
 from medaegis.cushions import parse_cushion
 from medaegis.detectors.shield import ShieldBank
@@ -35,8 +39,10 @@ from medaegis.progress import Progress
 
 NOISE_EPS = 16 / 256
 HARMLESS_IMAGES = 200  # at least, where there are so many: of ten images one alone would decide
-TOLERANCE = 0.10  # difference in acceptance that noise may make
+TOLERATED = 0.05  # difference between two shares of the same images that is let pass, were it known exactly
 FULL = 0.99
+EVERYWHERE = 0.95  # undetected success that more eps must reach
+BROKEN = 0.90  # undetected success against the planted weakness
 FAR_EPS = 64 / 256  # a quarter of the range, where nothing can stand
 FAR_IMAGES = 64
 WAYS = "Ways through the Cushion"
@@ -101,14 +107,16 @@ def _harmless(field: Field) -> torch.Tensor:
 def _as_clean(guard: Guard, field: Field, images: torch.Tensor, name: str) -> Control:
     """`images`: changed ones, of `_harmless`."""
     rows = _harmless(field)
-    clean, ids = float(field.clean.accepted[rows].float().mean()), field.test.ids[rows]
-    accepted = float(guard.judge(images, ids=ids, seed=field.seed).accepted.float().mean())
+    clean = field.clean.accepted[rows]
+    accepted = guard.judge(images, ids=field.test.ids[rows], seed=field.seed).accepted
+    passed, judged = judge([gain(clean, accepted, TOLERATED), gain(accepted, clean, TOLERATED)])
     return Control(
         name=name,
-        expectation=f"accepted within {TOLERANCE:.0%} of clean images",
-        measured=f"{accepted:.1%} accepted, clean {clean:.1%}",
-        passed=abs(accepted - clean) <= TOLERANCE,
+        expectation=f"as many accepted as of the same clean images, {_points(TOLERATED)} more or fewer let pass",
+        measured=f"{float(accepted.float().mean()):.1%} accepted, clean {float(clean.float().mean()):.1%}",
+        passed=passed,
         detail=f"{len(images)} images. A guard that rejects harmless changes cries wolf, which is no robustness.",
+        judged=judged,
     )
 
 
@@ -137,15 +145,17 @@ def _undefended(field: Field, outcomes: Outcomes, progress: Progress) -> list[Co
     )
     controls = []
     for name, key in rows:
-        shares = {attack: float(piece[key].float().mean()) for attack, piece in pieces.items()}
+        fooled = {attack: piece[key] for attack, piece in pieces.items()}
+        passed, judged = judge([at_least(int(hits.sum()), len(hits), FULL) for hits in fooled.values()])
         controls.append(
             Control(
                 name=f"{name}, {cells[0].eps_text}",
-                expectation=f"every iterated white-box attack on the answer succeeds on more than {FULL:.0%}",
-                measured=", ".join(f"{attack} {share:.1%}" for attack, share in shares.items()),
-                passed=min(shares.values()) > FULL,
+                expectation=f"every iterated white-box attack on the answer succeeds on at least {FULL:.0%}",
+                measured=", ".join(f"{attack} {float(hits.float().mean()):.1%}" for attack, hits in fooled.items()),
+                passed=passed,
                 detail=f"On {len(small.right)} images. If they failed here, their failure against the guard would say "
                 "nothing.",
+                judged=judged,
             )
         )
     return controls
@@ -160,24 +170,26 @@ def _must_win(planned: Planned) -> bool:
 
 def _ways_through(outcomes: Outcomes) -> list[Control]:
     """WB through the Cushion by every gradient there is: none of them may do much better than the one used."""
-    shares: dict[tuple[float, int], dict[str, float]] = {}
+    found: dict[tuple[float, int], dict[str, Piece]] = {}
     for planned, piece in outcomes:
         if planned.attack == "wb":
-            broken = undetected(piece)
-            shares.setdefault((planned.eps, planned.value.steps), {})[planned.gradient] = broken
+            found.setdefault((planned.eps, planned.value.steps), {})[planned.gradient] = piece
     controls = []
-    for (eps, steps), by_way in shares.items():
+    for (eps, steps), by_way in found.items():
         if len(by_way) < 2:
             continue
-        used, *others = by_way.values()
+        used, *others = map(broken_by, by_way.values())
+        passed, judged = judge([gain(other, used, TOLERATED) for other in others])
         controls.append(
             Control(
                 name=f"{WAYS}, WB at {eps * 256:g}/256, {steps} steps",
-                expectation=f"no other way gets {TOLERANCE:.0%} more through than the one used everywhere",
-                measured=", ".join(f"{gradient_name(way)} {share:.1%}" for way, share in by_way.items()),
-                passed=max(others) - used <= TOLERANCE,
+                expectation="no other way gets more of the same images through than the one used everywhere, "
+                f"{_points(TOLERATED)} let pass",
+                measured=", ".join(f"{gradient_name(way)} {undetected(piece):.1%}" for way, piece in by_way.items()),
+                passed=passed,
                 detail="A Shield can hide behind the Cushion's rounding, where no gradient leads, and look robust. "
                 "Should this fail, evaluate with the --gradient that gets most through.",
+                judged=judged,
             )
         )
     return controls
@@ -187,30 +199,42 @@ def _full_success(field: Field, outcomes: Outcomes, progress: Progress) -> Contr
     """WB's undetected success over eps must rise to nearly all images."""
     found = [(p, piece) for p, piece in outcomes if p.attack == "wb"]
     longest = max((p for p, _ in found), key=lambda p: p.value.steps)
-    shares = {
-        p.eps: undetected(piece)
+    broken = {
+        p.eps: broken_by(piece)
         for p, piece in found
         if (p.value.steps, p.gradient) == (longest.value.steps, longest.gradient)
     }
-    measured = max(shares)
-    small = field.only(field.few(FAR_IMAGES))
+    planned, places = sorted(broken), field.few(FAR_IMAGES)
+    falls = falls_of([broken[eps] for eps in planned])
+    before = broken[planned[-1]][places]
+    small = field.only(places)
     for eps in (FAR_EPS / 2, FAR_EPS):
-        if eps > measured:
+        if eps > planned[-1]:
             piece = small.attack(replace(longest, eps=eps, eps_text=f"{eps * 256:g}/256"), progress)
-            shares[eps] = undetected(piece)
-    ordered = [shares[eps] for eps in sorted(shares)]
+            broken[eps] = broken_by(piece)
+            falls += falls_of([before, broken[eps]])
+            before = broken[eps]
+    # It is enough to reach it at one eps: where the data speak least against it.
+    reached = max((at_least(int(hits.sum()), len(hits), EVERYWHERE) for hits in broken.values()), key=lambda c: c.p)
+    passed, judged = judge([*falls, reached])
     return Control(
         name=FULL_SUCCESS,
-        expectation="undetected success rises with eps and reaches 95 % somewhere (up to 64/256)",
-        measured=", ".join(f"{eps * 256:g}/256: {shares[eps]:.1%}" for eps in sorted(shares)),
-        passed=rises(ordered) and max(ordered) >= 0.95,
+        expectation=f"undetected success does not fall as eps grows, {_points(TOLERATED)} let pass, and reaches "
+        f"{EVERYWHERE:.0%} somewhere (up to 64/256)",
+        measured=", ".join(f"{eps * 256:g}/256: {float(broken[eps].float().mean()):.1%}" for eps in sorted(broken)),
+        passed=passed,
         detail="A curve that stays flat would mean that the attack is stuck, not that the guard is strong.",
+        judged=judged,
     )
 
 
-def rises(shares: Sequence[float]) -> bool:
-    """Whether shares of success by growing eps never fall, but for what chance may do."""
-    return all(later >= earlier - 0.05 for earlier, later in pairwise(shares))
+def falls_of(hits: Sequence[Tensor]) -> list[Gain]:
+    """The claims that success does not fall from one to the next; bool `(N,)` each, of the same images."""
+    return [gain(earlier, later, TOLERATED) for earlier, later in pairwise(hits)]
+
+
+def _points(share: float) -> str:
+    return f"{100 * share:g} points"
 
 
 def _planted_weakness(
@@ -237,11 +261,13 @@ def _planted_weakness(
     eps_text = f"{PLANTED_EPS * 256:g}/256"
     planned = Planned("wb", PLANTED_EPS, eps_text, samples=samples)
     piece = field.only(field.few(FAR_IMAGES)).against(weak).attack(planned, progress)
-    share = undetected(piece)
+    hits = broken_by(piece)
+    passed, judged = judge([at_least(int(hits.sum()), len(hits), BROKEN)])
     return Control(
         name=PLANTED,
-        expectation=f"WB at {eps_text} gets at least 90 % through undetected",
-        measured=f"{share:.1%} undetected ({len(piece['fooled'])} images)",
-        passed=share >= 0.9,
+        expectation=f"WB at {eps_text} gets at least {BROKEN:.0%} through undetected",
+        measured=f"{undetected(piece):.1%} undetected ({len(hits)} images)",
+        passed=passed,
         detail="Shows that the attacks find a Shield that is weak by construction.",
+        judged=judged,
     )

@@ -14,6 +14,7 @@ from medaegis.bench.words import (
     duration,
     eps_name,
     gradient_name,
+    judged,
     percent,
     percent_range,
 )
@@ -140,8 +141,8 @@ def _worst(worst: WorstCase) -> Sequence[str]:
 def controls_table(controls: Sequence[Control]) -> str:
     """A row per control and alarm."""
     word = {True: "as expected", False: "**NOT as expected**", None: "not judged"}
-    rows = [(c.name, c.expectation, c.measured, word[c.passed]) for c in controls]
-    return table(("control or alarm", "expectation", "measured", "outcome"), rows)
+    rows = [(c.name, c.expectation, c.measured, word[c.passed], judged(c.judged)) for c in controls]
+    return table(("control or alarm", "expectation", "measured", "outcome", "test"), rows)
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -8,7 +8,7 @@ from medaegis.bench import words
 
 _FILTERS = (
     *("percent", "percent_range", "decimal", "decimal_range"),
-    *("duration", "count", "score", "shortened", "moment", "setting", "beyond"),
+    *("duration", "count", "score", "shortened", "moment", "setting", "beyond", "judged"),
 )
 
 

@@ -216,10 +216,25 @@ class Through(Model):
     example: Example
 
 
+class Judged(Model):
+    """How a check that compares shares was judged (see `medaegis.bench.exact`).
+
+    test: against its claim; n: images, of the comparison that has fewest; p: of the weakest of so many comparisons,
+    times their number; at `level` and below the check fails.
+    """
+
+    test: str
+    n: Count
+    p: Share
+    level: Share
+    comparisons: Annotated[int, Field(ge=1)] = 1
+
+
 class Control(Model):
     """A check on the evaluation itself; passed is null where it was not judged, or not measured.
 
     kind: a control must come out right in every evaluation; an alarm that did not pass is a sign of masked gradients.
+    judged: by which test, where shares are compared; not passed and not failed are too few images to tell.
     """
 
     kind: Literal["control", "alarm"] = "control"
@@ -228,6 +243,7 @@ class Control(Model):
     measured: str
     passed: bool | None
     detail: str = ""
+    judged: Judged | None = None
 
 
 class Measured(Model):

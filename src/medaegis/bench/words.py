@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from datetime import datetime
 
-from medaegis.bench.schema import Further, Norm
+from medaegis.bench.schema import Further, Judged, Norm
 
 NOT_MEASURED = "–"
 # Not from the locale: the page is in English wherever it is made.
@@ -105,6 +105,15 @@ def eps_in_words(eps_text: str, norm: Norm) -> str:
 def beyond(further: Sequence[Further]) -> str:
     """What checks tried beyond the plan, and found, or nothing."""
     return "; ".join(f"{one.check}: {one.n} images tried, {one.more} more" for one in further)
+
+
+def judged(how: Judged | None) -> str:
+    """Test, n, p and level of a check that compares shares, or nothing."""
+    if how is None:
+        return ""
+    times = f", weakest of {how.comparisons} comparisons, p times {how.comparisons}" if how.comparisons > 1 else ""
+    p = "p < 0.001" if how.p < 0.001 else f"p = {how.p:.3f}"
+    return f"{how.test}{times}; n = {how.n}, {p}, fails at {how.level:g} or below"
 
 
 def setting(value: object) -> str:

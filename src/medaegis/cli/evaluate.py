@@ -218,6 +218,8 @@ def cells_table(found: Evaluation) -> RenderableType:
 
 def controls_table(controls: Sequence[Control]) -> RenderableType:
     """A line per control and alarm."""
+    from medaegis.bench.words import judged
+
     word = {True: "passed", False: "FAILED", None: "not judged"}
-    rows = [[control.name, word[control.passed], control.measured, control.expectation] for control in controls]
-    return console.table("Control or alarm", "Outcome", "Measured", "Expected", rows=rows)
+    rows = [[c.name, word[c.passed], c.measured, c.expectation, judged(c.judged)] for c in controls]
+    return console.table("Control or alarm", "Outcome", "Measured", "Expected", "Test", rows=rows)
