@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -136,7 +137,8 @@ def test_a_cache_that_cannot_be_written(tmp_path):
 def test_missing_decoder_is_named(monkeypatch):
     from medaegis.images import codec
 
-    monkeypatch.setitem(codec.COMPRESSED, "1.2.840.10008.1.2.4.90", ("JPEG 2000 Lossless", "absent"))
+    uid = "1.2.840.10008.1.2.4.90"
+    monkeypatch.setitem(codec.COMPRESSED, uid, replace(codec.COMPRESSED[uid], decoder="absent"))
     check = env.check_decoders()
     assert check.status == "warn"
     assert check.detail.endswith("none for JPEG 2000 Lossless")

@@ -165,7 +165,7 @@ def check_decoders() -> Check:
         from medaegis.images.codec import COMPRESSED
     except ImportError as error:
         return Check("DICOM decoders", "fail", f"do not import: {_first_line(error)}", "reinstall pydicom >= 3.0.2")
-    missing = [name for uid, (name, plugin) in COMPRESSED.items() if plugin not in get_decoder(uid).available_plugins]
+    missing = [s.name for uid, s in COMPRESSED.items() if s.decoder not in get_decoder(uid).available_plugins]
     if missing:
         remedy = "install python-gdcm, pylibjpeg, pylibjpeg-openjpeg and Pillow"
         return Check("DICOM decoders", "warn", "none for " + ", ".join(missing), remedy)

@@ -12,13 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import gdcm
 import numpy as np
 import pydicom
 import pytest
 from PIL import Image
-from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
-from pydicom.encaps import encapsulate, generate_frames
+from pydicom.dataset import Dataset
+from pydicom.encaps import generate_frames
 from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
 from pydicom.sequence import Sequence
 from pydicom.uid import (
@@ -28,65 +27,16 @@ from pydicom.uid import (
     ExplicitVRLittleEndian,
     HTJ2KLossless,
     ImplicitVRLittleEndian,
-    JPEG2000Lossless,
     JPEGBaseline8Bit,
-    RLELossless,
 )
+from tests.images.dicom_files import RAMP, SECRET, compressed, dataset, encapsulated, jpeg, table, write
 
 from medaegis.errors import ImageError
 from medaegis.images import isolated
 from medaegis.images.readers import Limits, read_image
 
 RNG = np.random.default_rng(11)
-RAMP = np.arange(32 * 20, dtype=np.uint16).reshape(20, 32)
-SECRET = "ZZSECRETZZ"
 LINEAR = {"WindowCenter": 300, "WindowWidth": 200}
-
-
-def dataset(values: np.ndarray, *, syntax: str = ExplicitVRLittleEndian, bits: int = 0, **elements: Any) -> FileDataset:
-    """A Secondary Capture with these stored values: (rows, columns), (rows, columns, 3), or frames of these."""
-    meta = FileMetaDataset()
-    meta.TransferSyntaxUID = syntax
-    meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.7"
-    meta.MediaStorageSOPInstanceUID = "1.2.3.4"
-    made = FileDataset(
-        "",
-        {},
-        file_meta=meta,
-        preamble=bytes(128),
-        is_implicit_VR=syntax == ImplicitVRLittleEndian,
-        is_little_endian=syntax != ExplicitVRBigEndian,
-    )
-    made.SOPClassUID, made.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
-    made.PatientName, made.PatientID, made.PatientComments = f"{SECRET}^NAME", SECRET, SECRET * 20
-    colour = values.shape[-1] == 3
-    made.SamplesPerPixel = 3 if colour else 1
-    made.PhotometricInterpretation = "RGB" if colour else "MONOCHROME2"
-    if colour:
-        made.PlanarConfiguration = 0
-    shape = values.shape[:-1] if colour else values.shape
-    if len(shape) == 3:
-        made.NumberOfFrames = shape[0]
-    made.Rows, made.Columns = shape[-2:]
-    made.BitsAllocated = 8 * values.dtype.itemsize
-    made.BitsStored = bits or made.BitsAllocated
-    made.HighBit = made.BitsStored - 1
-    made.PixelRepresentation = int(values.dtype.kind == "i")
-    order = ">" if syntax == ExplicitVRBigEndian else "<"
-    data = values.astype(values.dtype.newbyteorder(order)).tobytes()
-    made.PixelData = data + bytes(len(data) % 2)
-    made["PixelData"].VR = "OW" if made.BitsAllocated > 8 else "OB"
-    for keyword, value in elements.items():
-        if value is None:
-            del made[keyword]
-        else:
-            setattr(made, keyword, value)
-    return made
-
-
-def write(path: Path, made: Dataset) -> Path:
-    made.save_as(path, enforce_file_format=True)
-    return path
 
 
 def read_back(path: Path, values: np.ndarray, *, frame: int = 0, **elements: Any) -> np.ndarray:
@@ -159,13 +109,6 @@ def test_window_that_the_standard_forbids_is_not_used_and_says_so(tmp_path: Path
     picture = read_image(write(tmp_path / "a.dcm", dataset(RAMP, WindowCenter=0, WindowWidth=0)))
     np.testing.assert_allclose(picture.pixels[0], RAMP / RAMP.max(), atol=1e-6)
     assert "window of width 0 is not allowed by the standard: not used" in picture.steps
-
-
-def table(entries: np.ndarray, first: int, bits: int) -> Sequence:
-    item = Dataset()
-    item.add_new("LUTDescriptor", "US" if first >= 0 else "SS", [len(entries), first, bits])
-    item.add_new("LUTData", "US", [int(entry) for entry in entries])
-    return Sequence([item])
 
 
 def test_lookup_tables_agree_with_the_formula_and_with_pydicom(tmp_path: Path) -> None:
@@ -316,29 +259,6 @@ def test_functional_groups_of_a_frame_are_followed(tmp_path: Path) -> None:
         np.testing.assert_allclose(read_image(path, frame=frame).pixels[0].ravel(), expected, atol=1e-6)
 
 
-def by_gdcm(path: Path, made: Dataset, kind: int) -> Path:
-    write(path, made)
-    reader, change, writer = gdcm.ImageReader(), gdcm.ImageChangeTransferSyntax(), gdcm.ImageWriter()
-    reader.SetFileName(str(path))
-    assert reader.Read()
-    change.SetTransferSyntax(gdcm.TransferSyntax(kind))
-    change.SetInput(reader.GetImage())
-    assert change.Change()
-    writer.SetFileName(str(path))
-    writer.SetFile(reader.GetFile())
-    writer.SetImage(change.GetOutput())
-    assert writer.Write()
-    return path
-
-
-def compressed(path: Path, made: Dataset, name: str) -> Path:
-    if name in ("jpeg-lossless", "jpeg-ls"):
-        kinds = {"jpeg-lossless": "JPEGLosslessProcess14_1", "jpeg-ls": "JPEGLSLossless"}
-        return by_gdcm(path, made, getattr(gdcm.TransferSyntax, kinds[name]))
-    made.compress({"rle": RLELossless, "jpeg2000": JPEG2000Lossless}[name], generate_instance_uid=False)
-    return write(path, made)
-
-
 LOSSLESS = ["rle", "jpeg2000", "jpeg-lossless", "jpeg-ls"]
 
 
@@ -367,19 +287,6 @@ def test_compressed_colour_and_signed_values(tmp_path: Path, name: str) -> None:
     np.testing.assert_allclose(read_image(path).pixels[0], (signed + 0.5) / 4000 + 0.5, atol=1e-6)
 
 
-def jpeg(array: np.ndarray, **options: Any) -> bytes:
-    stream = io.BytesIO()
-    Image.fromarray(array).save(stream, "JPEG", quality=95, **options)
-    return stream.getvalue()
-
-
-def encapsulated(frames: list[bytes], values: np.ndarray, *, syntax: str, bot: bool = True, **elements: Any) -> Dataset:
-    made = dataset(values, syntax=syntax, **elements)
-    made.PixelData = encapsulate(frames, has_bot=bot)
-    made["PixelData"].is_undefined_length = True
-    return made
-
-
 def test_jpeg_baseline_grey_and_ybr(tmp_path: Path) -> None:
     smooth = (np.add.outer(np.arange(48) * 2, np.arange(40)) % 256).astype(np.uint8)
     made = encapsulated([jpeg(smooth)], smooth, syntax=JPEGBaseline8Bit, LossyImageCompression="01")
@@ -403,7 +310,7 @@ def test_only_the_frame_asked_for_is_decoded(tmp_path: Path, bot: bool) -> None:
     path = write(tmp_path / "a.dcm", made)
     assert np.abs(read_image(path, frame=0).pixels[0] * 255 - smooth).max() <= 3
     assert np.abs(read_image(path, frame=2).pixels[0] * 255 - (255 - smooth)).max() <= 3
-    with pytest.raises(ImageError, match="cannot be decoded"):
+    with pytest.raises(ImageError, match="has no header that can be read"):
         read_image(path, frame=1)
 
 
@@ -436,16 +343,22 @@ def refusals() -> dict[str, tuple[Any, str]]:
         "pdf": (lambda: document("1.2.840.10008.5.1.4.1.1.104.1"), "no pixel data .*Encapsulated PDF"),
         "no pixels": (lambda: dataset(byte, PixelData=None), "image header but no pixel data"),
         "float pixels": (float_pixels, "floating-point"),
-        "unknown syntax": (lambda: encapsulated([b"xx"], byte, syntax="1.2.3.99"), r"transfer syntax \(1.2.3.99\)"),
-        "mpeg": (lambda: encapsulated([b"xx"], byte, syntax="1.2.840.10008.1.2.4.102"), "not supported"),
+        "unknown syntax": (
+            lambda: encapsulated([b"xx"], byte, syntax="1.2.3.99"),
+            "transfer syntax is not one that is registered",
+        ),
+        "mpeg": (
+            lambda: encapsulated([b"xx"], byte, syntax="1.2.840.10008.1.2.4.102"),
+            r"\(MPEG-4 AVC/H.264 .* is not supp",
+        ),
         "deflated": (lambda: dataset(byte, syntax=DeflatedExplicitVRLittleEndian), "deflated"),
-        "12-bit jpeg": (lambda: encapsulated([b"xx"], RAMP, syntax="1.2.840.10008.1.2.4.51", bits=12), "12 bits"),
         "huge": (lambda: dataset(byte, Rows=60000, Columns=60000), "more than the limit"),
         "tiny": (lambda: dataset(byte[:1, :1]), "at least 16"),
         "too few bytes": (lambda: dataset(byte, Rows=200), "promises 3,600 bytes"),
         "too many frames": (lambda: dataset(byte, NumberOfFrames=2**31 - 1), "frames"),
         "frames missing": (lambda: dataset(byte, NumberOfFrames=5), "promises 1,800 bytes"),
-        "no frames": (lambda: dataset(byte, NumberOfFrames=0), "has 0 frames"),
+        "frames below 0": (lambda: dataset(byte, NumberOfFrames=-3), "NumberOfFrames is -3"),
+        "two heights": (lambda: dataset(byte, Rows=[20, 20]), "2 values of Rows"),
         "rows do not fit": (lambda: encapsulated([jpeg(byte)], byte, syntax=JPEGBaseline8Bit, Rows=1000), declared),
         "samples do not fit": (
             lambda: encapsulated([jpeg(np.dstack([byte] * 3))], byte, syntax=JPEGBaseline8Bit),

@@ -36,17 +36,28 @@ def send(stream: BinaryIO, message: dict[str, Any], binary: bytes = b"") -> None
 
 
 def decode_dicom(request: dict[str, Any], frame: bytes) -> tuple[dict[str, Any], bytes]:
-    """One compressed frame to stored values, YBR already RGB, by the decoder that is named."""
+    """One compressed frame to stored values by the decoder that is named; what the options call YBR becomes RGB."""
     import numpy as np
     from pydicom.encaps import encapsulate
     from pydicom.pixels.decoders.base import get_decoder
 
-    values, properties = get_decoder(request["transfer_syntax"]).as_array(
+    values, _ = get_decoder(request["transfer_syntax"]).as_array(
         encapsulate([frame]), index=0, decoding_plugin=request["plugin"], **request["options"]
     )
     values = np.ascontiguousarray(values.astype(values.dtype.newbyteorder("<"), copy=False))
-    photometric = str(properties["photometric_interpretation"])
-    return {"dtype": values.dtype.str, "shape": values.shape, "photometric": photometric}, values.tobytes()
+    return {"dtype": values.dtype.str, "shape": values.shape}, values.tobytes()
+
+
+def decode_jpeg(request: dict[str, Any], frame: bytes) -> tuple[dict[str, Any], bytes]:
+    """A JPEG of 8 bits to grey or RGB; what its colours are, its markers say."""
+    from io import BytesIO
+
+    from PIL import Image
+
+    with Image.open(BytesIO(frame), formats=["JPEG"]) as image:
+        image.load()
+        depth = (3,) if image.mode == "RGB" else ()
+        return {"dtype": "|u1", "shape": (image.height, image.width, *depth)}, image.tobytes()
 
 
 def decode_tiff(request: dict[str, Any], data: bytes) -> tuple[dict[str, Any], bytes]:
@@ -72,7 +83,7 @@ def main() -> None:
         with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
-    tasks = {"dicom": decode_dicom, "tiff": decode_tiff}
+    tasks = {"dicom": decode_dicom, "jpeg": decode_jpeg, "tiff": decode_tiff}
     while (message := receive(sys.stdin.buffer)) is not None:
         request, data = message
         try:

@@ -1,48 +1,34 @@
 """One frame of a DICOM file to pixels in [0, 1]: header, limits, frame, decoder, then display values (`voi.py`).
 
-Only the elements below are read from the file, none of them about a patient, so none can reach a message or a log.
-Source: DICOM PS3.3 C.7.6.3 (image pixel), PS3.5 annex A (transfer syntaxes).
+Source: DICOM PS3.3 C.7.6.3 (image pixel), C.7.6.16 (functional groups), C.8.7.1 (X-ray), C.11.6 (presentation LUT).
 """
 
-import struct
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
-from medaegis.images.codec import COMPRESSED, DAMAGED, decode_frame
-from medaegis.images.limits import Limits, UnreadableError, check_frame, check_size, quiet
-from medaegis.images.voi import BAD_TAG, Stored, grey, number, read_table
+from medaegis.images.codec import COMPRESSED, GREY, PALETTE
+from medaegis.images.dicom_frames import compressed, native
+from medaegis.images.dicom_header import (
+    BIG_ENDIAN,
+    NATIVE,
+    PALETTE_TABLES,
+    pixel_element,
+    pixel_options,
+    read_header,
+    transfer_syntax,
+)
+from medaegis.images.limits import Limits, UnreadableError, quiet
+from medaegis.images.voi import BAD_TAG, Stored, grey, number, read_modality, read_table
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
-NATIVE = {
-    "1.2.840.10008.1.2": "Implicit VR Little Endian",
-    "1.2.840.10008.1.2.1": "Explicit VR Little Endian",
-    "1.2.840.10008.1.2.2": "Explicit VR Big Endian",
-}
-BIG_ENDIAN = "1.2.840.10008.1.2.2"
-DEFLATED = "1.2.840.10008.1.2.1.99"
-JPEG_EXTENDED = "1.2.840.10008.1.2.4.51"
-CONVERT = "convert it to Explicit VR Little Endian or JPEG 2000"
-GREY = ("MONOCHROME1", "MONOCHROME2")
-COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
-PALETTE = "PALETTE COLOR"
-PALETTE_TABLES = [
-    (f"{colour}PaletteColorLookupTableDescriptor", f"{colour}PaletteColorLookupTableData")
-    for colour in ("Red", "Green", "Blue")
-]
-HEADER = [
-    *("SOPClassUID", "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames"),
-    *("Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
-    *("PixelPaddingValue", "PixelPaddingRangeLimit", "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence"),
-    *("WindowCenter", "WindowWidth", "VOILUTFunction", "VOILUTSequence", "LossyImageCompression"),
-    *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
-    *("ExtendedOffsetTable", "ExtendedOffsetTableLengths"),
-    *(keyword for pair in PALETTE_TABLES for keyword in pair),
-]
-PIXEL_DATA, UNDEFINED = 0x7FE00010, 0xFFFFFFFF
+# X-ray angiography, radiofluoroscopy and biplane: a modality LUT leads back to beam intensity (PS3.3 C.8.7.1.1.2).
+ANGIOGRAMS = tuple(f"1.2.840.10008.5.1.4.1.1.12.{kind}" for kind in (1, 2, 3))
+# Their enhanced forms have no modality LUT at all (PS3.3 A.47, A.48).
+ENHANCED_ANGIOGRAMS = tuple(f"1.2.840.10008.5.1.4.1.1.12.{kind}.1" for kind in (1, 2))
 
 Pixels = npt.NDArray[np.float32]
 
@@ -62,184 +48,43 @@ def read_dicom(file: BinaryIO, *, frame: int, limits: Limits) -> tuple[Pixels, i
         UnreadableError: a stated reason; any other exception means that the file is damaged.
     """
     with quiet():
-        syntax = _transfer_syntax(file)
-        dataset = _header(file, syntax)
-        vr, length = _pixel_element(file, dataset, syntax)
-        options = _options(dataset, frame, limits)
-        frames = int(options["number_of_frames"])
-        if syntax in COMPRESSED:
-            values, photometric = _compressed(file, dataset, syntax, length, options, frame)
-        else:
-            values, photometric = _native(file, syntax, vr, length, options, frame)
-        name = NATIVE.get(syntax) or COMPRESSED[syntax][0]
+        syntax = transfer_syntax(file)
+        dataset = read_header(file, syntax)
+        vr, length = pixel_element(file, dataset, syntax)
+        options = pixel_options(dataset, frame, limits)
+        frames, bits = int(options["number_of_frames"]), int(options["bits_stored"])
         declared = options["photometric_interpretation"]
-        bits = int(options["bits_stored"])
-        steps = [f"DICOM, {name}, {declared}, {bits} bits stored"]
-        if frames > 1:
-            steps.append(f"frame {frame} of {frames}, counted from 0")
-        if str(dataset.get("LossyImageCompression", "")) == "01":
-            steps.append("the file says that it was compressed with loss before")
+        name = NATIVE.get(syntax) or COMPRESSED[syntax].name
+        steps = [f"DICOM, {name}, {declared}, {bits} bits stored", *_remarks(dataset, frame, frames)]
+        if syntax in COMPRESSED:
+            values = compressed(file, dataset, syntax, length, options, frame, steps)
+        else:
+            values = native(file, syntax, vr, length, options, frame, steps)
         if declared in GREY:
             pixels = _grey(values, dataset, options, frame, syntax, steps)[np.newaxis]
         elif declared == PALETTE:
-            pixels = _palette(values, dataset, syntax, steps)
+            pixels = _palette(values, dataset, options, syntax, steps)
         else:
-            if photometric != "RGB":
-                raise UnreadableError("its colours could not be brought to RGB", "export it as RGB")
-            if declared != "RGB":
-                steps.append(f"{declared} to RGB")
             pixels = _colour(values, bits)
     return np.ascontiguousarray(pixels, dtype=np.float32), bits, frames, steps
 
 
-def _transfer_syntax(file: BinaryIO) -> str:
-    """From the file meta group alone: pydicom would go on to unpack a deflated file without bound."""
-    from pydicom.filereader import read_dataset
-
-    file.seek(132)  # preamble and "DICM"
-    meta = read_dataset(file, False, True, stop_when=lambda tag, vr, length: tag >> 16 != 2)
-    syntax = str(meta.get("TransferSyntaxUID") or "").strip()
-    if syntax in NATIVE or syntax in COMPRESSED:
-        return syntax
-    if not syntax:
-        raise UnreadableError("its file meta group names no transfer syntax", DAMAGED)
-    if syntax == DEFLATED:
-        raise UnreadableError("it is deflated as a whole, which can hide a bomb", CONVERT)
-    shown = syntax if len(syntax) <= 64 and set(syntax) <= set("0123456789.") else "not a UID"
-    raise UnreadableError(f"its transfer syntax ({shown}) is unknown or not supported", CONVERT)
-
-
-def _header(file: BinaryIO, syntax: str) -> "Dataset":
-    """The elements of `HEADER`; leaves the file at the pixel data element, or at its end."""
-    from pydicom.datadict import tag_for_keyword
-    from pydicom.filereader import read_dataset
-
-    wanted = [tag for tag in map(tag_for_keyword, HEADER) if tag is not None]
-    return read_dataset(
-        file,
-        NATIVE.get(syntax, "").startswith("Implicit"),
-        syntax != BIG_ENDIAN,
-        stop_when=lambda tag, vr, length: tag >> 16 == PIXEL_DATA >> 16 and tag & 0xFFFF in (8, 9, 0x10),
-        specific_tags=list(wanted),
-    )
-
-
-def _pixel_element(file: BinaryIO, dataset: "Dataset", syntax: str) -> tuple[str, int]:
-    """VR and length of the pixel data element; leaves the file at the first byte of its value."""
-    implicit = bool(dataset.original_encoding[0])
-    order = ">" if syntax == BIG_ENDIAN else "<"
-    head = file.read(8 if implicit else 12)
-    if len(head) < (8 if implicit else 12):
-        if "Rows" in dataset:
-            raise UnreadableError("it has an image header but no pixel data: cut short, or header only", DAMAGED)
-        uid = dataset.get("SOPClassUID")
-        kind = uid.name if uid and uid.type == "SOP Class" else "of an unknown class"
-        raise UnreadableError(
-            f"it holds no pixel data (its object is {kind}; an image may have been cut short)",
-            "give an image object of the same study",
-        )
-    group, element = struct.unpack(f"{order}HH", head[:4])
-    if group << 16 | element != PIXEL_DATA:
-        raise UnreadableError(
-            "its pixels are floating-point measurements, of which no value is known to be white",
-            "give the picture that they were computed from",
-        )
-    (length,) = struct.unpack(f"{order}L", head[-4:])
-    return "OW" if implicit else head[4:6].decode("ascii", "replace"), int(length)
-
-
-def _whole(dataset: "Dataset", keyword: str, *, default: int | None = None) -> int:
-    value = number(dataset, keyword)
-    if value is None:
-        if default is None:
-            raise UnreadableError(f"its header lacks {keyword}", BAD_TAG)
-        return default
-    if value != int(value):
-        raise UnreadableError(f"its {keyword} is not a whole number", BAD_TAG)
-    return int(value)
-
-
-def _options(dataset: "Dataset", frame: int, limits: Limits) -> dict[str, Any]:
-    """The image pixel module as pydicom's decoding options, every value checked (PS3.3 C.7.6.3)."""
-    photometric = str(dataset.get("PhotometricInterpretation") or "").strip()
-    if photometric not in (*GREY, *COLOUR, PALETTE):
-        known = photometric if photometric in ("ARGB", "CMYK", "HSV", "YBR_PARTIAL_420", "YBR_PARTIAL_422") else ""
-        raise UnreadableError(
-            f"its photometric interpretation ({known or 'missing or unknown'}) is not supported",
-            "export it as MONOCHROME2 or RGB",
-        )
-    samples = _whole(dataset, "SamplesPerPixel")
-    options: dict[str, Any] = {
-        "rows": _whole(dataset, "Rows"),
-        "columns": _whole(dataset, "Columns"),
-        "samples_per_pixel": samples,
-        "bits_allocated": _whole(dataset, "BitsAllocated"),
-        "bits_stored": _whole(dataset, "BitsStored"),
-        "pixel_representation": _whole(dataset, "PixelRepresentation"),
-        "number_of_frames": _whole(dataset, "NumberOfFrames", default=1),
-        "photometric_interpretation": photometric,
-        "pixel_keyword": "PixelData",
-    }
-    if samples != (3 if photometric in COLOUR else 1):
-        raise UnreadableError(f"it declares {samples} samples per pixel for {photometric}", BAD_TAG)
-    if samples > 1:
-        options["planar_configuration"] = _whole(dataset, "PlanarConfiguration", default=0)
-    allocated, stored = options["bits_allocated"], options["bits_stored"]
-    if allocated not in (1, 8, 16) or not 1 <= stored <= allocated:
-        raise UnreadableError(
-            f"it stores {stored} of {allocated} bits per value; 1, 8 and 16 allocated bits are read",
-            "give the picture itself, not a dose or measurement map",
-        )
-    high = _whole(dataset, "HighBit", default=stored - 1)
-    if high != stored - 1:
-        raise UnreadableError(f"its HighBit is {high}, where {stored - 1} was expected", BAD_TAG)
-    if options["pixel_representation"] not in (0, 1) or (samples > 1 and options["pixel_representation"]):
-        raise UnreadableError("its PixelRepresentation does not fit the picture", BAD_TAG)
-    check_size(options["columns"], options["rows"], limits)
-    check_frame(frame, options["number_of_frames"], limits)
-    return options
-
-
-def _compressed(
-    file: BinaryIO, dataset: "Dataset", syntax: str, length: int, options: dict[str, Any], frame: int
-) -> tuple[npt.NDArray[Any], str]:
-    """The frame's stored values and their photometric interpretation; only its own fragments are read."""
-    from pydicom.encaps import get_frame
-
-    if length != UNDEFINED:
-        raise UnreadableError("its compressed pixels are not in fragments", DAMAGED)
-    offsets = (dataset.get("ExtendedOffsetTable"), dataset.get("ExtendedOffsetTableLengths"))
-    codestream = get_frame(
-        file,
-        frame,
-        number_of_frames=options["number_of_frames"],
-        extended_offsets=offsets if all(offsets) else None,
-    )
-    if syntax == JPEG_EXTENDED and options["bits_stored"] > 8:
-        raise UnreadableError("it is JPEG Extended with 12 bits, for which there is no decoder", CONVERT)
-    return decode_frame(codestream, transfer_syntax=syntax, options={**options, "number_of_frames": 1})
-
-
-def _native(
-    file: BinaryIO, syntax: str, vr: str, length: int, options: dict[str, Any], frame: int
-) -> tuple[npt.NDArray[Any], str]:
-    """The frame's stored values and their photometric interpretation; only its own bytes are read."""
-    from pydicom.pixels.decoders.base import get_decoder
-
-    # PS3.3 C.7.6.3.1.2: YBR_FULL_422 stores two samples per pixel, not three.
-    samples = 2 if options["photometric_interpretation"] == "YBR_FULL_422" else options["samples_per_pixel"]
-    bits = options["rows"] * options["columns"] * samples * options["bits_allocated"] * options["number_of_frames"]
-    start = file.tell()
-    present = min(length, file.seek(0, 2) - start)
-    file.seek(start)
-    if present < (bits + 7) // 8:
-        raise UnreadableError(
-            f"its header promises {(bits + 7) // 8:,} bytes of pixels (rows x columns x samples x bytes x frames), "
-            f"it holds {present:,}",
-            DAMAGED,
-        )
-    values, properties = get_decoder(syntax).as_array(file, index=frame, **{**options, "pixel_vr": vr})
-    return values.astype(values.dtype.newbyteorder("="), copy=False), str(properties["photometric_interpretation"])
+def _remarks(dataset: "Dataset", frame: int, frames: int) -> list[str]:
+    """What the header says of the picture that no step of decoding brings out."""
+    told = []
+    if frames > 1:
+        told.append(f"frame {frame} of {frames}, counted from 0")
+    if number(dataset, "NumberOfFrames") == 0:
+        told.append("the header says 0 frames: taken as 1")
+    if str(dataset.get("LossyImageCompression", "")) == "01":
+        told.append("the file says that it was compressed with loss before")
+    if str(dataset.get("PresentationIntentType", "")) == "FOR PROCESSING":
+        told.append("the file says that it is for processing, not for display")
+    if str(dataset.get("RecommendedViewingMode", "")) == "SUB":
+        told.append("the file says to subtract a mask from it: shown as stored")
+    if str(dataset.get("PixelPresentation", "")) in ("COLOR", "MIXED"):
+        told.append("the file colours some of its grey: shown grey")
+    return told
 
 
 def _functional(dataset: "Dataset", frame: int, macro: str) -> "Dataset":
@@ -262,29 +107,50 @@ def _grey(
         # Files write the padding of signed pixels as unsigned, and the other way round: the bits are what counts.
         ends = np.array([first, first if last is None else last]).astype(np.int64).astype(values.dtype)
         padding = (int(ends[0]), int(ends[1]))
+    sop_class = str(dataset.get("SOPClassUID", ""))
+    transform = _functional(dataset, frame, "PixelValueTransformationSequence")
     stored = Stored(
         bits=options["bits_stored"],
         signed=bool(options["pixel_representation"]),
-        inverted=options["photometric_interpretation"] == "MONOCHROME1",
+        inverted=_inverted(dataset, options["photometric_interpretation"], steps),
         padding=padding,
         big_endian=syntax == BIG_ENDIAN,
+        modality_shown=sop_class not in ANGIOGRAMS,
     )
-    return grey(
-        np.ascontiguousarray(values),
-        stored,
-        transform=_functional(dataset, frame, "PixelValueTransformationSequence"),
-        view=_functional(dataset, frame, "FrameVOILUTSequence"),
-        steps=steps,
-    )
+    if sop_class in ENHANCED_ANGIOGRAMS and read_modality(transform, stored).changes:
+        raise UnreadableError("it has a modality LUT or rescale, which its kind of object has not", BAD_TAG)
+    view = _functional(dataset, frame, "FrameVOILUTSequence")
+    return grey(np.ascontiguousarray(values), stored, transform=transform, view=view, steps=steps)
 
 
-def _palette(values: npt.NDArray[Any], dataset: "Dataset", syntax: str, steps: list[str]) -> Pixels:
+def _inverted(dataset: "Dataset", photometric: str, steps: list[str]) -> str:
+    """Why low stored values are light, in words; "" where they are dark. A Presentation LUT Shape has the last word."""
+    if dataset.get("PresentationLUTSequence"):
+        raise UnreadableError("it has a presentation LUT, which belongs to a presentation state", BAD_TAG)
+    shape = str(dataset.get("PresentationLUTShape") or "").strip()
+    if shape not in ("", "IDENTITY", "INVERSE"):
+        raise UnreadableError("its Presentation LUT Shape is neither IDENTITY nor INVERSE", BAD_TAG)
+    if not shape or (shape == "INVERSE") == (photometric == "MONOCHROME1"):
+        return photometric if photometric == "MONOCHROME1" else ""
+    steps.append(f"the header says {photometric} and Presentation LUT Shape {shape}: the shape is followed")
+    return f"Presentation LUT Shape {shape}" if shape == "INVERSE" else ""
+
+
+def _palette(
+    values: npt.NDArray[Any], dataset: "Dataset", options: dict[str, Any], syntax: str, steps: list[str]
+) -> Pixels:
     """Palette colours; a segmented palette (few bytes that unpack to many) has no plain table and is refused."""
-    channels = []
-    for descriptor, data in PALETTE_TABLES:
-        table = read_table(dataset, descriptor, data, big_endian=syntax == BIG_ENDIAN)
-        channels.append(table(values.astype(np.float64)) / (2**table.bits - 1))
-    steps.append(f"palette looked up ({len(table.entries)} colours of {table.bits} bits)")
+    low = -(1 << options["bits_stored"] - 1) if options["pixel_representation"] else 0
+    ends = low, low + (1 << options["bits_stored"]) - 1
+    tables = [
+        read_table(dataset, descriptor, data, big_endian=syntax == BIG_ENDIAN, ends=ends)
+        for descriptor, data in PALETTE_TABLES
+    ]
+    bits, brightest = tables[0].bits, max(int(table.entries.max()) for table in tables)
+    if bits > 8 and brightest < 256:
+        raise UnreadableError(f"its palette declares {bits} bits and holds none above 8: nearly black", BAD_TAG)
+    steps.append(f"palette looked up ({len(tables[0].entries)} colours of {bits} bits)")
+    channels = [table(values.astype(np.float64)) / (2**table.bits - 1) for table in tables]
     pixels: Pixels = np.clip(np.stack(channels), 0.0, 1.0).astype(np.float32)
     return pixels
 

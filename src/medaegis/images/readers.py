@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medaegis.errors import ConfigError, ImageError
+from medaegis.images.dicom_header import is_bare
 from medaegis.images.limits import DEFAULT_LIMITS, Limits, UnreadableError
 
 __all__ = ["Limits", "Picture", "find_images", "model_input", "read_image"]
@@ -125,6 +126,8 @@ def detect(head: bytes) -> str | None:
         return "TIFF"
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return "WebP"
+    if is_bare(head):
+        return "DICOM"
     return "BMP" if head.startswith(b"BM") else None
 
 

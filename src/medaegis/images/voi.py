@@ -50,22 +50,50 @@ class Table:
         return found
 
 
-def read_table(item: "Dataset", descriptor: str, data: str, *, big_endian: bool) -> Table:
-    """The lookup table of an item; 8-bit tables may be packed two to a word (PS3.3 C.7.6.3.1.5 and 6)."""
+Ends = tuple[float, float]
+
+
+def _words(item: "Dataset", keyword: str, *, big_endian: bool) -> tuple[npt.NDArray[np.uint16], str | None]:
+    """A table's element as the 16-bit words that the file holds, and the VR if the file names one.
+
+    As bits, for pydicom would take the sign of an element without VR from Pixel Representation.
+    """
+    element = item.get_item(keyword)
+    if element is None:
+        raise KeyError(keyword)
+    order = ">" if big_endian else "<"
+    value = element.value
+    if isinstance(value, bytes):
+        return np.frombuffer(value[: len(value) & ~1], dtype=f"{order}u2").astype("<u2"), element.VR
+    return (np.atleast_1d(np.asarray(value)).astype(np.int64) & 0xFFFF).astype("<u2"), element.VR
+
+
+def read_table(item: "Dataset", descriptor: str, data: str, *, big_endian: bool, ends: Ends) -> Table:
+    """The lookup table of an item; 8-bit tables may be packed two to a word (PS3.3 C.7.6.3.1.5 and 6).
+
+    Args:
+        ends: smallest and largest value that can be looked up. They decide the sign of the first value mapped where
+            the file has no VR (PS3.3 C.11.1.1.1, C.11.2.1.1), and a table that begins beyond them is refused.
+    """
     try:
-        size, first, bits = (int(part) for part in item[descriptor].value)
-        raw = item[data].value
-        order = ">" if big_endian else "<"
-        words = raw if isinstance(raw, bytes) else np.atleast_1d(np.asarray(raw, dtype=f"{order}u2")).tobytes()
-        size = size & 0xFFFF or 1 << 16
-        narrow = len(words) in (size, size + size % 2) and size > 1
-        entries = np.frombuffer(words[: len(words) & ~1], dtype=f"{order}u2").astype("<u2")
-        entries = entries.view(np.uint8).astype(np.uint16) if narrow else entries
+        (size, first, bits), vr = _words(item, descriptor, big_endian=big_endian)
+        entries, _ = _words(item, data, big_endian=big_endian)
     except (KeyError, TypeError, ValueError, OverflowError):
         raise UnreadableError(f"its lookup table ({data}) cannot be read", BAD_TAG) from None
+    size, first, bits = int(size) or 1 << 16, int(first), int(bits)
+    if vr == "SS" or (vr != "US" and ends[0] < 0):
+        first -= (first & 0x8000) << 1
+    if bits <= 8 and size > 1 and 2 * len(entries) in (size, size + 1):
+        entries = entries.view(np.uint8).astype(np.uint16)
     if len(entries) < size or not 1 <= bits <= 16:
         raise UnreadableError(f"its lookup table ({data}) has {len(entries)} of {size} entries of {bits} bits", BAD_TAG)
-    return Table(entries[:size], first, min(bits, 8) if narrow else bits)
+    table = Table(entries[:size], first, bits)
+    if table.entries.max() >= 1 << bits:
+        raise UnreadableError(f"its lookup table ({data}) declares {bits} bits and holds larger entries", BAD_TAG)
+    if first > ends[1] or first + size - 1 < ends[0]:
+        problem = f"its lookup table ({data}) is for values from {first} to {first + size - 1}"
+        raise UnreadableError(f"{problem}, its pixels can be from {ends[0]:g} to {ends[1]:g}", BAD_TAG)
+    return table
 
 
 def _unit(values: Values) -> Values:
@@ -85,27 +113,58 @@ def window(values: Values, *, centre: float, width: float, function: str) -> Val
     return _unit((values - (centre - 0.5)) / (width - 1.0) + 0.5)
 
 
-def modality(values: Values, item: "Dataset", *, big_endian: bool, steps: list[str]) -> tuple[Values, int | None]:
-    """Stored values to the modality's own (Hounsfield units, optical density); and the bits of a table's output."""
-    if item.get("ModalityLUTSequence"):
-        table = read_table(item.ModalityLUTSequence[0], "LUTDescriptor", "LUTData", big_endian=big_endian)
-        steps.append(f"modality LUT applied ({len(table.entries)} entries of {table.bits} bits)")
-        return table(values), table.bits
+@dataclass(frozen=True)
+class Modality:
+    """Stored values to the modality's own (Hounsfield units, optical density): a table, or slope and intercept."""
+
+    table: Table | None
+    slope: float
+    intercept: float
+
+    @property
+    def changes(self) -> bool:
+        return self.table is not None or (self.slope, self.intercept) != (1.0, 0.0)
+
+    def __call__(self, values: Values) -> Values:
+        return values * self.slope + self.intercept if self.table is None else self.table(values)
+
+    def told(self) -> str:
+        if self.table is not None:
+            return f"modality LUT applied ({len(self.table.entries)} entries of {self.table.bits} bits)"
+        return f"rescaled: value x {self.slope:g} {'-' if self.intercept < 0 else '+'} {abs(self.intercept):g}"
+
+
+def read_modality(item: "Dataset", stored: "Stored") -> Modality:
+    """The modality LUT or the rescale of an item; the identity where it holds neither (PS3.3 C.11.1)."""
     slope, intercept = number(item, "RescaleSlope"), number(item, "RescaleIntercept")
-    if slope is None and intercept is None:
-        return values, None
     slope, intercept = 1.0 if slope is None else slope, intercept or 0.0
+    table = None
+    if item.get("ModalityLUTSequence"):
+        first = item.ModalityLUTSequence[0]
+        table = read_table(first, "LUTDescriptor", "LUTData", big_endian=stored.big_endian, ends=stored.ends)
+        if (slope, intercept) != (1.0, 0.0):
+            raise UnreadableError("it has a modality LUT and a rescale, of which only one may be", BAD_TAG)
     if slope == 0:
         raise UnreadableError("its RescaleSlope is 0, which makes every pixel the same", BAD_TAG)
-    if (slope, intercept) != (1.0, 0.0):
-        steps.append(f"rescaled: value x {slope:g} {'-' if intercept < 0 else '+'} {abs(intercept):g}")
-    return values * slope + intercept, None
+    return Modality(table, slope, intercept)
 
 
-def voi(values: Values, item: "Dataset", *, big_endian: bool, steps: list[str]) -> Values | None:
-    """Grey by the file's own VOI LUT, or else its first window; None when it holds neither."""
+def voi(values: Values, item: "Dataset", *, ends: Ends, big_endian: bool, steps: list[str]) -> Values | None:
+    """Grey by the file's own VOI LUT, or else its first window; None when it holds neither.
+
+    Args:
+        ends: smallest and largest value that the modality LUT or rescale can give.
+    """
     if item.get("VOILUTSequence"):
-        table = read_table(item.VOILUTSequence[0], "LUTDescriptor", "LUTData", big_endian=big_endian)
+        first = item.VOILUTSequence[0]
+        table = read_table(first, "LUTDescriptor", "LUTData", big_endian=big_endian, ends=ends)
+        needed = int(table.entries.max()).bit_length()
+        if 8 < table.bits > needed:
+            raise UnreadableError(
+                f"its VOI LUT declares {table.bits} bits, its largest entry has {needed}: by the letter the picture is "
+                "nearly black, other viewers stretch it",
+                BAD_TAG,
+            )
         steps.append(f"VOI LUT applied ({len(table.entries)} entries of {table.bits} bits)")
         return _unit(table(values) / (2**table.bits - 1))
     centre, width = number(item, "WindowCenter"), number(item, "WindowWidth")
@@ -123,13 +182,25 @@ def voi(values: Values, item: "Dataset", *, big_endian: bool, steps: list[str]) 
 
 @dataclass(frozen=True)
 class Stored:
-    """What the header says about the stored values of a grey frame."""
+    """What the header says about the stored values of a grey frame.
+
+    Attributes:
+        inverted: why low values are light, in words; empty where high values are.
+        modality_shown: whether the modality LUT or rescale is a step of display; not in an angiogram.
+    """
 
     bits: int
     signed: bool
-    inverted: bool
+    inverted: str
     padding: tuple[int, int] | None
     big_endian: bool
+    modality_shown: bool = True
+
+    @property
+    def ends(self) -> Ends:
+        """Smallest and largest value that can be stored."""
+        low = -(1 << self.bits - 1) if self.signed else 0
+        return low, low + (1 << self.bits) - 1
 
 
 def grey(
@@ -139,7 +210,7 @@ def grey(
 
     Args:
         frame: integers `(rows, columns)`.
-        stored: bits, sign, padding, MONOCHROME1 or not.
+        stored: bits, sign, padding, inverted or not.
         transform: the item with the modality LUT or rescale (the data set, or the frame's functional group).
         view: the item with the VOI LUT or window.
         steps: what was done is added here, in words.
@@ -156,15 +227,22 @@ def grey(
         padded = (levels >= min(stored.padding)) & (levels <= max(stored.padding))
     used = (counts > 0) & ~padded
 
-    values, table_bits = modality(levels, transform, big_endian=stored.big_endian, steps=steps)
-    shades = voi(values, view, big_endian=stored.big_endian, steps=steps)
+    modality = read_modality(transform, stored)
+    if modality.changes and not stored.modality_shown:
+        steps.append("modality LUT or rescale left out: of an angiogram it is not for display")
+        modality = Modality(None, 1.0, 0.0)
+    values = modality(levels)
+    storable = modality(np.clip(levels, *stored.ends))
+    ends = float(storable.min()), float(storable.max())
+    if modality.changes:
+        steps.append(modality.told())
+    shades = voi(values, view, ends=ends, big_endian=stored.big_endian, steps=steps)
     if shades is None:
-        low = -(1 << stored.bits - 1) if stored.signed else 0
-        ends = values[(levels == low) | (levels == low + (1 << stored.bits) - 1)]
-        shades = _full_range(values, used, ends if stored.bits <= 8 and table_bits is None else None, steps)
+        whole = stored.bits <= 8 and modality.table is None
+        shades = _full_range(values, used, np.array(ends) if whole else None, steps)
     if stored.inverted:
         shades = 1.0 - shades
-        steps.append("MONOCHROME1: inverted, so that high values are light")
+        steps.append(f"{stored.inverted}: inverted, so that high values are light")
     if padding_pixels := int(counts[padded].sum()):
         shades[padded] = 0.0
         steps.append(f"padding value: {padding_pixels} pixels set to black")
