@@ -14,7 +14,8 @@ import torch
 from PIL import Image
 
 from medaegis.errors import ConfigError, ImageError
-from medaegis.images.readers import Limits, Picture, find_images, model_input, read_image
+from medaegis.images.readers import Limits, Picture, model_input, read_image
+from medaegis.images.search import find_images, search_images
 
 RNG = np.random.default_rng(7)
 GREY = RNG.integers(0, 256, (24, 20), dtype=np.uint8)
@@ -188,11 +189,11 @@ REFUSED = {
     "bomb": (lambda: png(30_000, 30_000, rows=bytes(1000)), "more (pixels )?than the limit"),
     "big": (lambda: png(9_000, 9_000, rows=bytes(1000)), "81000000|9000 x 9000 pixels, more than the limit"),
     "cmyk": (lambda: encoded(np.dstack([RGB, GREY]), "JPEG", mode="CMYK"), "CMYK"),
-    "lab": (lambda: encoded(RGB, "TIFF", mode="LAB"), "LAB"),
-    "signed": (lambda: encoded(DEEP.astype(np.int32), "TIFF"), "32-bit"),
-    "float": (lambda: encoded(DEEP.astype(np.float32), "TIFF"), "32-bit"),
+    "lab": (lambda: encoded(RGB, "TIFF", mode="LAB"), "CIE Lab"),
+    "signed": (lambda: encoded(DEEP.astype(np.int32), "TIFF"), "signed or floating"),
+    "float": (lambda: encoded(DEEP.astype(np.float32), "TIFF"), "signed or floating"),
     "animation": (lambda: encoded(GREY, "PNG", save_all=True, append=True), "animation"),
-    "scans": (lambda: encoded(GREY, "JPEG") + b"\xff\xda" * 200, "more than 100 scans"),
+    "scans": (lambda: many_scans(encoded(GREY, "JPEG"), 101), "more than 100 scans"),
     "truncated": (lambda: encoded(RGB, "PNG")[:-300], "damaged"),
     "checksum": (lambda: flipped(encoded(RGB, "PNG"), -100), "damaged"),
     "gif": (lambda: encoded(GREY, "GIF"), "none of PNG"),
@@ -205,6 +206,11 @@ def encoded(array: np.ndarray, kind: str = "PNG", mode: str | None = None, appen
         options["append_images"] = [Image.fromarray(255 - array)]
     Image.fromarray(array, mode).save(stream, kind, **options)
     return stream.getvalue()
+
+
+def many_scans(data: bytes, count: int) -> bytes:
+    scan = data[data.index(b"\xff\xda") : -2]
+    return data[:-2] + scan * (count - 1) + data[-2:]
 
 
 def flipped(data: bytes, at: int) -> bytes:
@@ -335,6 +341,10 @@ def test_find_images(tmp_path: Path) -> None:
     (tmp_path / "link.png").symlink_to(tmp_path / "a.JPG")
     (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere")
     os.mkfifo(tmp_path / "pipe")
-    found = find_images([tmp_path, tmp_path / "a.JPG", str(tmp_path / "b" / "notes.txt"), "missing.png"])
+    given = [tmp_path, tmp_path / "a.JPG", str(tmp_path / "b" / "notes.txt"), "missing.png"]
+    found, missed = search_images(given)
+    assert [error.source for error in missed] == [str(tmp_path / "loop")]  # not followed, and said so
+    with pytest.raises(ImageError, match="a link to a folder"):
+        find_images(given)
     expected = ["a.JPG", "b/nameless", "b/notes.txt", "b/two.png", "gone.png"]
     assert found == sorted([*(tmp_path / name for name in expected), Path("missing.png")])

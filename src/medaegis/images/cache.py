@@ -21,7 +21,7 @@ from torch import Tensor
 from medaegis.errors import DataError, ImageError
 
 # Raise when the same file gives other pixels than before (readers, resize, phantoms).
-PIXEL_VERSION = 5
+PIXEL_VERSION = 6
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,12 +6,14 @@ part, length of the binary part), the JSON part, the binary part; one answer per
 
 import contextlib
 import json
+import os
 import struct
 import sys
 from typing import Any, BinaryIO
 
 HEAD = struct.Struct(">IQ")
 MEMORY_BYTES = 8 << 30
+Buffer = bytes | bytearray | memoryview
 
 
 def receive(stream: BinaryIO) -> tuple[dict[str, Any], bytes] | None:
@@ -27,11 +29,12 @@ def receive(stream: BinaryIO) -> tuple[dict[str, Any], bytes] | None:
     return message, binary
 
 
-def send(stream: BinaryIO, message: dict[str, Any], binary: bytes = b"") -> None:
+def send(stream: BinaryIO, message: dict[str, Any], *binary: Buffer) -> None:
     text = json.dumps(message).encode()
-    stream.write(HEAD.pack(len(text), len(binary)))
+    stream.write(HEAD.pack(len(text), sum(map(len, binary))))
     stream.write(text)
-    stream.write(binary)
+    for part in binary:
+        stream.write(part)
     stream.flush()
 
 
@@ -60,17 +63,64 @@ def decode_jpeg(request: dict[str, Any], frame: bytes) -> tuple[dict[str, Any], 
         return {"dtype": "|u1", "shape": (image.height, image.width, *depth)}, image.tobytes()
 
 
-def decode_tiff(request: dict[str, Any], data: bytes) -> tuple[dict[str, Any], bytes]:
-    """One page of a TIFF, turned upright, to Pillow's mode, size and bytes; a palette is looked up."""
+def decode_raster(request: dict[str, Any], data: bytes) -> tuple[dict[str, Any], bytes]:
+    """A file of one named kind to Pillow's mode, size and bytes; its size was checked before."""
     from io import BytesIO
 
     from PIL import Image
 
-    with Image.open(BytesIO(data), formats=["TIFF"]) as image:
-        image.seek(request["page"])
+    Image.MAX_IMAGE_PIXELS = None
+    with Image.open(BytesIO(data), formats=[request["format"]]) as image:
+        del data
         image.load()
-        page = image.convert("RGBA" if image.mode == "PA" else "RGB") if image.mode in ("P", "PA") else image
-        return {"mode": page.mode, "size": page.size}, page.tobytes()
+        return {"mode": image.mode, "size": image.size}, image.tobytes()
+
+
+def check_jpeg(request: dict[str, Any], data: bytes) -> tuple[dict[str, Any], bytes]:
+    """Decode a JPEG for what libjpeg has to say of it; GDCM's writes its warnings to stderr (see `main`)."""
+    import gdcm
+
+    fragment = gdcm.Fragment()
+    fragment.SetByteStringValue(data)
+    fragments = gdcm.SequenceOfFragments.New()
+    fragments.AddFragment(fragment)
+    element = gdcm.DataElement(gdcm.Tag(0x7FE0, 0x0010))
+    element.SetValue(fragments.__ref__())
+    samples = request["samples"]
+    image = gdcm.Image()
+    image.SetNumberOfDimensions(2)
+    image.SetDimensions((request["columns"], request["rows"], 1))
+    image.SetDataElement(element)
+    colours = gdcm.PhotometricInterpretation.RGB if samples == 3 else gdcm.PhotometricInterpretation.MONOCHROME2
+    image.SetPhotometricInterpretation(gdcm.PhotometricInterpretation(colours))
+    if samples > 1:
+        image.SetPlanarConfiguration(0)
+    image.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.JPEGBaselineProcess1))
+    image.SetPixelFormat(gdcm.PixelFormat(samples, 8, 8, 7, 0))
+    change = gdcm.ImageChangeTransferSyntax()
+    change.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.ExplicitVRLittleEndian))
+    change.SetInput(image)
+    image.thisown = False  # GDCM counts its references, and would free it a second time
+    if not change.Change():
+        raise ValueError("not decoded")
+    return {}, b""
+
+
+class Heard:
+    """What is written to this process's stderr, by C libraries too, since it was last asked."""
+
+    def __init__(self) -> None:
+        self.pipe, write = os.pipe()
+        for end in (self.pipe, write):
+            os.set_blocking(end, False)  # a library that writes more than the pipe holds loses it, and goes on
+        os.dup2(write, 2)
+
+    def anything(self) -> bool:
+        found = False
+        with contextlib.suppress(BlockingIOError):
+            while os.read(self.pipe, 1 << 16):
+                found = True
+        return found
 
 
 def main() -> None:
@@ -83,14 +133,18 @@ def main() -> None:
         with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
-    tasks = {"dicom": decode_dicom, "jpeg": decode_jpeg, "tiff": decode_tiff}
+    heard = Heard()
+    tasks = {"dicom": decode_dicom, "jpeg": decode_jpeg, "raster": decode_raster, "jpeg-check": check_jpeg}
     while (message := receive(sys.stdin.buffer)) is not None:
         request, data = message
         try:
             answer, binary = tasks[request["task"]](request, data)
+            del data
         except Exception as error:
             # Only the kind: a decoder's text may quote the file.
             answer, binary = {"error": type(error).__name__}, b""
+        if heard.anything():  # decoders write there what they find wrong and decode over
+            answer, binary = {"error": "Warned"}, b""
         send(sys.stdout.buffer, answer, binary)
 
 

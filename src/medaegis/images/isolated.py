@@ -13,7 +13,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from medaegis.images.decode_worker import receive, send
+from medaegis.images.decode_worker import Buffer, receive, send
 from medaegis.images.limits import UnreadableError
 
 SECONDS = 60.0
@@ -31,13 +31,13 @@ class _Child:
             env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
         )
 
-    def ask(self, request: dict[str, Any], data: bytes) -> tuple[dict[str, Any], bytes] | None:
+    def ask(self, request: dict[str, Any], data: tuple[Buffer, ...]) -> tuple[dict[str, Any], bytes] | None:
         """The child's answer; None when it died or was stopped for taking too long."""
         pipes = self.process.stdin, self.process.stdout
         alarm = threading.Timer(SECONDS, self.process.kill)
         alarm.start()
         try:
-            send(pipes[0], request, data)  # type: ignore[arg-type]
+            send(pipes[0], request, *data)  # type: ignore[arg-type]
             return receive(pipes[1])  # type: ignore[arg-type]
         except BrokenPipeError:
             return None
@@ -73,7 +73,7 @@ if hasattr(os, "register_at_fork"):
 atexit.register(_close_all)
 
 
-def ask(request: dict[str, Any], data: bytes) -> tuple[dict[str, Any], bytes] | None:
+def ask(request: dict[str, Any], *data: Buffer) -> tuple[dict[str, Any], bytes] | None:
     """What `decode_worker.py` makes of a request; None when it refused, died, or took more than a minute.
 
     Raises:

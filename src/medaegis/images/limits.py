@@ -1,4 +1,4 @@
-"""What a picture may cost before it is decoded, and the two small tools that every reader shares.
+"""What a picture may cost before it is decoded, and the small tools that every reader shares.
 
 Sizes are checked on what a file declares, so that a bomb (a small file that unpacks to gigabytes) is refused unopened.
 """
@@ -8,6 +8,9 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
+
+import numpy.typing as npt
 
 
 @dataclass(frozen=True)
@@ -39,12 +42,35 @@ class UnreadableError(Exception):
         self.remedy = remedy
 
 
-def check_size(columns: int, rows: int, limits: Limits) -> None:
-    """Refuse a frame that declares too many or too few pixels."""
+@dataclass(frozen=True, eq=False)
+class Decoded:
+    """One frame as its reader hands it on.
+
+    Attributes:
+        values: `(1 or 3, H, W)`, uint8, uint16 or float32, high = light.
+        white: the value that is white; 0 is black.
+        bits: bits per sample that the values carry.
+        frames: how many the file has.
+        steps: what was done to the pixels, in words.
+    """
+
+    values: npt.NDArray[Any]
+    white: int
+    bits: int
+    frames: int
+    steps: list[str]
+
+
+def check_size(columns: int, rows: int, limits: Limits, *, copies: int = 1) -> None:
+    """Refuse a frame that declares too many or too few pixels; inside `taking_turns`, wait until there is room for it.
+
+    Args:
+        copies: how many times the picture's memory its decoder takes, compared with the others.
+    """
     size = f"{columns} x {rows} pixels"
-    if columns * rows > limits.max_pixels:
+    if columns * rows > limits.max_pixels // copies:
         raise UnreadableError(
-            f"it declares {size}, more than the limit of {limits.max_pixels:,}",
+            f"it declares {size}, more than the limit of {limits.max_pixels // copies:,}",
             "scale it down, or raise Limits.max_pixels if you trust the file",
         )
     if min(columns, rows) < limits.min_side:
@@ -52,6 +78,36 @@ def check_size(columns: int, rows: int, limits: Limits) -> None:
             f"it is {size}, and each side must have at least {limits.min_side}",
             "give the full picture, not a thumbnail or a placeholder",
         )
+    _claim(columns * rows * copies)
+
+
+_room = threading.Condition()
+_claims: dict[int, int] = {}  # by thread: the pixels of the picture that it decodes
+
+
+@contextmanager
+def taking_turns() -> Iterator[None]:
+    """Within it, threads decode side by side only what has as many pixels together as one file may have alone."""
+    with _room:
+        _claims[threading.get_ident()] = 0
+    try:
+        yield
+    finally:
+        with _room:
+            del _claims[threading.get_ident()]
+            _room.notify_all()
+
+
+def _claim(pixels: int) -> None:
+    me = threading.get_ident()
+    with _room:
+        if me in _claims and _claims[me] < pixels:
+            _claims[me] = 0
+            _room.notify_all()
+            _room.wait_for(
+                lambda: pixels + sum(_claims.values()) <= DEFAULT_LIMITS.max_pixels or not any(_claims.values())
+            )
+            _claims[me] = pixels
 
 
 def check_frame(frame: int, frames: int, limits: Limits) -> None:

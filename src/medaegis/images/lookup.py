@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from medaegis.images import spelling
-from medaegis.images.readers import SUFFIXES, find_images
+from medaegis.images.search import SUFFIXES, find_images
 from medaegis.images.sources import Spec
 
 

@@ -1,173 +1,246 @@
-"""PNG, JPEG, TIFF, BMP and WebP through Pillow: what the file declares is checked first, then one frame is decoded.
+"""PNG, JPEG, TIFF, BMP and WebP: what the file declares is checked first, then one frame is decoded.
 
-Pillow keeps 16 bits for grey only; where it drops bits, or anything else is done to the pixels, the steps say so.
+Whatever is done to the pixels, the steps say so. What a decoder finds wrong and decodes over is damage, and refused.
 """
 
 import logging
-from io import BytesIO
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image
 
 from medaegis.images.isolated import ask
-from medaegis.images.limits import Limits, UnreadableError, check_frame, check_size, quiet
+from medaegis.images.jpeg import Codestream
+from medaegis.images.limits import Decoded, Limits, UnreadableError, check_frame, check_size, quiet
+from medaegis.images.png import Header, check_png
+from medaegis.images.tiff import Tiff
+from medaegis.images.tiff_page import ASSOCIATED, FAX, JPEG, PALETTE, RGB, UNASSOCIATED, WHITE_IS_ZERO, YCBCR
 
 # Pillow logs about odd files; without any handler Python would print that to the user.
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 
-Pixels = npt.NDArray[np.float32]
+Values = npt.NDArray[Any]
 ORIENTATION = 0x0112
-BITS_PER_SAMPLE = 0x0102
-TIFF_COMPRESSION = 0x0103
-TIFF_PHOTOMETRIC = 0x0106
-# A progressive JPEG has some ten scans; each further one costs a pass over the whole picture.
-MAX_JPEG_SCANS = 100
+BAND_PIXELS = 1 << 20  # converted at once
+RUN_LENGTH = (1, 2)  # of a BMP; Pillow unpacks it byte by byte in Python
+WEBP_COPIES = 2  # Pillow's decoder of WebP holds the picture four times, those of other kinds at most twice
+# EXIF 2.32, 4.6.4: what turns the stored picture (height, width, ...) upright.
+UPRIGHT: dict[int, Callable[[Values], Values]] = {
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.swapaxes(0, 1),
+    6: lambda a: a[::-1].swapaxes(0, 1),
+    7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
+    8: lambda a: a.swapaxes(0, 1)[::-1],
+}
 
 
-def read_raster(data: bytes, kind: str, *, frame: int, limits: Limits) -> tuple[Pixels, int, int, list[str]]:
-    """Decode one frame of an image file.
+def raster_reader(file: BinaryIO, kind: str, limits: Limits) -> Callable[[int], Decoded]:
+    """A function that decodes one frame of an open image file.
 
     Args:
-        data: the file.
+        file: the file; read no further than the frame needs.
         kind: "PNG", "JPEG", "TIFF", "BMP" or "WebP", as found from its first bytes.
-        frame: page of a TIFF; 0 for all others.
         limits: bounds on what the file declares.
 
     Returns:
-        Pixels float32 `(1 or 3, H, W)` in [0, 1], bits per sample, number of frames, steps in words.
-
-    Raises:
-        UnreadableError: a stated reason; other exceptions of Pillow mean that the file is damaged.
+        From the number of a frame (page of a TIFF, else 0) to the picture. It raises UnreadableError with a stated
+        reason; other exceptions of Pillow mean that the file is damaged.
     """
-    if kind == "JPEG" and data.count(b"\xff\xda") > MAX_JPEG_SCANS:
-        raise UnreadableError(f"it has more than {MAX_JPEG_SCANS} scans", "save it again as an ordinary JPEG")
-    with quiet():
-        if kind == "PNG":
-            _open(data, kind, limits).verify()  # every chunk's checksum; Pillow does not look at them otherwise
-        image = _open(data, kind, limits)
-        frames = _select(image, kind, frame, limits)
-        check_size(*image.size, limits)
-        bits, steps = _depth(image, kind, data)
-        turned = image.getexif().get(ORIENTATION, 1) in range(2, 9)
-        # Pillow inverts WhiteIsZero for 8 bits, not for 16.
-        white_is_zero = getattr(image, "tag_v2", {}).get(TIFF_PHOTOMETRIC) == 0
-        if kind == "TIFF" and getattr(image, "tag_v2", {}).get(TIFF_COMPRESSION, 1) != 1:
-            image = _load_tiff(data, frame, steps)
-        image.load()
-        if turned:
-            image = ImageOps.exif_transpose(image)
-            steps.append("turned upright as its orientation tag says")
-        if image.mode.startswith("I;16"):
-            pixels = _sixteen(image, bits, white_is_zero, steps)
-        else:
-            pixels, bits = _eight(image, bits, steps)
-    return pixels, bits, frames, steps
+    if kind == "TIFF":
+        tiff = Tiff(file, limits)
+        return lambda frame: _tiff(tiff, frame)
+
+    def read(frame: int) -> Decoded:
+        check_frame(frame, 1, limits)
+        with quiet():
+            return _picture(file, kind, limits)
+
+    return read
 
 
-def _open(data: bytes, kind: str, limits: Limits) -> Image.Image:
+def _picture(file: BinaryIO, kind: str, limits: Limits) -> Decoded:
+    """The one frame of a file that Pillow opens."""
+    header: Header | None = None
+    file.seek(0)
+    if kind == "PNG":
+        header = check_png(file, limits)
+    elif kind == "JPEG":
+        _check_jpeg(file, limits)
+    file.seek(0)
     try:
-        return Image.open(BytesIO(data), formats=[kind.upper()])
+        image: Image.Image = Image.open(file, formats=[kind.upper()])
     except Image.DecompressionBombError:
         raise UnreadableError(
-            f"it declares more pixels than the limit of {min(limits.max_pixels, 2 * (Image.MAX_IMAGE_PIXELS or 0)):,}",
-            "scale it down",
+            f"it declares more pixels than the limit of {limits.max_pixels:,}", "scale it down"
         ) from None
-
-
-def _select(image: Image.Image, kind: str, frame: int, limits: Limits) -> int:
-    """Go to the frame asked for; the number of frames. Pages are counted no further than the limit."""
-    if kind != "TIFF":
-        moving = int(getattr(image, "n_frames", 1)) if kind in ("PNG", "WebP") else 1
+    if kind == "BMP" and image.info.get("compression") in RUN_LENGTH:
+        raise UnreadableError("it is a run-length BMP, which is not read here", "save it as PNG")
+    if kind == "WebP":
+        moving = int(getattr(image, "n_frames", 1))
         if moving > 1:
             raise UnreadableError(f"it is an animation of {moving} frames", "save the frame that is meant as a still")
-        check_frame(frame, 1, limits)
-        return 1
-    frames = 1
-    while frames <= limits.max_frames:
-        try:
-            image.seek(frames)
-        except EOFError:
-            break
-        frames += 1
-    check_frame(frame, frames, limits)
-    image.seek(frame)
-    return frames
+    check_size(*image.size, limits, copies=WEBP_COPIES if kind == "WebP" else 1)
+    bits = header.depth if header else 1 if image.mode == "1" else 8
+    steps = [f"{kind}, {image.mode}, {bits} bits per sample"]
+    orientation = _orientation(image, steps)
+    if kind == "WebP":
+        image = _webp(file, image)
+    else:
+        image.load()
+    if header and header.key is not None:
+        image.info.pop("transparency", None)
+    values, white, bits = _samples(image, kind, bits, header, steps)
+    return _upright(values, white, bits, 1, orientation, steps)
 
 
-def _depth(image: Image.Image, kind: str, data: bytes) -> tuple[int, list[str]]:
-    """Bits per sample as the file declares them, and the first step."""
-    bits = 1 if image.mode == "1" else 8
-    if kind == "PNG":
-        bits = data[24]  # IHDR: 8 bytes signature, 8 chunk head, 4 width, 4 height
-    elif kind == "TIFF":
-        bits = int(getattr(image, "tag_v2", {}).get(BITS_PER_SAMPLE, (bits,))[0])
-    return bits, [f"{kind}, {image.mode}, {bits} bits per sample"]
+def _check_jpeg(file: BinaryIO, limits: Limits) -> None:
+    code = Codestream(file, limits)
+    if code.samples == 4:
+        raise _cmyk()
+    code.check_data()
 
 
-def _load_tiff(data: bytes, page: int, steps: list[str]) -> Image.Image:
-    """A compressed page, by libtiff in a child process: it prints what it finds wrong, and has crashed before."""
-    answer = ask({"task": "tiff", "page": page}, data)
+def _orientation(image: Image.Image, steps: list[str]) -> int:
+    try:
+        found = image.getexif()
+        if found or not image.info.get("exif"):
+            return int(found.get(ORIENTATION, 1))
+    except Exception:  # Pillow meets a damaged EXIF block with any exception there is, or with an empty answer
+        pass
+    steps.append("its EXIF block is damaged, so its orientation is not known: taken as stored")
+    return 1
+
+
+def _webp(file: BinaryIO, image: Image.Image) -> Image.Image:
+    """By a child process, whose memory is its own."""
+    file.seek(0)
+    answer = ask({"task": "raster", "format": "WEBP"}, file.read())
     if answer is None:
-        raise UnreadableError("its compressed TIFF data cannot be decoded: damaged or cut short", "export it again")
-    if answer[0]["mode"] in ("RGB", "RGBA") and steps[0].startswith("TIFF, P"):
-        steps.append("palette looked up")
-    return Image.frombytes(answer[0]["mode"], tuple(answer[0]["size"]), answer[1])
+        raise UnreadableError("its WebP data are damaged or cut short", "copy or export it again")
+    return Image.frombuffer(answer[0]["mode"], image.size, answer[1], "raw", answer[0]["mode"], 0, 1)
 
 
-def _eight(image: Image.Image, bits: int, steps: list[str]) -> tuple[Pixels, int]:
-    """Grey or RGB of up to 8 bits per sample, and the bits that are left."""
-    if image.mode == "CMYK":
-        raise UnreadableError(
-            "it is CMYK, made for printing: its colours on a screen depend on a printing profile",
-            "save it as RGB or grey with the program it comes from",
-        )
-    if image.mode in ("I", "F"):
-        raise UnreadableError(
-            "it has 32-bit or signed samples, of which no value is known to be white",
-            "save it as 8- or 16-bit unsigned",
-        )
-    if image.mode in ("La", "RGBa"):
-        image = image.convert("LA" if image.mode == "La" else "RGBA")
-    if image.mode in ("P", "PA"):
+def _bands(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
+    rows = max(1, BAND_PIXELS // image.width)
+    for top in range(0, image.height, rows):
+        yield top, image.crop((0, top, image.width, min(top + rows, image.height)))
+
+
+def _samples(
+    image: Image.Image, kind: str, bits: int, header: Header | None, steps: list[str]
+) -> tuple[Values, int, int]:
+    """Values (rows, columns, 1 or 3), what is white among them, and the bits per sample that they carry."""
+    mode = image.mode
+    if mode == "CMYK":
+        raise _cmyk()
+    if mode not in ("1", "L", "LA", "RGB", "RGBA", "RGBX", "P", "PA") and not mode.startswith("I;16"):
+        raise UnreadableError(f"its colour space ({mode}) is not supported", "save it as RGB or grey")
+    key = header.key if header else None
+    if mode.startswith("I;16"):
+        values = np.asarray(image)[:, :, np.newaxis]
+        return _keyed(values, key, 65535, steps), 65535, bits
+    if mode in ("P", "PA"):
         steps.append("palette looked up")
-        see_through = image.mode == "PA" or "transparency" in image.info
-        image = image.convert("RGBA" if see_through else "RGB")
         bits = 8
-    if image.mode in ("1", "L", "RGB") and "transparency" in image.info:
-        image = image.convert("RGBA" if image.mode == "RGB" else "LA")
-    if image.mode == "YCbCr":
-        steps.append("YCbCr to RGB")
-        image = image.convert("RGB")
-    if image.mode not in ("1", "L", "LA", "RGB", "RGBA", "RGBX"):
-        raise UnreadableError(f"its colour space ({image.mode}) is not supported", "save it as RGB or grey")
     if bits > 8:
+        if key is not None:
+            raise UnreadableError(
+                "one colour of 16 bits per sample is transparent in it, and its colours are read with 8",
+                "save it without transparency",
+            )
         steps.append("16-bit colour or transparency: the upper 8 bits are kept")
         bits = 8
+    to = {"1": "L", "P": "RGBA" if "transparency" in image.info else "RGB", "PA": "RGBA"}.get(mode, mode)
+    colours = 1 if to in ("L", "LA") else 3
+    values = np.empty((image.height, image.width, colours), np.uint8)
+    alpha = np.empty((image.height, image.width, 1), np.uint8) if to in ("LA", "RGBA") else None
+    for top, band in _bands(image):
+        part = np.asarray(band.convert(to) if to != mode else band).reshape(band.height, band.width, -1)
+        values[top : top + band.height] = part[:, :, :colours]
+        if alpha is not None:
+            alpha[top : top + band.height] = part[:, :, -1:]
+    if alpha is not None:
+        values, white = _over_black(values, alpha, 255, kind, steps)
+        return values, white, bits
+    if key is not None:  # grey of less than 8 bits is spread over 0 to 255 by Pillow
+        key = tuple(level * 255 // ((1 << bits) - 1) for level in key)
+    return _keyed(values, key, 255, steps), 255, bits
 
-    array = np.asarray(image.convert("L") if image.mode == "1" else image)
-    array = array[:, :, np.newaxis] if array.ndim == 2 else array
-    colours = 1 if image.mode in ("1", "L", "LA") else 3
-    pixels = array[:, :, :colours].astype(np.float32) / np.float32(255)
-    if image.mode in ("LA", "RGBA"):
-        alpha = array[:, :, -1:]
-        if alpha.min() == 255:
-            steps.append("opaque alpha channel left out")
-        else:
-            pixels *= alpha.astype(np.float32) / np.float32(255)
-            steps.append("transparent parts laid over black")
-    return np.ascontiguousarray(pixels.transpose(2, 0, 1)), bits
+
+def _keyed(values: Values, key: tuple[int, ...] | None, white: int, steps: list[str]) -> Values:
+    """The one level or colour that is transparent is laid over black, as all transparent parts."""
+    if key is None:
+        return values
+    values = values.copy()
+    values[(values == np.array(key)).all(axis=2)] = 0
+    steps.append("one level or colour is transparent and laid over black")
+    return values
 
 
-def _sixteen(image: Image.Image, bits: int, white_is_zero: bool, steps: list[str]) -> Pixels:
-    """Unsigned grey of 9 to 16 bits, white = 2^bits - 1."""
-    values: npt.NDArray[Any] = np.asarray(image)
+def _over_black(values: Values, alpha: Values, white: int, kind: str, steps: list[str]) -> tuple[Values, int]:
+    """Values times opacity, and what is white among them."""
+    low, high = int(alpha.min()), int(alpha.max())
+    if low == white:
+        steps.append("opaque alpha channel left out")
+        return values, white
+    if high == 0:
+        if kind != "BMP":
+            raise UnreadableError("all of it is transparent, so there is no picture", "save it without transparency")
+        # Many programs leave the fourth byte 0, and none that shows a BMP looks at it.
+        steps.append("alpha channel of nothing but 0 left out, as programs that show a BMP do")
+        return values, white
+    steps.append("transparent parts laid over black")
+    if white > 255:
+        product = values.astype(np.uint32) * alpha
+        return ((product + white // 2) // white).astype(np.uint16), white
+    return values.astype(np.uint16) * alpha, white * white
+
+
+def _upright(values: Values, white: int, bits: int, frames: int, orientation: int, steps: list[str]) -> Decoded:
+    if orientation in UPRIGHT:
+        values = UPRIGHT[orientation](values)
+        steps.append("turned upright as its orientation tag says")
+    elif orientation != 1:
+        steps.append("its orientation tag has no meaning: taken as stored")
+    return Decoded(np.ascontiguousarray(values.transpose(2, 0, 1)), white, bits, frames, steps)
+
+
+def _tiff(tiff: Tiff, frame: int) -> Decoded:
+    """One page of a TIFF."""
+    page = tiff.page(frame)
+    names = {WHITE_IS_ZERO: "WhiteIsZero", RGB: "RGB", PALETTE: "palette", YCBCR: "YCbCr"}
+    steps = [f"TIFF, {names.get(page.photometric, 'grey')}, {page.bits} bits per sample"]
+    values, bits = tiff.values(page), page.bits
     white = (1 << bits) - 1
-    if int(values.max()) > white:
-        raise UnreadableError(f"it declares {bits} bits per sample and holds larger values", "save it again")
-    pixels = values.astype(np.float32) / np.float32(white)
-    if white_is_zero:
-        pixels = np.float32(1) - pixels
+    if page.compression == JPEG and page.photometric == YCBCR:
+        steps.append("YCbCr to RGB")
+    if page.compression in FAX:
+        steps.append("fax compression, whose decoder passes over damage")
+    colours = values.shape[2] - len(page.extra)
+    shown: Values = values[:, :, :colours]
+    if page.photometric == WHITE_IS_ZERO:
+        shown = np.subtract(white, shown, dtype=values.dtype)
         steps.append("WhiteIsZero: inverted, so that high values are light")
-    return pixels[np.newaxis]
+    elif page.colour_map is not None:
+        shown, white, bits = page.colour_map[shown[:, :, 0]], 255, 8
+        steps.append("palette looked up")
+    if page.extra:
+        kind = page.extra[0]
+        if kind == UNASSOCIATED and page.colour_map is None:
+            shown, white = _over_black(shown, values[:, :, colours:], white, "TIFF", steps)
+        elif kind == ASSOCIATED:
+            steps.append("transparent parts are laid over black in it already")
+        else:
+            steps.append("an extra sample per pixel left out")
+    return _upright(shown, white, bits, len(tiff.pages), page.orientation, steps)
+
+
+def _cmyk() -> UnreadableError:
+    return UnreadableError(
+        "it is CMYK, made for printing: its colours on a screen depend on a printing profile",
+        "save it as RGB or grey with the program it comes from",
+    )

@@ -5,26 +5,25 @@ The kind is found from the content; limits hold before anything is unpacked; eve
 
 import os
 import stat
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from medaegis.errors import ConfigError, ImageError
 from medaegis.images.dicom_header import is_bare
-from medaegis.images.limits import DEFAULT_LIMITS, Limits, UnreadableError
+from medaegis.images.limits import DEFAULT_LIMITS, Decoded, Limits, UnreadableError
 
-__all__ = ["Limits", "Picture", "find_images", "model_input", "read_image"]
+__all__ = ["Limits", "Picture", "model_input", "read_frames", "read_image"]
 
-SUFFIXES = frozenset(
-    (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff", ".bmp", ".dib", ".webp", ".dcm", ".dicom", ".ima")
-)
 HEAD_BYTES = 132
 # ITU-R BT.601 luma.
 LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
+BAND_PIXELS = 1 << 20  # converted to float at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,22 +31,29 @@ class Picture:
     """One decoded frame.
 
     Args:
-        pixels: float32 `(C, H, W)` in [0, 1], C = 1 (high = light) or 3 (RGB).
-        bits: bits per sample that the pixels really carry.
+        values: `(C, H, W)`, C = 1 (high = light) or 3 (RGB), uint8, uint16 or float32.
+        bits: bits per sample that the values really carry.
         source: the file, as given.
         frame: which frame of the file, counted from 0.
         frames: how many the file has.
         format: "PNG", "JPEG", "TIFF", "BMP", "WebP" or "DICOM".
         steps: what was done to get from the file to the pixels, in words, in order.
+        white: the value that is white; 0 is black.
     """
 
-    pixels: npt.NDArray[np.float32]
+    values: npt.NDArray[Any]
     bits: int
     source: str
     frame: int
     frames: int
     format: str
     steps: tuple[str, ...]
+    white: int = field(default=1, kw_only=True)
+
+    @property
+    def pixels(self) -> npt.NDArray[np.float32]:
+        """Float32 `(C, H, W)` in [0, 1]: four bytes a value, made anew at every call."""
+        return self.values.astype(np.float32) / np.float32(self.white)
 
 
 def read_image(path: str | os.PathLike[str], *, frame: int = 0, limits: Limits = DEFAULT_LIMITS) -> Picture:
@@ -67,20 +73,72 @@ def read_image(path: str | os.PathLike[str], *, frame: int = 0, limits: Limits =
             file's text fields (DICOM elements about a patient are never read).
     """
     source = os.fspath(path)
+    with _told(source), _opened(source, limits) as (kind, read), _decoding(kind):
+        return _picture(source, kind, frame, read(frame))
+
+
+def read_frames(path: str | os.PathLike[str], *, limits: Limits = DEFAULT_LIMITS) -> Iterator[Picture | ImageError]:
+    """All frames of a file in their order, as `read_image` reads one; the file is opened and listed once.
+
+    A frame that cannot be read is the error that `read_image` would raise, and the next one follows.
+    """
+    source = os.fspath(path)
+    frame, frames = 0, 1
     try:
-        return _read(Path(source), source, frame, limits)
+        with _told(source), _opened(source, limits) as (kind, read):
+            while frame < frames:
+                try:
+                    with _told(source), _decoding(kind):
+                        picture = _picture(source, kind, frame, read(frame))
+                    frames = picture.frames
+                    yield picture
+                except ImageError as error:
+                    yield error
+                frame += 1
+    except ImageError as error:
+        yield error
+
+
+def _picture(source: str, kind: str, frame: int, found: Decoded) -> Picture:
+    return Picture(found.values, found.bits, source, frame, found.frames, kind, tuple(found.steps), white=found.white)
+
+
+@contextmanager
+def _told(source: str) -> Iterator[None]:
+    """Whatever keeps a file from being read, as one ImageError."""
+    try:
+        yield
     except UnreadableError as error:
         raise ImageError(source, error.problem, error.remedy) from None
     except OSError as error:
-        # The operating system's own word on a path; decoders' errors are turned into UnreadableError in _decode.
+        # The operating system's own word on a path; decoders' errors are turned into UnreadableError in _decoding.
         problem = (error.strerror or "it cannot be opened").lower()
         raise ImageError(source, problem, "check the path and your right to read it") from None
     except ValueError:
         raise ImageError(repr(source), "is not a path", "give the path of a file") from None
 
 
-def _read(path: Path, source: str, frame: int, limits: Limits) -> Picture:
-    status = path.stat()
+@contextmanager
+def _decoding(kind: str) -> Iterator[None]:
+    """Around everything that looks into a file's content."""
+    try:
+        yield
+    except UnreadableError:
+        raise
+    except MemoryError:
+        raise UnreadableError("there is not enough memory for it", "free some, or scale it down") from None
+    except Exception:
+        # Decoders meet damage with any exception there is; its text may quote the file and is left out.
+        raise UnreadableError(
+            f"it is damaged, cut short, or a {kind} variant that the decoder does not know",
+            "copy or export it again",
+        ) from None
+
+
+@contextmanager
+def _opened(source: str, limits: Limits) -> Iterator[tuple[str, Callable[[int], Decoded]]]:
+    """The kind of a file, and the function that decodes a frame of it."""
+    status = Path(source).stat()
     if not stat.S_ISREG(status.st_mode):
         what = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
         raise UnreadableError(f"it is {what}", "give the path of an image file")
@@ -91,7 +149,7 @@ def _read(path: Path, source: str, frame: int, limits: Limits) -> Picture:
             f"it has {status.st_size:,} bytes, more than the limit of {limits.max_file_bytes:,}",
             "raise Limits.max_file_bytes if you trust the file",
         )
-    with path.open("rb") as file:
+    with open(source, "rb") as file:
         kind = detect(file.read(HEAD_BYTES))
         if kind is None:
             raise UnreadableError(
@@ -99,19 +157,9 @@ def _read(path: Path, source: str, frame: int, limits: Limits) -> Picture:
                 "convert it to one of these",
             )
         file.seek(0)
-        try:
-            pixels, bits, frames, steps = _decode(file, kind, frame, limits)
-        except UnreadableError:
-            raise
-        except MemoryError:
-            raise UnreadableError("there is not enough memory for it", "free some, or scale it down") from None
-        except Exception:
-            # Decoders meet damage with any exception there is; its text may quote the file and is left out.
-            raise UnreadableError(
-                f"it is damaged, cut short, or a {kind} variant that the decoder does not know",
-                "copy or export it again",
-            ) from None
-    return Picture(pixels, bits, source, frame, frames, kind, tuple(steps))
+        with _decoding(kind):
+            read = _reader(file, kind, limits)
+        yield kind, read
 
 
 def detect(head: bytes) -> str | None:
@@ -131,16 +179,18 @@ def detect(head: bytes) -> str | None:
     return "BMP" if head.startswith(b"BM") else None
 
 
-def _decode(
-    file: BinaryIO, kind: str, frame: int, limits: Limits
-) -> tuple[npt.NDArray[np.float32], int, int, list[str]]:
-    if kind == "DICOM":
-        from medaegis.images.dicom import read_dicom
+def _reader(file: BinaryIO, kind: str, limits: Limits) -> Callable[[int], Decoded]:
+    if kind != "DICOM":
+        from medaegis.images.raster import raster_reader
 
-        return read_dicom(file, frame=frame, limits=limits)
-    from medaegis.images.raster import read_raster
+        return raster_reader(file, kind, limits)
+    from medaegis.images.dicom import read_dicom
 
-    return read_raster(file.read(), kind, frame=frame, limits=limits)
+    def read(frame: int) -> Decoded:
+        pixels, bits, frames, steps = read_dicom(file, frame=frame, limits=limits)
+        return Decoded(pixels, 1, bits, frames, steps)
+
+    return read
 
 
 def model_input(picture: Picture, *, size: int, channels: Literal["gray", "rgb"]) -> npt.NDArray[np.uint8]:
@@ -160,53 +210,28 @@ def model_input(picture: Picture, *, size: int, channels: Literal["gray", "rgb"]
     Raises:
         ConfigError: unknown channels or a size below 1.
     """
-    from PIL import Image
-
     if channels not in ("gray", "rgb"):
         raise ConfigError("channels", f'got {channels!r}, expected "gray" or "rgb"', "use one of these")
     if size < 1:
         raise ConfigError("size", f"got {size}, expected at least 1 pixel", "use for instance 224")
-    pixels = picture.pixels
-    if channels == "gray" and len(pixels) == 3:
-        pixels = np.tensordot(LUMA, pixels, axes=1)[np.newaxis]
-    resized = [
-        np.asarray(Image.fromarray(np.ascontiguousarray(plane)).resize((size, size), Image.Resampling.BILINEAR))
-        for plane in pixels
-    ]
-    square = np.rint(np.clip(np.stack(resized), 0.0, 1.0) * 255.0).astype(np.uint8)
+    values = picture.values
+    _, height, width = values.shape
+    rows = max(1, BAND_PIXELS // width)
+    # First each row, then each column, as Pillow does itself: so a big picture is never whole in float.
+    narrow = np.empty((1 if channels == "gray" else len(values), height, size), np.float32)
+    for top in range(0, height, rows):
+        band = values[:, top : top + rows].astype(np.float32) / np.float32(picture.white)
+        if channels == "gray" and len(band) == 3:
+            band = np.tensordot(LUMA, band, axes=1)[np.newaxis]
+        for plane, part in zip(narrow, band, strict=True):
+            plane[top : top + rows] = _resized(part, size, len(part))
+    square = np.stack([_resized(plane, size, size) for plane in narrow])
+    square = np.rint(np.clip(square, 0.0, 1.0) * 255.0).astype(np.uint8)
     return np.repeat(square, 3, axis=0) if channels == "rgb" and len(square) == 1 else square
 
 
-def find_images(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
-    """All image files of the given files and folders, sorted, each once.
+def _resized(plane: npt.NDArray[np.float32], columns: int, rows: int) -> npt.NDArray[np.float32]:
+    from PIL import Image
 
-    A file given by name is always listed, even if it is missing: reading it then says what is wrong. A folder is
-    searched to any depth for files that have the content or the name of an image; hidden ones and DICOMDIR are left
-    out. Links to files are followed, links to folders are not, so that there are no loops.
-    """
-    found: dict[str, Path] = {}
-    for given in map(Path, paths):
-        for path in _walk(given) if given.is_dir() else (given,):
-            found.setdefault(os.path.realpath(path), path)
-    return sorted(found.values())
-
-
-def _walk(folder: Path) -> Iterable[Path]:
-    for parent, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
-            path = Path(parent, name)
-            if not name.startswith(".") and name != "DICOMDIR" and _looks_like_image(path):
-                yield path
-
-
-def _looks_like_image(path: Path) -> bool:
-    if path.suffix.lower() in SUFFIXES:
-        return True
-    try:
-        if not path.is_file():
-            return False
-        with path.open("rb") as file:
-            return detect(file.read(HEAD_BYTES)) not in (None, "BMP")  # two letters are too few for a nameless file
-    except OSError:
-        return False
+    image = Image.fromarray(np.ascontiguousarray(plane))
+    return np.asarray(image.resize((columns, rows), Image.Resampling.BILINEAR))

@@ -15,7 +15,8 @@ from medaegis.images import spelling
 from medaegis.images.given import list_csv
 from medaegis.images.lookup import Lookup, refuse_copies, without_suffix
 from medaegis.images.phantoms import MODALITIES
-from medaegis.images.readers import Picture, find_images
+from medaegis.images.readers import Picture
+from medaegis.images.search import find_images
 from medaegis.images.sources import Files, Listing, Spec, stamp
 from medaegis.images.tables import Heading, headed, rows
 
