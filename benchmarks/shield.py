@@ -17,6 +17,7 @@ from medaegis.guard.shield_training import ShieldTraining
 from medaegis.images.datasets import Dataset
 from medaegis.models.backbones import create_backbone, default_taps
 from medaegis.models.classifier import Classifier
+from medaegis.models.normalisation import IMAGENET_MEAN, IMAGENET_STD
 
 ABOUT = (
     "One update of a Shield (default recipe, JPEG-80, grey images, the victim's fast arithmetic) against its parts, "
@@ -98,6 +99,8 @@ def _training(name: str, size: int, batch: int, seed: int) -> ShieldTraining:
         size=size,
         channels="gray",
         taps=default_taps(name),
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
         backbone=name,
     ).eval()
     config = shield_config("strong", classifier, updates=1000, seed=seed).model_copy(update={"batch_size": batch})

@@ -17,7 +17,8 @@ from medaegis.detectors.shield import Shield, ShieldBank
 from medaegis.guard.fitting import shield_config
 from medaegis.guard.guard import Guard
 from medaegis.models.backbones import backbone, create_backbone, default_taps
-from medaegis.models.classifier import IMAGENET_MEAN, IMAGENET_STD, Classifier
+from medaegis.models.classifier import Classifier
+from medaegis.models.normalisation import IMAGENET_MEAN, IMAGENET_STD
 
 
 def pictures(count: int, channels: int, size: int, *, seed: int) -> Tensor:
@@ -96,6 +97,8 @@ def as_classifier(model: Normalised, name: str, *, size: int, channels: Literal[
         size=size,
         channels=channels,
         taps=default_taps(name),
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
         backbone=name,
     ).eval()
 

@@ -16,6 +16,7 @@ from medaegis.attacks.victim import Victim
 from medaegis.errors import ConfigError
 from medaegis.models import training
 from medaegis.models.classifier import Classifier
+from medaegis.models.normalisation import IMAGENET_MEAN, IMAGENET_STD
 from medaegis.models.store import read_training
 from medaegis.models.training import train_classifier
 
@@ -63,7 +64,16 @@ def test_against_a_linear_network_it_is_the_best_there_is():
     """Two steps of eps from anywhere in the ball end in the corner that the weights point at (Goodfellow 2015)."""
     with seeded(0):
         network = Linear()
-    classifier = Classifier(network, classes=("a", "b"), size=8, channels="rgb", taps=("fc",), backbone="x:y")
+    classifier = Classifier(
+        network,
+        classes=("a", "b"),
+        size=8,
+        channels="rgb",
+        taps=("fc",),
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        backbone="x:y",
+    )
     images = torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(1))
     labels = torch.tensor([0, 1, 0, 1, 0, 1])
     found = HARD.model_copy(update={"share": 1.0})(classifier, images, labels, torch.arange(6), done=1.0, seed=3)

@@ -13,6 +13,7 @@ from medaegis.attacks.victim import Victim
 from medaegis.cushions import parse_cushion
 from medaegis.detectors.shield import Shield, ShieldBank
 from medaegis.models.classifier import Classifier
+from medaegis.models.normalisation import IMAGENET_MEAN, IMAGENET_STD
 
 SIZE = 16
 TAPS = ("relu", "last")
@@ -39,6 +40,8 @@ def toy_classifier(
         size=SIZE,
         channels=channels,
         taps=taps,
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
         backbone="tests.models.tiny_networks:tiny",
     ).eval()
     # Centred on noise, so that every class is predicted for some images.

@@ -23,6 +23,7 @@ from medaegis.guard.shield_training import ShieldConfig
 from medaegis.images.datasets import Dataset, load_dataset
 from medaegis.images.splits import Split, split_dataset
 from medaegis.models.classifier import Classifier
+from medaegis.models.normalisation import IMAGENET_MEAN, IMAGENET_STD
 
 SIZE = 32
 CONFIG = ShieldConfig(taps=("input", "relu"), width=4, hidden=8, updates=12, batch_size=12, inner_steps=2)
@@ -51,6 +52,8 @@ def learned(dataset: Dataset, split: Split) -> Classifier:
         size=SIZE,
         channels="gray",
         taps=("relu", "last"),
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
         backbone="tests.models.tiny_networks:tiny",
     )
     network.drop.p = 0.0

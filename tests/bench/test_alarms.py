@@ -14,6 +14,7 @@ from medaegis.attacks.victim import Victim
 from medaegis.bench import alarms
 from medaegis.bench.field import Field
 from medaegis.models.classifier import Classifier
+from medaegis.models.normalisation import IMAGENET_MEAN, IMAGENET_STD
 from medaegis.progress import silent
 
 # ---- from outcomes alone
@@ -211,6 +212,8 @@ def wrapped(wrapper):
         size=classifier.size,
         channels="gray",
         taps=("network.last",),
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
         backbone="tests.models.tiny_networks:tiny",
     ).eval()
     return odd, toy_bank(odd, taps=("input",))

@@ -14,6 +14,7 @@ from medaegis.bench.analysis.spectra import passed, radial_spectrum
 from medaegis.errors import ConfigError
 from medaegis.models.backbones import create_backbone
 from medaegis.models.classifier import Classifier
+from medaegis.models.normalisation import IMAGENET_MEAN, IMAGENET_STD
 
 # ---- maps
 
@@ -152,7 +153,9 @@ def test_the_head_is_found_by_what_it_computes():
     assert head.tap == "drop"
     assert torch.equal(head.weight, classifier.network.fc.weight)
     network = lived_in(create_backbone("resnet18", classes=2))
-    resnet = Classifier(network, classes=("a", "b"), size=64, channels="gray", backbone="resnet18").eval()
+    resnet = Classifier(
+        network, classes=("a", "b"), size=64, channels="gray", mean=IMAGENET_MEAN, std=IMAGENET_STD, backbone="resnet18"
+    ).eval()
     found = shifts.find_head(resnet, torch.rand(2, 1, 64, 64))
     assert found is not None
     assert found.tap == "avgpool"
@@ -176,7 +179,9 @@ class NoHead(nn.Module):
 def test_a_network_without_a_linear_head_has_none():
     with seeded(0):
         network = NoHead()
-    classifier = Classifier(network, classes=("a", "b"), size=SIZE, channels="gray", backbone="x:y").eval()
+    classifier = Classifier(
+        network, classes=("a", "b"), size=SIZE, channels="gray", mean=IMAGENET_MEAN, std=IMAGENET_STD, backbone="x:y"
+    ).eval()
     assert shifts.find_head(classifier, toy_images(3, classifier)) is None
 
 

@@ -24,6 +24,7 @@ from medaegis.cushions import parse_cushion
 from medaegis.errors import ConfigError, DataError
 from medaegis.images.datasets import Dataset
 from medaegis.models.classifier import Classifier
+from medaegis.models.normalisation import IMAGENET_MEAN, IMAGENET_STD
 
 
 def some_data(victim: Victim, n: int = 24, classes: tuple[str, ...] | None = None) -> Dataset:
@@ -155,7 +156,14 @@ def test_without_a_head_the_direction_is_left_out_and_said_so(tmp_path: Path, mo
     with seeded(0):
         network = NoHead()
     classifier = Classifier(
-        network, classes=("a", "b"), size=SIZE, channels="rgb", taps=("conv",), backbone="x:y"
+        network,
+        classes=("a", "b"),
+        size=SIZE,
+        channels="rgb",
+        taps=("conv",),
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        backbone="x:y",
     ).eval()
     with torch.no_grad():
         network.out.bias -= classifier(toy_images(30, classifier)).mean(0)

@@ -23,6 +23,7 @@ from medaegis.bench.verdict import write_verdict
 from medaegis.errors import ConfigError
 from medaegis.guard.fingerprint import weights_fingerprint
 from medaegis.models.classifier import Classifier
+from medaegis.models.normalisation import IMAGENET_MEAN, IMAGENET_STD
 
 EPS = 16 / 256
 CELLS = [
@@ -182,7 +183,16 @@ def test_surrogates_that_do_not_fit_are_refused_before_any_work(work, others, tm
 
     def stranger(classes=2, size=SIZE, channels="gray"):
         names = [f"class {k}" for k in range(classes)] if classes != 2 else guard.classes
-        return Classifier(Tiny(classes), classes=names, size=size, channels=channels, taps=("relu",), backbone="tiny")
+        return Classifier(
+            Tiny(classes),
+            classes=names,
+            size=size,
+            channels=channels,
+            taps=("relu",),
+            mean=IMAGENET_MEAN,
+            std=IMAGENET_STD,
+            backbone="tiny",
+        )
 
     for wrong in (stranger(classes=3), stranger(size=16), stranger(channels="rgb")):
         with pytest.raises(ConfigError, match="same classes and images"):

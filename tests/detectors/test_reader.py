@@ -10,6 +10,7 @@ from medaegis.detectors.reader import PENULTIMATE, Reader
 from medaegis.errors import ConfigError
 from medaegis.models.backbones import create_backbone, default_taps
 from medaegis.models.classifier import Classifier
+from medaegis.models.normalisation import IMAGENET_MEAN, IMAGENET_STD
 
 
 @pytest.mark.parametrize("taps", [None, ("conv2", "input", "bn1")], ids=["its own", "others"])
@@ -37,7 +38,15 @@ def plain_mean(classifier, pixels):
 @pytest.mark.parametrize("name", ["resnet18", "densenet121", "mobilenet_v2"])
 def test_the_last_layers_input_is_found(name):
     network = create_backbone(name, classes=2)
-    classifier = Classifier(network, classes=["a", "b"], size=32, taps=default_taps(name)[:1], backbone=name).eval()
+    classifier = Classifier(
+        network,
+        classes=["a", "b"],
+        size=32,
+        taps=default_taps(name)[:1],
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        backbone=name,
+    ).eval()
     reader = Reader(classifier)
     seen = reader.read(torch.rand((2, 3, 32, 32), generator=torch.Generator().manual_seed(0)))
     head = reader.head

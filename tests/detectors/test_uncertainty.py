@@ -11,6 +11,7 @@ from medaegis.detectors.reader import PENULTIMATE, Reader, Reading
 from medaegis.detectors.uncertainty import BayesianUncertainty, FeatureSqueezing
 from medaegis.errors import ConfigError
 from medaegis.models.classifier import Classifier
+from medaegis.models.normalisation import IMAGENET_MEAN, IMAGENET_STD
 
 
 @pytest.mark.parametrize("cushion", ["none", "jpeg:70"])
@@ -46,7 +47,11 @@ def test_uncertainty_is_high_where_the_decision_hangs_on_single_features():
 
 def test_uncertainty_needs_a_last_linear_layer():
     network = nn.Sequential(nn.Conv2d(3, 2, 3, stride=8), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    reader = Reader(Classifier(network, classes=["a", "b"], size=16, backbone="own", taps=["0"]))
+    reader = Reader(
+        Classifier(
+            network, classes=["a", "b"], size=16, mean=IMAGENET_MEAN, std=IMAGENET_STD, backbone="own", taps=["0"]
+        )
+    )
     assert (reader.taps, reader.head) == (("0",), None)
     with pytest.raises(ConfigError, match="penultimate"):
         BayesianUncertainty().fit(reader.read(torch.rand(12, 3, 16, 16)), torch.arange(12) % 2)

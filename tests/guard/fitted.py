@@ -17,6 +17,7 @@ from medaegis.cushions import parse_cushion
 from medaegis.guard import shield_training
 from medaegis.guard.shield_training import ShieldConfig, ShieldTraining
 from medaegis.models.classifier import Classifier
+from medaegis.models.normalisation import IMAGENET_MEAN, IMAGENET_STD
 
 CONFIG = ShieldConfig(
     taps=("input", "relu"), width=4, hidden=8, updates=24, batch_size=16, inner_steps=2, lifetime=3, eps_below=0.3
@@ -36,6 +37,8 @@ def learned_classifier() -> Classifier:
         size=16,
         channels="gray",
         taps=("relu", "last"),
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
         backbone="tests.models.tiny_networks:tiny",
     )
     network.drop.p = 0.0

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from medaegis.errors import ConfigError
 from medaegis.models.backbones import backbones, create_backbone, default_taps, load_factory
-from medaegis.models.classifier import IMAGENET_MEAN, IMAGENET_STD, Classifier
+from medaegis.models.classifier import Classifier
+from medaegis.models.normalisation import IMAGENET_MEAN, IMAGENET_STD
 
 # torchvision's documentation: parameters for 1,000 classes; entries of the state dict. Of efficientnet_lite0, which
 # torchvision has not, the published file itself.
@@ -216,7 +217,15 @@ def test_resnet_taps_are_the_papers_blocks(name, blocks):
 @pytest.mark.parametrize("name", ["densenet121", "mobilenet_v2", "efficientnet_lite0"])
 def test_default_taps_exist_and_shrink(name):
     network = create_backbone(name, classes=2)
-    classifier = Classifier(network, classes=("a", "b"), size=64, taps=default_taps(name), backbone=name)
+    classifier = Classifier(
+        network,
+        classes=("a", "b"),
+        size=64,
+        taps=default_taps(name),
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        backbone=name,
+    )
     assert [shape[1] for shape in classifier.tap_shapes().values()] == [16, 8, 4, 2]
 
 

@@ -9,7 +9,9 @@ from tests.models.tiny_networks import Tiny, lived_in
 from torch import nn
 
 from medaegis.errors import ConfigError, DataError
-from medaegis.models.classifier import IMAGENET_MEAN, IMAGENET_STD, Classifier, looks_like_probabilities
+from medaegis.models.classifier import Classifier
+from medaegis.models.normalisation import IMAGENET_MEAN, IMAGENET_STD
+from medaegis.models.outputs import looks_like_probabilities
 
 SIZE = 16
 TAPS = ("input", "relu", "bn2")
@@ -17,6 +19,7 @@ TAPS = ("input", "relu", "bn2")
 
 def classifier(network=None, **options):
     told = {"classes": ("a", "b", "c"), "size": SIZE, "taps": TAPS, "backbone": "tests.models.tiny_networks:tiny"}
+    told |= {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
     return Classifier(lived_in(Tiny(3)) if network is None else network, **{**told, **options})
 
 
@@ -237,7 +240,7 @@ class TestWrongUse:
         ("network", "message"),
         [
             (_Ends(nn.Softmax(1)), "returns probabilities"),
-            (_Ends(nn.Identity(), outputs=2), r"returns \(2, 2\) for two images, expected logits \(2, 3\)"),
+            (_Ends(nn.Identity(), outputs=2), r"returns \(2, 2\) for 2 images, expected logits \(2, 3\)"),
             (_Ends(lambda y: {"logits": y}), "returns dict"),
             (nn.Sequential(nn.Conv2d(5, 3, 1)), "does not run on normalised images"),
         ],
@@ -278,10 +281,11 @@ class TestWrongUse:
     def test_a_tap_that_these_images_do_not_reach(self, logits):
         class Sometimes(Tiny):
             def forward(self, x):
-                return super().forward(x) if len(x) == 2 else self.fc(x.new_zeros(len(x), 6))
+                return super().forward(x) if bool(x.any()) else self.fc(x.new_zeros(len(x), 6))
 
+        c, of_mean = classifier(Sometimes(3)), torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1).expand(5, 3, SIZE, SIZE)
         with pytest.raises(ConfigError, match=r"did not call the taps \['relu', 'bn2'\]"):
-            classifier(Sometimes(3)).activations(images(5), logits=logits)
+            c.activations(of_mean, logits=logits)
 
     @pytest.mark.parametrize(
         "x",

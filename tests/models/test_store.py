@@ -10,20 +10,31 @@ from medaegis.artefact import read_folder, write_folder
 from medaegis.errors import ArtefactError, ConfigError
 from medaegis.models.backbones import create_backbone, default_taps, load_factory
 from medaegis.models.classifier import Classifier
+from medaegis.models.normalisation import IMAGENET_MEAN, IMAGENET_STD
 from medaegis.models.store import load_classifier, read_training, save_classifier
 
 OWN = "tests.models.tiny_networks:tiny"
 
 
 def own(**options):
-    told = {"classes": ("a", "b"), "size": 16, "channels": "gray", "taps": ("relu", "input"), "backbone": OWN}
+    told = {
+        "classes": ("a", "b"),
+        "size": 16,
+        "channels": "gray",
+        "taps": ("relu", "input"),
+        "backbone": OWN,
+        "mean": IMAGENET_MEAN,
+        "std": IMAGENET_STD,
+    }
     return Classifier(lived_in(Tiny(2)), **{**told, **options}).eval()
 
 
 def test_a_registered_backbone_comes_back_by_name(tmp_path):
     network = lived_in(create_backbone("mobilenet_v2", classes=2))
     taps = default_taps("mobilenet_v2")
-    c = Classifier(network, classes=("a", "b"), size=32, taps=taps, backbone="mobilenet_v2").eval()
+    c = Classifier(
+        network, classes=("a", "b"), size=32, taps=taps, mean=IMAGENET_MEAN, std=IMAGENET_STD, backbone="mobilenet_v2"
+    ).eval()
     save_classifier(c, tmp_path / "c", {"training": {"epochs": 3}})
     # A factory is for networks of one's own; beside them a registered one may be loaded, as a surrogate.
     again = load_classifier(tmp_path / "c", factory=lambda classes: pytest.fail("asked for a network"))

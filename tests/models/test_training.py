@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tests.models.drawn import CONFIG, squares
+from tests.models.tiny_networks import Tiny
 from torch import nn
 
 from medaegis.errors import ArtefactError, ConfigError, DataError
@@ -58,6 +59,18 @@ def start(out, *, pause):
         env=environment,
         cwd=ROOT,
     )
+
+
+def test_weights_from_elsewhere_must_say_what_pixels_they_expect(tmp_path):
+    save_file(Tiny(2).state_dict(), tmp_path / "w.safetensors")
+    told = {"backbone": "tests.models.tiny_networks:tiny", "weights": tmp_path / "w.safetensors", "taps": ("relu",)}
+    config = CONFIG.model_copy(update={**told, "epochs": 1})
+    with pytest.raises(ConfigError, match="say it: --normalise"):
+        train_classifier(*squares(), config, tmp_path / "c")
+    said = config.model_copy(update={"normalise": "0.5/0.25"})
+    made = train_classifier(*squares(), said, tmp_path / "c")
+    assert set(made.mean.flatten().tolist()) == {0.5}
+    assert read_training(tmp_path / "c")["config"]["normalise"] == "0.5/0.25"
 
 
 class TestRun:

@@ -50,6 +50,7 @@ def committee(classifiers: Sequence[Classifier]) -> Classifier:
         backbone="committee",
         mean=(0.0,),  # each member normalises for itself
         std=(1.0,),
+        outputs="logits",
     ).eval()
 
 

@@ -85,7 +85,9 @@ class Victim:
         self._stage = "victim"
         self._draws: tuple[int, str, list[int]] | None = None
         if dtype is None:
-            dtype = torch.bfloat16 if has_fast_bfloat16(classifier.device) else torch.float32
+            # A probability in bfloat16 is 1 from 0.997 on, and has no gradient there.
+            coarse = has_fast_bfloat16(classifier.device) and classifier.outputs.form == "logits"
+            dtype = torch.bfloat16 if coarse else torch.float32
         self.dtype = dtype
         self.exact = classifier.frozen(fold=fold)
         self.fast = self.exact if self.dtype == torch.float32 else classifier.frozen(dtype=self.dtype, fold=fold)

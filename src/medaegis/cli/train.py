@@ -49,6 +49,15 @@ def train(
             show_default="random",
         ),
     ] = None,
+    normalise: Annotated[
+        str | None,
+        typer.Option(
+            "--normalise",
+            help="What the network expects: imagenet, none, or MEAN/STD of pixels in 0 to 1. Must be said with --weights "
+            "of timm:NAME or of your own network.",
+            show_default="imagenet",
+        ),
+    ] = None,
     harden: Annotated[
         str | None,
         typer.Option(
@@ -112,6 +121,7 @@ def train(
         TrainConfig,
         backbone=backbone,
         weights="imagenet" if weights == Path("imagenet") else weights,
+        normalise=normalise,
         taps=None if taps is None else tuple(comma_separated(taps, "--taps")),
         epochs=epochs,
         batch_size=batch_size,

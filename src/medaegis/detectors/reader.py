@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medaegis.cushions import Cushion, parse_cushion
@@ -163,26 +162,14 @@ class Reader:
 
 def _split_head(frozen: Classifier) -> tuple[Classifier, dict[str, str], nn.Linear | None]:
     """A module in front of the last linear layer, whose output is what that layer is given; the layer, if it is one."""
-    linear = [
-        (name, module)
-        for name, module in frozen.network.named_modules()
-        if name and isinstance(module, nn.Linear) and module.out_features == len(frozen.classes)
-    ]
-    if not linear:
+    named = [(name, module) for name, module in frozen.network.named_modules() if isinstance(module, nn.Linear)]
+    heads = [(name, module, frozen.outputs.last_layer(module, len(frozen.classes))) for name, module in named if name]
+    found = next(((name, module, head) for name, module, head in reversed(heads) if head is not None), None)
+    if found is None:
         return frozen, {}, None
-    name, head = linear[-1]
-    frozen.network.set_submodule(name, nn.Sequential(nn.Identity(), head))
-    changed = Classifier(
-        frozen.network,
-        classes=frozen.classes,
-        size=frozen.size,
-        channels="gray" if frozen.channels == "gray" else "rgb",
-        taps=frozen.taps,
-        backbone=frozen.backbone,
-        mean=frozen.mean.flatten().tolist(),
-        std=frozen.std.flatten().tolist(),
-    ).eval()
-    changed.is_frozen = True
+    name, module, head = found
+    frozen.network.set_submodule(name, nn.Sequential(nn.Identity(), module))
+    changed = frozen.around(frozen.network)
     before = f"{name}.0"
     shape = (2, changed.in_channels, changed.size, changed.size)
     trial = torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(changed.device)
@@ -190,5 +177,10 @@ def _split_head(frozen: Classifier) -> tuple[Classifier, dict[str, str], nn.Line
         seen = changed.activations(trial, taps=(before,))
         assert seen.logits is not None
         given = seen.features[before]
-        is_last = given.ndim == 2 and torch.allclose(F.linear(given, head.weight, head.bias), seen.logits, atol=1e-5)
+        is_last = given.ndim == 2 and _alike(head(given), seen.logits)
     return changed, {PENULTIMATE: before} if is_last else {}, head if is_last else None
+
+
+def _alike(one: Tensor, other: Tensor) -> bool:
+    """Whether two logits `(N, K)` give the same probabilities; where a network gives these, a common shift is lost."""
+    return torch.allclose(one.log_softmax(1), other.log_softmax(1), atol=1e-5)

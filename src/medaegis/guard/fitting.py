@@ -48,20 +48,18 @@ def shield_config(recipe: str, classifier: Classifier, *, updates: int, seed: in
     """Settings of a named recipe for a classifier.
 
     Raises:
-        ConfigError: no such recipe, or a classifier without taps.
+        ConfigError: no such recipe, or a classifier without taps for the recipe that reads them.
     """
     if recipe not in RECIPES:
         raise ConfigError(f"recipe {recipe!r}", "unknown", f"choose from {', '.join(RECIPES)}")
-    taps = tuple(tap for tap in classifier.taps if tap != INPUT)
+    taps = tuple(tap for tap in classifier.taps if tap != INPUT) if recipe == "paper" else (INPUT,)
     if not taps:
-        raise ConfigError(
-            "classifier", "it names no taps", "train it with taps, or name them: --taps layer1.0,layer2.0"
-        )
+        problem = "the classifier names no taps, and the Shields of recipe paper read them"
+        raise ConfigError(f"recipe {recipe!r}", problem, "name some: --taps layer1.0,layer2.0; or take recipe strong")
     paper = ShieldConfig(taps=taps, updates=updates, average=0.0, seed=seed, watch_every=updates // LOOKS)
     if recipe == "paper":
         return paper
     ours = {
-        "taps": (INPUT,),
         "batch_size": 16,
         "lr": 1.5e-3,
         "average": 0.998,

@@ -1,6 +1,7 @@
 """A classifier with taps: any network gives its logits and the outputs of named modules in one forward pass.
 
-Pixels in [0, 1] go in; normalisation is the first layer, so every distance between images is in pixel units.
+Pixels in [0, 1] go in; normalisation is the first layer, so every distance between images is in pixel units. Whatever
+form the network's outputs have, logits come out (`models.outputs`).
 """
 
 from __future__ import annotations
@@ -15,12 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from medaegis.errors import ConfigError, DataError
+from medaegis.models.companions import check_alone
 from medaegis.models.folding import fold_batchnorm
-from medaegis.models.taps import Observed, evaluating, listen, observe, run_tapped
+from medaegis.models.normalisation import check_normalisation
+from medaegis.models.outputs import Form, settle
+from medaegis.models.taps import Observed, channels_first, evaluating, listen, observe, run_tapped
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 INPUT = "input"
+FAR = 1000.0  # times the range of images
 
 
 @dataclass(frozen=True)
@@ -29,18 +32,16 @@ class Activations:
 
     Attributes:
         logits: float32 ``(N, K)``, or None where they were not asked for.
-        features: tap name -> output of that module, batch first, in the network's own type.
+        features: tap name -> output of that module, `(N, C, H, W)`, `(N, C, T)` of T tokens or `(N, C)`, in the
+            network's own type. Modules that give channels last are turned (`channels_first`).
     """
 
     logits: Tensor | None
     features: dict[str, Tensor]
 
 
-def looks_like_probabilities(outputs: Tensor) -> bool:
-    """Whether every row of ``(N, K)`` is a probability vector: in [0, 1] and summing to 1 (within 1e-3)."""
-    outputs = outputs.detach().float()
-    in_range = bool(((outputs >= 0) & (outputs <= 1)).all())
-    return in_range and bool(((outputs.sum(1) - 1).abs() <= 1e-3).all())
+class _DoesNotRun(ConfigError):
+    """The network takes no such images."""
 
 
 class Classifier(nn.Module):
@@ -49,18 +50,24 @@ class Classifier(nn.Module):
     Tap names are module names of ``network`` (``layer2.0``), or ``"input"``: the pixels as given.
 
     Args:
-        network: takes normalised ``(N, 3, size, size)`` images and returns logits ``(N, K)``. Its weights are put into
-            channels-last order, the faster one on CPUs and on GPUs.
+        network: takes normalised ``(N, 3, size, size)`` images and returns logits ``(N, K)``, or for two classes one
+            logit, ``(N, 1)`` or ``(N,)``, above 0 for the second. Its weights are put into channels-last order, the
+            faster one on CPUs and on GPUs.
         classes: the K class names, in the order of the logits.
         size: side of the square images in pixels.
-        channels: ``"gray"`` takes ``(N, 1, size, size)`` and repeats it three times, ``"rgb"`` takes three channels.
+        channels: ``"gray"`` takes ``(N, 1, size, size)`` and repeats it three times where the network has three
+            channels, ``"rgb"`` takes three channels.
         taps: module names whose outputs are read by default.
         backbone: registered name, or ``package.module:factory``; what a saved classifier is rebuilt from.
-        mean, std: normalisation, one value per channel of the network.
+        mean, std: what the network was trained with, one value for all its channels or one each; of pixels in [0, 1].
+            A network that normalises by itself has 0 and 1. `parse_normalisation` reads "imagenet" and the like.
+        output: key or number of the part that holds the logits, of a network that returns a dict, tuple or object.
+        outputs: "logits" or "probabilities"; None: logits, and a network that might give either is refused.
 
     Raises:
-        ConfigError: the network does not run on such images, does not return ``(N, K)`` logits, returns
-            probabilities, or a tap is unknown, is called more than once in a pass, or returns no tensor.
+        ConfigError: the network does not run on such images or returns something else (`settle`), judges an image by
+            its companions or at random (`check_alone`), or a tap is unknown, is called more than once in a pass, or
+            returns no tensor.
     """
 
     mean: Tensor
@@ -75,24 +82,36 @@ class Classifier(nn.Module):
         channels: Literal["gray", "rgb"] = "rgb",
         taps: Sequence[str] = (),
         backbone: str,
-        mean: Sequence[float] = IMAGENET_MEAN,
-        std: Sequence[float] = IMAGENET_STD,
+        mean: Sequence[float],
+        std: Sequence[float],
+        output: str | int | None = None,
+        outputs: Form | None = None,
+        _tried: bool = False,
     ) -> None:
         super().__init__()
         if channels not in ("gray", "rgb"):
             raise ConfigError("classifier", f"channels {channels!r} is unknown", "give 'gray' or 'rgb'")
         if len(classes) < 2 or len(set(classes)) != len(classes):
             raise ConfigError("classifier", f"classes are {list(classes)}", "give at least two, each once")
+        check_normalisation(mean, std)
         self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.classes = tuple(classes)
         self.size = size
         self.channels = channels
         self.backbone = backbone
         self.is_frozen = False
-        like = next(network.parameters())
-        self.register_buffer("mean", torch.tensor(mean, device=like.device).view(1, -1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std, device=like.device).view(1, -1, 1, 1), persistent=False)
-        self._observed = self._trial()
+        self._normalise(mean, std)
+        try:
+            self._observed = self._trial(output, outputs)
+        except _DoesNotRun:
+            if channels == "rgb" or len(mean) == 3:
+                raise
+            self._normalise(tuple(mean) * 3, tuple(std) * 3)  # a network of three channels, then
+            self._observed = self._trial(output, outputs)
+        if not _tried:
+            half = self.dtype in (torch.float16, torch.bfloat16)
+            with evaluating(self.network), torch.inference_mode(False):
+                check_alone(self, self._example(), half=half, source=backbone)
         self.taps = tuple(dict.fromkeys(taps))
         self._listen(self.taps)
 
@@ -104,8 +123,7 @@ class Classifier(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """Type of the weights, and so of the features."""
-        dtype: torch.dtype = next(self.network.parameters()).dtype
-        return dtype
+        return self._weight().dtype
 
     @property
     def device(self) -> torch.device:
@@ -117,8 +135,7 @@ class Classifier(nn.Module):
         Raises:
             DataError: another shape or an integer type.
         """
-        logits: Tensor = self.network(self._prepare(x))
-        return logits.float()
+        return self.outputs.logits(self.network(self._prepare(x)), self.backbone)
 
     def activations(self, x: Tensor, *, logits: bool = True, taps: Sequence[str] | None = None) -> Activations:
         """Logits and features of one forward pass; gradients flow where autograd is on.
@@ -137,18 +154,18 @@ class Classifier(nn.Module):
             self._listen(names)
         modules = {name: self._output(name) for name in names if name != INPUT}
         prepared = self._prepare(x)
-        found: Tensor | None = None
+        returned: Any = None
         features: dict[str, Tensor] = {}
         if logits or modules:
-            found, features = run_tapped(self.network, prepared, modules, to_the_end=logits)
+            returned, features = run_tapped(self.network, prepared, modules, to_the_end=logits)
         silent = [name for name in modules if name not in features]
         if silent:
             raise ConfigError(self.backbone, f"did not call the taps {silent} on these images", "tap what always runs")
-        features = {name: x if name == INPUT else features[name] for name in names}
-        return Activations(found.float() if logits and found is not None else None, features)
+        features = {name: x if name == INPUT else channels_first(features[name]) for name in names}
+        return Activations(self.outputs.logits(returned, self.backbone) if logits else None, features)
 
     def tap_shapes(self, taps: Sequence[str] | None = None) -> dict[str, tuple[int, ...]]:
-        """Shape of each tap's output for one image, without the batch: ``(C, H, W)``."""
+        """Shape of each tap's output for one image, without the batch: ``(C, H, W)``, ``(C, T)`` or ``(C,)``."""
         names = self.taps if taps is None else tuple(taps)
         shapes: dict[str, tuple[int, ...]] = {}
         for name in names:
@@ -189,21 +206,36 @@ class Classifier(nn.Module):
         """
         if fold:
             with evaluating(self.network):
-                network = fold_batchnorm(self.network, self._prepare(self._example()), keep=self.taps)
+                network = fold_batchnorm(
+                    self.network, self._prepare(self._example()), keep=self.taps, answer=self.outputs.logits
+                )
         else:
             network = copy.deepcopy(self.network)
-        result = Classifier(
-            network.eval().requires_grad_(False).to(dtype),
+        result = self.around(network.eval().requires_grad_(False).to(dtype))
+        result.is_frozen = True
+        return result.eval()
+
+    def around(self, network: nn.Module, *, taps: Sequence[str] | None = None) -> Classifier:
+        """The same classifier with another form of its network (folded, cast, split) or other taps (None: its own).
+
+        Raises:
+            ConfigError: a name that can be no tap.
+        """
+        made = Classifier(
+            network,
             classes=self.classes,
             size=self.size,
             channels=self.channels,
-            taps=self.taps,
+            taps=self.taps if taps is None else taps,
             backbone=self.backbone,
             mean=self.mean.flatten().tolist(),
             std=self.std.flatten().tolist(),
+            output=self.outputs.key,
+            outputs=self.outputs.form,
+            _tried=True,
         )
-        result.is_frozen = True
-        return result.eval()
+        made.is_frozen = self.is_frozen
+        return made.train(self.training)
 
     def train(self, mode: bool = True) -> Classifier:
         """As in ``nn.Module``; a frozen classifier stays in eval mode."""
@@ -221,39 +253,46 @@ class Classifier(nn.Module):
             )
         return ((x - self.mean) / self.std).to(self.dtype)
 
-    def _example(self) -> Tensor:
-        """Two images that are not constant, drawn without the global random state."""
-        ramp = torch.arange(2 * self.in_channels * self.size * self.size, device=self.device, dtype=torch.float32)
-        return (ramp * 0.6180339887).frac().view(2, self.in_channels, self.size, self.size)
+    def _normalise(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        device = self._weight().device
+        for name, values in (("mean", mean), ("std", std)):
+            told = torch.tensor(values, dtype=torch.float32, device=device).view(1, -1, 1, 1)
+            self.register_buffer(name, told, persistent=False)
 
-    def _trial(self) -> dict[str, Observed]:
-        """Run the network once: does it take such images, are these logits, which modules can be taps?"""
+    def _weight(self) -> Tensor:
+        """A weight, whose type and device are the network's; of one without any, as a float32 CPU network has them."""
+        weights = (*self.network.parameters(), *self.network.buffers())
+        return next((weight for weight in weights if weight.is_floating_point()), torch.empty(0, dtype=torch.float32))
+
+    def _example(self) -> Tensor:
+        """Two images that are not constant, drawn without the global random state: fine grain, and a dark gradient."""
+        count = self.in_channels * self.size * self.size
+        grain = (torch.arange(count, device=self.device, dtype=torch.float32) * 0.6180339887).frac()
+        gradient = torch.linspace(0, 0.3, count, device=self.device)
+        return torch.stack([grain, gradient]).view(2, self.in_channels, self.size, self.size)
+
+    def _trial(self, key: str | int | None, form: Form | None) -> dict[str, Observed]:
+        """Run the network once: does it take such images, what are its outputs, which modules can be taps?"""
+        images = self._prepare(self._example())
         try:
-            logits, observed = observe(self.network, self._prepare(self._example()))
+            returned, observed = observe(self.network, images)
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
-            raise ConfigError(
+            raise _DoesNotRun(
                 self.backbone,
-                f"does not run on normalised images (N, 3, {self.size}, {self.size}): {error}",
+                f"does not run on normalised images {('N', *images.shape[1:])}: {error}".replace("'", ""),
                 "give a network and a size that fit",
             ) from error
-        self._check_logits(logits)
-        return observed
 
-    def _check_logits(self, logits: Any) -> None:
-        expected = (2, len(self.classes))
-        if not isinstance(logits, Tensor) or tuple(logits.shape) != expected:
-            given = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-            raise ConfigError(
-                self.backbone,
-                f"returns {given} for two images, expected logits {expected}, one per class {list(self.classes)}",
-                f"give it {len(self.classes)} outputs (two for a yes/no question)",
-            )
-        if looks_like_probabilities(logits):
-            raise ConfigError(
-                self.backbone,
-                "returns probabilities, expected logits (losses on probabilities have vanishing gradients)",
-                "take its last softmax off",
-            )
+        def far() -> Any:
+            with evaluating(self.network), torch.inference_mode(False), torch.no_grad():
+                return self.network(torch.cat([images * FAR, images * -FAR]))
+
+        if form is None and ":" not in self.backbone:
+            form = "logits"  # registered networks give nothing else
+        self.outputs = settle(
+            returned, key=key, form=form, images=len(images), classes=self.classes, far=far, source=self.backbone
+        )
+        return observed
 
     def _output(self, name: str) -> Observed:
         """What the trial saw of a tap; raises ConfigError where the name cannot be one."""
@@ -263,7 +302,9 @@ class Classifier(nn.Module):
             hint = f"near it: {', '.join(near)}" if near else f"for example: {', '.join(self.tap_names()[:8])}"
             raise ConfigError(self.backbone, f"has no tap {name!r}", f"choose another one, {hint}")
         if output.calls != 1 or output.shape is None:
-            why = f"is called {output.calls} times in a pass" if output.calls != 1 else "returns no single tensor"
+            why = "returns no tensor with a row per image"
+            if output.calls != 1:
+                why = f"is called {output.calls} times in a pass"
             raise ConfigError(self.backbone, f"{name!r} is no tap: it {why}", "take a module that returns a tensor")
         return output
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -124,7 +124,13 @@ def foldable_pairs(network: nn.Module, example: Tensor, keep: Iterable[str] = ()
     return pairs
 
 
-def fold_batchnorm(network: nn.Module, example: Tensor, keep: Iterable[str] = ()) -> nn.Module:
+def _itself(returned: Tensor) -> Tensor:
+    return returned
+
+
+def fold_batchnorm(
+    network: nn.Module, example: Tensor, keep: Iterable[str] = (), *, answer: Callable[[Any], Tensor] = _itself
+) -> nn.Module:
     """A copy of ``network`` in eval mode with every foldable batch norm folded into its convolution.
 
     Folded batch norms become ``nn.Identity``, so every module name stays and every output but that of the folded
@@ -136,6 +142,7 @@ def fold_batchnorm(network: nn.Module, example: Tensor, keep: Iterable[str] = ()
         network: float32 module; not changed.
         example: float32 ``(N, C, H, W)`` input as the network gets it.
         keep: module names whose outputs must stay what they are (taps).
+        answer: the tensor to compare, of what the network returns.
 
     Raises:
         ConfigError: the folded network does not compute what the network computes on ``example``.
@@ -156,7 +163,7 @@ def fold_batchnorm(network: nn.Module, example: Tensor, keep: Iterable[str] = ()
     handles = [network.get_submodule(conv).register_forward_pre_hook(remember(conv)) for conv, _ in pairs]
     try:
         with torch.no_grad():
-            reference = network(example)
+            reference = answer(network(example))
     finally:
         for handle in handles:
             handle.remove()
@@ -170,7 +177,7 @@ def fold_batchnorm(network: nn.Module, example: Tensor, keep: Iterable[str] = ()
             if folded is not None:
                 network.set_submodule(conv_name, folded)
                 network.set_submodule(norm_name, nn.Identity())
-        found = deviation(network(example), reference)
+        found = deviation(answer(network(example)), reference)
     if not found <= NETWORK_TOLERANCE_FLOAT32:
         raise ConfigError(
             "batch-norm folding",

@@ -17,6 +17,7 @@ from medaegis.artefact import read_folder, write_folder
 from medaegis.errors import ArtefactError, ConfigError
 from medaegis.models.backbones import backbones, create_backbone
 from medaegis.models.classifier import Classifier
+from medaegis.models.outputs import Form
 
 KIND = "classifier"
 _OWN = "network"
@@ -33,8 +34,10 @@ class ClassifierManifest(BaseModel):
     size: int = Field(ge=1, le=4096)
     channels: str = Field(pattern="^(gray|rgb)$")
     taps: tuple[str, ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    mean: tuple[float, ...] = Field(min_length=1, max_length=3)
+    std: tuple[float, ...] = Field(min_length=1, max_length=3)
+    output: str | int | None = None
+    outputs: Form = "logits"
 
 
 def describe_classifier(classifier: Classifier) -> dict[str, Any]:
@@ -53,7 +56,9 @@ def describe_classifier(classifier: Classifier) -> dict[str, Any]:
         taps=classifier.taps,
         mean=tuple(classifier.mean.flatten().tolist()),
         std=tuple(classifier.std.flatten().tolist()),
-    ).model_dump(mode="json")
+        output=classifier.outputs.key,
+        outputs=classifier.outputs.form,
+    ).model_dump(mode="json", exclude_defaults=True)  # what has none of these is read by earlier versions too
 
 
 def rebuild_classifier(
@@ -102,6 +107,8 @@ def rebuild_classifier(
             backbone=told.backbone,
             mean=told.mean,
             std=told.std,
+            output=told.output,
+            outputs=told.outputs,
         )
     except (ConfigError, RuntimeError) as error:
         problem = " ".join(str(error).split())[:300]

@@ -22,7 +22,7 @@ class Observed:
 
     Attributes:
         calls: how often it ran; only a module that runs once can be a tap.
-        shape: of its output without the batch; None for anything but one tensor.
+        shape: of its output without the batch, channels first; None for anything but one tensor with a row per image.
         changed_later: whether an in-place operation writes into its output after it has returned.
     """
 
@@ -132,13 +132,32 @@ def observe(network: nn.Module, x: Tensor) -> tuple[Any, dict[str, Observed]]:
     observed: dict[str, Observed] = {}
     for module, aliases in names.items():
         results = heard[module]
-        shapes = [tuple(result.shape[1:]) for result, _ in results if isinstance(result, Tensor)]
+        shapes = [_shape(result, len(x)) for result, _ in results]
         changed = any(isinstance(result, Tensor) and result._version != version for result, version in results)
         for name in aliases:
-            observed[name] = Observed(len(results), shapes[0] if len(shapes) == len(results) == 1 else None, changed)
+            observed[name] = Observed(len(results), shapes[0] if len(shapes) == 1 else None, changed)
     return output, observed
 
 
+def _shape(output: Any, images: int) -> tuple[int, ...] | None:
+    if not isinstance(output, Tensor) or output.ndim < 2 or len(output) != images:
+        return None
+    return tuple(channels_first(output).shape[1:])
+
+
+def channels_first(features: Tensor) -> Tensor:
+    """A module's output `(N, ...)` as `(N, C, places)`, a view: tokens `(N, T, C)` and maps `(N, H, W, C)` are turned.
+
+    Three sides are taken for tokens, as transformers give them. Maps are square, as images are: of four sides, the
+    second and third are the places only if they are equal and the last is another.
+    """
+    if features.ndim == 3:
+        return features.transpose(1, 2)
+    if features.ndim == 4 and features.shape[1] == features.shape[2] != features.shape[3]:
+        return features.permute(0, 3, 1, 2)
+    return features
+
+
 def pool(features: Tensor) -> Tensor:
-    """Mean of each channel, `(N, C)` float32, of `(N, C, H, W)` or of vectors."""
+    """Mean of each channel, `(N, C)` float32, of `(N, C, H, W)`, of `(N, C, T)` or of vectors."""
     return features.float().flatten(2).mean(2) if features.ndim > 2 else features.float()

@@ -33,6 +33,7 @@ from medaegis.models.checkpoint import load_checkpoint, save_checkpoint
 from medaegis.models.classifier import Classifier
 from medaegis.models.hardware import has_fast_bfloat16, pick_device
 from medaegis.models.metrics import evaluate_classifier
+from medaegis.models.normalisation import Normalisation, parse_normalisation
 from medaegis.models.store import KIND, load_classifier, read_training, save_classifier
 from medaegis.progress import Progress, silent
 
@@ -47,6 +48,8 @@ class TrainConfig(BaseModel):
         backbone: registered name, ``timm:NAME``, ``torchvision:NAME`` or ``package.module:factory``.
         weights: local file of pretrained weights, or "imagenet" where those come as a package (see `weights_file`);
             None starts at random.
+        normalise: what the network expects, as `parse_normalisation` reads it; None: ImageNet's, as published weights
+            of registered networks and torchvision's do. With weights of other networks it must be said.
         taps: module names; None takes the backbone's default.
         epochs, batch_size: passes over the train part; images per step.
         lr: highest learning rate of the one-cycle schedule (AdamW). 1e-3 suits random weights, 2e-4 pretrained ones.
@@ -62,6 +65,7 @@ class TrainConfig(BaseModel):
 
     backbone: str = "resnet18"
     weights: Weights | None = None
+    normalise: str | None = None
     taps: tuple[str, ...] | None = None
     epochs: int = Field(default=12, ge=1)
     batch_size: int = Field(default=32, ge=2)
@@ -165,6 +169,7 @@ class _Run:
         self.history: list[dict[str, Any]] = []
         self.loss_sum = 0.0
         self.key = self._key()
+        mean, std = self._normalisation()
         network = create_backbone(
             config.backbone, classes=len(dataset.classes), weights=config.weights, seed=config.seed
         )
@@ -175,6 +180,9 @@ class _Run:
             channels=dataset.channels,
             taps=default_taps(config.backbone) if config.taps is None else config.taps,
             backbone=config.backbone,
+            mean=mean,
+            std=std,
+            outputs="logits",  # a network just begun may well give numbers between 0 and 1
         )
         weights = len(self.train_part) / (len(counts) * counts.float()) if config.class_weighting else None
         self.class_weights = weights.to(self.device) if weights is not None else None
@@ -188,11 +196,20 @@ class _Run:
         ]
         return torch.optim.AdamW(groups, lr=self.config.lr)
 
+    def _normalisation(self) -> Normalisation:
+        config = self.config
+        elsewhere = ":" in config.backbone and not config.backbone.startswith("torchvision:")
+        if config.normalise is None and config.weights is not None and elsewhere:
+            problem = f"nothing says what pixels the weights of {config.backbone} expect"
+            raise ConfigError("normalisation", problem, "say it: --normalise imagenet, none, or MEAN/STD")
+        return parse_normalisation(config.normalise or "imagenet")
+
     def _key(self) -> str:
         """Identifies what the result depends on."""
+        unsaid = {"normalise"} if self.config.normalise is None else set()
         weights = weights_file(self.config.backbone, self.config.weights)
         content = {
-            "config": self.config.model_dump(mode="json", exclude={"weights"}),
+            "config": self.config.model_dump(mode="json", exclude={"weights"} | unsaid),
             "weights": hashlib.sha256(weights.read_bytes()).hexdigest() if weights and weights.is_file() else None,
             "data": [self.dataset.fingerprint, self.dataset.pixel_fingerprint, *self.dataset.images.shape],
             "split": {name: value for name, value in asdict(self.split).items() if name != "fractions"},

@@ -5,6 +5,7 @@ Grad-CAM: Selvaraju 2017, eq. 1 and 2. Saliency: Simonyan 2014, section 3. Mean 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medaegis.errors import ConfigError
-from medaegis.models.classifier import Classifier
+from medaegis.models.classifier import INPUT, Classifier
+from medaegis.models.taps import channels_first
 
 BATCH = 32
+LEADING = 5
 
 
 @dataclass(frozen=True)
@@ -60,8 +63,10 @@ def attention(classifier: Classifier, images: Tensor, classes: Tensor, layer: st
             handle.remove()
         chosen = logits.gather(1, wanted.view(-1, 1)).sum()
         to_layer, to_pixels = torch.autograd.grad(chosen, (kept[0], x))
-        weights = to_layer.mean((2, 3), keepdim=True)
-        cams.append(F.relu((weights * kept[0]).sum(1)).detach().float())
+        held, slopes = (places(channels_first(values)) for values in (kept[0], to_layer))
+        assert held is not None
+        assert slopes is not None
+        cams.append(F.relu((slopes.mean((2, 3), keepdim=True) * held).sum(1)).detach().float())
         saliencies.append(to_pixels.abs().amax(1))
     return Attention(torch.cat(cams), torch.cat(saliencies))
 
@@ -73,9 +78,24 @@ def spatial(classifier: Classifier, layer: str) -> tuple[int, int]:
         ConfigError: not a tap of the network, the pixels themselves, or a layer without places.
     """
     (shape,) = classifier.tap_shapes((layer,)).values()
-    if layer == "input" or len(shape) != 3 or shape[1] * shape[2] == 1:
+    mapped = None if layer == INPUT else places(torch.empty(1, *shape, device="meta"))
+    if mapped is None:
         raise ConfigError(f"layer {layer!r}", f"its output {shape} has no places to map", "take a convolutional layer")
-    return shape[1], shape[2]
+    return mapped.shape[2], mapped.shape[3]
+
+
+def places(features: Tensor) -> Tensor | None:
+    """Features `(N, C, ...)` as maps `(N, C, h, w)`; None if they have no places.
+
+    Tokens `(N, C, T)` are a square of patches, row by row, behind at most `LEADING` tokens that belong to no place
+    (class, distillation, registers), which are left out.
+    """
+    if features.ndim == 3:
+        side = math.isqrt(features.shape[2])
+        leading = features.shape[2] - side**2
+        if leading <= LEADING:
+            features = features[:, :, leading:].unflatten(2, (side, side))
+    return features if features.ndim == 4 and features.shape[2] * features.shape[3] > 1 else None
 
 
 def enlarged(maps: Tensor, size: int) -> Tensor:
@@ -87,7 +107,8 @@ def enlarged(maps: Tensor, size: int) -> Tensor:
 def activation_maps(classifier: Classifier, images: Tensor, taps: tuple[str, ...]) -> dict[str, Tensor]:
     """Mean over the channels of each tap's output, `(N, h, w)`; taps without places are left out."""
     features = classifier.activations(images, logits=False, taps=taps).features
-    return {tap: values.float().mean(1) for tap, values in features.items() if values.ndim == 4}
+    mapped = {tap: values if values.ndim == 4 else places(values) for tap, values in features.items()}
+    return {tap: values.float().mean(1) for tap, values in mapped.items() if values is not None}
 
 
 def correlation(a: Tensor, b: Tensor) -> Tensor:

@@ -70,7 +70,8 @@ def find_head(classifier: Classifier, images: Tensor) -> Head | None:
         images: a few, `(N, C, H, W)`.
     """
     classes = len(classifier.classes)
-    linears = [m for m in classifier.network.modules() if isinstance(m, nn.Linear) and m.out_features == classes]
+    modules = [m for m in classifier.network.modules() if isinstance(m, nn.Linear)]
+    linears = [head for m in modules if (head := classifier.outputs.last_layer(m, classes)) is not None]
     widths = {linear.in_features for linear in linears}
     shapes = classifier.tap_shapes(classifier.tap_names())
     taps = [tap for tap, shape in shapes.items() if shape[0] in widths and set(shape[1:]) <= {1}]
@@ -79,8 +80,10 @@ def find_head(classifier: Classifier, images: Tensor) -> Head | None:
         for tap in taps:
             features = pool(seen.features[tap])
             if features.shape[1] == linear.in_features and seen.logits is not None:
-                made = F.linear(features.to(linear.weight), linear.weight, linear.bias).float()
-                if torch.allclose(made, seen.logits, rtol=1e-4, atol=1e-4 * float(seen.logits.abs().max())):
+                # Less their mean: a common shift says nothing, and is lost where a network gives probabilities.
+                made, known = linear(features.to(linear.weight)).float(), seen.logits
+                made, known = (logits - logits.mean(1, keepdim=True) for logits in (made, known))
+                if torch.allclose(made, known, rtol=1e-4, atol=1e-4 * float(known.abs().max())):
                     return Head(tap, linear.weight.detach().float())
     return None
 

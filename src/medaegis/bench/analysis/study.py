@@ -17,7 +17,7 @@ from medaegis.bench.analysis.spectra import Spectrum, passed, radial_spectrum
 from medaegis.bench.analysis.subjects import Plan, Subjects
 from medaegis.errors import ConfigError
 from medaegis.images.datasets import Dataset
-from medaegis.models.classifier import INPUT, Classifier
+from medaegis.models.classifier import Classifier
 from medaegis.progress import Meter, Progress, silent
 
 STRESSED = 16  # images of the stress test
@@ -151,9 +151,12 @@ def _layer(classifier: Classifier, asked: str | None) -> str:
     if asked is not None:
         maps.spatial(classifier, asked)
         return asked
-    for tap, shape in reversed(classifier.tap_shapes().items()):
-        if tap != INPUT and len(shape) == 3 and shape[1] * shape[2] > 1:
-            return tap
+    for tap in reversed(classifier.taps):
+        try:
+            maps.spatial(classifier, tap)
+        except ConfigError:
+            continue
+        return tap
     raise ConfigError("Grad-CAM", "no tap of this classifier has places", "name a convolutional layer (--layer)")
 
 

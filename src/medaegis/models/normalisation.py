@@ -1,0 +1,43 @@
+"""Normalisation as it is written: `imagenet`, `none`, or MEAN/STD of pixels in [0, 1], such as `0.5/0.25`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from medaegis.errors import ConfigError
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
+REMEDY = "write imagenet, none, or MEAN/STD of pixels in [0, 1]: 0.5/0.25, or 0.5,0.5,0.5/0.2,0.2,0.2"
+
+
+def parse_normalisation(text: str) -> Normalisation:
+    """Mean and standard deviation, one value for all channels or one each.
+
+    Raises:
+        ConfigError: not of this form, or numbers that no pixels in [0, 1] have (values of 0 to 255, say).
+    """
+    if text == "imagenet":
+        return IMAGENET_MEAN, IMAGENET_STD
+    if text == "none":
+        return (0.0,), (1.0,)
+    try:
+        mean, std = (tuple(float(value) for value in part.split(",")) for part in text.split("/"))
+    except ValueError:
+        raise ConfigError(f"normalise {text!r}", "not understood", REMEDY) from None
+    check_normalisation(mean, std)
+    if max(mean) > 1 or max(std) > 1:
+        raise ConfigError(f"normalise {text!r}", "above 1, as of pixels from 0 to 255", "divide by 255")
+    return mean, std
+
+
+def check_normalisation(mean: Sequence[float], std: Sequence[float]) -> None:
+    """Raises ConfigError unless both have one value, or three, all finite, and no deviation is 0 or below."""
+    told = f"normalisation {tuple(mean)}/{tuple(std)}"
+    if len(mean) != len(std) or len(mean) not in (1, 3):
+        raise ConfigError(told, "expected one value each, or three", REMEDY)
+    if not all(math.isfinite(value) for value in (*mean, *std)) or min(std) <= 0:
+        raise ConfigError(told, "not finite, or a deviation that is not above 0", REMEDY)
