@@ -189,7 +189,7 @@ class TestRun:
         dataset, split = squares()
         key = training._Run(dataset, split, CONFIG).key
         save_file(drawn_weights(0), tmp_path / "w.safetensors")
-        with_weights = CONFIG.model_copy(update={"weights": tmp_path / "w.safetensors"})
+        with_weights = CONFIG.model_copy(update={"weights": tmp_path / "w.safetensors", "normalise": "none"})
         first = training._Run(dataset, split, with_weights)
         assert torch.equal(first.classifier.network.fc.bias, drawn_weights(0)["fc.bias"])
         save_file(drawn_weights(1), tmp_path / "w.safetensors")

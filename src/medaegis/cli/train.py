@@ -53,8 +53,8 @@ def train(
         str | None,
         typer.Option(
             "--normalise",
-            help="What the network expects: imagenet, none, or MEAN/STD of pixels in 0 to 1. Must be said with --weights "
-            "of timm:NAME or of your own network.",
+            help="What the network expects: imagenet, none, or MEAN/STD of pixels in 0 to 1. Must be said with "
+            "--weights of timm:NAME or of your own network.",
             show_default="imagenet",
         ),
     ] = None,
