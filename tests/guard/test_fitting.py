@@ -16,6 +16,7 @@ from medaegis.guard import fitting, shield_training
 from medaegis.guard.calibration import calibrate
 from medaegis.guard.fitting import LOOKS, fit_guard, refit_guard, robustness, shield_config, soundness
 from medaegis.guard.guard import Guard
+from medaegis.guard.looks import shield_facts, unfinished
 from medaegis.guard.shield_training import ShieldTraining
 from medaegis.models.store import save_classifier
 
@@ -36,7 +37,8 @@ def test_a_guard_from_start_to_folder(tmp_path):
     told, state = [], torch.random.get_rng_state()
     guard = fit(tmp_path, about={"command": "medaegis fit"}, progress=lambda *what: told.append(what))
     assert torch.equal(torch.random.get_rng_state(), state)
-    assert [(done, total) for done, total, _ in told] == [(i, 8) for i in range(1, 9)]
+    assert [(done, total) for done, total, _ in told] == [(i, 8) for i in (0, 1, 2, 3, 4, 4, 5, 6, 7, 8)]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["guard"], "the work folder stays"
     again = Guard.load(tmp_path / "guard", factory=tiny)
     assert guard.digest == again.digest
     assert again.training["command"] == "medaegis fit"
@@ -141,11 +143,50 @@ def test_what_could_not_be_written_in_the_end_is_refused_before_training(tmp_pat
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_other_settings_in_a_begun_folder_are_refused(tmp_path, monkeypatch):
+def test_other_settings_in_a_begun_folder_or_a_finished_one_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(shield_training, "CHECKPOINT_SECONDS", 0.0)
-    fit(tmp_path)
-    with pytest.raises(ConfigError, match="delete it"):
-        fit(tmp_path, config=SHORT.model_copy(update={"lr": 0.1}))
+    other = SHORT.model_copy(update={"lr": 0.1})
+
+    class Killed(Exception):
+        pass
+
+    def killed(done, total, message):
+        if done == 2:
+            raise Killed
+
+    with pytest.raises(Killed):
+        fit(tmp_path, progress=killed)
+    with pytest.raises(ConfigError, match=r"holds a training with other settings.*delete it"):
+        fit(tmp_path, config=other)
+    whole = fit(tmp_path)
+    with pytest.raises(ConfigError, match=r"holds a guard made with other settings.*delete it"):
+        fit(tmp_path, config=other)
+    monkeypatch.setattr(ShieldTraining, "train", lambda *_: pytest.fail("trained again"))
+    (tmp_path / "guard.fitting" / "shield-0").mkdir(parents=True)  # killed after the guard was written
+    assert fit(tmp_path, tnr=0.8).fingerprint() != whole.fingerprint(), "the thresholds are set anew"
+    assert fit(tmp_path).fingerprint() == whole.fingerprint()
+    assert not (tmp_path / "guard.fitting").exists()
+
+
+def test_a_guard_tells_of_a_training_that_ended_itself(tmp_path, monkeypatch):
+    """From the looks of the training to the manifest as it is read back."""
+    monkeypatch.setattr(shield_training, "CHECKPOINT_SECONDS", 0.0)
+    areas = iter([0.0, 0.5, 0.0, 0.0, 0.0, 0.0])  # at 64/256: the first Shield turns unsound at its second look
+
+    def look(*_args, **_options):
+        return lambda shield: {"auroc_4": 0.9, "auroc_8": 0.8, "auroc_16": 0.7, "auroc_64": next(areas)}
+
+    monkeypatch.setattr(fitting, "robustness", look)
+    told = []
+    config = SHORT.model_copy(update={"watch_every": 1, "selected": True})
+    fit(tmp_path, config=config, progress=lambda done, total, message: told.append(message))
+    training = Guard.load(tmp_path / "guard", factory=tiny).training
+    assert unfinished(training) == [
+        "dark: its training ended itself at update 2 of 4, gradients mask, kept is the one of update 1"
+    ]
+    facts = shield_facts(training)
+    assert (facts["dark"].last, facts["dark"].kept, facts["bright"].last, facts["bright"].kept) == (2, 1, 4, 4)
+    assert any("AUROC 0.90 / 0.80 / 0.70 / 0.00 under attack at 4 / 8 / 16 / 64 of 256 at update 1" in m for m in told)
 
 
 def exchanged(split):

@@ -39,6 +39,7 @@ from medaegis.bench.store import Piece, Store
 from medaegis.bench.surrogates import surrogate_of
 from medaegis.errors import ConfigError, DataError
 from medaegis.guard.guard import Guard
+from medaegis.guard.looks import unfinished
 from medaegis.images.datasets import Dataset
 from medaegis.images.splits import Split
 from medaegis.models.classifier import Classifier
@@ -196,6 +197,7 @@ def _guard_facts(guard: Guard) -> GuardFacts:
         thresholds=dict.fromkeys(guard.classes, 1.0),
         recipe={name: value for name, value in config.items() if not isinstance(value, dict)},
         training={"seconds": sum(seconds), "images": guard.training.get("data", {}).get("images")},
+        unfinished=unfinished(guard.training),
     )
 
 

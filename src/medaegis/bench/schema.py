@@ -35,7 +35,9 @@ class Model(BaseModel):
 
 
 class GuardFacts(Model):
-    """What was protected: the guard folder's own description."""
+    """What was protected: the guard folder's own description. unfinished: what its manifest says against its Shields'
+    training, a sentence each.
+    """
 
     digest: str
     classes: list[str] = Field(min_length=2)
@@ -48,6 +50,7 @@ class GuardFacts(Model):
     thresholds: dict[str, float]
     recipe: dict[str, Setting] = {}
     training: dict[str, Setting] = {}
+    unfinished: list[str] = []
 
 
 class SurrogateFacts(Model):

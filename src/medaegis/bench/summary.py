@@ -46,6 +46,9 @@ def summarise(evaluation: Evaluation) -> Summary:
     plain = [rung for rung in rungs if rung.worst.norm == "Linf"] or rungs
     tone, headline = _headline(evaluation, plain)
     headline += _by_checks(plain)
+    if evaluation.guard.unfinished:
+        headline += f" The guard is not finished: {'; '.join(evaluation.guard.unfinished)}."
+        tone = "mixed" if tone == "good" else tone
     points = [*_attacked(evaluation, plain), *_clean(evaluation), *_trust(evaluation, rungs)]
     return Summary(tone, headline, tuple(points), rungs)
 

@@ -23,9 +23,11 @@ def verify(guard_dir: GuardDir, public_key: PublicKey = None, network: Factory =
     """
     from medaegis.artefact import read_folder
     from medaegis.guard.guard import KIND, Guard
+    from medaegis.guard.looks import FIT_AGAIN, unfinished
 
     guard = Guard.load(guard_dir, public_key=public_key, factory=factory(network))
     folder = read_folder(guard_dir, kind=KIND, public_key=public_key)
+    doubts = unfinished(guard.training)
     told = {
         "guard": str(guard_dir),
         "digest": guard.digest,
@@ -39,6 +41,8 @@ def verify(guard_dir: GuardDir, public_key: PublicKey = None, network: Factory =
         "taps": list(guard.bank.taps),
         "tnr": guard.tnr,
         "tnr_reached": guard.calibration.get("tnr_reached"),
+        "finished": not doubts,
+        "unfinished": doubts,
         "versions": folder.manifest.get("versions"),
     }
     if as_json:
@@ -54,6 +58,13 @@ def verify(guard_dir: GuardDir, public_key: PublicKey = None, network: Factory =
         "Network": f"{guard.classifier.backbone}, {guard.classifier.size} px {guard.classifier.channels}",
         "Cushion": guard.cushion.spec,
         "Shields read": ", ".join(guard.bank.taps),
+        "Shields' training": f"not finished: {'; '.join(doubts)}. {FIT_AGAIN}."
+        if doubts
+        else "nothing against it known",
         "Accepts of clean test images": f"{console.percent(told['tnr_reached'])} (chosen {console.percent(guard.tnr)})",
     }
-    console.write(console.facts(lines, title=f"{console.shown(guard_dir)}: unchanged and whole"))
+    console.write(
+        console.facts(
+            lines, title=f"{console.shown(guard_dir)}: unchanged and whole{', but not finished' * bool(doubts)}"
+        )
+    )

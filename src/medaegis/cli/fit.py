@@ -62,6 +62,7 @@ def fit(
     from medaegis.cushions import parse_cushion
     from medaegis.guard.fitting import fit_guard, refit_guard, shield_config
     from medaegis.guard.guard import Guard
+    from medaegis.guard.looks import FIT_AGAIN, LOOKS, unfinished
     from medaegis.models.store import load_classifier
 
     filtering = parse_cushion(cushion)
@@ -86,6 +87,11 @@ def fit(
         )
     else:
         config = shield_config(recipe, classifier, updates=updates, seed=seed)
+        if updates < LOOKS:
+            console.say(
+                f"Warning: {updates} updates are fewer than the {LOOKS} that Shields need to be looked at while they "
+                "learn. Nothing will be said of what they reach, nor whether their gradients mask."
+            )
         with console.progress("Fitting") as progress:
             guard = fit_guard(
                 classifier,
@@ -99,26 +105,43 @@ def fit(
                 about={"images": images, "recipe": recipe.value},
                 progress=progress,
             )
-    told = guard.calibration
+    told, doubts = guard.calibration, unfinished(guard.training)
     if as_json:
-        console.write_json({"guard": str(out), "calibration": told})
+        learned = {"shields": guard.training["shields"], "finished": not doubts, "unfinished": doubts}
+        console.write_json({"guard": str(out), "calibration": told, **learned})
         return
     if shields is None:
         seconds = sum(shield["seconds"] for shield in guard.training["shields"].values())
-        trained = f"of recipe {recipe.value}, {updates} updates each, {seconds:.0f} s"
+        trained = f"of recipe {recipe.value}, {updates} updates asked for, {seconds:.0f} s"
     else:
         trained = f"of {shields.name}"
     lines = {
         "Cushion": filtering.spec,
         "Shields": f"{len(guard.classes)} {trained}",
+        **shields_told(guard.training),
         "Accepts of clean test images": f"{console.percent(told['tnr_reached'])} (chosen {console.percent(tnr)})",
         **{f"  {name}": console.percent(share) for name, share in told["tnr_by_class"].items()},
         "Pooled thresholds": pooled(told["thresholds"], tnr),
         "Accuracy behind the Cushion": console.percent(told["accuracy"]),
         "Signed": "yes" if sign is not None else "no",
     }
-    console.write(console.facts(lines, title=f"Guard for {', '.join(map(console.shown, guard.classes))}"))
+    title = "Unfinished guard" if doubts else "Guard"
+    console.write(console.facts(lines, title=f"{title} for {', '.join(map(console.shown, guard.classes))}"))
+    if doubts:
+        console.say(f"Not finished: {'; '.join(map(console.shown, doubts))}. {FIT_AGAIN}.")
     console.say(f"Written to {out}. Next: medaegis evaluate {out} {spec} --out EVALUATION_DIR")
+
+
+def shields_told(training: Mapping[str, Any]) -> dict[str, str]:
+    """By class: how many updates, and what the look at what was kept saw."""
+    from medaegis.guard.looks import reached, shield_facts
+
+    lines = {}
+    for name, shield in (shield_facts(training) or {}).items():
+        look = shield.look
+        seen = f"{reached(look)} at update {look['update']:.0f}" if look and reached(look) else "never looked at"
+        lines[f"  Shield {name}"] = f"{shield.last} updates; {seen}" if shield.last else seen
+    return lines
 
 
 def pooled(thresholds: Mapping[str, Mapping[str, Any]], tnr: float) -> str:

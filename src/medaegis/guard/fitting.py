@@ -6,14 +6,15 @@ Every image has one role: Shields learn on "train" and "adv_train", thresholds c
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from medaegis.artefact import check_target
+from medaegis.artefact import MANIFEST, check_target
 from medaegis.attacks.engine import Attack
 from medaegis.attacks.objectives import ShieldLogit
 from medaegis.attacks.steps import Descent, StepRule
@@ -25,6 +26,7 @@ from medaegis.errors import ConfigError, DataError
 from medaegis.guard.calibration import calibrate
 from medaegis.guard.fingerprint import weights_fingerprint
 from medaegis.guard.guard import KIND, Guard
+from medaegis.guard.looks import LOOKS, WATCHED_EPS, soundness
 from medaegis.guard.shield_training import ShieldConfig, ShieldTraining
 from medaegis.images.datasets import Dataset
 from medaegis.images.sources import without_path
@@ -33,10 +35,7 @@ from medaegis.models.classifier import INPUT, Classifier
 from medaegis.models.store import describe_classifier
 from medaegis.progress import Progress, silent
 
-WATCHED_EPS = (4, 8, 16, 64)  # of 256; at 64 a sound attack must win, or gradients are masked
-MASKED = 0.02  # AUROC at the largest watched eps above which a Shield is taken to hide its gradients
 WATCHED_IMAGES = 64
-LOOKS = 16  # at robustness during one training
 
 RECIPES: dict[str, str] = {
     "paper": "Medical Aegis: the backbone's taps, eps growing over the whole training, a fresh start for each attack",
@@ -91,12 +90,15 @@ def fit_guard(
 ) -> Guard:
     """Train the Shields, calibrate, and write the guard folder; called again after a kill it goes on where it was.
 
+    Checkpoints lie in a folder beside it, which goes once the guard is there. Called again then, the guard's own
+    Shields are taken.
+
     Args:
         about: further facts for the manifest, such as the command.
 
     Raises:
         DataError: the data or the split do not fit the classifier.
-        ConfigError: `out_dir` was begun with other settings, or an unusable key.
+        ConfigError: `out_dir` was begun, or holds a guard made, with other settings; or an unusable key.
         ArtefactError: the guard could not be written there; asked before any work.
     """
     check_target(out_dir, kind=KIND, signing_key=signing_key)
@@ -104,7 +106,9 @@ def fit_guard(
     learn = dataset.subset([*split.train, *split.adv_train])
     watch = dataset.subset(split.val)
     work = out_dir.with_name(f"{out_dir.name}.fitting")
-    shields, facts = [], {}
+    earlier = _guard_there(out_dir, classifier)
+    shields: list[Shield] = []
+    facts: dict[str, Any] = {}
     for label, name in enumerate(classifier.classes):
         training = ShieldTraining(
             classifier,
@@ -116,13 +120,33 @@ def fit_guard(
             watch=robustness(classifier, cushion, watch, label),
             rank=soundness,
         )
-        shields.append(training.train(_part_of(progress, label, len(classifier.classes))))
-        facts[name] = {"seconds": training.seconds, "history": training.history}
+        if earlier is None:
+            shields.append(training.train(_part_of(progress, label, len(classifier.classes))))
+            facts[name] = training.facts()
+            continue
+        told = earlier.training.get("shields", {}).get(name, {})
+        if told.get("key") != training.identity:
+            problem = "holds a guard made with other settings, data, Cushion or classifier"
+            raise ConfigError(out_dir, problem, "delete it, or choose another folder")
+        shields.append(cast(Shield, earlier.bank.shields[label]))
+        facts[name] = told
     told = {**_data_facts(dataset, split), "config": config.model_dump(mode="json"), "shields": facts, **(about or {})}
     guard = Guard(classifier, cushion, ShieldBank(shields), tnr=tnr, training=told)
     guard.calibration = calibrate(guard, dataset, split)
     guard.save(out_dir, signing_key=signing_key)
+    shutil.rmtree(work, ignore_errors=True)
     return guard
+
+
+def _guard_there(folder: Path, classifier: Classifier) -> Guard | None:
+    """The guard that an earlier call wrote, if any; its network, as any of ours, is built by copying the classifier's.
+
+    Raises:
+        ArtefactError: it is damaged.
+    """
+    if not (folder / MANIFEST).is_file():
+        return None
+    return Guard.load(folder, factory=lambda **_: copy.deepcopy(classifier.network))
 
 
 def refit_guard(
@@ -245,15 +269,6 @@ def robustness(
         return seen
 
     return look
-
-
-def soundness(seen: Mapping[str, float]) -> float | None:
-    """Rank of a look: AUROC at the largest eps but one; None where not even the largest eps gets everything through.
-
-    At 64/256 an attacker can paint almost any picture. A Shield that stands there has learned to lead short attacks
-    astray, in training and in the look alike; longer or other ones would break it.
-    """
-    return None if seen[f"auroc_{WATCHED_EPS[-1]}"] > MASKED else seen[f"auroc_{WATCHED_EPS[-2]}"]
 
 
 @torch.no_grad()

@@ -28,6 +28,7 @@ from medaegis.cushions import Cushion
 from medaegis.detectors.shield import Shield, ShieldBank
 from medaegis.errors import ConfigError, DataError
 from medaegis.guard.fingerprint import weights_fingerprint
+from medaegis.guard.looks import reached
 from medaegis.images.datasets import Dataset
 from medaegis.models.augment import augment, uniforms
 from medaegis.models.checkpoint import load_checkpoint, save_checkpoint
@@ -160,12 +161,15 @@ class ShieldTraining:
         self._standardise()
         self.averaged = {name: value.detach().clone() for name, value in self.shield.state_dict().items()}
         self.optimizer = torch.optim.AdamW(self.shield.parameters(), lr=config.lr, weight_decay=config.weight_decay)
-        self.memory = torch.zeros((len(self.foreign), *dataset.images.shape[1:]), dtype=torch.float16)
-        self.visits = torch.zeros(len(self.foreign), dtype=torch.int64)
+        # Only what is carried on to a next visit is remembered: at 224 px that is 300 kB for each image.
+        remembered = len(self.foreign) if config.lifetime > 1 else 0
+        self.memory = torch.zeros((remembered, *dataset.images.shape[1:]), dtype=torch.float16)
+        self.visits = torch.zeros(remembered, dtype=torch.int64)
         self.done, self.seconds, self.loss = 0, 0.0, 0.0
         self.history: list[dict[str, float]] = []
         self.kept: dict[str, Tensor] | None = None
         self.kept_rank, self.ended = -math.inf, False
+        self.kept_update: int | None = None
         self.key = hashlib.sha256(
             json.dumps(
                 [
@@ -182,7 +186,9 @@ class ShieldTraining:
         """Go on from the last checkpoint to the end; returns the Shield to keep, in eval mode, weights frozen."""
         self._restore()
         began, saved = time.monotonic() - self.seconds, time.monotonic()
-        config = self.config
+        config, name = self.config, self.dataset.classes[self.label]
+        if self.done < config.updates and not self.ended:
+            progress(self.done, config.updates, f"Shield {name}")
         while self.done < config.updates and not self.ended:
             self.loss += (self._update(self.done) - self.loss) / min(self.done + 1, 50)
             self.done += 1
@@ -197,9 +203,23 @@ class ShieldTraining:
             if last or self.ended or time.monotonic() - saved >= CHECKPOINT_SECONDS:
                 self._save()
                 saved = time.monotonic()
-            name, eps = self.dataset.classes[self.label], self._eps(self.done) * 256
-            progress(self.done, config.updates, f"Shield {name}: loss {self.loss:.3f}, eps {eps:.1f}/256")
+            progress(self.done, config.updates, f"Shield {name}: {self._told()}")
         return self.result() if self.kept is None else self._shield(self.kept)
+
+    def facts(self) -> dict[str, Any]:
+        """What the guard's manifest says of this training (`looks.ShieldFacts`), and which one it was."""
+        told = {"seconds": self.seconds, "history": self.history, "updates": self.done, "kept": self.kept_update}
+        return {**told, "key": self.identity}
+
+    @property
+    def identity(self) -> str:
+        """SHA-256 (hex) of all that decides what it ends in."""
+        return hashlib.sha256(f"{self.key} {self.protected}".encode()).hexdigest()
+
+    def _told(self) -> str:
+        eps = f"loss {self.loss:.3f}, eps {self._eps(self.done) * 256:.1f}/256"
+        last = self.history[-1] if self.history else {}
+        return f"{eps}; {reached(last)} at update {last['update']}" if reached(last) else eps
 
     def result(self) -> Shield:
         """The averaged Shield as of now."""
@@ -214,6 +234,7 @@ class ShieldTraining:
         elif rank >= self.kept_rank:
             self.kept_rank = rank
             self.kept = {name: value.clone() for name, value in self.averaged.items()}
+            self.kept_update = self.done
 
     def _shield(self, weights: dict[str, Tensor]) -> Shield:
         shield = Shield(self.shield.shapes, width=self.config.width, hidden=self.config.hidden)
@@ -309,8 +330,9 @@ class ShieldTraining:
         eps = torch.where(u[:, 0] < config.eps_below, eps * u[:, 1], eps).view(-1, 1, 1, 1).to(x)
         noise = torch.Generator().manual_seed(_seed(config.seed * 1_000_003 + update))
         start = (2 * torch.rand(x.shape, generator=noise).to(x) - 1) * eps
-        carried = (epochs % config.lifetime != 0) & (self.visits[rows] > 0)
-        start = torch.where(carried.view(-1, 1, 1, 1).to(x.device), self.memory[rows].to(x), start)
+        if config.lifetime > 1:
+            carried = (epochs % config.lifetime != 0) & (self.visits[rows] > 0)
+            start = torch.where(carried.view(-1, 1, 1, 1).to(x.device), self.memory[rows].to(x), start)
         z = Linf().project_(x + start, x, eps)
         draws = self._draws(update)
         objective: Objective = ShieldLogit()
@@ -326,8 +348,9 @@ class ShieldTraining:
         wanted = torch.full((len(x),), self.label, device=x.device)
         goal = Goal(self.dataset.labels[self.foreign[rows]].to(x.device), wanted)
         z, _ = attack.descend(self._drawn(update, len(x), "attack"), x, goal, eps, z)
-        self.memory[rows] = (z - x).to("cpu", torch.float16)
-        self.visits[rows] += 1
+        if config.lifetime > 1:
+            self.memory[rows] = (z - x).to("cpu", torch.float16)
+            self.visits[rows] += 1
         return Linf().to_8bit(z, x, eps)
 
     def _perturbed(self, genuine: Tensor, perturbation: Tensor, update: int) -> Tensor:
@@ -358,7 +381,7 @@ class ShieldTraining:
             tensors |= {f"optimizer.{i}.{name}": value for name, value in state.items()}
         document: dict[str, Any] = {"key": self.key, "classifier": self.protected, "history": self.history}
         document |= {"seconds": self.seconds, "loss": self.loss, "done": self.done, "ended": self.ended}
-        document |= {"kept_rank": None if self.kept is None else self.kept_rank}
+        document |= {"kept_rank": None if self.kept is None else self.kept_rank, "kept_update": self.kept_update}
         save_checkpoint(self.folder, tensors, document, serial=self.done)
 
     def _restore(self) -> None:
@@ -372,7 +395,8 @@ class ShieldTraining:
                 "holds a training with other settings, data, Cushion or classifier",
                 "delete it, or choose another folder",
             )
-        self.memory, self.visits = tensors["memory"], tensors["visits"]
+        if self.config.lifetime > 1:
+            self.memory, self.visits = tensors["memory"], tensors["visits"]
         self.shield.load_state_dict({name: tensors[f"shield.{name}"] for name in self.shield.state_dict()})
         self.averaged = {name: tensors[f"averaged.{name}"].to(self.victim.device) for name in self.averaged}
         state = self.optimizer.state_dict()
@@ -384,7 +408,7 @@ class ShieldTraining:
         self.done, self.seconds, self.history = document["done"], document["seconds"], document["history"]
         self.loss, self.ended = document["loss"], document["ended"]
         if document["kept_rank"] is not None:
-            self.kept_rank = document["kept_rank"]
+            self.kept_rank, self.kept_update = document["kept_rank"], document.get("kept_update")
             self.kept = {name: tensors[f"kept.{name}"].to(self.victim.device) for name in self.averaged}
 
 
