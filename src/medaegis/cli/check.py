@@ -58,13 +58,8 @@ def verify(guard_dir: GuardDir, public_key: PublicKey = None, network: Factory =
         "Network": f"{guard.classifier.backbone}, {guard.classifier.size} px {guard.classifier.channels}",
         "Cushion": guard.cushion.spec,
         "Shields read": ", ".join(guard.bank.taps),
-        "Shields' training": f"not finished: {'; '.join(doubts)}. {FIT_AGAIN}."
-        if doubts
-        else "nothing against it known",
+        "Training of Shields": f"not finished: {'; '.join(doubts)}. {FIT_AGAIN}." if doubts else "nothing against it",
         "Accepts of clean test images": f"{console.percent(told['tnr_reached'])} (chosen {console.percent(guard.tnr)})",
     }
-    console.write(
-        console.facts(
-            lines, title=f"{console.shown(guard_dir)}: unchanged and whole{', but not finished' * bool(doubts)}"
-        )
-    )
+    state = "unchanged and whole" + (", but not finished" if doubts else "")
+    console.write(console.facts(lines, title=f"{console.shown(guard_dir)}: {state}"))
