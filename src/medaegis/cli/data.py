@@ -35,11 +35,13 @@ def inspect(
 ) -> None:
     """Decode a data set; show classes, patients, the four-part split and every file that cannot be read.
 
-    Tells which classes are too small for a split, or for a threshold of their own. Exit code 1 if a file could not be
+    Tells which classes are too small for a split, or for a threshold of their own, and
+    which pictures are in the set more than once. Exit code 1 if a file could not be
     read, or no split can be made.
     """
     from medaegis.detectors.thresholds import enough_images
     from medaegis.images import kept_together, small_classes, split_dataset
+    from medaegis.images.copies import copies
 
     dataset = datasets.load(spec, size=size, channels=datasets.channels_of(spec, channels), images=images, seed=seed)
     try:
@@ -49,6 +51,7 @@ def inspect(
         console.say(f"Images: {console.shown(', '.join(sizes))}")
         raise
     group, remarks = kept_together(dataset, split), small_classes(dataset, split, fewest=enough_images(datasets.TNR))
+    remarks += copies(dataset)
     counts = {
         part: {name: int((dataset.labels[list(rows)] == k).sum()) for k, name in enumerate(dataset.classes)}
         for part, rows in split.parts.items()

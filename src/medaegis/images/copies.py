@@ -1,0 +1,70 @@
+"""Pictures that are in a data set more than once: the same pixels, or all but the same in another size or format."""
+
+import hashlib
+
+import torch
+from scipy.spatial import cKDTree
+from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
+
+from medaegis.images.datasets import Dataset
+
+SIDE = 16  # pictures are compared after averaging to so many pixels a side, which a resize or a JPEG hardly changes
+CLOSE = 1.5  # root mean square of the difference in grey levels below which two are taken for copies
+AXES = 8
+PLAIN = 8.0  # standard deviation in grey levels below which a picture has too little in it to be compared
+CHUNK = 512
+
+
+def copies(dataset: Dataset) -> tuple[str, ...]:
+    """A sentence for each kind of copy: equal pictures with different labels, equal ones, and nearly equal ones."""
+    named = dataset.names
+    equal = _equal(dataset.images)
+    torn = [(a, b) for a, b in equal if dataset.labels[a] != dataset.labels[b]]
+    near = [(a, b) for a, b in _near(dataset.images) if dataset.patients[a] != dataset.patients[b]]
+    near = [(a, b) for a, b in near if not torch.equal(dataset.images[a], dataset.images[b])]
+    told = []
+    if torn:
+        told.append(
+            f"{len(torn)} pictures are in the set again with another label, as {named[torn[0][0]]} and "
+            f"{named[torn[0][1]]}: correct the labels"
+        )
+    if equal:
+        told.append(
+            f"{len(equal)} pictures are in the set again, as {named[equal[0][0]]} and {named[equal[0][1]]}; a split "
+            "keeps them together, but they count twice"
+        )
+    if near:
+        told.append(
+            f"{len(near)} pairs of pictures are all but equal though not of one patient, as {named[near[0][0]]} and "
+            f"{named[near[0][1]]}: if they are copies in another size or format, leave one of each"
+        )
+    return tuple(told)
+
+
+def _equal(images: Tensor) -> list[tuple[int, int]]:
+    """Places of each picture that came before with the same pixels, and of the first such; plain ones left out."""
+    first: dict[bytes, int] = {}
+    pairs = []
+    for place, image in enumerate(images.numpy()):
+        if image.min() < image.max():
+            before = first.setdefault(hashlib.sha256(image.tobytes()).digest(), place)
+            if before != place:
+                pairs.append((before, place))
+    return pairs
+
+
+def _near(images: Tensor) -> list[tuple[int, int]]:
+    """Places (smaller, larger) of any two pictures that differ by less than CLOSE."""
+    small = torch.cat(
+        [adaptive_avg_pool2d(part.float().mean(1, keepdim=True), SIDE).flatten(1) for part in images.split(CHUNK)]
+    )
+    places = (small.std(1) >= PLAIN).nonzero().squeeze(1)
+    small = small[places].double()
+    # In the few directions in which pictures vary most no two are further apart than in all, so that a tree finds every
+    # pair that comes into question.
+    _, directions = torch.linalg.eigh(small.T.cov())
+    tree = cKDTree((small @ directions[:, -AXES:]).numpy())
+    pairs = torch.from_numpy(tree.query_pairs(CLOSE * SIDE, output_type="ndarray"))
+    close = torch.cat([(small[a] - small[b]).square().mean(1) < CLOSE**2 for a, b in (p.T for p in pairs.split(CHUNK))])
+    return sorted((int(a), int(b)) for a, b in places[pairs[close]].tolist())
