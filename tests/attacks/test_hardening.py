@@ -42,6 +42,18 @@ def test_the_last_ones_are_attacked_and_the_others_left(batch, share, attacked):
     assert float(found.max()) <= 1
 
 
+def test_without_steps_it_is_noise(batch):
+    """Uniform in the radius, the same whatever the network is; no pass through it."""
+    classifier, images, labels, ids = batch
+    images = torch.full_like(images, 0.5)
+    noise = Hardening(eps=12 / 256, steps=0, share=1.0, growth=0.0)
+    classifier.register_forward_pre_hook(lambda *_: pytest.fail("the network is asked"))
+    change = (noise(classifier, images, labels, ids, done=0.0, seed=3) - images) / (12 / 256)
+    assert float(change.abs().max()) <= 1
+    assert abs(float(change.mean())) < 4 / (3 * change.numel()) ** 0.5  # of deviation 1 / sqrt(3)
+    assert float(change.var()) == pytest.approx(1 / 3, rel=0.1)
+
+
 def test_the_classifier_stays_as_it_was(batch):
     classifier, images, labels, ids = batch
     before = copy.deepcopy(classifier.state_dict())

@@ -23,7 +23,7 @@ class Hardening(BaseModel):
 
     Attributes:
         eps: largest change of a pixel, in units of full brightness.
-        steps: of the attack.
+        steps: of the attack; 0 leaves its random start, so that the classifier learns to see through plain noise.
         share: of each batch that is attacked; the others stay clean, so that clean accuracy does not pay for all.
         growth: share of the training over which the radius grows from zero to eps.
     """
@@ -31,7 +31,7 @@ class Hardening(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     eps: float = Field(gt=0, le=1)
-    steps: int = Field(default=2, ge=1)
+    steps: int = Field(default=2, ge=0)
     share: float = Field(default=0.5, gt=0, le=1)
     growth: float = Field(default=0.5, ge=0, le=1)
 
@@ -56,6 +56,10 @@ class Hardening(BaseModel):
         clean = x[rows].to(victim.device)
         eps = torch.full((len(clean), 1, 1, 1), self.radius(done), device=victim.device)
         start = Linf().random(clean, eps, [generator(seed, int(i), 0) for i in ids[rows]])
+        return torch.cat([x[: rows.start], self._attacked(victim, clean, goal, eps, start).to(x.device)])
+
+    def _attacked(self, victim: Victim, x: Tensor, goal: Goal, eps: Tensor, start: Tensor) -> Tensor:
+        if self.steps == 0:
+            return start
         attack = Attack(objective=CrossEntropy(), rule=Descent(), steps=self.steps, step_size=2 / self.steps)
-        attacked, _ = attack.descend(victim, clean, goal, eps, start)
-        return torch.cat([x[: rows.start], attacked.to(x.device)])
+        return attack.descend(victim, x, goal, eps, start)[0]
