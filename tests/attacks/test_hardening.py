@@ -149,7 +149,7 @@ def test_stopped_it_goes_on_to_the_same_weights_and_never_as_another_run(tmp_pat
     assert all(torch.equal(value, cut[name]) for name, value in whole.items())
 
 
-@pytest.mark.parametrize("wrong", [{"eps": 0.0}, {"eps": 1.5}, {"eps": 0.1, "steps": 0}, {"eps": 0.1, "share": 0.0}])
+@pytest.mark.parametrize("wrong", [{"eps": 0.0}, {"eps": 1.5}, {"eps": 0.1, "steps": -1}, {"eps": 0.1, "share": 0.0}])
 def test_wrong_settings_are_refused(wrong):
     with pytest.raises(ValidationError):
         Hardening(**wrong)
