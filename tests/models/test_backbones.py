@@ -181,6 +181,36 @@ def test_network_computes_what_its_paper_says(name, reference, size):
         torch.testing.assert_close(network(x), reference(x, network.state_dict()))
 
 
+@pytest.mark.parametrize("name", ["resnet18", "resnet34", "resnet50"])
+def test_resnet_is_monais_from_its_first_weights_on(name: str):
+    from monai.networks.nets import ResNet
+
+    block, layers = {
+        "resnet18": ("basic", [2, 2, 2, 2]),
+        "resnet34": ("basic", [3, 4, 6, 3]),
+        "resnet50": ("bottleneck", [3, 4, 6, 3]),
+    }[name]
+    ours = create_backbone(name, classes=3, seed=7)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(7)
+        theirs = ResNet(
+            block,
+            layers,
+            [64, 128, 256, 512],
+            spatial_dims=2,
+            conv1_t_stride=2,
+            bias_downsample=False,
+            num_classes=3,
+        )
+    assert list(ours.state_dict()) == list(theirs.state_dict())
+    assert [key for key, _ in ours.named_modules()] == [key for key, _ in theirs.named_modules()]
+    for key, value in theirs.state_dict().items():
+        assert torch.equal(ours.state_dict()[key], value), key
+    x = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        assert torch.equal(ours.eval()(x), theirs.eval()(x))
+
+
 def test_densenet_computes_what_monais_does():
     from monai.networks.nets import DenseNet121
 

@@ -12,7 +12,6 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import skip_init
 
 from medaegis.detectors.thresholds import Threshold, set_thresholds
 from medaegis.errors import ConfigError
@@ -42,9 +41,10 @@ class Shield(nn.Module):
         self.shapes = {name: tuple(shape) for name, shape in shapes.items()}
         self.taps = tuple(self.shapes)
         self.width, self.hidden = width, hidden
-        self.heads = nn.ModuleList(_Head(shape, width) for shape in self.shapes.values())
-        joined = sum(cast(_Head, head).out_features for head in self.heads)
-        self.join = nn.Sequential(_linear(joined, hidden), nn.LeakyReLU(SLOPE), _linear(hidden, 1))
+        with torch.random.fork_rng(devices=[]):  # PyTorch's own first weights come from the global random state
+            self.heads = nn.ModuleList(_Head(shape, width) for shape in self.shapes.values())
+            joined = sum(cast(_Head, head).out_features for head in self.heads)
+            self.join = nn.Sequential(nn.Linear(joined, hidden), nn.LeakyReLU(SLOPE), nn.Linear(hidden, 1))
         self._initialise(torch.Generator().manual_seed(seed))
 
     def forward(self, features: Mapping[str, Tensor]) -> Tensor:
@@ -111,13 +111,8 @@ def _channels(side: int, width: int) -> int:
     return width * (8 if side <= FINEST else 4 if side <= 2 * FINEST else 2 if side <= 4 * FINEST else 1)
 
 
-# PyTorch's own first weights would come from the global random state.
 def _conv(channels: int, out: int, kernel: int, *, stride: int = 1) -> nn.Module:
-    return cast(nn.Module, skip_init(nn.Conv2d, channels, out, kernel, stride=stride, padding=kernel // 2))
-
-
-def _linear(features: int, out: int) -> nn.Module:
-    return cast(nn.Module, skip_init(nn.Linear, features, out))
+    return nn.Conv2d(channels, out, kernel, stride=stride, padding=kernel // 2)
 
 
 class ShieldBank(nn.Module):

@@ -19,6 +19,7 @@ from torch import nn
 
 from medaegis.errors import ConfigError
 from medaegis.models.networks import VGG16, DenseNet121, EfficientNetLite0, MobileNetV2
+from medaegis.models.resnet import BasicBlock, Bottleneck, ResNet
 from medaegis.models.weights import load_weights
 
 Weights = Path | Literal["imagenet"]
@@ -206,43 +207,25 @@ def _from_torchvision(name: str, classes: int) -> nn.Module:
     return network
 
 
-def _resnet(block: Literal["basic", "bottleneck"], layers: list[int], classes: int) -> nn.Module:
-    # MONAI takes seconds to import: only who builds a ResNet pays. These arguments give torchvision's ResNet.
-    from monai.networks.nets import ResNet
-
-    network: nn.Module = ResNet(
-        block,
-        layers,
-        [64, 128, 256, 512],
-        spatial_dims=2,
-        n_input_channels=3,
-        conv1_t_stride=2,
-        shortcut_type="B",
-        bias_downsample=False,
-        num_classes=classes,
-    )
-    return network
-
-
 _RESNET = "He et al. 2016, Deep Residual Learning for Image Recognition"
 
 
 # Residual blocks 1, 2, 4, 7 of 8.
 @_register("resnet18", paper=_RESNET, taps=("layer1.0", "layer1.1", "layer2.1", "layer4.0"), head="fc")
 def _resnet18(classes: int) -> nn.Module:
-    return _resnet("basic", [2, 2, 2, 2], classes)
+    return ResNet(BasicBlock, (2, 2, 2, 2), classes)
 
 
 # Residual blocks 1, 4, 8, 14 of 16, as for ResNet-50.
 @_register("resnet34", paper=_RESNET, taps=("layer1.0", "layer2.0", "layer3.0", "layer4.0"), head="fc")
 def _resnet34(classes: int) -> nn.Module:
-    return _resnet("basic", [3, 4, 6, 3], classes)
+    return ResNet(BasicBlock, (3, 4, 6, 3), classes)
 
 
 # Residual blocks 1, 4, 8, 14 of 16 (Medical Aegis, section 4.1).
 @_register("resnet50", paper=_RESNET, taps=("layer1.0", "layer2.0", "layer3.0", "layer4.0"), head="fc")
 def _resnet50(classes: int) -> nn.Module:
-    return _resnet("bottleneck", [3, 4, 6, 3], classes)
+    return ResNet(Bottleneck, (3, 4, 6, 3), classes)
 
 
 _VGG = "Simonyan & Zisserman 2015, Very Deep Convolutional Networks for Large-Scale Image Recognition"
