@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from scipy.stats import binomtest
 from tests.attacks.toys import toy_bank, toy_classifier, toy_images
 
 from medaegis.attacks.victim import Victim
@@ -80,3 +81,46 @@ def test_what_a_check_tried_on_a_few_images_is_told_apart(tmp_path, monkeypatch)
     for i in new.nonzero().squeeze(1).tolist():
         shown = torch.from_numpy(pixels["through/adversarial"][found[f"test image {i}"]])
         assert torch.equal(shown, more[0][1]["images"][i])
+
+
+@pytest.mark.parametrize("healthy", [0, 2])
+def test_what_is_given_out_before_and_after_attack_image_by_image(tmp_path, healthy):
+    """Diseased and accepted as healthy, the table of diagnoses, and what no guard at all makes of the same images."""
+    field = field_of(tmp_path, 4, 40)
+    field.healthy = healthy
+    field.clean.predicted[3] = (field.clean.predicted[3] + 1) % 4  # diagnosed wrongly from the start
+    field.right = field.chosen[field.clean.predicted == field.test.labels]
+    field.labels, field.targets = field.test.labels[field.right], field.targets[field.right]
+    field.accepted = field.clean.accepted[field.right]
+    outcomes = [
+        (p, field.attack(p, silent)) for p in (Planned(name, 24 / 256, "24/256", steps=3) for name in ("pgd", "bim"))
+    ]
+    (worst,) = field.worst_cases(outcomes)
+    names, missed = field.test.classes, 0
+    before = {name: [0] * 5 for name in names}
+    after = {name: [0] * 5 for name in names}
+    for row in range(40):
+        label, k = int(field.test.labels[row]), 4
+        if field.clean.accepted[row]:
+            k = int(field.clean.predicted[row])
+        before[names[label]][k] += 1
+        if row != 3:
+            i = field.right.tolist().index(row)
+            verdicts = [(bool(p["accepted"][i]), int(p["predicted"][i]), float(p["score"][i])) for _, p in outcomes]
+            harm = sorted((score, was) for accepted, was, score in verdicts if accepted and was != label)
+            k = harm[0][1] if harm else label if all(accepted for accepted, *_ in verdicts) else 4
+            if healthy in [was for _, was in harm]:
+                k, missed = healthy, missed + 1
+        after[names[label]][k] += 1
+    assert missed > 0
+    assert (field.confusion(), worst.confusion) == (before, after)
+    diseased = int((field.labels != healthy).sum())
+    assert (worst.missed.n, worst.missed.share) == (diseased, pytest.approx(missed / diseased))
+    assert worst.missed.interval[0] < missed / diseased < worst.missed.interval[1]
+    alone = torch.stack([piece["fooled_bare"] for _, piece in outcomes]).any(0)
+    assert worst.unguarded == pytest.approx(alone.float().mean().item())
+    of_class = field.cell(*outcomes[0]).by_class[names[1]]
+    mine = field.labels == 1
+    hits = int((outcomes[0][1]["fooled"] & outcomes[0][1]["accepted"])[mine].sum())
+    known = binomtest(hits, int(mine.sum())).proportion_ci(method="wilson")
+    assert of_class.undetected_interval == pytest.approx((known.low, known.high))

@@ -288,7 +288,8 @@ def verdict_of(found: EvaluationFolder, undetected: list[float | None], **change
 def test_the_headline_says_how_far_the_guard_holds(
     sample: EvaluationFolder, undetected: list[float | None], tone: str, words: str
 ) -> None:
-    summary = verdict_of(sample, undetected)
+    passed = [control.model_copy(update={"passed": True}) for control in sample.evaluation.controls]
+    summary = verdict_of(sample, undetected, controls=passed)
     assert summary.tone == tone
     assert words in summary.headline
 
@@ -299,6 +300,66 @@ def test_a_failed_control_overrides_a_good_result(sample: EvaluationFolder) -> N
     assert summary.tone == "doubt"
     assert "Do not rely" in summary.headline
     assert any("Planted weakness" in point for point in summary.points)
+
+
+def test_a_check_that_is_not_judged_is_no_pass(sample: EvaluationFolder) -> None:
+    """One of several takes the shine off; where none was judged nothing shows that the attacks worked."""
+    assert any(control.passed is None for control in sample.evaluation.controls)
+    summary = verdict_of(sample, [0.0])
+    assert summary.tone == "mixed"
+    assert "could not be judged" in summary.headline
+    nothing = [control.model_copy(update={"passed": None}) for control in sample.evaluation.controls]
+    summary = verdict_of(sample, [0.0], controls=nothing)
+    assert summary.tone == "doubt"
+    assert "no control or alarm shows that the attacks were working" in summary.headline
+
+
+def beside(found: EvaluationFolder, *rows: tuple[float, float], **changes: Any) -> Any:
+    """The summary where of 8 images such shares get through, and are turned without any guard."""
+    missed = {"n": 5, "share": 0.2, "interval": (0.04, 0.62)}
+    worst = [
+        {
+            "eps": 2**k / 256,
+            "eps_text": f"{2**k}/256",
+            "n": 8,
+            "undetected": through,
+            "unguarded": bare,
+            "missed": missed,
+        }
+        for k, (through, bare) in enumerate(rows)
+    ]
+    content = found.evaluation.model_dump() | {"worst_case": worst, "healthy": "NORMAL"} | changes
+    return summarise(Evaluation.model_validate(content))
+
+
+def test_the_headline_sets_the_guard_beside_no_guard_and_counts(sample: EvaluationFolder) -> None:
+    summary = beside(sample, (0.0, 0.25), (0.0, 1.0), (0.5, 1.0))
+    assert (
+        "At ε = 2/256 attacks turned 8 of 8 (100.0 %) of the diagnoses without a guard; with it 0 of 8"
+        in summary.headline
+    )
+    points = " ".join(summary.points)
+    assert "0 of 8 (0.0 %) of the attacked images" in points
+    assert "Without any guard: 2 of 8 (25.0 %)." in points
+    assert "1 of 5 (20.0 %) were accepted as NORMAL (the first class: nobody said which is the healthy one)" in points
+    assert "the first class" not in " ".join(beside(sample, (0.0, 1.0), healthy_told=True).points)
+
+
+def test_a_guard_is_not_said_to_hold_where_nothing_was_turned_without_it(sample: EvaluationFolder) -> None:
+    summary = beside(sample, (0.0, 0.0), (0.0, 0.0))
+    assert summary.tone == "doubt"
+    assert "the attacks hardly turn a diagnosis without any guard" in summary.headline
+    assert "held in this test" not in summary.headline
+
+
+def test_a_guard_whose_training_ended_itself_is_not_called_finished(sample: EvaluationFolder) -> None:
+    told = sample.evaluation.guard.model_dump() | {
+        "unfinished": ["NORMAL: its training ended itself at update 168 of 900"]
+    }
+    passed = [control.model_copy(update={"passed": True}) for control in sample.evaluation.controls]
+    summary = verdict_of(sample, [0.0], guard=told, controls=passed)
+    assert summary.tone == "mixed"
+    assert "The guard is not finished: NORMAL: its training ended itself at update 168 of 900." in summary.headline
 
 
 @pytest.mark.parametrize("undetected", [[0.0, 0.01], [0.0, 0.6]])

@@ -59,11 +59,11 @@ def verdict(tmp_path_factory) -> tuple[Evaluation, Page]:
 def test_every_eps_has_a_row_with_every_attacker(verdict):
     evaluation, page = verdict
     heads = next(row for row in page.rows if row[0].startswith("Change"))
-    assert heads[2:5] == ["knows the guard", "knows the classifier", "anyone"]
+    assert heads[2:6] == ["no guard at all", "knows the guard", "knows the classifier", "anyone"]
     for worst in evaluation.worst_case:
         row = next(row for row in page.rows if row[0].startswith(worst.eps_text))
         parts = {part.attacker: part for part in evaluation.by_attacker if part.eps == worst.eps}
-        for column, one in zip((2, 3, 4), (*parts.values(), worst), strict=True):
+        for column, one in zip((3, 4, 5), (*parts.values(), worst), strict=True):
             assert percent(one.undetected) in row[column]
             assert percent_range(one.undetected_interval) in row[column]
 
@@ -109,7 +109,7 @@ def test_what_checks_tried_on_a_few_images_is_said(tmp_path):
     page = Page(write_verdict(tmp_path, tmp_path / "v.html").read_text(encoding="utf-8"))
     row = next(row for row in page.rows if row[0].startswith("16/256"))
     assert words in row[1]
-    assert row[4] == f"–{words}", "no figure of whom no cell is of"
+    assert row[5] == f"–{words}", "no figure of whom no cell is of"
     assert f"no others: {words}" in page.text
     assert "checks got more through than all attacks of the plan: Gradients beat Square (2)." in page.text
     assert "(only in a check: Gradients beat Square)" in page.text

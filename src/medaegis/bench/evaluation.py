@@ -72,6 +72,7 @@ def evaluate_guard(
     limit: int | None = None,
     planted: bool = True,
     stamina: bool = False,
+    healthy: str | None = None,
     seed: int = 0,
     command: str = "",
     progress: Progress = silent,
@@ -82,14 +83,19 @@ def evaluate_guard(
         surrogates: classifiers on which the transferred cells are made, by the mean of their logits.
         limit: attack at most so many images, classes in proportion; the clean figures use all test images.
         planted: also train a deliberately weak Shield and show that the attacks break it.
+        healthy: the class that no disease is, for how often the others are accepted as it; None: the first.
         stamina: also attack a few images with far more steps and restarts; what that breaks counts in the worst case.
 
     Raises:
-        ConfigError: the same cell twice, a limit below 1, or surrogates that do not fit the guard or the cells.
+        ConfigError: the same cell twice, a limit below 1, no such class, surrogates that do not fit the guard or cells.
         DataError: the data are not those the guard was fitted for, or no test image is diagnosed rightly.
     """
     started = time.perf_counter()
     _check(guard, dataset, split, cells, limit)
+    if healthy is not None and healthy not in guard.classes:
+        instead = f"name one of {', '.join(guard.classes)}"
+        raise ConfigError(f"healthy class {healthy!r}", "the guard knows no such class", instead)
+    whole = 0 if healthy is None else guard.classes.index(healthy)
     surrogate = surrogate_of(surrogates, guard.classifier)
     if (surrogate is not None) != any(cell.transferred for cell in cells):
         problem = "no cell is made on them" if surrogates else "none given, and some cells are made on them"
@@ -101,7 +107,7 @@ def evaluate_guard(
     clean = guard.judge(test.pixels(), ids=test.ids, seed=seed)
     chosen = draw(test.labels, limit, seed)
     known = Known(dataset.subset([*split.train, *split.adv_train]), seed=seed)
-    field = Field(guard, test, clean, chosen, seed, store, key, known, surrogate)
+    field = Field(guard, test, clean, chosen, seed, store, key, known, surrogate, whole)
     if not len(field.right):
         raise DataError(dataset.spec, "no test image is diagnosed rightly, so none can be attacked", "train longer")
     total, done = sum(cell.value.steps for cell in cells), 0
@@ -156,6 +162,9 @@ def evaluate_guard(
             for row in field.worst_cases(all_outcomes, attacker)
         ],
         through=through,
+        healthy=guard.classes[whole],
+        healthy_told=healthy is not None,
+        confusion=field.confusion(),
         controls=controls,
     )
     write_evaluation(out_dir, EvaluationFolder(evaluation, scores, examples | pixels))
@@ -206,6 +215,11 @@ def _clean_result(guard: Guard, test: Dataset, clean: Verdict) -> CleanResult:
     told = classification_metrics(clean.logits, test.labels, test.classes)
     wrong = clean.predicted != test.labels
     accuracy, accepted = share_interval(~wrong, test.patients), share_interval(clean.accepted, test.patients)
+    by_class = {
+        name: share_interval(clean.accepted[rows], [test.patients[i] for i in rows.nonzero().squeeze(1).tolist()])
+        for name, rows in ((name, test.labels == k) for k, name in enumerate(test.classes))
+        if rows.any()
+    }
     return CleanResult(
         n=len(test),
         wrong=int(wrong.sum()),
@@ -217,6 +231,7 @@ def _clean_result(guard: Guard, test: Dataset, clean: Verdict) -> CleanResult:
         specificity=told.get("specificity"),
         ece=told["ece"],
         tnr_reached=accepted.value,
-        tnr_by_class={name: _mean(clean.accepted[test.labels == k]) for k, name in enumerate(test.classes)},
+        tnr_by_class={name: by_class[name].value if name in by_class else None for name in test.classes},
+        tnr_by_class_intervals={name: (found.low, found.high) for name, found in by_class.items()},
         intervals={"accuracy": (accuracy.low, accuracy.high), "tnr_reached": (accepted.low, accepted.high)},
     )

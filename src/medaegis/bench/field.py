@@ -25,7 +25,7 @@ from medaegis.bench.lessons import taught
 from medaegis.bench.metrics import Interval, auroc, auroc_interval, share_interval, tpr_at_tnr
 from medaegis.bench.pieces import Outcomes, as_array, as_scores, broken_by, further, within
 from medaegis.bench.planned import Planned, attacker_of, norm_of
-from medaegis.bench.schema import Attacker, Cell, ClassResult, Example, Through, WorstCase
+from medaegis.bench.schema import Attacker, Cell, ClassResult, Confusion, Example, Missed, Through, WorstCase
 from medaegis.bench.schema import Verdict as ShownVerdict
 from medaegis.bench.store import BATCH, Piece, Store, flops, images_per_piece
 from medaegis.bench.surrogates import Surrogate
@@ -44,6 +44,7 @@ class Field:
     Attributes:
         chosen: rows of `test` that the shares are taken over; right: the attacked ones among them.
         known: other clean images, in the attacker's hands; None where no attack needs them.
+        healthy: number of the class that no disease is.
         surrogate: what he attacks who knows nothing of the guard; None where no cell is transferred.
         genuine: every row of `test` diagnosed rightly when clean: what attacked images are told from (AUROC), as HFC
             section 5.1 drops the misclassified ones. A misdiagnosis that is rejected is no false alarm.
@@ -60,9 +61,11 @@ class Field:
         key: dict[str, object],
         known: Known | None = None,
         surrogate: Surrogate | None = None,
+        healthy: int = 0,
     ) -> None:
         self.guard, self.test, self.clean, self.seed = guard, test, clean, seed
         self.store, self.key, self.known, self.surrogate = store, key, known, surrogate
+        self.healthy = healthy
         self.chosen = chosen
         self.genuine = (clean.predicted == test.labels).nonzero().squeeze(1)
         self.right = chosen[clean.predicted[chosen] == test.labels[chosen]]
@@ -186,20 +189,14 @@ class Field:
         attack, entry = planned.value, find_attack(planned.attack)
         clean, attacked = as_array(self.clean.score[self.genuine]), as_array(piece["score"])
         fooled = piece["fooled"].numpy()
-        broken = fooled & piece["accepted"].numpy()
         interval = self._auroc(piece["score"])
         undetected, robust = self._shares(piece["fooled"] & piece["accepted"])
         seconds, forwards, backwards = piece["cost"].sum(0).tolist()
         by_class = {}
         for k, name in enumerate(self.test.classes):
-            rows = (self.labels == k).numpy()
+            rows = self.labels == k
             if rows.any():
-                by_class[name] = ClassResult(
-                    n=int(rows.sum()),
-                    success=float(fooled[rows].mean()),
-                    auroc=auroc(clean, attacked[rows]),
-                    undetected=float(broken[rows].mean()),
-                )
+                by_class[name] = self._of_class(piece, rows)
         return Cell(
             id=planned.id,
             attack=planned.attack,
@@ -233,6 +230,20 @@ class Field:
             seed=self.seed,
             by_class=by_class,
             examples=[self._example(i, piece) for i in self._shown(piece)],
+        )
+
+    def _of_class(self, piece: Piece, rows: Tensor) -> ClassResult:
+        """Of the attacked images where `rows` is true."""
+        patients = self._patients(self.right[rows])
+        area = self._auroc(piece["score"][rows], self.right[rows])
+        through = share_interval(broken_by(piece)[rows], patients)
+        return ClassResult(
+            n=len(patients),
+            success=float(piece["fooled"][rows].float().mean()),
+            auroc=area.value,
+            auroc_interval=(area.low, area.high),
+            undetected=through.value,
+            undetected_interval=(through.low, through.high),
         )
 
     def _title(self, planned: Planned) -> str:
@@ -302,6 +313,7 @@ class Field:
         fooled, accepted, scores, wanted = (
             torch.stack([piece[name] for piece in pieces]) for name in ("fooled", "accepted", "score", "wanted")
         )
+        predicted = torch.stack([piece["predicted"] for piece in pieces])
         fooled &= inside
         broken = (fooled & accepted).any(0)
         # Only an image that fools the classifier harms; the suspicion of others counts where nothing fools.
@@ -324,8 +336,19 @@ class Field:
         lowest = wanted.where(inside, torch.inf).amin(0)
         area = self._auroc(score)
         undetected, robust = self._shares(broken)
+        alone = [piece["fooled_bare"] for p, piece in outcomes if "fooled_bare" in piece and _lies_within(p, place)]
+        bare_share = share_interval(torch.stack(alone).any(0), self._patients(self.right)) if alone else None
+        healthily = fooled & accepted & (predicted == self.healthy)
+        least = scores.where(fooled & accepted, torch.inf).where(~healthily.any(0) | healthily, torch.inf).argmin(0)
+        became = predicted.gather(0, least[None]).squeeze(0)
+        withheld = (inside & ~accepted).any(0)
+        shown = torch.where(broken, became, torch.where(withheld, len(self.test.classes), self.labels))
         return WorstCase(
             **about,
+            unguarded=None if bare_share is None else bare_share.value,
+            unguarded_interval=None if bare_share is None else (bare_share.low, bare_share.high),
+            missed=self._missed(healthily.any(0)),
+            confusion=self.confusion(shown),
             auroc=area.value,
             auroc_interval=(area.low, area.high),
             auroc_wanted=auroc(as_array(self.clean.score[self.genuine]), as_array(lowest)),
@@ -334,6 +357,27 @@ class Field:
             robust_accuracy=robust.value,
             robust_accuracy_interval=(robust.low, robust.high),
         )
+
+    def _missed(self, healthily: Tensor) -> Missed | None:
+        """Of diseased images those that were accepted as healthy, bool `(N,)` of all attacked ones."""
+        diseased = self.labels != self.healthy
+        if not diseased.any():
+            return None
+        found = share_interval(healthily[diseased], self._patients(self.right[diseased]))
+        return Missed(n=int(diseased.sum()), share=found.value, interval=(found.low, found.high))
+
+    def confusion(self, attacked: Tensor | None = None) -> Confusion:
+        """What the guard gives out for the chosen images, by true class.
+
+        Args:
+            attacked: for the attacked ones the class, or the number of classes where withheld; None: before any attack.
+        """
+        names = self.test.classes
+        shown = torch.where(self.clean.accepted, self.clean.predicted, len(names))
+        if attacked is not None:
+            shown = shown.index_copy(0, self.right, attacked)
+        counts = {name: shown[self.chosen][self.test.labels[self.chosen] == k] for k, name in enumerate(names)}
+        return {name: mine.bincount(minlength=len(names) + 1).tolist() for name, mine in counts.items()}
 
     def through(self, outcomes: Outcomes) -> tuple[list[Through], dict[str, Array]]:
         """Each image that got through in L-infinity, at the smallest eps whose ball holds it, and pixels."""
@@ -372,9 +416,9 @@ class Field:
         safe = torch.isin(self.chosen, self.right[self.accepted & ~broken])
         return share_interval(broken, self._patients(self.right)), share_interval(safe, self._patients(self.chosen))
 
-    def _auroc(self, score: Tensor) -> Interval:
-        """Of clean images diagnosed rightly against attacked ones, by patient."""
-        groups = [self._patients(rows) for rows in (self.genuine, self.right)]
+    def _auroc(self, score: Tensor, attacked: Tensor | None = None) -> Interval:
+        """Of clean images diagnosed rightly against attacked ones (rows; None: all), by patient."""
+        groups = [self._patients(rows) for rows in (self.genuine, self.right if attacked is None else attacked)]
         return auroc_interval(as_array(self.clean.score[self.genuine]), as_array(score), groups, seed=self.seed)
 
     def _patients(self, rows: Tensor) -> list[str]:

@@ -22,5 +22,5 @@ def page_environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {name: getattr(words, name) for name in _FILTERS} | {"gradient": words.gradient_name}
-    environment.globals["eps_name"] = words.eps_name
+    environment.globals |= {"eps_name": words.eps_name, "of": words.of}
     return environment

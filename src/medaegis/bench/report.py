@@ -16,7 +16,7 @@ from medaegis.bench import plots, words
 from medaegis.bench.archive import read_evaluation, replace_file
 from medaegis.bench.pages import page_environment
 from medaegis.bench.pictures import change_picture, magnification, picture
-from medaegis.bench.schema import Cell, Evaluation, Example, WorstCase
+from medaegis.bench.schema import Cell, Confusion, Evaluation, Example, Missed, WorstCase
 from medaegis.bench.summary import BROKEN, FEW_IMAGES, HELD, summarise
 
 # Pictures of the whole page, in characters; a strip is shown while there is room.
@@ -82,6 +82,7 @@ def _render(
             broken_limit=BROKEN,
             few_images=FEW_IMAGES,
             blocks=_blocks(evaluation),
+            confusions=_confusions(evaluation),
             eps_figure=plots.eps_figure(series, evaluation.worst_case) if series else None,
             roc_figure=plots.roc_figure(series, scores, guard.tnr_target) if series else None,
             histograms=plots.histogram_figures(series, scores, guard.thresholds) if series else [],
@@ -112,6 +113,17 @@ def _blocks(evaluation: Evaluation) -> list[EpsBlock]:
             )
         )
     return blocks
+
+
+def _confusions(evaluation: Evaluation) -> list[tuple[str, Confusion, Missed | None]]:
+    """What is given out before any attack, and at each eps in L-infinity after the worst of them."""
+    found: list[tuple[str, Confusion, Missed | None]] = [("Before any attack", evaluation.confusion, None)]
+    for worst in sorted(evaluation.worst_case, key=lambda row: row.eps):
+        if worst.confusion and worst.norm == "Linf":
+            found.append(
+                (f"After attack, ε = {words.eps_name(worst.eps_text, worst.norm)}", worst.confusion, worst.missed)
+            )
+    return found
 
 
 def _strips(

@@ -88,16 +88,19 @@ class CleanResult(Model):
     ece: Share | None = None
     tnr_reached: Share | None = None
     tnr_by_class: dict[str, Share | None] = {}
+    tnr_by_class_intervals: dict[str, Bounds] = {}
     intervals: dict[str, Bounds] = {}
 
 
 class ClassResult(Model):
-    """A cell's figures over the attacked images of one true class."""
+    """A cell's figures over the attacked images of one true class; intervals as in `Cell`."""
 
     n: Count
     success: Share | None = None
     auroc: Share | None = None
+    auroc_interval: Bounds | None = None
     undetected: Share | None = None
+    undetected_interval: Bounds | None = None
 
 
 class Verdict(Model):
@@ -177,6 +180,18 @@ class Further(Model):
     more: Count
 
 
+Confusion = dict[str, list[Count]]
+"""By true class: how many images were given out as each class, in the guard's order; last, how many were withheld."""
+
+
+class Missed(Model):
+    """Attacked images of any class but the healthy one: the share that is accepted as healthy."""
+
+    n: Count
+    share: Share
+    interval: Bounds
+
+
 class WorstCase(Model):
     """Within one eps, for each image the strongest result over all cells of an attacker, by default over all cells: of
     whatever norm or eps, if the attacked image lies in this ball by its pixels.
@@ -186,6 +201,11 @@ class WorstCase(Model):
     auroc_wanted: with its lowest score by the Shield of the class that the attacker wants.
     further: what checks tried, on these images and no others; what they broke counts. An attacker of whom there is no
         cell was tried by checks alone, and has no figures.
+    unguarded: share of the same images that some attack of the plan turns, within this eps and norm, on the classifier
+        without Cushion and Shield.
+    missed: diseased images accepted as healthy after any attack.
+    confusion: of all chosen images after the worst that any attack did to each: wrong and accepted (as healthy, where
+        some attack did that), else withheld, else right. Images that were diagnosed wrongly from the start stay so.
     """
 
     attacker: Attacker = "anyone"
@@ -200,6 +220,10 @@ class WorstCase(Model):
     undetected_interval: Bounds | None = None
     robust_accuracy: Share | None = None
     robust_accuracy_interval: Bounds | None = None
+    unguarded: Share | None = None
+    unguarded_interval: Bounds | None = None
+    missed: Missed | None = None
+    confusion: Confusion = {}
     further: list[Further] = []
 
 
@@ -261,7 +285,9 @@ class Measured(Model):
 
 
 class Evaluation(Measured):
-    """The whole of evaluation.json."""
+    """The whole of evaluation.json. healthy: the class that no disease is; healthy_told: whether somebody said so, else
+    it is the first. confusion: of the chosen images before any attack.
+    """
 
     format: Literal["medaegis-evaluation"] = "medaegis-evaluation"
     version: Literal[2] = 2
@@ -275,6 +301,9 @@ class Evaluation(Measured):
     worst_case: list[WorstCase]
     by_attacker: list[WorstCase] = []
     through: list[Through] = []
+    healthy: str = ""
+    healthy_told: bool = False
+    confusion: Confusion = {}
     controls: list[Control]
 
     @model_validator(mode="after")
@@ -289,6 +318,12 @@ class Evaluation(Measured):
         named.update(name for cell in self.cells for name in cell.by_class)
         if foreign := sorted(named - classes):
             raise ValueError(f"the classes {foreign} are not among guard.classes {sorted(classes)}")
+        matrices = [self.confusion, *(row.confusion for row in [*self.worst_case, *self.by_attacker])]
+        for matrix in filter(None, matrices):
+            if set(matrix) != classes or any(len(counts) != len(classes) + 1 for counts in matrix.values()):
+                raise ValueError(f"confusion: not a row for each class of {sorted(classes)}, each with one count more")
+        if self.healthy and self.healthy not in classes:
+            raise ValueError(f"healthy: {self.healthy!r} is not among guard.classes {sorted(classes)}")
         if unknown := sorted({one.cell for one in self.through if one.cell} - {cell.id for cell in self.cells}):
             raise ValueError(f"through: there is no cell {unknown[0]!r}")
         return self

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from medaegis.bench.schema import Evaluation, WorstCase
-from medaegis.bench.words import beyond, eps_in_words, eps_name, percent, percent_range
+from medaegis.bench.schema import Evaluation, Missed, WorstCase
+from medaegis.bench.words import beyond, eps_in_words, eps_name, of, percent, percent_range
 
 # Undetected success, worst case over all attacks: at most this share is "held", above the other one is "not held".
 HELD, BROKEN = 0.05, 0.20
@@ -46,6 +46,10 @@ def summarise(evaluation: Evaluation) -> Summary:
     plain = [rung for rung in rungs if rung.worst.norm == "Linf"] or rungs
     tone, headline = _headline(evaluation, plain)
     headline += _by_checks(plain)
+    headline += _beside_no_guard(plain)
+    if tone == "good" and any(control.passed is None for control in evaluation.controls):
+        tone = "mixed"
+        headline += " Some checks of this evaluation could not be judged."
     if evaluation.guard.unfinished:
         headline += f" The guard is not finished: {'; '.join(evaluation.guard.unfinished)}."
         tone = "mixed" if tone == "good" else tone
@@ -86,10 +90,15 @@ def _headline(evaluation: Evaluation, rungs: Sequence[Rung]) -> tuple[Literal["g
         what
         for what, there in (
             ("no attack knew the guard", any(cell.adaptive for cell in evaluation.cells)),
-            ("no control or alarm shows that the attacks were working", evaluation.controls),
+            (
+                "no control or alarm shows that the attacks were working",
+                any(control.passed for control in evaluation.controls),
+            ),
         )
         if not there
     ]
+    if all(rung.worst.unguarded is not None and rung.worst.unguarded <= HELD for rung in rungs):
+        missing.append("the attacks hardly turn a diagnosis without any guard")
     if missing:
         return "doubt", f"What was tried does not show that the guard holds: {' and '.join(missing)}."
     if held == len(rungs):
@@ -98,6 +107,19 @@ def _headline(evaluation: Evaluation, rungs: Sequence[Rung]) -> tuple[Literal["g
         rungs[held].state, "it does not hold"
     )
     return "mixed", f"The guard held in this test up to ε = {rungs[held - 1].name}. At {rungs[held].name} {beyond}."
+
+
+def _beside_no_guard(rungs: Sequence[Rung]) -> str:
+    """What attacks do without a guard, and with it, at the largest eps at which it held, else at the first."""
+    measured = [rung for rung in rungs if rung.state != "not measured" and rung.worst.unguarded is not None]
+    if not measured:
+        return ""
+    shown = next((rung for rung in reversed(measured) if rung.state == "held"), measured[0])
+    worst = shown.worst
+    return (
+        f" At ε = {shown.name} attacks turned {of(worst.unguarded, worst.n)} of the diagnoses without a guard; with it "
+        f"{of(worst.undetected, worst.n)} got through."
+    )
 
 
 def _by_checks(rungs: Sequence[Rung]) -> str:
@@ -113,10 +135,15 @@ def _attacked(evaluation: Evaluation, rungs: Sequence[Rung]) -> list[str]:
     for rung in measured[:1] if len(measured) == 1 else [*measured[:1], *measured[-1:]]:
         bounds = percent_range(rung.worst.undetected_interval)
         interval = f" (95 % interval {bounds} %)" if bounds else ""
+        without = rung.worst.unguarded
+        beside = "" if without is None else f" Without any guard: {of(without, rung.worst.n)}."
         points.append(
-            f"At ε = {rung.name} ({rung.words}), {percent(rung.worst.undetected)} of attacked images{interval} led to "
-            "a wrong diagnosis that the guard let through, taking for each image the strongest of all attacks."
+            f"At ε = {rung.name} ({rung.words}), {of(rung.worst.undetected, rung.worst.n)} of the attacked images"
+            f"{interval} led to a wrong diagnosis that the guard let through, taking for each image the strongest of "
+            f"all attacks.{beside}"
         )
+        if rung.worst.missed is not None:
+            points.append(_missed(evaluation, rung, rung.worst.missed))
     for rung in measured:
         if rung.worst.further:
             told = beyond(rung.worst.further)
@@ -132,6 +159,15 @@ def _attacked(evaluation: Evaluation, rungs: Sequence[Rung]) -> list[str]:
     else:
         points.append("No attack was aimed at the guard itself, so nothing is known about an attacker who knows it.")
     return points
+
+
+def _missed(evaluation: Evaluation, rung: Rung, missed: Missed) -> str:
+    healthy = evaluation.healthy
+    why = "" if evaluation.healthy_told else " (the first class: nobody said which is the healthy one)"
+    return (
+        f"At ε = {rung.name}, of the attacked images of other classes {of(missed.share, missed.n)} were accepted as "
+        f"{healthy}{why}; 95 % interval {percent_range(missed.interval)} %."
+    )
 
 
 def _clean(evaluation: Evaluation) -> list[str]:
@@ -160,7 +196,7 @@ def _trust(evaluation: Evaluation, rungs: Sequence[Rung]) -> list[str]:
     if not controls:
         points.append("No controls were run, so a broken attack could pass for a strong guard.")
     elif not any(control.passed is False for control in controls):
-        rest = f", {open_ones} were not judged" if open_ones else ""
+        rest = f", {open_ones} were not judged, which is no pass" if open_ones else ""
         points.append(
             f"Controls and alarms of the evaluation itself: {len(controls) - open_ones} came out as expected{rest}."
         )

@@ -34,6 +34,11 @@ def decimal(value: float | None) -> str:
     return "> 0.999" if 0.9995 <= value < 1 else f"{value:.3f}"
 
 
+def of(share: float | None, n: int) -> str:
+    """A share of n with its count, as `3 of 38 (7.9 %)`."""
+    return NOT_MEASURED if share is None else f"{round(share * n)} of {n} ({percent(share)})"
+
+
 def percent_range(bounds: tuple[float, float] | None) -> str:
     """An interval of shares as `95.1–98.0`, without the sign, or nothing."""
     return "" if bounds is None else f"{100 * bounds[0]:.1f}–{100 * bounds[1]:.1f}"

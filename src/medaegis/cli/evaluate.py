@@ -83,6 +83,15 @@ def evaluate(
     planted: Annotated[
         bool, typer.Option(help="Control: also train a weak Shield and show that the attacks break it.")
     ] = True,
+    healthy: Annotated[
+        str | None,
+        typer.Option(
+            "--healthy",
+            metavar="CLASS",
+            help="The class that no disease is: how often is a diseased image accepted as it?",
+            show_default="the first",
+        ),
+    ] = None,
     images: Images = None,
     seed: Seed = 0,
     network: Factory = None,
@@ -142,6 +151,7 @@ def evaluate(
     given: dict[str, object] = {"--suite": suite, "--seed": seed, "--attacks": attacks, "--eps": eps, "--steps": steps}
     given |= {"--queries": queries, "--limit": limit, "--images": images, "--gradient": way}
     given |= {"--samples": draws if draws > 1 else None, "--surrogate": surrogates, "--no-planted": not planted}
+    given |= {"--healthy": healthy}
     command = recorded_command("evaluate", guard_dir, spec, given | {"--factory": network})
     with console.progress("Evaluating") as progress:
         found = evaluate_guard(
@@ -154,6 +164,7 @@ def evaluate(
             limit=limit,
             planted=planted,
             stamina=asked.stamina,
+            healthy=healthy,
             seed=seed,
             command=command,
             progress=progress,
