@@ -28,6 +28,10 @@ class ImageError(MedaegisError):
     """A picture that cannot be read or must not be (damaged, unsupported, too large, too small)."""
 
 
+class UnsupportedError(ImageError):
+    """A picture that can be read, but is of another kind than the guard is for."""
+
+
 class DataError(MedaegisError):
     """A data-set spec, folder, table or split that does not fit."""
 

@@ -24,6 +24,7 @@ def verify(guard_dir: GuardDir, public_key: PublicKey = None, network: Factory =
     from medaegis.artefact import read_folder
     from medaegis.guard.guard import KIND, Guard
     from medaegis.guard.looks import FIT_AGAIN, unfinished
+    from medaegis.guard.purpose import told_purpose
 
     guard = Guard.load(guard_dir, public_key=public_key, factory=factory(network))
     folder = read_folder(guard_dir, kind=KIND, public_key=public_key)
@@ -34,6 +35,7 @@ def verify(guard_dir: GuardDir, public_key: PublicKey = None, network: Factory =
         "signer": folder.signer,
         "signature_checked": public_key is not None,
         "classes": list(guard.classes),
+        "purpose": None if guard.purpose is None else guard.purpose.model_dump(mode="json"),
         "backbone": guard.classifier.backbone,
         "size": guard.classifier.size,
         "channels": guard.classifier.channels,
@@ -55,6 +57,7 @@ def verify(guard_dir: GuardDir, public_key: PublicKey = None, network: Factory =
         "Digest": guard.digest,
         "Signed": signed,
         "Classes": ", ".join(guard.classes),
+        "For": told_purpose(guard.purpose),
         "Network": f"{guard.classifier.backbone}, {guard.classifier.size} px {guard.classifier.channels}",
         "Cushion": guard.cushion.spec,
         "Shields read": ", ".join(guard.bank.taps),

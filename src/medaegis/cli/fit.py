@@ -11,6 +11,7 @@ import typer
 
 from medaegis.cli import console, datasets
 from medaegis.cli.options import AsJson, Factory, Images, Seed, Spec, check_out, factory
+from medaegis.errors import ConfigError
 
 
 class Recipe(StrEnum):
@@ -47,6 +48,19 @@ def fit(
         Path | None,
         typer.Option("--sign", metavar="KEY", help="Ed25519 private key (medaegis keys).", show_default="unsigned"),
     ] = None,
+    kinds: Annotated[
+        str | None,
+        typer.Option(
+            "--for",
+            metavar="MODALITIES",
+            help="What it is for, as DICOM calls it, such as CR,DX; other DICOM pictures are withheld. any: all.",
+            show_default="what the training images say",
+        ),
+    ] = None,
+    body_part: Annotated[
+        str,
+        typer.Option("--body-part", help="With --for: body parts, such as CHEST,THORAX.", show_default="not asked for"),
+    ] = "",
     images: Images = None,
     seed: Seed = 0,
     network: Factory = None,
@@ -63,9 +77,13 @@ def fit(
     from medaegis.guard.fitting import fit_guard, refit_guard, shield_config
     from medaegis.guard.guard import Guard
     from medaegis.guard.looks import FIT_AGAIN, LOOKS, unfinished
+    from medaegis.guard.purpose import asked_purpose, told_purpose
     from medaegis.models.store import load_classifier
 
     filtering = parse_cushion(cushion)
+    if body_part and kinds is None:
+        raise ConfigError("--body-part", "needs --for", "name the modalities too, such as --for CR,DX")
+    purpose = None if kinds is None else asked_purpose(kinds, body_part)
     check_out(out, check_target, kind="guard", empty=shields is not None, signing_key=sign)
     classifier = load_classifier(classifier_dir, factory(network))
     dataset, split = datasets.data_of_classifier(classifier_dir, classifier, spec, images=images)
@@ -84,6 +102,7 @@ def fit(
             out_dir=out,
             tnr=tnr,
             signing_key=sign,
+            purpose=purpose,
         )
     else:
         config = shield_config(recipe, classifier, updates=updates, seed=seed)
@@ -102,6 +121,7 @@ def fit(
                 out_dir=out,
                 tnr=tnr,
                 signing_key=sign,
+                purpose=purpose,
                 about={"images": images, "recipe": recipe.value},
                 progress=progress,
             )
@@ -116,6 +136,7 @@ def fit(
     else:
         trained = f"of {shields.name}"
     lines = {
+        "For": told_purpose(guard.purpose),
         "Cushion": filtering.spec,
         "Shields": f"{len(guard.classes)} {trained}",
         **shields_told(guard.training),

@@ -57,6 +57,9 @@ def screen(
             show_default="drawn anew for each image",
         ),
     ] = None,
+    any_kind: Annotated[
+        bool, typer.Option("--any-kind", help="Judge DICOM pictures of kinds that the guard is not for, too.")
+    ] = False,
     public_key: PublicKey = None,
     network: Factory = None,
 ) -> None:
@@ -78,7 +81,9 @@ def screen(
     if not files:
         raise ConfigError(", ".join(map(str, paths)), "no image in it", "name image files or a folder that holds some")
     with console.progress("Screening") as progress:
-        screened = screen_files(guard, files, frame=frame, quarantine=quarantine, draw=draw, progress=progress)
+        screened = screen_files(
+            guard, files, frame=frame, quarantine=quarantine, draw=draw, any_kind=any_kind, progress=progress
+        )
         found = list(_told(screened, form))
     if form is Format.table:
         console.write(findings_table(found))
@@ -103,11 +108,11 @@ def _told(screened: Iterator[Screened], form: Format) -> Iterator[Screened]:
         yield one
 
 
-_STYLE = {"accepted": "green", "rejected": "bold red", "failed": "bold red", "unreadable": "yellow"}
+_STYLE = {"accepted": "green", "rejected": "bold red", "failed": "bold red", "unsupported": "yellow", "unreadable": "yellow"}
 
 
 def findings_table(found: list[Screened]) -> RenderableType:
-    """A line per judged frame; unreadable ones are left to the closing lines."""
+    """A line per judged frame; unsupported and unreadable files are left to the closing lines."""
     from rich.text import Text
 
     rows = []
@@ -124,7 +129,7 @@ def findings_table(found: list[Screened]) -> RenderableType:
                 record["diagnosis"] or "withheld",
                 "" if record["probability"] is None else console.percent(record["probability"]),
                 "" if score is None else f"{score:.2f}",
-                one.reason,
+                one.reason if one.other_kind is None else f"{one.reason}; by --any-kind, {one.other_kind}",
             ]
         )
     return console.table("Image", "Verdict", "Diagnosis", "Probability", "Suspicion", "Reason", rows=rows)
@@ -138,8 +143,10 @@ def closing_lines(found: list[Screened], *, files: int) -> list[str]:
     copies = {one.copy for one in found if one.copy is not None}
     if copies:
         lines.append(f"{len(copies)} files are in quarantine in {console.shown(next(iter(copies)).parent)}.")
-    unreadable = [one.error for one in found if one.error is not None]
-    if unreadable:
-        lines.append("Unreadable:")
-        lines += [f"  {console.shown(error)}" for error in unreadable]
+    if others := sum(one.other_kind is not None for one in found):
+        lines.append(f"{others} images of kinds that the guard is not for were judged, as --any-kind asks.")
+    for status, title in (("unsupported", "Of a kind that the guard is not for:"), ("unreadable", "Unreadable:")):
+        errors = [one.error for one in found if one.status == status]
+        if errors:
+            lines += [title, *(f"  {console.shown(error)}" for error in errors)]
     return lines

@@ -14,14 +14,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from medaegis.errors import ArtefactError, ImageError
+from medaegis.errors import ArtefactError, ImageError, UnsupportedError
 from medaegis.guard.guard import Finding, Guard
 from medaegis.images import model_input, read_image
 from medaegis.progress import Progress, silent
 
 FILES_AT_ONCE = 16
 
-Status = Literal["accepted", "rejected", "failed", "unreadable"]
+Status = Literal["accepted", "rejected", "failed", "unsupported", "unreadable"]
 SET_ASIDE = ("rejected", "failed")
 
 
@@ -31,9 +31,11 @@ class Screened:
 
     Attributes:
         frames: how many the file has; 0 if it cannot be read.
-        status: "accepted"; "rejected" by the Shield; "failed" in the guard; "unreadable". All but the first withhold.
-        finding: of the guard; None for an unreadable file.
-        error: why it cannot be read.
+        status: "accepted"; "rejected" by the Shield; "failed" in the guard; "unsupported", a kind of picture that the
+            guard is not for; "unreadable". All but the first withhold.
+        finding: of the guard; None for an unsupported or unreadable file.
+        error: why it is unsupported, or cannot be read.
+        other_kind: why it would be unsupported, were it not judged by request.
         copy: where a rejected file was copied to.
         draw: where the guard's Cushion is random, how the record's cushion came about: "fresh", or "given" (--draw).
     """
@@ -44,6 +46,7 @@ class Screened:
     status: Status
     finding: Finding | None = None
     error: ImageError | None = None
+    other_kind: str | None = None
     copy: Path | None = None
     draw: Literal["fresh", "given"] | None = None
 
@@ -66,6 +69,7 @@ class Screened:
             "probability": finding.probabilities[diagnosis] if finding and diagnosis is not None else None,
             "suspicion": finding.score if finding else None,
             "reason": self.reason,
+            "other_kind": self.other_kind,
             "remedy": self.error.remedy if self.error else None,
             "quarantined_as": os.fspath(self.copy) if self.copy else None,
             **drawn,
@@ -77,6 +81,7 @@ class _Frame:
     frame: int
     frames: int
     pixels: npt.NDArray[np.uint8] | ImageError
+    other_kind: str | None = None
 
 
 def screen_files(
@@ -86,6 +91,7 @@ def screen_files(
     frame: int | None = None,
     quarantine: Path | None = None,
     draw: str | None = None,
+    any_kind: bool = False,
     progress: Progress = silent,
 ) -> Iterator[Screened]:
     """Judge files in their order, some at a time.
@@ -94,6 +100,7 @@ def screen_files(
         frame: the one to judge of each file; None: all.
         quarantine: files with a rejected or failed frame are copied there.
         draw: to repeat verdicts, what was drawn of a random Cushion; None: drawn anew for each image.
+        any_kind: judge pictures that the guard is not for, too.
 
     Raises:
         ArtefactError: the quarantine folder cannot be written to.
@@ -101,7 +108,7 @@ def screen_files(
     """
 
     def read(path: Path) -> list[_Frame]:
-        return list(_frames(path, frame, guard))
+        return list(_frames(path, frame, guard, any_kind=any_kind))
 
     how: Literal["fresh", "given"] | None = None
     if guard.cushion.random:
@@ -123,15 +130,23 @@ def screen_files(
             progress(min(start + FILES_AT_ONCE, len(paths)), len(paths), "files screened")
 
 
-def _frames(path: Path, frame: int | None, guard: Guard) -> Iterator[_Frame]:
-    """One frame of a file, or all; a frame that cannot be read does not keep the others from being judged."""
+def _frames(path: Path, frame: int | None, guard: Guard, *, any_kind: bool) -> Iterator[_Frame]:
+    """One frame of a file, or all; a frame that cannot be read does not keep the others from being judged.
+
+    A file of another kind than the guard is for is one such frame.
+    """
     frames, number = 0, frame or 0
     while True:
         try:
             picture = read_image(path, frame=number)
             frames = picture.frames
+            other_kind = guard.unsuited(picture.kind)
+            if other_kind is not None and not any_kind:
+                remedy = "use a guard for such pictures, or --any-kind to judge it all the same"
+                yield _Frame(number, frames, UnsupportedError(path, other_kind, remedy))
+                return
             pixels = model_input(picture, size=guard.classifier.size, channels=guard.classifier.channels)
-            yield _Frame(number, frames, pixels)
+            yield _Frame(number, frames, pixels, other_kind)
         except ImageError as error:
             yield _Frame(number, frames, error)
         number += 1
@@ -141,10 +156,11 @@ def _frames(path: Path, frame: int | None, guard: Guard) -> Iterator[_Frame]:
 
 def _judged(path: Path, one: _Frame, findings: Iterator[Finding]) -> Screened:
     if isinstance(one.pixels, ImageError):
-        return Screened(path, one.frame, one.frames, "unreadable", error=one.pixels)
+        why: Status = "unsupported" if isinstance(one.pixels, UnsupportedError) else "unreadable"
+        return Screened(path, one.frame, one.frames, why, error=one.pixels)
     finding = next(findings)
     status: Status = "accepted" if finding.accepted else "failed" if finding.reason == "error" else "rejected"
-    return Screened(path, one.frame, one.frames, status, finding)
+    return Screened(path, one.frame, one.frames, status, finding, other_kind=one.other_kind)
 
 
 def set_aside(path: Path, folder: Path) -> Path:

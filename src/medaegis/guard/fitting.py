@@ -27,6 +27,7 @@ from medaegis.guard.calibration import calibrate
 from medaegis.guard.fingerprint import weights_fingerprint
 from medaegis.guard.guard import KIND, Guard
 from medaegis.guard.looks import LOOKS, WATCHED_EPS, soundness
+from medaegis.guard.purpose import PURPOSE, Purpose, purpose_of
 from medaegis.guard.shield_training import ShieldConfig, ShieldTraining
 from medaegis.images.datasets import Dataset
 from medaegis.images.sources import without_path
@@ -85,6 +86,7 @@ def fit_guard(
     out_dir: Path,
     tnr: float = 0.9,
     signing_key: Path | None = None,
+    purpose: Purpose | None = None,
     about: dict[str, Any] | None = None,
     progress: Progress = silent,
 ) -> Guard:
@@ -94,6 +96,7 @@ def fit_guard(
     Shields are taken.
 
     Args:
+        purpose: what kind of pictures it is for; None: what the training data say of that, if anything.
         about: further facts for the manifest, such as the command.
 
     Raises:
@@ -131,6 +134,8 @@ def fit_guard(
         shields.append(cast(Shield, earlier.bank.shields[label]))
         facts[name] = told
     told = {**_data_facts(dataset, split), "config": config.model_dump(mode="json"), "shields": facts, **(about or {})}
+    if (stated := purpose or purpose_of(dataset.spec, dataset.kinds)) is not None:
+        told[PURPOSE] = stated.model_dump(mode="json")
     guard = Guard(classifier, cushion, ShieldBank(shields), tnr=tnr, training=told)
     guard.calibration = calibrate(guard, dataset, split)
     guard.save(out_dir, signing_key=signing_key)
@@ -159,8 +164,12 @@ def refit_guard(
     out_dir: Path,
     tnr: float = 0.9,
     signing_key: Path | None = None,
+    purpose: Purpose | None = None,
 ) -> Guard:
     """A guard with the Shields of another one, their thresholds set anew: for another Cushion, classifier or TNR.
+
+    Args:
+        purpose: what kind of pictures it is for; None: as `source`.
 
     Raises:
         DataError: the data or the split do not fit the classifier, or are not those that the Shields learned from.
@@ -171,6 +180,8 @@ def refit_guard(
     check_shields(source, classifier, dataset, split)
     check_before_fitting(classifier, dataset, split)
     training = {**source.training, **_data_facts(dataset, split), "shields_of": source.digest}
+    if purpose is not None:
+        training[PURPOSE] = purpose.model_dump(mode="json")
     guard = Guard(classifier, cushion, copy.deepcopy(source.bank), tnr=tnr, training=training)
     guard.calibration = calibrate(guard, dataset, split)
     guard.save(out_dir, signing_key=signing_key)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from torch import Tensor, nn
 
 from medaegis.artefact import digest, read_folder, write_folder
@@ -23,6 +23,8 @@ from medaegis.cushions import Cushion, Gradient, RandomCushion, parse_cushion
 from medaegis.detectors.shield import Shield, ShieldBank
 from medaegis.errors import ArtefactError, ConfigError, MedaegisError
 from medaegis.guard.fingerprint import weights_fingerprint
+from medaegis.guard.purpose import PURPOSE, Purpose, read_purpose, why_unsuited
+from medaegis.images.kinds import Kind
 from medaegis.models.classifier import Classifier
 from medaegis.models.store import describe_classifier, rebuild_classifier
 
@@ -90,7 +92,7 @@ class GuardManifest(BaseModel):
         shields: taps and widths of each class's Shield, in the classifier's order.
         tnr: the true negative rate its thresholds were set for.
         calibration: figures reached on validation and test images.
-        training: how it came about: data, split, configuration, seconds.
+        training: how it came about: data, split, configuration, seconds; "purpose": what it is for.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -101,6 +103,13 @@ class GuardManifest(BaseModel):
     tnr: float = Field(gt=0, lt=1)
     calibration: dict[str, Any] = {}
     training: dict[str, Any] = {}
+
+    @field_validator("training")
+    @classmethod
+    def _purpose(cls, training: dict[str, Any]) -> dict[str, Any]:
+        if training.get(PURPOSE) is not None:
+            Purpose.model_validate(training[PURPOSE])
+        return training
 
 
 class Guard:
@@ -137,6 +146,15 @@ class Guard:
     @property
     def classes(self) -> tuple[str, ...]:
         return self.classifier.classes
+
+    @property
+    def purpose(self) -> Purpose | None:
+        """The kind of pictures it is for (`medaegis.guard.purpose`); None: not stated."""
+        return read_purpose(self.training)
+
+    def unsuited(self, kind: Kind | None) -> str | None:
+        """Why pictures of this kind (`Picture.kind`) are none for this guard, in words; None: they may be judged."""
+        return why_unsuited(self.purpose, kind)
 
     def fingerprint(self) -> str:
         """SHA-256 (hex) of all that verdicts depend on; the same before saving and after loading."""

@@ -9,7 +9,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from medaegis.errors import DataError, ImageError
+from medaegis.images.kinds import Kind
 
 # Raise when the same file gives other pixels than before (readers, resize, phantoms).
 PIXEL_VERSION = 6
@@ -26,11 +27,19 @@ PIXEL_VERSION = 6
 
 @dataclass(frozen=True, eq=False)
 class Decoded:
-    """What decoding a listing gave: pictures uint8 (K, C, S, S), their places in the listing (K,), and the failures."""
+    """What decoding a listing gave.
+
+    Attributes:
+        images: pictures uint8 (K, C, S, S).
+        kept: their places in the listing (K,).
+        failures: of the others.
+        kinds: what their DICOM files say that they are, each kind once, sorted.
+    """
 
     images: Tensor
     kept: Tensor
     failures: tuple[ImageError, ...]
+    kinds: tuple[Kind, ...] = ()
 
 
 def cache_folder(given: Path | str | None) -> Path:
@@ -76,9 +85,12 @@ def read_cache(file: Path) -> Decoded | None:
     """The decoded images in `file`, or None where there is none, or none that is whole (it is then made anew)."""
     try:
         with safe_open(file, framework="pt") as store:
-            failures = json.loads(store.metadata()["failures"])
+            failures, kinds = (json.loads(store.metadata()[name]) for name in ("failures", "kinds"))
             return Decoded(
-                store.get_tensor("images"), store.get_tensor("kept"), tuple(ImageError(*entry) for entry in failures)
+                store.get_tensor("images"),
+                store.get_tensor("kept"),
+                tuple(ImageError(*entry) for entry in failures),
+                tuple(Kind(**entry) for entry in kinds),
             )
     except (FileNotFoundError, SafetensorError, KeyError, ValueError, TypeError):
         return None
@@ -89,12 +101,15 @@ def write_cache(file: Path, decoded: Decoded) -> None:
 
     Raises `DataError` if the disk does not take it.
     """
-    failures = json.dumps([[e.source, e.problem, e.remedy] for e in decoded.failures])
+    told = {
+        "failures": json.dumps([[e.source, e.problem, e.remedy] for e in decoded.failures]),
+        "kinds": json.dumps([asdict(kind) for kind in decoded.kinds]),
+    }
     handle, name = tempfile.mkstemp(dir=file.parent, prefix=file.stem, suffix=".part")
     os.close(handle)
     part = Path(name)
     try:
-        save_file({"images": decoded.images, "kept": decoded.kept.to(torch.int64)}, part, {"failures": failures})
+        save_file({"images": decoded.images, "kept": decoded.kept.to(torch.int64)}, part, told)
         part.replace(file)
     except (OSError, SafetensorError) as error:
         raise DataError(

@@ -8,7 +8,7 @@ import json
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -19,6 +19,7 @@ from torch import Tensor
 from medaegis.errors import ConfigError, DataError, ImageError
 from medaegis.images.cache import Decoded, cache_folder, cache_key, read_cache, write_cache
 from medaegis.images.given import regroup
+from medaegis.images.kinds import Kind
 from medaegis.images.readers import model_input
 from medaegis.images.schemes import SCHEMES
 from medaegis.images.sources import Grouping, Listing, Spec
@@ -40,6 +41,7 @@ class Dataset:
         names: one per image, unique.
         ids: int64 (N,), the image's place in the full data set, which seeds all randomness about it.
         failures: the images that could not be read, left out of everything above.
+        kinds: what its DICOM files say that they show, each kind once; also those of a subset's other images.
         remarks: what a person should know of how the source was read, such as spellings taken for one.
         grouping: what `patients` really names: patients, lesions, patients for some images only, or each image itself.
     """
@@ -52,6 +54,7 @@ class Dataset:
     names: tuple[str, ...]
     ids: Tensor
     failures: tuple[ImageError, ...] = ()
+    kinds: tuple[Kind, ...] = ()
     grouping: Grouping = "patient"
     remarks: tuple[str, ...] = ()
 
@@ -185,6 +188,7 @@ def load_dataset(
         names=tuple(listing.names[i] for i in places),
         ids=ids,
         failures=decoded.failures,
+        kinds=decoded.kinds,
         grouping=listing.grouping,
         remarks=listing.remarks,
     )
@@ -215,23 +219,26 @@ def _decode(listing: Listing, chosen: np.ndarray, size: int, channels: Channels,
     """Read all chosen pictures in parallel, in order."""
     images = np.empty((len(chosen), 1 if channels == "gray" else 3, size, size), dtype=np.uint8)
 
-    def read(place: int) -> ImageError | None:
+    def read(place: int) -> ImageError | Kind | None:
         try:
             picture = listing.read(int(chosen[place]), size)
             images[place] = model_input(picture, size=size, channels=channels)
         except ImageError as error:
             return error
-        return None
+        return picture.kind
 
     # Codecs and NumPy let go of the interpreter lock, so threads are enough and start at once.
     failures: list[ImageError] = []
     kept: list[int] = []
+    kinds: set[Kind] = set()
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        for place, error in enumerate(pool.map(read, range(len(chosen)))):
-            if error is None:
-                kept.append(place)
+        for place, found in enumerate(pool.map(read, range(len(chosen)))):
+            if isinstance(found, ImageError):
+                failures.append(found)
             else:
-                failures.append(error)
+                kept.append(place)
+                kinds |= set() if found is None else {found}
             progress(place + 1, len(chosen), "decoding images")
     pictures = images if len(kept) == len(chosen) else images[kept]
-    return Decoded(torch.from_numpy(pictures), torch.tensor(kept, dtype=torch.int64), tuple(failures))
+    places = torch.tensor(kept, dtype=torch.int64)
+    return Decoded(torch.from_numpy(pictures), places, tuple(failures), tuple(sorted(kinds, key=astuple)))
