@@ -8,6 +8,7 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 from PIL import Image
 from pydicom.dataset import FileDataset, FileMetaDataset
@@ -187,3 +188,68 @@ def test_a_folder_without_images_is_wrong_use(shop: Shop, tmp_path: Path):
     result = call("screen", shop.guard, tmp_path)
     assert result.exit_code == 2
     assert "no image in it" in result.stderr
+
+
+CLASSES = "1.2.840.10008.5.1.4.1.1."
+
+
+def of_kind(path: Path, pixels: np.ndarray, sop_class: str, **elements: str) -> Path:
+    """A DICOM file of some kind, with these pixels."""
+    dicom(path, pixels)
+    made = pydicom.dcmread(path)
+    made.SOPClassUID = made.file_meta.MediaStorageSOPClassUID = CLASSES + sop_class
+    for keyword, value in elements.items():
+        setattr(made, keyword, value)
+    made.save_as(path, enforce_file_format=True)
+    return path
+
+
+def test_a_whole_slide_is_withheld_by_a_guard_that_does_not_say_what_it_is_for(shop: Shop, tmp_path: Path):
+    images = drawn(shop, 4)
+    slide = of_kind(tmp_path / "slide.dcm", np.stack(images), "77.1.6", Modality="SM")
+    result = call("screen", shop.guard, slide, "--format", "jsonl")
+    (one,) = map(json.loads, result.stdout.splitlines())  # the file, not each of its frames
+    assert (one["status"], one["diagnosis"], one["frames"]) == ("unsupported", None, 4)
+    assert "slide microscopy (SM)" in one["reason"]
+    assert "--any-kind" in one["remedy"]
+    assert result.exit_code == 1
+    table = call("screen", shop.guard, slide)
+    assert "1 unsupported" in table.stderr
+    assert "Of a kind that the guard is not for:" in table.stderr
+    forced = call("screen", shop.guard, slide, "--any-kind", "--format", "jsonl")
+    found = [json.loads(line) for line in forced.stdout.splitlines()]
+    assert [one["frame"] for one in found] == [0, 1, 2, 3]
+    assert all(one["suspicion"] is not None and "slide microscopy" in one["other_kind"] for one in found)
+    assert "4 images of kinds that the guard is not for were judged" in forced.stderr
+
+
+def test_a_guard_for_chest_films_withholds_other_kinds(shop: Shop, tmp_path: Path):
+    guard = tmp_path / "guard"
+    options = ["--shields", shop.guard, "--for", "CR,DX", "--body-part", "CHEST", "--out", guard]
+    fitted = call("fit", shop.classifier, shop.spec, *options)
+    assert fitted.exit_code == 0, fitted.output
+    assert "CR, DX of CHEST" in fitted.stdout
+    assert "CR, DX of CHEST" in call("verify", guard).stdout
+    told = json.loads(call("verify", guard, "--json").stdout)
+    assert told["purpose"]["modalities"] == ["CR", "DX"]
+    image = drawn(shop, 1)[0]
+    png(tmp_path / "says nothing.png", image)
+    of_kind(tmp_path / "chest.dcm", image, "1", Modality="CR", BodyPartExamined="CHEST")
+    of_kind(tmp_path / "no part.dcm", image, "1.1", Modality="DX")
+    of_kind(tmp_path / "hand.dcm", image, "1", Modality="CR", BodyPartExamined="HAND")
+    of_kind(tmp_path / "liver.dcm", image, "2", Modality="CT")
+    of_kind(tmp_path / "capture.dcm", image, "7")
+    of_kind(tmp_path / "odd.dcm", image, "77.1.6", Modality="CR")
+    files = sorted([*tmp_path.glob("*.dcm"), *tmp_path.glob("*.png")])
+    result = call("screen", guard, *files, "--format", "jsonl")
+    found = {Path(one["file"]).stem: one["status"] for one in map(json.loads, result.stdout.splitlines())}
+    judged = {"says nothing", "chest", "no part"}
+    assert {name for name, status in found.items() if status == "unsupported"} == set(found) - judged
+    assert len({found[name] for name in judged}) == 1  # the same pixels, so the same verdict
+    assert "HAND" not in result.output
+
+
+def test_body_part_needs_a_modality(shop: Shop, tmp_path: Path):
+    result = call("fit", shop.classifier, shop.spec, "--body-part", "CHEST", "--out", tmp_path / "guard")
+    assert result.exit_code == 2
+    assert "needs --for" in result.stderr

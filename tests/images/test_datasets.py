@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.images.dicom_files import dataset as dicom_dataset
+from tests.images.dicom_files import write
 
 from medaegis.errors import ConfigError, DataError
 from medaegis.images import Dataset, dataset_schemes, load_dataset, model_input, read_image
+from medaegis.images.kinds import Kind
 
 
 def picture(path: Path, seed: int, *, side: int = 24, mode: str = "L") -> Path:
@@ -371,3 +374,21 @@ def test_every_scheme_has_a_line_of_help() -> None:
         "csv",
     } < dataset_schemes().keys()
     assert all(line and "\n" not in line for line in dataset_schemes().values())
+
+
+def test_dicom_files_say_what_they_show_and_the_cache_keeps_it(tmp_path: Path) -> None:
+    values = np.random.default_rng(1).integers(0, 256, (20, 20), dtype=np.uint8)
+    for label in ("clear", "ill"):
+        (tmp_path / "data" / label).mkdir(parents=True)
+        for name, part in (("a", "CHEST"), ("b", "THORAX")):
+            made = dicom_dataset(values, Modality="CR", BodyPartExamined=part)
+            made.SOPClassUID = made.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.1"
+            write(tmp_path / "data" / label / f"{name}.dcm", made)
+        Image.fromarray(values).save(tmp_path / "data" / label / "c.png")
+    film = "1.2.840.10008.5.1.4.1.1.1"
+    expected = (Kind("CR", film, "CHEST", False), Kind("CR", film, "THORAX", False))
+    for _ in range(2):  # decoded, then from the cache
+        found = load_dataset(f"folder:{tmp_path / 'data'}", size=16, channels="gray", cache_dir=tmp_path / "cache")
+        assert len(found) == 6
+        assert found.kinds == expected
+        assert found.subset([0]).kinds == expected

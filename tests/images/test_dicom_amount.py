@@ -19,7 +19,8 @@ from pydicom.uid import (
 from tests.images.dicom_files import RAMP, SECRET, compressed, dataset, encapsulated, jpeg, write
 
 from medaegis.errors import ImageError
-from medaegis.images.readers import find_images, read_image
+from medaegis.images.readers import read_image
+from medaegis.images.search import find_images
 
 BYTE = (RAMP % 256).astype(np.uint8)
 COLOUR = np.dstack([BYTE, BYTE[::-1], BYTE[:, ::-1]])

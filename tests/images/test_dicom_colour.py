@@ -205,3 +205,14 @@ def test_grey_jpeg_needs_no_colour_and_has_no_sign(tmp_path: Path) -> None:
     made = encapsulated([code], smooth, syntax=JPEGBaseline8Bit, PixelRepresentation=1)
     with pytest.raises(ImageError, match="has no sign"):
         read_image(write(path, made))
+
+
+def test_a_jpeg_cut_short_and_ended_properly_is_damaged(tmp_path: Path) -> None:
+    rough = np.random.default_rng(3).integers(0, 256, (64, 64), dtype=np.uint8)
+    for pixels in (rough, np.dstack([rough, rough.T, rough[::-1]])):
+        code = jpeg(pixels)
+        elements = {"PhotometricInterpretation": "YBR_FULL_422"} if pixels.ndim == 3 else {}
+        for stream in (code[: len(code) * 2 // 3] + b"\xff\xd9", code[: len(code) * 2 // 3]):
+            made = encapsulated([stream], pixels, syntax=JPEGBaseline8Bit, **elements)
+            with pytest.raises(ImageError, match="damaged"):
+                read_image(write(tmp_path / "a.dcm", made))

@@ -108,7 +108,13 @@ def _told(screened: Iterator[Screened], form: Format) -> Iterator[Screened]:
         yield one
 
 
-_STYLE = {"accepted": "green", "rejected": "bold red", "failed": "bold red", "unsupported": "yellow", "unreadable": "yellow"}
+_STYLE = {
+    "accepted": "green",
+    "rejected": "bold red",
+    "failed": "bold red",
+    "unsupported": "yellow",
+    "unreadable": "yellow",
+}
 
 
 def findings_table(found: list[Screened]) -> RenderableType:

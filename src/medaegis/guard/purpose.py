@@ -6,8 +6,8 @@ not one kind from another. DICOM files say what they are; PNG and JPEG do not, a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
 import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -81,7 +81,7 @@ def purpose_of(spec: str, kinds: Iterable[Kind]) -> Purpose | None:
 
 
 def read_purpose(training: Mapping[str, Any]) -> Purpose | None:
-    """The purpose among the facts of a guard's training; by the scheme of its data where an older version wrote none."""
+    """The purpose among the facts of a guard's training; where an older version wrote none, by its data's scheme."""
     if training.get(PURPOSE) is not None:
         return Purpose.model_validate(training[PURPOSE])
     return purpose_of(str(training.get("data", {}).get("spec", "")), ())

@@ -6,6 +6,7 @@ Source: DICOM PS3.5 8.2.1 to 8.2.4 and annex A.
 """
 
 from dataclasses import dataclass
+from io import BytesIO
 from typing import Any, Literal
 
 import numpy as np
@@ -17,12 +18,12 @@ from medaegis.images.codestream import (
     LOSSLESS,
     PROGRESSIVE,
     RGB_IDS,
-    Codestream,
+    StreamHeader,
     glued,
-    labelled,
-    read_codestream,
+    read_stream_header,
 )
 from medaegis.images.isolated import ask
+from medaegis.images.jpeg import Codestream, decode_jpeg
 from medaegis.images.limits import UnreadableError
 
 GREY = ("MONOCHROME1", "MONOCHROME2")
@@ -31,6 +32,9 @@ LOSSY_JPEG = (0xC0, 0xC1, PROGRESSIVE)
 DAMAGED = "export the picture again from the archive; this copy is damaged"
 CONVERT = "convert it to Explicit VR Little Endian or JPEG 2000"
 CONTRADICTION = "have the file corrected where it was made; a guess would change its colours"
+
+_ADOBE = b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0"
+ADOBE = {"RGB": _ADOBE + b"\0", "YBR_FULL": _ADOBE + b"\1"}
 
 Colours = Literal["grey", "RGB", "YBR_FULL"]
 
@@ -93,33 +97,32 @@ def decode_frame(
         raise UnreadableError(f"{syntax.name} cannot hold {declared}", CONTRADICTION)
     stream = None
     if syntax.processes:
-        stream = read_codestream(frame)
+        stream = read_stream_header(frame)
         if stream is None:
             raise UnreadableError(f"its {syntax.name} frame has no header that can be read", DAMAGED)
         _check(stream, syntax, options, steps)
         if glued(frame):
             raise UnreadableError("its compressed frame holds more than one picture", DAMAGED)
     colours = components(stream, declared, jp2=frame.startswith(JP2_START), steps=steps)
+    if colours != "grey" and declared != "RGB":
+        steps.append(f"{declared} to RGB")
     if syntax.decoder == "pillow":
-        if colours != "grey":
-            frame = labelled(frame, ycbcr=colours == "YBR_FULL")
-        request: dict[str, Any] = {"task": "jpeg"}
-    else:
-        # Under the name "RGB" pydicom converts nothing, under "YBR_FULL" once.
-        told = options if colours == "grey" else {**options, "photometric_interpretation": colours}
-        request = {"task": "dicom", "transfer_syntax": transfer_syntax, "plugin": syntax.decoder, "options": told}
-    answer = ask(request, frame)
+        # Whatever markers said what the colours are, now Adobe's alone does.
+        values = decode_jpeg(Codestream(BytesIO(frame)), b"" if colours == "grey" else ADOBE[colours])
+        return values[..., 0] if colours == "grey" else values
+    # Under the name "RGB" pydicom converts nothing, under "YBR_FULL" once.
+    told = options if colours == "grey" else {**options, "photometric_interpretation": colours}
+    about = {"transfer_syntax": transfer_syntax, "plugin": syntax.decoder, "options": told}
+    answer = ask({"task": "dicom", **about}, frame)
     if answer is None:
         raise UnreadableError(
             f"its {syntax.name} data cannot be decoded: damaged, or not of the kind it declares", DAMAGED
         )
-    if colours != "grey" and declared != "RGB":
-        steps.append(f"{declared} to RGB")
     head, binary = answer
     return np.frombuffer(binary, dtype=head["dtype"]).reshape(head["shape"])
 
 
-def _check(stream: Codestream, syntax: Syntax, options: dict[str, Any], steps: list[str]) -> None:
+def _check(stream: StreamHeader, syntax: Syntax, options: dict[str, Any], steps: list[str]) -> None:
     """Compare what the codestream declares with what the DICOM header declares, before anything is unpacked."""
     if stream.process not in syntax.processes:
         found = stream.coding if stream.coding != "JPEG" else f"JPEG of start-of-frame type {stream.process:X}"
@@ -148,7 +151,7 @@ def _check(stream: Codestream, syntax: Syntax, options: dict[str, Any], steps: l
         steps.append(f"the compressed frame says {sign}, the header does not: the header is followed")
 
 
-def components(stream: Codestream | None, declared: str, *, jp2: bool, steps: list[str]) -> Colours:
+def components(stream: StreamHeader | None, declared: str, *, jp2: bool, steps: list[str]) -> Colours:
     """What the decoder's components are: by the header, as long as the codestream's markers say nothing else.
 
     Markers that contradict each other or the header are refused. One exception is told instead: where the chroma is
@@ -190,7 +193,7 @@ def components(stream: Codestream | None, declared: str, *, jp2: bool, steps: li
     return "YBR_FULL"
 
 
-def _components_2000(stream: Codestream, declared: str, *, jp2: bool, steps: list[str]) -> Colours:
+def _components_2000(stream: StreamHeader, declared: str, *, jp2: bool, steps: list[str]) -> Colours:
     """The same for JPEG 2000 and JPEG-LS, whose decoders undo a transform that the codestream names (PS3.5 8.2.4)."""
     inside = declared in ("YBR_RCT", "YBR_ICT")
     if stream.subsampled:

@@ -14,11 +14,10 @@ BASELINE, PROGRESSIVE, LOSSLESS, JPEG_LS = 0xC0, 0xC2, 0xC3, 0xF7
 JFIF, HP, ADOBE = 0xE0, 0xE8, 0xEE
 SCAN, END = 0xDA, 0xD9
 RGB_IDS = tuple(b"RGB")
-ADOBE_MARKER = b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0"  # and the transform
 
 
 @dataclass(frozen=True)
-class Codestream:
+class StreamHeader:
     """The header of one compressed picture.
 
     Attributes:
@@ -48,7 +47,7 @@ class Codestream:
     transformed: bool = False
 
 
-def read_codestream(frame: bytes) -> Codestream | None:
+def read_stream_header(frame: bytes) -> StreamHeader | None:
     """The header of a codestream; None where it has none that can be followed."""
     try:
         if frame.startswith(JPEG_START):
@@ -79,7 +78,7 @@ def _word(data: bytes, at: int) -> int:
     return data[at] << 8 | data[at + 1]
 
 
-def _jpeg(frame: bytes) -> Codestream | None:
+def _jpeg(frame: bytes) -> StreamHeader | None:
     jfif, adobe, transformed, head = False, None, False, None
     for marker, at, length in segments(frame):
         body = frame[at + 4 : at + length]
@@ -96,7 +95,7 @@ def _jpeg(frame: bytes) -> Codestream | None:
         return None
     process, body = head
     parts = [body[6 + 3 * k : 9 + 3 * k] for k in range(body[5])]
-    return Codestream(
+    return StreamHeader(
         "JPEG-LS" if process == JPEG_LS else "JPEG",
         process,
         rows=_word(body, 1),
@@ -111,7 +110,7 @@ def _jpeg(frame: bytes) -> Codestream | None:
     )
 
 
-def _jpeg_2000(frame: bytes) -> Codestream:
+def _jpeg_2000(frame: bytes) -> StreamHeader:
     """SIZ comes first; COD, which names the component transformation, before the first tile."""
     right, bottom, left, top = (int.from_bytes(frame[at : at + 4], "big") for at in (8, 12, 16, 20))
     samples = _word(frame, 40)
@@ -121,7 +120,7 @@ def _jpeg_2000(frame: bytes) -> Codestream:
         if frame[at + 1] == 0x52:
             transformed = frame[at + 8] == 1
         at += 2 + _word(frame, at + 2)
-    return Codestream(
+    return StreamHeader(
         "JPEG 2000",
         0,
         bottom - top,
@@ -132,19 +131,6 @@ def _jpeg_2000(frame: bytes) -> Codestream:
         subsampled=len({bytes(part) for part in parts}) > 1 or any(part[1:] != b"\1\1" for part in parts),
         transformed=transformed,
     )
-
-
-def labelled(frame: bytes, *, ycbcr: bool) -> bytes:
-    """A JPEG of three components with Adobe's marker alone to say what they are, YCbCr or RGB.
-
-    libjpeg goes by JFIF's marker, by Adobe's, then by the components' ids; whatever it found before, it finds this.
-    """
-    kept, at = [frame[:2], ADOBE_MARKER + bytes([ycbcr])], 2
-    for marker, start, length in segments(frame):
-        at = start + length
-        if marker not in (JFIF, ADOBE):
-            kept.append(frame[start:at])
-    return b"".join([*kept, frame[at:]])
 
 
 def glued(frame: bytes) -> bool:

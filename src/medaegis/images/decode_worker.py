@@ -51,18 +51,6 @@ def decode_dicom(request: dict[str, Any], frame: bytes) -> tuple[dict[str, Any],
     return {"dtype": values.dtype.str, "shape": values.shape}, values.tobytes()
 
 
-def decode_jpeg(request: dict[str, Any], frame: bytes) -> tuple[dict[str, Any], bytes]:
-    """A JPEG of 8 bits to grey or RGB; what its colours are, its markers say."""
-    from io import BytesIO
-
-    from PIL import Image
-
-    with Image.open(BytesIO(frame), formats=["JPEG"]) as image:
-        image.load()
-        depth = (3,) if image.mode == "RGB" else ()
-        return {"dtype": "|u1", "shape": (image.height, image.width, *depth)}, image.tobytes()
-
-
 def decode_raster(request: dict[str, Any], data: bytes) -> tuple[dict[str, Any], bytes]:
     """A file of one named kind to Pillow's mode, size and bytes; its size was checked before."""
     from io import BytesIO
@@ -134,7 +122,7 @@ def main() -> None:
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
     heard = Heard()
-    tasks = {"dicom": decode_dicom, "jpeg": decode_jpeg, "raster": decode_raster, "jpeg-check": check_jpeg}
+    tasks = {"dicom": decode_dicom, "raster": decode_raster, "jpeg-check": check_jpeg}
     while (message := receive(sys.stdin.buffer)) is not None:
         request, data = message
         try:

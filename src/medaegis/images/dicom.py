@@ -3,13 +3,14 @@
 Source: DICOM PS3.3 C.7.6.3 (image pixel), C.7.6.16 (functional groups), C.8.7.1 (X-ray), C.11.6 (presentation LUT).
 """
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
-from medaegis.images.codec import COMPRESSED, GREY, PALETTE
-from medaegis.images.dicom_frames import compressed, native
+from medaegis.images.codec import COMPRESSED, GREY, PALETTE, decode_frame
+from medaegis.images.dicom_frames import RLE, Fragments, native
 from medaegis.images.dicom_header import (
     BIG_ENDIAN,
     NATIVE,
@@ -19,7 +20,8 @@ from medaegis.images.dicom_header import (
     read_header,
     transfer_syntax,
 )
-from medaegis.images.limits import Limits, UnreadableError, quiet
+from medaegis.images.kinds import read_kind
+from medaegis.images.limits import Decoded, Limits, UnreadableError, check_frame, quiet
 from medaegis.images.voi import BAD_TAG, Stored, grey, number, read_modality, read_table
 
 if TYPE_CHECKING:
@@ -33,47 +35,55 @@ ENHANCED_ANGIOGRAMS = tuple(f"1.2.840.10008.5.1.4.1.1.12.{kind}.1" for kind in (
 Pixels = npt.NDArray[np.float32]
 
 
-def read_dicom(file: BinaryIO, *, frame: int, limits: Limits) -> tuple[Pixels, int, int, list[str]]:
-    """Decode one frame of a DICOM file.
+def dicom_reader(file: BinaryIO, limits: Limits) -> Callable[[int], Decoded]:
+    """The function that decodes a frame of a DICOM file, counted from 0.
 
     Args:
-        file: open at its start, its "DICM" mark already seen.
-        frame: counted from 0.
+        file: open at its start.
         limits: bounds on what the header declares; nothing is unpacked before they are checked.
 
-    Returns:
-        Pixels float32 `(1 or 3, H, W)` in [0, 1], bits stored, number of frames, steps in words.
-
     Raises:
-        UnreadableError: a stated reason; any other exception means that the file is damaged.
+        UnreadableError: a stated reason, of this function too; any other exception means that the file is damaged.
     """
     with quiet():
         syntax = transfer_syntax(file)
         dataset = read_header(file, syntax)
         vr, length = pixel_element(file, dataset, syntax)
-        options = pixel_options(dataset, frame, limits)
-        frames, bits = int(options["number_of_frames"]), int(options["bits_stored"])
-        declared = options["photometric_interpretation"]
-        name = NATIVE.get(syntax) or COMPRESSED[syntax].name
-        steps = [f"DICOM, {name}, {declared}, {bits} bits stored", *_remarks(dataset, frame, frames)]
+        options = pixel_options(dataset, limits)
+        kind, frames = read_kind(dataset), int(options["number_of_frames"])
+        start = file.tell()
+        fragments = None
         if syntax in COMPRESSED:
-            values = compressed(file, dataset, syntax, length, options, frame, steps)
-        else:
-            values = native(file, syntax, vr, length, options, frame, steps)
-        if declared in GREY:
-            pixels = _grey(values, dataset, options, frame, syntax, steps)[np.newaxis]
-        elif declared == PALETTE:
-            pixels = _palette(values, dataset, options, syntax, steps)
-        else:
-            pixels = _colour(values, bits)
-    return np.ascontiguousarray(pixels, dtype=np.float32), bits, frames, steps
+            fragments = Fragments(file, length, dataset, frames, rle=syntax == RLE)
+
+    def read(frame: int) -> Decoded:
+        check_frame(frame, frames, limits)
+        with quiet():
+            steps = _remarks(dataset, syntax, options, frame)
+            if fragments is not None:
+                alone = {**options, "number_of_frames": 1}
+                values = decode_frame(fragments.frame(frame), transfer_syntax=syntax, options=alone, steps=steps)
+            else:
+                file.seek(start)
+                values = native(file, syntax, vr, length, options, frame, steps)
+            if options["photometric_interpretation"] in GREY:
+                pixels = _grey(values, dataset, options, frame, syntax, steps)[np.newaxis]
+            elif options["photometric_interpretation"] == PALETTE:
+                pixels = _palette(values, dataset, options, syntax, steps)
+            else:
+                pixels = _colour(values, options["bits_stored"])
+        pixels = np.ascontiguousarray(pixels, dtype=np.float32)
+        return Decoded(pixels, 1, options["bits_stored"], frames, steps, kind)
+
+    return read
 
 
-def _remarks(dataset: "Dataset", frame: int, frames: int) -> list[str]:
+def _remarks(dataset: "Dataset", syntax: str, options: dict[str, Any], frame: int) -> list[str]:
     """What the header says of the picture that no step of decoding brings out."""
-    told = []
-    if frames > 1:
-        told.append(f"frame {frame} of {frames}, counted from 0")
+    name = NATIVE.get(syntax) or COMPRESSED[syntax].name
+    told = [f"DICOM, {name}, {options['photometric_interpretation']}, {options['bits_stored']} bits stored"]
+    if options["number_of_frames"] > 1:
+        told.append(f"frame {frame} of {options['number_of_frames']}, counted from 0")
     if number(dataset, "NumberOfFrames") == 0:
         told.append("the header says 0 frames: taken as 1")
     if str(dataset.get("LossyImageCompression", "")) == "01":

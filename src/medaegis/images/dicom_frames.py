@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from medaegis.images.codec import CONTRADICTION, DAMAGED, decode_frame
+from medaegis.images.codec import CONTRADICTION, DAMAGED
 from medaegis.images.codestream import JP2_START, JPEG_2000_START, JPEG_START
 from medaegis.images.dicom_header import UNDEFINED
 from medaegis.images.limits import UnreadableError
@@ -23,49 +23,72 @@ RLE = "1.2.840.10008.1.2.5"
 FRAGMENTS = 1_000_000  # more are no picture: the longest film has far fewer
 
 
-def compressed(
-    file: BinaryIO, dataset: "Dataset", syntax: str, length: int, options: dict[str, Any], frame: int, steps: list[str]
-) -> Values:
-    """A frame of compressed pixel data, in RGB if in colour; only its own fragments are unpacked."""
-    from pydicom.encaps import get_frame
+class Fragments:
+    """Compressed pixel data: which fragments each frame has, found once for a file.
 
-    if length != UNDEFINED:
-        raise UnreadableError("its transfer syntax is a compressed one, its pixels are not in fragments", DAMAGED)
-    offsets = (dataset.get("ExtendedOffsetTable"), dataset.get("ExtendedOffsetTableLengths"))
-    frames = options["number_of_frames"]
-    pictures = _pictures(file, frames, rle=syntax == RLE, extended=offsets[0] or b"")
-    if pictures != frames:
-        raise UnreadableError(f"its header declares {frames} frames, its compressed pixels hold {pictures}", DAMAGED)
-    codestream = get_frame(file, frame, number_of_frames=frames, extended_offsets=offsets if all(offsets) else None)
-    return decode_frame(codestream, transfer_syntax=syntax, options={**options, "number_of_frames": 1}, steps=steps)
+    Args:
+        file: at the first item, the offset table.
+        length: of the pixel data element.
+        frames: as the header declares.
+        rle: a frame of RLE is one fragment; of other codings, a fragment that starts a codestream starts a frame.
 
-
-def _pictures(file: BinaryIO, frames: int, *, rle: bool, extended: bytes) -> int:
-    """How many pictures the fragments hold: by the offset table, or else counted; leaves the file where it was.
-
-    An empty table is allowed, and one entry for one frame may stand before the fragments of several. Where fragments
-    are fewer than frames, or split in a way that only a decoder can tell, pydicom decides.
+    Raises:
+        UnreadableError: they hold another number of frames.
     """
-    start = file.tell()
-    mark, length = struct.unpack("<4sL", file.read(8))
-    if mark != ITEM:
-        raise UnreadableError("its compressed pixels do not begin with an offset table", DAMAGED)
-    entries = len(extended) // 8 or length // 4
-    if entries and (entries != frames or frames > 1):
-        file.seek(start)
-        return entries
-    file.seek(start + 8 + length)
-    found = 0
-    for _ in range(FRAGMENTS):
-        head = file.read(20)
-        if head[:4] != ITEM or len(head) < 8:
-            break
-        found += rle or head[8:].startswith((JPEG_START, JPEG_2000_START, JP2_START))
-        file.seek(struct.unpack("<L", head[4:8])[0] - (len(head) - 8), 1)
-    else:
-        raise UnreadableError(f"its compressed pixels are in more than {FRAGMENTS:,} fragments", DAMAGED)
-    file.seek(start)
-    return found if found > frames or (rle and found) else frames
+
+    def __init__(self, file: BinaryIO, length: int, dataset: "Dataset", frames: int, *, rle: bool) -> None:
+        self._file, self._start, self._frames = file, file.tell(), frames
+        if length != UNDEFINED:
+            raise UnreadableError("its transfer syntax is a compressed one, its pixels are not in fragments", DAMAGED)
+        offsets = dataset.get("ExtendedOffsetTable"), dataset.get("ExtendedOffsetTableLengths")
+        self._extended = offsets if all(offsets) else None
+        # Places and lengths of each frame's fragments; None where an offset table tells the frames apart.
+        self._parts: list[list[tuple[int, int]]] | None = None
+        mark, table = struct.unpack("<4sL", file.read(8))
+        if mark != ITEM:
+            raise UnreadableError("its compressed pixels do not begin with an offset table", DAMAGED)
+        found = len(offsets[0] or b"") // 8 or table // 4
+        if found == 0 or (found == 1 and frames == 1):  # one entry may stand before the fragments of several frames
+            file.seek(table, 1)
+            self._parts = self._listed(rle=rle)
+            found = len(self._parts)
+        if found != frames:
+            raise UnreadableError(f"its header declares {frames} frames, its compressed pixels hold {found}", DAMAGED)
+
+    def _listed(self, *, rle: bool) -> list[list[tuple[int, int]]]:
+        fragments, starts = [], []
+        for _ in range(FRAGMENTS):
+            head = self._file.read(20)
+            if head[:4] != ITEM or len(head) < 8:
+                break
+            length, place = int.from_bytes(head[4:8], "little"), self._file.tell() - len(head) + 8
+            fragments.append((place, length))
+            starts.append(head[8:].startswith((JPEG_START, JPEG_2000_START, JP2_START)))
+            self._file.seek(place + length)
+        else:
+            raise UnreadableError(f"its compressed pixels are in more than {FRAGMENTS:,} fragments", DAMAGED)
+        if rle or len(fragments) == self._frames:
+            return [[fragment] for fragment in fragments]
+        parts: list[list[tuple[int, int]]] = []
+        for fragment, first in zip(fragments, starts, strict=True):
+            if first or not parts:
+                parts.append([])
+            parts[-1].append(fragment)
+        return parts
+
+    def frame(self, number: int) -> bytes:
+        """The codestream of a frame; only its own fragments are read."""
+        from pydicom.encaps import get_frame
+
+        if self._parts is None:
+            self._file.seek(self._start)
+            extended = self._extended
+            return get_frame(self._file, number, number_of_frames=self._frames, extended_offsets=extended)
+        found = []
+        for place, length in self._parts[number]:
+            self._file.seek(place)
+            found.append(self._file.read(length))
+        return b"".join(found)
 
 
 def native(

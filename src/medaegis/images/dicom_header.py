@@ -135,7 +135,7 @@ def _whole(dataset: "Dataset", keyword: str, *, default: int | None = None) -> i
     return int(value)
 
 
-def pixel_options(dataset: "Dataset", frame: int, limits: Limits) -> dict[str, Any]:
+def pixel_options(dataset: "Dataset", limits: Limits) -> dict[str, Any]:
     """The image pixel module as pydicom's decoding options, every value checked (PS3.3 C.7.6.3)."""
     photometric = str(dataset.get("PhotometricInterpretation") or "").strip()
     if photometric not in (*GREY, *COLOUR, PALETTE):
@@ -178,5 +178,5 @@ def pixel_options(dataset: "Dataset", frame: int, limits: Limits) -> dict[str, A
     if options["number_of_frames"] < 0:
         raise UnreadableError(f"its NumberOfFrames is {options['number_of_frames']}", BAD_TAG)
     check_size(options["columns"], options["rows"], limits)
-    check_frame(frame, options["number_of_frames"], limits)
+    check_frame(0, options["number_of_frames"], limits)
     return options

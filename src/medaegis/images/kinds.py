@@ -77,7 +77,7 @@ OBJECTS: dict[str, frozenset[str]] = {
 }
 # Parts of a slide, and maps of values, are no picture to any classifier that was not made for just these.
 UNASKED = frozenset(
-    _CLASSES + number for number in ("77.1.6", "77.1.3", "66.4", "66.7", "30", "481.2", "68.1", "77.1.5.3", "82.1")
+    _CLASSES + number for number in ("77.1.6", "77.1.3", "66.4", "30", "481.2", "68.1", "77.1.5.3", "82.1")
 )
 
 

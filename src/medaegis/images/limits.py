@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy.typing as npt
 
+from medaegis.images.kinds import Kind
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -52,6 +54,7 @@ class Decoded:
         bits: bits per sample that the values carry.
         frames: how many the file has.
         steps: what was done to the pixels, in words.
+        kind: what a DICOM file says that it shows.
     """
 
     values: npt.NDArray[Any]
@@ -59,6 +62,7 @@ class Decoded:
     bits: int
     frames: int
     steps: list[str]
+    kind: Kind | None = None
 
 
 def check_size(columns: int, rows: int, limits: Limits, *, copies: int = 1) -> None:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from medaegis.errors import ConfigError, ImageError
 from medaegis.images.dicom_header import is_bare
+from medaegis.images.kinds import Kind
 from medaegis.images.limits import DEFAULT_LIMITS, Decoded, Limits, UnreadableError
 
 __all__ = ["Limits", "Picture", "model_input", "read_frames", "read_image"]
@@ -39,6 +40,7 @@ class Picture:
         format: "PNG", "JPEG", "TIFF", "BMP", "WebP" or "DICOM".
         steps: what was done to get from the file to the pixels, in words, in order.
         white: the value that is white; 0 is black.
+        kind: what a DICOM file says that it shows; None for other files, which say nothing.
     """
 
     values: npt.NDArray[Any]
@@ -49,6 +51,7 @@ class Picture:
     format: str
     steps: tuple[str, ...]
     white: int = field(default=1, kw_only=True)
+    kind: Kind | None = field(default=None, kw_only=True)
 
     @property
     def pixels(self) -> npt.NDArray[np.float32]:
@@ -100,7 +103,8 @@ def read_frames(path: str | os.PathLike[str], *, limits: Limits = DEFAULT_LIMITS
 
 
 def _picture(source: str, kind: str, frame: int, found: Decoded) -> Picture:
-    return Picture(found.values, found.bits, source, frame, found.frames, kind, tuple(found.steps), white=found.white)
+    told = found.frames, kind, tuple(found.steps)
+    return Picture(found.values, found.bits, source, frame, *told, white=found.white, kind=found.kind)
 
 
 @contextmanager
@@ -184,13 +188,9 @@ def _reader(file: BinaryIO, kind: str, limits: Limits) -> Callable[[int], Decode
         from medaegis.images.raster import raster_reader
 
         return raster_reader(file, kind, limits)
-    from medaegis.images.dicom import read_dicom
+    from medaegis.images.dicom import dicom_reader
 
-    def read(frame: int) -> Decoded:
-        pixels, bits, frames, steps = read_dicom(file, frame=frame, limits=limits)
-        return Decoded(pixels, 1, bits, frames, steps)
-
-    return read
+    return dicom_reader(file, limits)
 
 
 def model_input(picture: Picture, *, size: int, channels: Literal["gray", "rgb"]) -> npt.NDArray[np.uint8]:
