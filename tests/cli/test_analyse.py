@@ -61,7 +61,7 @@ def test_what_does_not_fit_is_told_in_a_line(shop: Shop, tmp_path: Path):
         (2, "aimed at a Shield", (shop.classifier, shop.spec, "--attack", "wb")),
         (2, "no tap", (shop.classifier, shop.spec, "--layer", "layer9")),
         (2, "too few", (shop.guard, shop.spec, "--limit", 3)),
-        (2, "other images", (shop.guard, shop.spec, "--images", 120)),
+        (2, "the guard learned from", (shop.guard, shop.spec, "--images", 120)),
         (2, "without a Cushion", (shop.classifier, shop.spec, "--gradient", "twin")),
         (2, "a guard has its own", (shop.guard, shop.spec, "--cushion", "jpeg:80")),
         (2, "less than a grey level", (shop.guard, shop.spec, "--eps", "0.0035")),

@@ -16,6 +16,7 @@ COMMANDS = {
     "train": ("SPEC", "--size", SIDE),
     "fit": ("CLASSIFIER", "SPEC"),
     "fit --shields": ("CLASSIFIER", "SPEC", "--shields", "GUARD"),
+    "calibrate": ("GUARD", "SPEC"),
     "attack": ("GUARD", "SPEC"),
     "evaluate": ("GUARD", "SPEC"),
     "analyse": ("GUARD", "SPEC"),
@@ -59,6 +60,7 @@ def test_a_classifier_is_not_written_into(name: str, idle: None, shop: Shop):
     """A file more in its folder and it could not be read any longer."""
     told = refused(shop, name, shop.classifier)
     problems = {"fit": "is not a guard folder", "fit --shields": "is not an empty folder"}
+    problems["calibrate"] = "is not an empty folder"
     assert problems.get(name, "name another folder") in told
 
 

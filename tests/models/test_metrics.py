@@ -35,6 +35,8 @@ def test_kappa_at_its_ends():
         (("0", "1"), False),
         (("0", "2", "1"), False),
         (("No DR", "Mild", "Severe"), False),
+        (("No DR", "Mild", "Moderate", "Severe", "Proliferative DR"), True),
+        (("No DR", "DR"), False),
         (("1", "1", "2"), False),
         (("0", "1", "nan"), False),
     ],

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from medaegis.bench.schema import DataFacts
 from medaegis.errors import ConfigError, DataError
+from medaegis.guard.site import Site
 from medaegis.images.datasets import Dataset
 from medaegis.images.splits import Split, kept_together
 from medaegis.models.classifier import Classifier
@@ -42,12 +43,15 @@ def draw(labels: Tensor, limit: int | None, seed: int) -> Tensor:
     return share.argsort(stable=True)[:limit].sort().values
 
 
-def data_facts(test: Dataset, split: Split) -> DataFacts:
-    """What a record tells of the images that were measured on."""
+def data_facts(test: Dataset, split: Split, site: Site | None = None) -> DataFacts:
+    """What a record tells of the images that were measured on (site: as they were found for a guard)."""
     return DataFacts(
         spec=test.spec.split(":")[0],
         split="adv_test",
         split_by=kept_together(test, split),
         n=len(test),
         counts={name: int((test.labels == k).sum()) for k, name in enumerate(test.classes)},
+        site="of the fit" if site is None or site.home else "another",
+        left_out=0 if site is None else site.left_out,
+        note="" if site is None else site.note,
     )

@@ -40,6 +40,7 @@ from medaegis.bench.surrogates import surrogate_of
 from medaegis.errors import ConfigError, DataError
 from medaegis.guard.guard import Guard
 from medaegis.guard.looks import unfinished
+from medaegis.guard.site import Site
 from medaegis.images.datasets import Dataset
 from medaegis.images.splits import Split
 from medaegis.models.classifier import Classifier
@@ -68,6 +69,7 @@ def evaluate_guard(
     *,
     cells: Sequence[Planned],
     surrogates: Sequence[Classifier] = (),
+    site: Site | None = None,
     out_dir: Path,
     limit: int | None = None,
     planted: bool = True,
@@ -80,6 +82,7 @@ def evaluate_guard(
     """Measure every planned cell on "adv_test" images and write the evaluation folder (see `schema`).
 
     Args:
+        site: where the images come from, for the record; None: the data of the fit.
         surrogates: classifiers on which the transferred cells are made, by the mean of their logits.
         limit: attack at most so many images, classes in proportion; the clean figures use all test images.
         planted: also train a deliberately weak Shield and show that the attacks break it.
@@ -151,7 +154,7 @@ def evaluate_guard(
         threat_model=THREAT_MODEL + (RANDOM_CUSHION if guard.cushion.random else ""),
         guard=_guard_facts(guard),
         surrogates=surrogate.facts if surrogate is not None else [],
-        data=data_facts(test, split),
+        data=data_facts(test, split, site),
         clean=_clean_result(guard, test, clean),
         cells=measured,
         worst_case=field.worst_cases(all_outcomes),
@@ -204,6 +207,8 @@ def _guard_facts(guard: Guard) -> GuardFacts:
         taps=list(guard.bank.taps),
         tnr_target=guard.tnr,
         thresholds=dict.fromkeys(guard.classes, 1.0),
+        pooled=[name for name, told in guard.calibration.get("thresholds", {}).items() if not told["own"]],
+        calibrated_from=guard.calibration.get("guard", ""),
         recipe={name: value for name, value in config.items() if not isinstance(value, dict)},
         training={"seconds": sum(seconds), "images": guard.training.get("data", {}).get("images")},
         unfinished=unfinished(guard.training),
@@ -220,11 +225,17 @@ def _clean_result(guard: Guard, test: Dataset, clean: Verdict) -> CleanResult:
         for name, rows in ((name, test.labels == k) for k, name in enumerate(test.classes))
         if rows.any()
     }
+    shown = clean.accepted.nonzero().flatten().tolist()
+    of_shown = share_interval(~wrong[shown], [test.patients[i] for i in shown]) if shown else None
+    intervals = {"accuracy": accuracy, "tnr_reached": accepted} | (
+        {} if of_shown is None else {"accuracy_accepted": of_shown}
+    )
     return CleanResult(
         n=len(test),
         wrong=int(wrong.sum()),
         wrong_rejected=_mean(~clean.accepted[wrong]),
         accuracy=accuracy.value,
+        accuracy_accepted=None if of_shown is None else of_shown.value,
         accuracy_without_cushion=_mean(bare.argmax(1) == test.labels),
         auroc=told["auroc"],
         sensitivity=told.get("sensitivity"),
@@ -233,5 +244,5 @@ def _clean_result(guard: Guard, test: Dataset, clean: Verdict) -> CleanResult:
         tnr_reached=accepted.value,
         tnr_by_class={name: by_class[name].value if name in by_class else None for name in test.classes},
         tnr_by_class_intervals={name: (found.low, found.high) for name, found in by_class.items()},
-        intervals={"accuracy": (accuracy.low, accuracy.high), "tnr_reached": (accepted.low, accepted.high)},
+        intervals={name: (one.low, one.high) for name, one in intervals.items()},
     )

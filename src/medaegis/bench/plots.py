@@ -144,7 +144,7 @@ def eps_figure(series: Sequence[Series], worst: Sequence[WorstCase]) -> str:
             if field != "auroc_wanted":
                 axes.yaxis.set_major_formatter(PercentFormatter(1.0))
         legend(figure, panels[2])
-        return _svg(figure)
+        return svg(figure)
 
 
 def roc_figure(series: Sequence[Series], scores: Mapping[str, Array], tnr: float) -> str:
@@ -176,7 +176,7 @@ def roc_figure(series: Sequence[Series], scores: Mapping[str, Array], tnr: float
         for axes in grid[len(panels) :]:
             axes.set_axis_off()
         legend(figure, *grid[: len(panels)])
-        return _svg(figure)
+        return svg(figure)
 
 
 def histogram_figures(
@@ -206,7 +206,7 @@ def histogram_figures(
                 axes.spines["left"].set_visible(False)
             for axes in grid[len(cells) :]:
                 axes.set_axis_off()
-            figures.append((name, _svg(figure)))
+            figures.append((name, svg(figure)))
     return figures
 
 
@@ -267,7 +267,13 @@ def legend(figure: Figure, *panels: Axes, above: bool = False) -> None:
         figure.legend(list(entries.values()), list(entries), loc="outside lower center", ncols=3)
 
 
-def _svg(figure: Figure) -> str:
+def percent_axis(axes: Axes) -> None:
+    """Shares on the vertical axis in per cent."""
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+
+
+def svg(figure: Figure) -> str:
+    """The figure as a data URI."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -35,8 +35,11 @@ class Model(BaseModel):
 
 
 class GuardFacts(Model):
-    """What was protected: the guard folder's own description. unfinished: what its manifest says against its Shields'
-    training, a sentence each.
+    """What was protected: the guard folder's own description.
+
+    unfinished: what its manifest says against its Shields' training, a sentence each. pooled: classes with too few clean
+    images for a threshold of their own. calibrated_from: digest of the guard that it is, but for the thresholds, which
+    were set anew at a site; empty where they are those of the fit.
     """
 
     digest: str
@@ -51,6 +54,8 @@ class GuardFacts(Model):
     recipe: dict[str, Setting] = {}
     training: dict[str, Setting] = {}
     unfinished: list[str] = []
+    pooled: list[str] = []
+    calibrated_from: str = ""
 
 
 class SurrogateFacts(Model):
@@ -61,26 +66,35 @@ class SurrogateFacts(Model):
 
 
 class DataFacts(Model):
-    """The images the figures were measured on; counts are per class."""
+    """The images the figures were measured on; counts are per class.
+
+    site: whether they are of the data that the guard was fitted on, or of another site. left_out: images of a site that
+    the guard learned from or was calibrated on, or of the same patients. note: what cannot be told of that.
+    """
 
     spec: str
     split: str
     split_by: Grouping
     n: Count
     counts: dict[str, Count]
+    site: Literal["of the fit", "another"] = "of the fit"
+    left_out: Count = 0
+    note: str = ""
 
 
 class CleanResult(Model):
     """Images nobody attacked.
 
     tnr_reached: share of all of them that the guard accepts. wrong: how many the classifier diagnoses wrongly;
-    wrong_rejected: share of those that the guard rejects. intervals: by field name.
+    wrong_rejected: share of those that the guard rejects; accuracy_accepted: of the accepted diagnoses. intervals: by
+    field name.
     """
 
     n: Count
     wrong: Count | None = None
     wrong_rejected: Share | None = None
     accuracy: Share | None = None
+    accuracy_accepted: Share | None = None
     accuracy_without_cushion: Share | None = None
     auroc: Share | None = None
     sensitivity: Share | None = None

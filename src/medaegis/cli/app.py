@@ -11,6 +11,7 @@ from medaegis.cli import (
     analyse,
     assess,
     attack,
+    calibrate,
     check,
     compare,
     console,
@@ -71,6 +72,12 @@ add_command(
     app,
     fit.fit,
     example="medaegis fit runs/classifier chest-xray:/data/chest_xray --cushion jpeg:80 --out runs/guard",
+    panel="Build",
+)
+add_command(
+    app,
+    calibrate.calibrate,
+    example="medaegis calibrate runs/guard folder:/data/other-hospital --out runs/guard-there",
     panel="Build",
 )
 add_command(

@@ -142,6 +142,11 @@ def percent(share: Any) -> str:
     return "–" if share is None else f"{100 * share:.1f} %"
 
 
+def percent_bounds(low: float, high: float) -> str:
+    """An interval of shares as `80.0–90.6 %`."""
+    return f"{100 * low:.1f}–{100 * high:.1f} %"
+
+
 def decimal(value: Any) -> str:
     """An area under the curve as `0.973`, or a dash."""
     return "–" if value is None else f"{value:.3f}"

@@ -10,6 +10,7 @@ from medaegis.errors import ArtefactError, DataError
 
 if TYPE_CHECKING:
     from medaegis.guard.guard import Guard
+    from medaegis.guard.site import Site
     from medaegis.images import Dataset, Split
     from medaegis.images.splits import Fractions
     from medaegis.models import Classifier
@@ -62,30 +63,64 @@ def data_of_classifier(folder: Path, classifier: Classifier, spec: str, *, image
     return dataset, Split.load(folder / "split.json", dataset)
 
 
-def data_of_guard(guard: Guard, spec: str, *, images: int | None) -> tuple[Dataset, Split]:
-    """The data set a guard was fitted on and its split, made again and compared with what the guard remembers.
+def site_for(guard: Guard, spec: str, *, images: int | None, seed: int = 0, recalibrate: bool = False) -> Site:
+    """Images to measure a guard on: those of its fit, by the split of the fit, or another site's without what it knows.
+
+    What is left out or cannot be told is said.
+
+    Args:
+        seed: of another site's `images` and split.
+        recalibrate: they are to set new thresholds, so those of the fit are another site's too.
 
     Raises:
-        DataError: other images, or images that fall into other parts: the guard may have learned from any of them.
+        DataError: classes that the guard does not know; nothing it does not know; or the images of the fit fall into
+            other parts than then.
     """
+    from medaegis.guard.site import Site, other_site
     from medaegis.images import split_dataset
 
     told = guard.training.get("split")
     if not isinstance(told, dict):
         raise ArtefactError("guard", "does not say how its images were split", "fit it with `medaegis fit`")
-    limit = images if images is not None else guard.training.get("images")
+    of_fit = images in (None, guard.training.get("images"))
+    limit = guard.training.get("images") if images is None else images
+    classifier = guard.classifier
     dataset = load(
-        spec, size=guard.classifier.size, channels=guard.classifier.channels, images=limit, seed=told["seed"]
+        spec, size=classifier.size, channels=classifier.channels, images=limit, seed=told["seed"] if of_fit else seed
     )
-    remedy = "give the data set, and --images, that `medaegis train` and `medaegis fit` had"
-    if dataset.fingerprint != told.get("fingerprint"):
-        problem = f"other images ({len(dataset)}) than those the guard was fitted on, which it may have learned from"
-        raise DataError(spec, problem, remedy)
-    split = split_dataset(dataset, by=told["by"], seed=told["seed"], fractions=_fractions(told))
-    parts = guard.training.get("split_parts")
-    if parts is not None and split.parts_fingerprint != parts:
-        raise DataError(spec, "its images fall into other parts than when the guard was fitted", remedy)
-    return dataset, split
+    if dataset.fingerprint == told.get("fingerprint") and not recalibrate:
+        split = split_dataset(dataset, by=told["by"], seed=told["seed"], fractions=_fractions(told))
+        parts = guard.training.get("split_parts")
+        if parts is not None and split.parts_fingerprint != parts:
+            remedy = "give the data set, and --images, that `medaegis train` and `medaegis fit` had"
+            raise DataError(spec, "its images fall into other parts than when the guard was fitted", remedy)
+        return Site(dataset, split, home=True)
+    if images is None and limit is not None and dataset.fingerprint != told.get("fingerprint"):
+        dataset = load(spec, size=classifier.size, channels=classifier.channels, images=None, seed=seed)
+    found = other_site(guard, dataset, seed=seed, recalibrate=recalibrate)
+    n = len(found.dataset)
+    console.say(
+        f"Not the images of the fit: taken as another site, {n} images, {len(found.split.adv_test)} to measure."
+    )
+    if found.left_out:
+        console.say(f"{found.left_out} images are left out: the guard, or its thresholds, know them or their patients.")
+    if found.note:
+        console.say(f"Warning: {found.note}.")
+    return found
+
+
+def data_of_guard(guard: Guard, spec: str, *, images: int | None) -> tuple[Dataset, Split]:
+    """The data set and split of `site_for`."""
+    found = site_for(guard, spec, images=images)
+    return found.dataset, found.split
+
+
+def origin_of(classifier_dir: Path) -> dict[str, bool]:
+    """For a guard's record: whether it is known which images its classifier learned from."""
+    from medaegis.artefact import read_folder
+
+    stored = read_folder(classifier_dir, kind="classifier")
+    return {"classifier_learned_known": "training" in stored.document_names or "learned" in stored.tensor_names}
 
 
 def _fractions(told: dict[str, object]) -> Fractions:

@@ -147,7 +147,7 @@ def evaluate(
         transferred=list(carried),
     )
     stand_ins = [load_classifier(path, factory(network)) for path in surrogates]
-    dataset, split = datasets.data_of_guard(guard, spec, images=images)
+    site = datasets.site_for(guard, spec, images=images)
     given: dict[str, object] = {"--suite": suite, "--seed": seed, "--attacks": attacks, "--eps": eps, "--steps": steps}
     given |= {"--queries": queries, "--limit": limit, "--images": images, "--gradient": way}
     given |= {"--samples": draws if draws > 1 else None, "--surrogate": surrogates, "--no-planted": not planted}
@@ -156,10 +156,11 @@ def evaluate(
     with console.progress("Evaluating") as progress:
         found = evaluate_guard(
             guard,
-            dataset,
-            split,
+            site.dataset,
+            site.split,
             cells=cells,
             surrogates=stand_ins,
+            site=site,
             out_dir=out,
             limit=limit,
             planted=planted,

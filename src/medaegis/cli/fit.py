@@ -78,7 +78,7 @@ def fit(
     from medaegis.guard.guard import Guard
     from medaegis.guard.looks import FIT_AGAIN, LOOKS, unfinished
     from medaegis.guard.purpose import asked_purpose, told_purpose
-    from medaegis.models.store import load_classifier
+    from medaegis.models.store import load_classifier, read_learned
 
     filtering = parse_cushion(cushion)
     if body_part and kinds is None:
@@ -91,6 +91,7 @@ def fit(
     doubt = why_no_better_than_chance(classifier, dataset, split.adv_test) if split.adv_test else None
     if doubt is not None:
         console.say(f"Warning: the classifier is no better than chance: {console.shown(doubt)}. No guard mends that.")
+    hashes = read_learned(classifier_dir)
     if shields is not None:
         source = Guard.load(shields, factory=factory(network))
         guard = refit_guard(
@@ -101,6 +102,7 @@ def fit(
             cushion=filtering,
             out_dir=out,
             tnr=tnr,
+            learned=hashes,
             signing_key=sign,
             purpose=purpose,
         )
@@ -122,7 +124,8 @@ def fit(
                 tnr=tnr,
                 signing_key=sign,
                 purpose=purpose,
-                about={"images": images, "recipe": recipe.value},
+                about={"images": images, "recipe": recipe.value, **datasets.origin_of(classifier_dir)},
+                learned=hashes,
                 progress=progress,
             )
     told, doubts = guard.calibration, unfinished(guard.training)

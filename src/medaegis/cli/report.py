@@ -8,10 +8,14 @@ from typing import Annotated
 import typer
 
 from medaegis.cli.options import check_out
+from medaegis.errors import ConfigError
 
 
 def report(
-    evaluation_dir: Annotated[Path, typer.Argument(metavar="DIR", help="Folder that `medaegis evaluate` wrote.")],
+    evaluation_dirs: Annotated[
+        list[Path],
+        typer.Argument(metavar="DIR…", help="Folder that `medaegis evaluate` wrote; several: sites side by side."),
+    ],
     out: Annotated[
         Path | None,
         typer.Option(
@@ -23,16 +27,23 @@ def report(
 ) -> None:
     """Write the report and, beside it, the verdict: one page for an assessor.
 
-    Both are self-contained HTML that opens offline and prints. Prints their paths.
+    Of several evaluations of one guard, at its own and at other sites, one page sets them side by side (--out). All are
+    self-contained HTML that opens offline and prints. Prints their paths.
     """
     from medaegis.bench.markdown import write_markdown
     from medaegis.bench.report import write_report
+    from medaegis.bench.sites import write_sites
     from medaegis.bench.verdict import write_verdict
     from medaegis.safefiles import check_place
 
     if out is not None:
         check_out(out, check_place, folder=False)
-    if out is not None and out.suffix == ".md":
+    evaluation_dir = evaluation_dirs[0]
+    if len(evaluation_dirs) > 1:
+        if out is None or out.suffix == ".md":
+            raise ConfigError("--out", "sites side by side are an HTML page of its own", "name it: --out sites.html")
+        typer.echo(write_sites(evaluation_dirs, out))
+    elif out is not None and out.suffix == ".md":
         typer.echo(write_markdown(evaluation_dir, out))
     else:
         page = write_report(evaluation_dir, out)

@@ -95,7 +95,7 @@ def train(
     ] = None,
     ordered: Annotated[
         bool,
-        typer.Option("--ordered", help="Classes are grades, lowest first: show kappa (numbers are taken so anyway)."),
+        typer.Option("--ordered", help="Classes are grades, lowest first: show kappa (of numbers it is anyway)."),
     ] = False,
     images: Images = None,
     seed: Seed = 0,
@@ -157,6 +157,8 @@ def train(
     title = f"{backbone} on {len(split.train)} images, {size} px {dataset.channels}, {told['seconds']:.0f} s"
     console.write(overview(told["metrics"], title, graded=graded))
     console.write(by_class(told["metrics"]["adv_test"], dataset.classes))
+    for remark in remarks(told["metrics"]["adv_test"], dataset.classes):
+        console.say(console.shown(remark))
     console.say(f"Written to {out}.")
     if doubt is None:
         console.say(f"Next: medaegis fit {out} {spec} --out GUARD_DIR")
@@ -177,6 +179,19 @@ def overview(metrics: Mapping[str, Mapping[str, Any]], title: str, *, graded: bo
     ]
     kappa = ["Quadratic kappa"] if graded else []
     return console.table("Part", "Images", "Accuracy", "AUROC", "Calibration error", *kappa, rows=rows, title=title)
+
+
+def remarks(told: Mapping[str, Any], classes: Sequence[str]) -> list[str]:
+    """What the accuracy hides: classes that are never diagnosed rightly, and a share that one answer would reach."""
+    found = []
+    lost = [name for name in classes if told["recall"][name] == 0]
+    if lost:
+        found.append(f"Not one test image of {', '.join(lost)} is diagnosed rightly.")
+    sizes = [sum(row) for row in told.get("confusion", [])]
+    if sizes and max(sizes) / told["n"] >= told["accuracy"]:
+        name = classes[sizes.index(max(sizes))]
+        found.append(f"The accuracy is not above that of always {name}, {console.percent(max(sizes) / told['n'])}.")
+    return found
 
 
 def by_class(told: Mapping[str, Any], classes: Sequence[str]) -> RenderableType:

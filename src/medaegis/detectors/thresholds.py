@@ -89,6 +89,16 @@ def accepted_range(n: int, tnr: float) -> tuple[float, float]:
     return low, high
 
 
+def images_for(tnr: float, far: float) -> int:
+    """About how many images it takes for `accepted_range` to end at most `far` below and above tnr."""
+    low, high = enough_images(tnr), 10_000_000
+    while low < high:
+        n = (low + high) // 2
+        bounds = accepted_range(n, tnr)
+        low, high = (low, n) if tnr - far <= bounds[0] and bounds[1] <= tnr + far else (n + 1, high)
+    return low
+
+
 def _centre(logits: Tensor, n: int, middle: float, *, own: bool) -> float:
     median = float(logits.median()) if len(logits) else middle
     return median if own else (n * median + PRIOR * middle) / (n + PRIOR)

@@ -28,6 +28,7 @@ from medaegis.guard.fingerprint import weights_fingerprint
 from medaegis.guard.guard import KIND, Guard
 from medaegis.guard.looks import LOOKS, WATCHED_EPS, soundness
 from medaegis.guard.purpose import PURPOSE, Purpose, purpose_of
+from medaegis.guard.seen import Seen
 from medaegis.guard.shield_training import ShieldConfig, ShieldTraining
 from medaegis.images.datasets import Dataset
 from medaegis.images.sources import without_path
@@ -88,6 +89,7 @@ def fit_guard(
     signing_key: Path | None = None,
     purpose: Purpose | None = None,
     about: dict[str, Any] | None = None,
+    learned: Tensor | None = None,
     progress: Progress = silent,
 ) -> Guard:
     """Train the Shields, calibrate, and write the guard folder; called again after a kill it goes on where it was.
@@ -98,6 +100,7 @@ def fit_guard(
     Args:
         purpose: what kind of pictures it is for; None: what the training data say of that, if anything.
         about: further facts for the manifest, such as the command.
+        learned: hashes of images that the classifier learned from (`read_learned`), beside those of this split.
 
     Raises:
         DataError: the data or the split do not fit the classifier.
@@ -136,7 +139,8 @@ def fit_guard(
     told = {**_data_facts(dataset, split), "config": config.model_dump(mode="json"), "shields": facts, **(about or {})}
     if (stated := purpose or purpose_of(dataset.spec, dataset.kinds)) is not None:
         told[PURPOSE] = stated.model_dump(mode="json")
-    guard = Guard(classifier, cushion, ShieldBank(shields), tnr=tnr, training=told)
+    seen = Seen.of(learn, watch, learned)
+    guard = Guard(classifier, cushion, ShieldBank(shields), tnr=tnr, training=told, seen=seen)
     guard.calibration = calibrate(guard, dataset, split)
     guard.save(out_dir, signing_key=signing_key)
     shutil.rmtree(work, ignore_errors=True)
@@ -163,6 +167,7 @@ def refit_guard(
     cushion: Cushion,
     out_dir: Path,
     tnr: float = 0.9,
+    learned: Tensor | None = None,
     signing_key: Path | None = None,
     purpose: Purpose | None = None,
 ) -> Guard:
@@ -182,7 +187,11 @@ def refit_guard(
     training = {**source.training, **_data_facts(dataset, split), "shields_of": source.digest}
     if purpose is not None:
         training[PURPOSE] = purpose.model_dump(mode="json")
-    guard = Guard(classifier, cushion, copy.deepcopy(source.bank), tnr=tnr, training=training)
+    before = None if source.seen is None else source.seen.learned
+    known = [hashes for hashes in (learned, before) if hashes is not None]
+    learn, watch = dataset.subset([*split.train, *split.adv_train]), dataset.subset(split.val)
+    seen = Seen.of(learn, watch, torch.cat(known) if known else None)
+    guard = Guard(classifier, cushion, copy.deepcopy(source.bank), tnr=tnr, training=training, seen=seen)
     guard.calibration = calibrate(guard, dataset, split)
     guard.save(out_dir, signing_key=signing_key)
     return guard

@@ -24,11 +24,13 @@ from medaegis.detectors.shield import Shield, ShieldBank
 from medaegis.errors import ArtefactError, ConfigError, MedaegisError
 from medaegis.guard.fingerprint import weights_fingerprint
 from medaegis.guard.purpose import PURPOSE, Purpose, read_purpose, why_unsuited
+from medaegis.guard.seen import Seen
 from medaegis.images.kinds import Kind
 from medaegis.models.classifier import Classifier
 from medaegis.models.store import describe_classifier, rebuild_classifier
 
 KIND = "guard"
+SEEN = "seen"  # the file of hashes of the images it knows
 log = logging.getLogger(__name__)
 
 FAINTEST = 16  # levels of 255 that some channel must span; a Shield may find a blank picture very typical of its class
@@ -122,6 +124,7 @@ class Guard:
         tnr: the true negative rate they were calibrated for.
         calibration, training: facts for the manifest.
         digest: of the folder it was loaded from or saved to; empty before.
+        seen: which images it knows; None where an earlier version wrote it.
     """
 
     def __init__(
@@ -134,6 +137,7 @@ class Guard:
         calibration: Mapping[str, Any] | None = None,
         training: Mapping[str, Any] | None = None,
         digest: str = "",
+        seen: Seen | None = None,
     ) -> None:
         self.classifier, self.cushion = classifier, cushion
         # The same memory layout however it came about, so that a loaded guard computes the very bits of the saved one.
@@ -141,6 +145,7 @@ class Guard:
         self.bank = bank.eval().requires_grad_(False)
         self.tnr, self.digest = tnr, digest
         self.calibration, self.training = dict(calibration or {}), dict(training or {})
+        self.seen = seen
         self._exact = Victim(classifier, cushion=cushion, shields=bank, dtype=torch.float32)
 
     @property
@@ -279,7 +284,8 @@ class Guard:
             tensors={
                 name: {key: value.detach().cpu().contiguous() for key, value in part.state_dict().items()}
                 for name, part in parts.items()
-            },
+            }
+            | ({} if self.seen is None else {SEEN: self.seen.tensors()}),
             signing_key=signing_key,
         )
         self.digest = digest(path)
@@ -342,6 +348,7 @@ class Guard:
             calibration=manifest.calibration,
             training=manifest.training,
             digest=folder.digest,
+            seen=Seen.read(folder.tensors(SEEN), path) if SEEN in folder.tensor_names else None,
         )
 
 

@@ -20,7 +20,7 @@ from medaegis.images.search import find_images
 from medaegis.images.sources import Files, Listing, Spec, stamp
 from medaegis.images.tables import Heading, headed, rows
 
-_GRADES = ("No DR", "Mild", "Moderate", "Severe", "Proliferative DR")
+GRADES = ("No DR", "Mild", "Moderate", "Severe", "Proliferative DR")
 
 # Files of MedMNIST hold class numbers only; names of the sets that fit a guard best, from medmnist.com.
 _MEDMNIST_CLASSES = {
@@ -67,7 +67,7 @@ def _chest_xray(spec: Spec) -> Listing:
 def _retina(spec: Spec, root: Path) -> Files:
     if spec.flag("binary"):
         return Files(spec, root, ("No DR", "DR"))
-    return Files(spec, root, _GRADES, codes=tuple(str(grade) for grade in range(len(_GRADES))))
+    return Files(spec, root, GRADES, codes=tuple(str(grade) for grade in range(len(GRADES))))
 
 
 def _number(spec: Spec, text: str, largest: int, what: str) -> int:
@@ -78,7 +78,7 @@ def _number(spec: Spec, text: str, largest: int, what: str) -> int:
 
 
 def _grade(spec: Spec, text: str) -> int:
-    grade = _number(spec, text, len(_GRADES) - 1, "grade of retinopathy")
+    grade = _number(spec, text, len(GRADES) - 1, "grade of retinopathy")
     return min(grade, 1) if spec.flag("binary") else grade
 
 

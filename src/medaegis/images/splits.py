@@ -22,6 +22,7 @@ PARTS = ("train", "val", "adv_train", "adv_test")
 By = Literal["patient", "image"]
 Fractions = tuple[float, float, float, float]
 FRACTIONS = (0.65, 0.12, 0.08, 0.15)
+SITE_FRACTIONS = (0.2, 0.4, 0.0, 0.4)  # of a site where nothing is trained
 _FORMAT = "medaegis-split"
 
 
@@ -123,11 +124,13 @@ def split_dataset(
     by: By = "patient",
     seed: int = 0,
     fractions: Fractions = FRACTIONS,
+    complete: bool = True,
 ) -> Split:
     """Split into train, val, adv_train, adv_test, stratified by class as well as the patients allow.
 
     Patients that share an identical picture are taken as one: some archives hold the same film under two numbers.
     `by="image"` ignores patients and leaks; it is there to show by how much. A fraction of 0 leaves its part empty.
+    Unless the split must be `complete`, a part may lack a class.
 
     Raises:
         ConfigError: fractions that do not add up to 1, or an unknown `by`.
@@ -147,7 +150,7 @@ def split_dataset(
     for number, part in enumerate(PARTS):
         parts[part] = tuple(sorted(i for g, group in enumerate(groups) if part_of[g] == number for i in group))
         missing = set(np.flatnonzero(counts.sum(0))) - set(labels[list(parts[part])])
-        if fractions[number] and missing:
+        if complete and fractions[number] and missing:
             name = dataset.classes[min(missing)]
             group = dataset.grouping if by == "patient" else "image"
             unit = {"image": "images", "lesion": "lesions"}.get(group, "patients")

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from medaegis.errors import DataError
 from medaegis.images.datasets import Dataset
+from medaegis.images.schemes import GRADES
 from medaegis.models.classifier import Classifier
 
 CALIBRATION_BINS = 15
@@ -77,7 +78,9 @@ def classification_metrics(logits: Tensor, labels: Tensor, classes: Sequence[str
 
 
 def are_ordered(classes: Sequence[str]) -> bool:
-    """Whether the names are three or more numbers in rising order, as of grades."""
+    """Whether the names are three or more numbers in rising order, or grades of retinopathy as data sets name them."""
+    if len(classes) > 2 and tuple(classes) == GRADES[: len(classes)]:
+        return True
     try:
         values = [float(name) for name in classes]
     except ValueError:

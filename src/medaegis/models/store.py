@@ -21,6 +21,7 @@ from medaegis.models.outputs import Form
 
 KIND = "classifier"
 _OWN = "network"
+_LEARNED = "learned"
 LIBRARIES = ("timm:", "torchvision:")
 
 
@@ -118,11 +119,18 @@ def rebuild_classifier(
     return classifier.eval()
 
 
-def save_classifier(classifier: Classifier, folder: Path, extra: Mapping[str, Mapping[str, Any]] | None = None) -> None:
+def save_classifier(
+    classifier: Classifier,
+    folder: Path,
+    extra: Mapping[str, Mapping[str, Any]] | None = None,
+    *,
+    learned: Tensor | None = None,
+) -> None:
     """Write ``network.safetensors`` and the manifest, in one step.
 
     Args:
         extra: further JSON documents, each ``<name>.json`` (training puts "training" and "split" here).
+        learned: hashes of the images it learned from (`pixel_hashes`).
 
     Raises:
         ConfigError: a frozen classifier.
@@ -132,7 +140,7 @@ def save_classifier(classifier: Classifier, folder: Path, extra: Mapping[str, Ma
         folder,
         kind=KIND,
         manifest={"classifier": describe_classifier(classifier)},
-        tensors={_OWN: state},
+        tensors={_OWN: state, **({} if learned is None else {_LEARNED: {"hashes": learned}})},
         documents=dict(extra or {}),
     )
 
@@ -160,3 +168,18 @@ def read_training(folder: Path) -> dict[str, Any]:
         ArtefactError: the folder is changed, incomplete or foreign, or its classifier was not trained here.
     """
     return read_folder(folder, kind=KIND).document("training")
+
+
+def read_learned(folder: Path) -> Tensor | None:
+    """Hashes of the images that a classifier learned from, as it was saved with; None if it was not.
+
+    Raises:
+        ArtefactError: the folder is changed, incomplete or foreign.
+    """
+    stored = read_folder(folder, kind=KIND)
+    if _LEARNED not in stored.tensor_names:
+        return None
+    hashes = stored.tensors(_LEARNED).get("hashes")
+    if hashes is None or hashes.dtype != torch.int64 or hashes.ndim != 1:
+        raise ArtefactError(folder, "its record of the images it learned from is no such record", "train it anew")
+    return hashes

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from medaegis.artefact import check_target
 from medaegis.errors import ConfigError, DataError
 from medaegis.images.datasets import Dataset
+from medaegis.images.hashes import pixel_hashes
 from medaegis.images.sources import without_path
 from medaegis.images.splits import Split
 from medaegis.models.augment import augment, uniforms
@@ -341,7 +342,9 @@ class _Run:
             "history": self.history,
             "metrics": {name: evaluate_classifier(frozen, self.dataset, part) for name, part in parts.items() if part},
         }
-        save_classifier(self.classifier, out_dir, {"training": training, "split": _document(self.split)})
+        learned = pixel_hashes(self.dataset.images[self.train_part]).unique()
+        told = {"training": training, "split": _document(self.split)}
+        save_classifier(self.classifier, out_dir, told, learned=learned)
 
 
 def _document(split: Split) -> dict[str, Any]:

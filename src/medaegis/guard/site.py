@@ -1,0 +1,109 @@
+"""Images of a guard's own data set, or of another site: which of them may measure it, and how they are split."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from medaegis.errors import DataError
+from medaegis.guard.guard import Guard
+from medaegis.images.datasets import Dataset
+from medaegis.images.hashes import pixel_hashes
+from medaegis.images.splits import SITE_FRACTIONS, Split, split_dataset
+
+NO_RECORD = (
+    "the guard keeps no record of the images it learned from (it was written by an earlier version), so it cannot be "
+    "told whether any is among these"
+)
+NO_CLASSIFIER_RECORD = (
+    "what its classifier learned from before is not known, so it cannot be told whether any is among these"
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Site:
+    """Images to measure a guard on.
+
+    Attributes:
+        split: "train": images in an attacker's hands; "val": to set thresholds on; "adv_test": to measure on.
+        home: whether they are those of the fit, by the very split of the fit.
+        left_out: images that the guard learned from or that set its thresholds, and others of the same patients.
+        note: what cannot be told of them, in words; empty if nothing.
+    """
+
+    dataset: Dataset
+    split: Split
+    home: bool = False
+    left_out: int = 0
+    note: str = ""
+
+
+def other_site(guard: Guard, dataset: Dataset, *, seed: int = 0, recalibrate: bool = False) -> Site:
+    """Images of another site than that of the fit, without those that the guard knows, split by patient.
+
+    A patient of whom the guard knows one image is left out whole. Where the guard's thresholds were set at this very
+    site, the split is that of then, and "val" holds the images they were set on.
+
+    Args:
+        dataset: loaded in the size and colour of the guard's classifier.
+        seed: of the split.
+        recalibrate: the images are to set new thresholds, so none may have set the present ones.
+
+    Raises:
+        DataError: classes that the guard does not know, another size or colour; half of the images or more are known
+            to it, so that they are no other site's.
+    """
+    dataset = in_classes_of(guard, dataset)
+    note = NO_RECORD if guard.seen is None else ""
+    if guard.seen is not None and not guard.training.get("classifier_learned_known", True):
+        note = NO_CLASSIFIER_RECORD
+    before = len(dataset)
+    if guard.seen is not None:
+        hashes = pixel_hashes(dataset.images)
+        learned = torch.isin(hashes, guard.seen.learned)
+        known = int((learned | torch.isin(hashes, guard.seen.thresholds)).sum())
+        if 2 * known >= before:
+            problem = f"the guard learned from {known} of these {before} images, or its thresholds were set on them"
+            remedy = "give exactly the data, and --images, of its fit, for the test part; or images it does not know"
+            raise DataError(dataset.spec, problem, remedy)
+        dataset, kept = _without(dataset, learned)
+        calibrated = guard.calibration.get("site", {})
+        if calibrated.get("fingerprint") == dataset.fingerprint and not recalibrate:
+            return Site(dataset, split_site(dataset, calibrated["seed"]), left_out=before - len(dataset), note=note)
+        dataset, _ = _without(dataset, torch.isin(hashes[kept], guard.seen.thresholds))
+    return Site(dataset, split_site(dataset, seed), left_out=before - len(dataset), note=note)
+
+
+def split_site(dataset: Dataset, seed: int) -> Split:
+    """A fifth for an attacker, two fifths to set thresholds on, two to measure on, by patient."""
+    return split_dataset(dataset, seed=seed, fractions=SITE_FRACTIONS, complete=False)
+
+
+def in_classes_of(guard: Guard, dataset: Dataset) -> Dataset:
+    """The data set with the guard's classes, matched by name; it may lack some of them.
+
+    Raises:
+        DataError: images of a class that the guard does not know, or of another size or colour.
+    """
+    present = dataset.labels.bincount(minlength=len(dataset.classes)).tolist()
+    foreign = [name for name, n in zip(dataset.classes, present, strict=True) if n and name not in guard.classes]
+    if foreign:
+        problem = f"classes {', '.join(foreign)}; the guard knows {', '.join(guard.classes)}"
+        raise DataError(dataset.spec, problem, "name the classes as the guard does, in folders or in a csv: table")
+    wanted = (guard.classifier.size, guard.classifier.channels)
+    if (dataset.size, dataset.channels) != wanted:
+        given = f"{dataset.size} px {dataset.channels}"
+        raise DataError(dataset.spec, given, f"load it with {wanted[0]} px {wanted[1]}")
+    place = [guard.classes.index(name) if name in guard.classes else 0 for name in dataset.classes]
+    return replace(dataset, classes=guard.classes, labels=torch.tensor(place)[dataset.labels])
+
+
+def _without(dataset: Dataset, known: Tensor) -> tuple[Dataset, Tensor]:
+    """The images of patients of whom none is known, and their rows."""
+    patients = {dataset.patients[i] for i in known.nonzero().flatten().tolist()}
+    rows = torch.tensor([i for i, patient in enumerate(dataset.patients) if patient not in patients], dtype=torch.int64)
+    if not len(rows):
+        raise DataError(dataset.spec, "the guard knows an image of every patient", "give images of other patients")
+    return (dataset.subset(rows) if len(rows) < len(dataset) else dataset), rows
