@@ -37,9 +37,9 @@ class Model(BaseModel):
 class GuardFacts(Model):
     """What was protected: the guard folder's own description.
 
-    unfinished: what its manifest says against its Shields' training, a sentence each. pooled: classes with too few clean
-    images for a threshold of their own. calibrated_from: digest of the guard that it is, but for the thresholds, which
-    were set anew at a site; empty where they are those of the fit.
+    unfinished: what its manifest says against its Shields' training, a sentence each. pooled: classes with too few
+    clean images for a threshold of their own. calibrated_from: digest of the guard that it is, but for the thresholds,
+    which were set anew at a site; empty where they are those of the fit.
     """
 
     digest: str
