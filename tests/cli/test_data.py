@@ -32,7 +32,7 @@ def test_a_class_too_small_for_a_threshold_is_told_by_name(tmp_path: Path) -> No
     assert found["split_by"] == "patient"
     assert found["groups"] == 80
     shown = call("data", "inspect", f"csv:{file}", "--size", 8)
-    assert "split by patient, seed 0" in " ".join(shown.stdout.split())
+    assert "split by patient, seed 0" in shown.stdout
     assert "Patients" in shown.stdout
     assert f"{held} of them for validation" in shown.stderr
 
@@ -46,7 +46,7 @@ def test_a_class_too_small_for_a_split_is_told_by_name_with_the_size_of_all(tmp_
 
 def test_no_split_by_patient_where_no_patients_are_known(tmp_path: Path) -> None:
     shown = call("data", "inspect", f"csv:{grades(tmp_path, {'a': 40, 'b': 40}, of='eye')}", "--size", 8)
-    words = " ".join((shown.stdout + shown.stderr).split())
+    words = shown.stdout + shown.stderr
     assert "split by image, for no patients are known" in words
     assert "by patient" not in words
     assert "Patients" not in shown.stdout

@@ -50,7 +50,8 @@ def test_classes_in_a_given_order_and_grouped(
 @pytest.mark.parametrize(
     ("query", "says"),
     [
-        ("label=grade", "no column 'image'"),
+        ("label=grade", r"no column 'image'.*or name another, as \?image=HEADING"),
+        ("image=code&label=grade", r"none of 5 .*id0: no such file.*their paths: \?path=images/\{id\}\.jpg"),
         ("image=file&label=Grad", "no column 'Grad', only: code, file, grade, who"),
         ("image=file&label=grade&patient=whom", "no column 'whom'"),
         ("image=file&label=grade&label=who", "label is given twice"),
@@ -132,4 +133,6 @@ def test_a_record_names_no_folder_of_an_option() -> None:
     assert without_path("csv:/home/me/t.csv,/x/u.csv?label=a&path=/home/me/{id}.jpg&patient=b") == (
         "csv:PATH?label=a&path=PATH&patient=b"
     )
+    for place in ("~/{id}.jpg", "%2Fhome%2Fme", "C:%5Cme", "C:/me"):
+        assert without_path(f"csv:t.csv?path={place}") == "csv:PATH?path=PATH"
     assert without_path("csv:t.csv?path=images/{id}.jpg") == "csv:PATH?path=images/{id}.jpg"

@@ -165,6 +165,16 @@ def test_folders_of_one_class_in_two_spellings_are_refused(tmp_path: Path) -> No
             load(f"folder:{tmp_path / classes[0]}", tmp_path / "cache")
 
 
+def test_parts_are_no_classes_and_images_beside_the_classes_are_told(tmp_path: Path) -> None:
+    for name in ("Train/a/1.png", "Train/b/1.png", "test/a/1.png", "Train/loose.png", "Train/notes.txt"):
+        picture(tmp_path / name, 5) if name.endswith("png") else write(tmp_path / name, "")
+    with pytest.raises(DataError, match="holds Train and test, which are parts of a set"):
+        load(f"folder:{tmp_path}", tmp_path.parent / "cache")
+    dataset = load(f"folder:{tmp_path / 'Train'}", tmp_path / "cache")
+    assert dataset.names == ("a/1.png", "b/1.png")
+    assert dataset.remarks == ("1 images lie beside the folders of the classes, as loose.png: not used",)
+
+
 def test_copies_and_spellings_of_folders_in_chest_xray(tmp_path: Path) -> None:
     root = tmp_path / "chest"
     picture(root / "Train/normal/IM-0001-0001.jpeg", 10)

@@ -24,7 +24,10 @@ def check_images(classifier: Classifier, dataset: Dataset, split: Split, limit: 
     if (dataset.classes, dataset.size, dataset.channels) != wanted:
         given = f"{', '.join(dataset.classes)} at {dataset.size} px {dataset.channels}"
         expected = f"{', '.join(classifier.classes)} at {classifier.size} px {classifier.channels}"
-        raise DataError(dataset.spec, f"is {given}, the {what} is for {expected}", "use the data it was made for")
+        remedy = "use the data it was made for"
+        if dataset.classes != classifier.classes:
+            remedy += f", or say which labels are which class: ?classes={'=…,'.join(classifier.classes)}=…"
+        raise DataError(dataset.spec, f"is {given}, the {what} is for {expected}", remedy)
     if split.fingerprint != dataset.fingerprint:
         raise DataError(dataset.spec, "the split was made for other images", "use the split of the classifier")
     if not split.adv_test:

@@ -66,15 +66,17 @@ def table(
         whole: the first column holds names to be copied, and is never broken.
     """
     from rich import box
+    from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
-    made = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for i, column in enumerate(columns):
         made.add_column(column, overflow="fold", no_wrap=i == 0 and whole)
     for row in rows:
         made.add_row(*(cell if isinstance(cell, Text) else Text(shown(cell)) for cell in row))
-    return made
+    # As a line of its own, a title may be wider than its table, and is never markup either.
+    return made if title is None else Group(Text(title, style="italic"), made)
 
 
 def facts(pairs: Mapping[str, object], title: str | None = None) -> RenderableType:

@@ -174,7 +174,8 @@ def load_dataset(
         decoded = _decode(listing, chosen, size, channels, progress or silent)
         if len(decoded.kept) == 0:
             first = decoded.failures[0]
-            raise DataError(spec, f"none of {len(chosen)} images could be read, the first: {first}", "check the files")
+            remedy = "check the files" + (", and their paths: ?path=images/{id}.jpg" if parsed.scheme == "csv" else "")
+            raise DataError(spec, f"none of {len(chosen)} images could be read, the first: {first}", remedy)
         write_cache(file, decoded)
 
     ids = torch.from_numpy(chosen)[decoded.kept]

@@ -16,7 +16,7 @@ from medaegis.images.given import list_csv
 from medaegis.images.lookup import Lookup, refuse_copies, without_suffix
 from medaegis.images.phantoms import MODALITIES
 from medaegis.images.readers import Picture
-from medaegis.images.search import find_images
+from medaegis.images.search import SUFFIXES, find_images
 from medaegis.images.sources import Files, Listing, Spec, stamp
 from medaegis.images.tables import Heading, headed, rows
 
@@ -36,6 +36,8 @@ _MEDMNIST_CLASSES = {
         "vascular lesions",
     ),
 }
+
+_PARTS = {"train", "training", "val", "valid", "validation", "test", "testing"}
 
 # Numbers restart between bacteria and virus and between IM and NORMAL2-IM, and nobody outside the hospital knows
 # whether one number is one child. Taking it for one, across Kaggle's train, val and test, can never leak a patient.
@@ -180,9 +182,17 @@ def _folder(spec: Spec) -> Listing:
         raise spec.error(
             f"{root} holds {len(classes)} folders, expected one for each of 2 or more classes", "sort them so"
         )
+    if set(map(str.lower, classes)) <= _PARTS:
+        raise spec.error(
+            f"{root} holds {' and '.join(classes)}, which are parts of a set and no classes",
+            "name one of them, or list all images in tables and use csv:FILE,FILE",
+        )
     for group in spelling.several(classes):
         raise spec.error(f"{root} holds {' and '.join(group)}: one class in two spellings?", "put them together")
     files = Files(spec, root, classes)
+    loose = find_images(path for path in root.iterdir() if path.is_file() and path.suffix.lower() in SUFFIXES)
+    if loose:
+        files.remarks.append(f"{len(loose)} images lie beside the folders of the classes, as {loose[0].name}: not used")
     for label, name in enumerate(classes):
         paths = find_images([root / name])
         refuse_copies(spec, paths, lambda path: path.parent)

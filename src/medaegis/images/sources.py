@@ -42,7 +42,7 @@ class Listing:
 
 def without_path(spec: str) -> str:
     """A spec for a record: its path, which says something about this machine only, is left out."""
-    return re.sub(r"([?&]path=)[/~][^&]*", r"\1PATH", re.sub(r"^([a-z0-9-]+):[^?]*", r"\1:PATH", spec))
+    return re.sub(r"([?&]path=)(?:[/~%\\]|[A-Za-z]:)[^&]*", r"\1PATH", re.sub(r"^([a-z0-9-]+):[^?]*", r"\1:PATH", spec))
 
 
 @dataclass(frozen=True)

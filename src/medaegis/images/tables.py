@@ -105,9 +105,11 @@ def _places(spec: Spec, file: Path, header: list[str], wanted: Mapping[str, Head
         if found:
             places[key] = found[0]
         elif heading.required or heading.chosen:
+            needed = ", ".join(h.names[0] for h in wanted.values() if h.required or h.chosen)
+            choice = f", or name another, as ?{key}=HEADING" if spec.scheme == "csv" and not heading.chosen else ""
             raise spec.error(
                 f"{file.name} has no column {heading.names[0]!r}, only: {', '.join(header)}",
-                f"give it the columns {', '.join(h.names[0] for h in wanted.values() if h.required or h.chosen)}",
+                f"give it the columns {needed}{choice}",
             )
     return places
 
