@@ -24,6 +24,7 @@ from medaegis.cli import (
     report,
     screen,
     train,
+    wrap,
 )
 from medaegis.cli.command import add_command
 
@@ -66,6 +67,13 @@ add_command(
     app,
     train.train,
     example="medaegis train chest-xray:/data/chest_xray --backbone resnet18 --size 112 --out runs/classifier",
+    panel="Build",
+)
+add_command(
+    app,
+    wrap.wrap,
+    example="medaegis wrap clinic.nets:build --weights net.pth --classes clear,ill --size 224 --normalise imagenet "
+    "--out runs/classifier",
     panel="Build",
 )
 add_command(

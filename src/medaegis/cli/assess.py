@@ -38,7 +38,7 @@ ALL = "all"
 
 def assess(
     classifier_dir: Annotated[
-        Path, typer.Argument(metavar="CLASSIFIER_DIR", help="Folder that `medaegis train` wrote.")
+        Path, typer.Argument(metavar="CLASSIFIER_DIR", help="Folder that `medaegis train` or `wrap` wrote.")
     ],
     spec: Spec,
     out: Annotated[Path, typer.Option("--out", help="Folder for the tables and the figure.", show_default=False)],

@@ -24,6 +24,7 @@ from medaegis.cli.options import (
     check_out,
     factory,
     gradient_list,
+    next_step,
     samples_for,
 )
 from medaegis.errors import ConfigError, DataError
@@ -156,7 +157,7 @@ def attack(
     if guard.cushion.random:
         lines["Judged"] = f"once each, by a draw of {guard.cushion.spec} that no gradient was taken at"
     console.write(console.facts(lines, title=f"{entry.title}, eps {eps}, {chosen.steps} steps"))
-    console.say(f"Written to {out}. Next: medaegis screen {guard_dir} {out}")
+    console.say(f"Written to {out}. {next_step('screen', guard_dir, out, backbone=guard.classifier.backbone)}")
 
 
 def rightly_diagnosed(guard: Guard, test: Dataset, limit: int | None, *, seed: int = 0) -> Tensor:

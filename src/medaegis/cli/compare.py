@@ -23,7 +23,7 @@ from medaegis.cli.options import (
 
 def compare(
     classifier_dir: Annotated[
-        Path, typer.Argument(metavar="CLASSIFIER_DIR", help="Folder that `medaegis train` wrote.")
+        Path, typer.Argument(metavar="CLASSIFIER_DIR", help="Folder that `medaegis train` or `wrap` wrote.")
     ],
     spec: Spec,
     out: Annotated[Path, typer.Option("--out", help="Folder for the tables and scores.", show_default=False)],

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 GRAY_SCHEMES = ("phantom-xray", "chest-xray", "nih14")
 SHOWN_FAILURES = 3
+UNKNOWN = (
+    "This network was trained elsewhere, and nothing says which images it learned from. Those of them that are among "
+    "these make every figure too good. Give images that it never saw; `medaegis wrap --data` notes that they are such."
+)
 TNR = 0.9  # what `fit` sets thresholds for, if not told otherwise
 
 
@@ -45,22 +49,30 @@ def load(spec: str, *, size: int, channels: Literal["gray", "rgb"], images: int 
 
 
 def data_of_classifier(folder: Path, classifier: Classifier, spec: str, *, images: int | None) -> tuple[Dataset, Split]:
-    """The data set a classifier was trained on, and the very split it was trained with.
+    """The data set of a classifier and its split: the one it was trained or wrapped with, or, of a network that was
+    wrapped without data, one drawn by the seed it was wrapped with, the same in every command.
 
     Raises:
-        DataError: other images.
-        ArtefactError: the classifier was not trained with `medaegis train`.
+        DataError: other images, or of other classes.
+        ArtefactError: the classifier was made neither by `medaegis train` nor by `wrap`.
     """
     from medaegis.artefact import read_folder
-    from medaegis.images import Split
+    from medaegis.images import Split, split_dataset
+    from medaegis.models.store import WRAPPED, read_wrapped
+    from medaegis.models.wrapping import check_classes
 
     stored = read_folder(folder, kind="classifier")
-    if "split" not in stored.document_names:
+    kept = "split" in stored.document_names
+    if not kept and WRAPPED not in stored.document_names:
         problem = "says nothing about the images it learned from"
-        raise ArtefactError(folder, problem, "train the classifier with `medaegis train`")
-    seed = int(stored.document("split")["seed"])
+        raise ArtefactError(folder, problem, "make it with `medaegis train`, or with `medaegis wrap`")
+    seed = int(stored.document("split")["seed"]) if kept else read_wrapped(folder).seed
     dataset = load(spec, size=classifier.size, channels=classifier.channels, images=images, seed=seed)
-    return dataset, Split.load(folder / "split.json", dataset)
+    check_classes(dataset, classifier)
+    if kept:
+        return dataset, Split.load(folder / "split.json", dataset)
+    console.say(UNKNOWN)
+    return dataset, split_dataset(dataset, seed=seed)
 
 
 def site_for(guard: Guard, spec: str, *, images: int | None, seed: int = 0, recalibrate: bool = False) -> Site:
@@ -94,6 +106,8 @@ def site_for(guard: Guard, spec: str, *, images: int | None, seed: int = 0, reca
         if parts is not None and split.parts_fingerprint != parts:
             remedy = "give the data set, and --images, that `medaegis train` and `medaegis fit` had"
             raise DataError(spec, "its images fall into other parts than when the guard was fitted", remedy)
+        if guard.training.get("network_learned") == "unknown":
+            console.say(UNKNOWN)
         return Site(dataset, split, home=True)
     if images is None and limit is not None and dataset.fingerprint != told.get("fingerprint"):
         dataset = load(spec, size=classifier.size, channels=classifier.channels, images=None, seed=seed)
@@ -115,12 +129,15 @@ def data_of_guard(guard: Guard, spec: str, *, images: int | None) -> tuple[Datas
     return found.dataset, found.split
 
 
-def origin_of(classifier_dir: Path) -> dict[str, bool]:
-    """For a guard's record: whether it is known which images its classifier learned from."""
+def origin_of(classifier_dir: Path) -> dict[str, bool | str]:
+    """For a guard's record: whether it is known which images its classifier learned from; of a wrapped one, what."""
     from medaegis.artefact import read_folder
+    from medaegis.models.store import WRAPPED, read_wrapped
 
     stored = read_folder(classifier_dir, kind="classifier")
-    return {"classifier_learned_known": "training" in stored.document_names or "learned" in stored.tensor_names}
+    known = "training" in stored.document_names or "learned" in stored.tensor_names
+    wrapped = {"network_learned": read_wrapped(classifier_dir).learned} if WRAPPED in stored.document_names else {}
+    return {"classifier_learned_known": known, **wrapped}
 
 
 def _fractions(told: dict[str, object]) -> Fractions:

@@ -23,6 +23,7 @@ from medaegis.cli.options import (
     eps_list,
     factory,
     gradient_list,
+    next_step,
     recorded_command,
     samples_for,
 )
@@ -179,7 +180,7 @@ def evaluate(
         console.write(worst_table(found))
         console.write(cells_table(found))
         console.write(controls_table(found.controls))
-        console.say(f"Written to {out}. Next: medaegis report {out}")
+        console.say(f"Written to {out}. {next_step('report', out)}")
     if any(control.passed is False for control in found.controls):
         raise typer.Exit(FAILED)
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from medaegis.cli import console, datasets
-from medaegis.cli.options import AsJson, Factory, Images, Seed, Spec, check_out, factory
+from medaegis.cli.options import AsJson, Factory, Images, Seed, Spec, check_out, comma_separated, factory, next_step
 from medaegis.errors import ConfigError
 
 
@@ -23,7 +23,7 @@ class Recipe(StrEnum):
 
 def fit(
     classifier_dir: Annotated[
-        Path, typer.Argument(metavar="CLASSIFIER_DIR", help="Folder that `medaegis train` wrote.")
+        Path, typer.Argument(metavar="CLASSIFIER_DIR", help="Folder that `medaegis train` or `wrap` wrote.")
     ],
     spec: Spec,
     out: Annotated[Path, typer.Option("--out", help="Folder for the guard.", show_default=False)],
@@ -32,6 +32,14 @@ def fit(
     updates: Annotated[
         int, typer.Option("--updates", min=1, help="Training steps of each Shield; fewer if its gradients mask.")
     ] = 2880,
+    taps: Annotated[
+        str | None,
+        typer.Option(
+            "--taps",
+            help="Modules that Shields of recipe paper, and attacks on features, read.",
+            show_default="those of the classifier",
+        ),
+    ] = None,
     shields: Annotated[
         Path | None,
         typer.Option(
@@ -86,6 +94,8 @@ def fit(
     purpose = None if kinds is None else asked_purpose(kinds, body_part)
     check_out(out, check_target, kind="guard", empty=shields is not None, signing_key=sign)
     classifier = load_classifier(classifier_dir, factory(network))
+    if taps is not None:
+        classifier = classifier.around(classifier.network, taps=comma_separated(taps, "--taps"))
     dataset, split = datasets.data_of_classifier(classifier_dir, classifier, spec, images=images)
     datasets.tell_small_classes(dataset, split, tnr)
     doubt = why_no_better_than_chance(classifier, dataset, split.adv_test) if split.adv_test else None
@@ -153,7 +163,8 @@ def fit(
     console.write(console.facts(lines, title=f"{title} for {', '.join(map(console.shown, guard.classes))}"))
     if doubts:
         console.say(f"Not finished: {'; '.join(map(console.shown, doubts))}. {FIT_AGAIN}.")
-    console.say(f"Written to {out}. Next: medaegis evaluate {out} {spec} --out EVALUATION_DIR")
+    step = next_step("evaluate", out, spec, "--out", "EVALUATION_DIR", backbone=classifier.backbone)
+    console.say(f"Written to {out}. {step}")
 
 
 def shields_told(training: Mapping[str, Any]) -> dict[str, str]:

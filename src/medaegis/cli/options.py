@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from medaegis.cli import console
 from medaegis.errors import ArtefactError, ConfigError
 
 if TYPE_CHECKING:
@@ -148,6 +150,14 @@ def factory(spec: str | None) -> Callable[..., nn.Module] | None:
     from medaegis.models import load_factory
 
     return load_factory(spec)
+
+
+def next_step(*words: object, backbone: str = "") -> str:
+    """`Next: medaegis …`, to be copied as it is; where its network is somebody's own code, with --factory."""
+    from medaegis.models.backbones import is_own
+
+    told = ["medaegis", *map(str, words), *(["--factory", backbone] if is_own(backbone) else [])]
+    return f"Next: {shlex.join(map(console.shown, told))}"
 
 
 Model = TypeVar("Model", bound="BaseModel")

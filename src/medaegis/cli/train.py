@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from medaegis.cli import console, datasets
-from medaegis.cli.options import AsJson, Channels, Images, Seed, Spec, check_out, checked, comma_separated
+from medaegis.cli.options import AsJson, Channels, Images, Seed, Spec, check_out, checked, comma_separated, next_step
 from medaegis.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ def train(
         console.say(console.shown(remark))
     console.say(f"Written to {out}.")
     if doubt is None:
-        console.say(f"Next: medaegis fit {out} {spec} --out GUARD_DIR")
+        console.say(next_step("fit", out, spec, "--out", "GUARD_DIR", backbone=backbone))
         return
     console.say(f"Warning: this classifier is no better than chance: {console.shown(doubt)}.")
     console.say(

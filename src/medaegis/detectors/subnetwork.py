@@ -64,7 +64,7 @@ class Subnetworks(Detector):
         _, hostile = attacked.source()
         taps = tuple(tap for tap in reader.taps if tap != PENULTIMATE) if self.taps is None else self.taps
         trial = reader.maps(images[:1], taps).features
-        self.shapes = {tap: tuple(trial[tap].shape[1:]) for tap in taps}
+        self.shapes = {tap: tuple(_as_map(trial[tap]).shape[1:]) for tap in taps}
         draw = torch.Generator().manual_seed(lesson.seed)
         self._build(lesson.seed)
         self.networks.to(clean.device).train()
@@ -130,6 +130,11 @@ class Subnetworks(Detector):
         return self
 
 
+def _as_map(features: Tensor) -> Tensor:
+    """Tokens `(N, C, T)` as a map of one column; all else as it is."""
+    return features[..., None] if features.ndim == 3 else features
+
+
 class _Subnetwork(nn.Module):
     def __init__(self, shape: tuple[int, ...], *, plain: bool) -> None:
         super().__init__()
@@ -147,5 +152,5 @@ class _Subnetwork(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Conv2d(channels, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.layers(x.float())
+        out: Tensor = self.layers(_as_map(x).float())
         return out.mean((1, 2, 3))

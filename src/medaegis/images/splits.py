@@ -9,7 +9,7 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -57,10 +57,9 @@ class Split:
         """SHA-256 of who is in which part, by which a split that was made again can be compared."""
         return hashlib.sha256(json.dumps(self.parts, sort_keys=True).encode()).hexdigest()
 
-    def save(self, path: Path | str) -> None:
-        """Write as JSON, atomically."""
-        file = Path(path)
-        told = {
+    def document(self) -> dict[str, Any]:
+        """What `load` reads, as JSON has it."""
+        return {
             "format": _FORMAT,
             "version": 1,
             "by": self.by,
@@ -70,8 +69,12 @@ class Split:
             "fractions": self.fractions,
             **self.parts,
         }
+
+    def save(self, path: Path | str) -> None:
+        """Write as JSON, atomically."""
+        file = Path(path)
         part = file.with_name(f"{file.name}.{os.getpid()}.part")
-        part.write_text(json.dumps(told), encoding="utf-8")
+        part.write_text(json.dumps(self.document()), encoding="utf-8")
         part.replace(file)
 
     @classmethod

@@ -3,6 +3,7 @@
 from medaegis.models.backbones import backbones, create_backbone, default_taps, load_factory
 from medaegis.models.classifier import Activations, Classifier
 from medaegis.models.folding import fold_batchnorm
+from medaegis.models.wrapping import wrap_classifier
 
 __all__ = [
     "Activations",
@@ -12,4 +13,5 @@ __all__ = [
     "default_taps",
     "fold_batchnorm",
     "load_factory",
+    "wrap_classifier",
 ]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from medaegis.models.resnet import BasicBlock, Bottleneck, ResNet
 from medaegis.models.weights import load_weights
 
 Weights = Path | Literal["imagenet"]
+LIBRARIES = ("timm:", "torchvision:")
 
 
 @dataclass(frozen=True)
@@ -127,8 +129,7 @@ def create_backbone(name: str, *, classes: int, weights: Weights | None = None, 
 
     Args:
         name: a registered name; ``timm:NAME`` or ``torchvision:NAME`` where those import; or
-            ``package.module:factory``, called as ``factory(classes=...)``; that
-            runs the code it names, so give only what you trust.
+            ``package.module:factory`` (see `build_own`); that runs the code it names, so give only what you trust.
         classes: number of outputs.
         weights: local ``.safetensors`` (preferred) or ``.pth`` file, or ``"imagenet"`` (see `weights_file`). A head
             made for another number of classes is left out (see `load_weights`); every other key must fit.
@@ -148,7 +149,7 @@ def create_backbone(name: str, *, classes: int, weights: Weights | None = None, 
         elif name.startswith("torchvision:"):
             network = _from_torchvision(name.partition(":")[2], classes)
         else:
-            network = load_factory(name)(classes=classes)
+            network = build_own(load_factory(name), classes)
     if not isinstance(network, nn.Module):
         raise ConfigError(
             f"backbone {name!r}", f"the factory returned {type(network).__name__}", "return a torch.nn.Module"
@@ -157,6 +158,31 @@ def create_backbone(name: str, *, classes: int, weights: Weights | None = None, 
     if path is not None:
         load_weights(network, path, head=head)
     return network
+
+
+def is_own(name: str) -> bool:
+    """Whether a name means somebody's own code, which no folder may have run."""
+    return ":" in name and not name.startswith(LIBRARIES)
+
+
+def build_own(factory: Callable[..., nn.Module], classes: int) -> nn.Module:
+    """The network of somebody's factory, called with ``classes=``, or with nothing where it takes no such argument.
+
+    Raises:
+        ConfigError: the factory fails.
+    """
+    try:
+        takes = list(inspect.signature(factory).parameters.values())
+    except (TypeError, ValueError):
+        takes = []  # some built-ins have none
+    named = any(one.name == "classes" or one.kind is one.VAR_KEYWORD for one in takes)
+    try:
+        return factory(classes=classes) if named else factory()
+    except Exception as error:  # whatever somebody's code raises
+        problem = f"its factory failed: {type(error).__name__}: {error}"
+        raise ConfigError(
+            "network", problem, "write one that takes classes=, or nothing, and returns the network"
+        ) from error
 
 
 def load_factory(spec: str) -> Callable[..., nn.Module]:
@@ -171,8 +197,9 @@ def load_factory(spec: str) -> Callable[..., nn.Module]:
         raise ConfigError(source, "expected package.module:factory", "name a module and a function in it")
     try:
         module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise ConfigError(source, f"{module_name} does not import: {error}", "put it on PYTHONPATH") from error
+    except Exception as error:  # whatever somebody's module raises
+        problem = f"{module_name} does not import: {type(error).__name__}: {error}"
+        raise ConfigError(source, problem, "put its folder on PYTHONPATH (PYTHONPATH=. for this one)") from error
     factory = getattr(module, function_name, None)
     if not callable(factory):
         raise ConfigError(source, f"{module_name} has no function {function_name!r}", "check its name")

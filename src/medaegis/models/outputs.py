@@ -38,10 +38,12 @@ class Outputs:
         key: entry of a dict, tuple or other object that holds them; None where a tensor is returned.
         form: "logits", or "probabilities", whose logarithm is taken. Where a probability is 0 or 1 to the last digit of
             its type, there is no gradient, and for one probability no logit above 16.6 (float32).
+        single: whether there is one number for two classes, above 0 (or 0.5) for the second.
     """
 
     key: str | int | None = None
     form: Form = "logits"
+    single: bool = False
 
     def part(self, returned: Any, source: str) -> Tensor:
         """The tensor that holds the answers; ConfigError, naming `source`, where there is none."""
@@ -130,7 +132,7 @@ def settle(
         problem = f"its outputs all lie between 0 and 1, whatever the images: {what}"
         remedy = "take its last sigmoid off, or say which: outputs='probabilities' or 'logits' (--outputs)"
         raise ConfigError(source, problem, remedy if single else f"{_ONE_CLASS}; say outputs='logits' if they are that")
-    return Outputs(key, form or "logits")
+    return Outputs(key, form or "logits", single)
 
 
 def _check_form(values: Tensor, form: Form | None, *, single: bool, source: str) -> None:

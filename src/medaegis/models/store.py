@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -15,14 +15,14 @@ from torch import Tensor, nn
 
 from medaegis.artefact import read_folder, write_folder
 from medaegis.errors import ArtefactError, ConfigError
-from medaegis.models.backbones import backbones, create_backbone
+from medaegis.models.backbones import build_own, create_backbone, is_own
 from medaegis.models.classifier import Classifier
 from medaegis.models.outputs import Form
 
 KIND = "classifier"
 _OWN = "network"
 _LEARNED = "learned"
-LIBRARIES = ("timm:", "torchvision:")
+WRAPPED = "wrapped"
 
 
 class ClassifierManifest(BaseModel):
@@ -39,6 +39,25 @@ class ClassifierManifest(BaseModel):
     std: tuple[float, ...] = Field(min_length=1, max_length=3)
     output: str | int | None = None
     outputs: Form = "logits"
+
+
+class Wrapped(BaseModel):
+    """What the folder says of a network that was trained elsewhere.
+
+    Attributes:
+        learned: which of the images the network learned from: "unknown" where no data were given with it, else "none",
+            as its owner says.
+        seed: draws the split of whatever data are given later, where none were given with it.
+        weights: SHA-256 of the file they came from, where there was one.
+        metrics: on the data given with it, by part.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    learned: Literal["unknown", "none"]
+    seed: int = Field(ge=0, lt=2**32)
+    weights: str | None = None
+    metrics: dict[str, Any] = {}
 
 
 def describe_classifier(classifier: Classifier) -> dict[str, Any]:
@@ -73,8 +92,8 @@ def rebuild_classifier(
 
     Args:
         source: named in errors.
-        factory: called as ``factory(classes=K)``; needed for a user's own network, because no code is imported on the
-            word of a folder (see `load_factory`). A network that medaegis, timm or torchvision builds is left to them.
+        factory: builds a user's own network (`build_own`); needed for one, because no code is imported on the word of a
+            folder (see `load_factory`). A network that medaegis, timm or torchvision builds is left to them.
 
     Raises:
         ArtefactError: a description or weights that do not fit together, or a network that needs its factory.
@@ -85,8 +104,7 @@ def rebuild_classifier(
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise ArtefactError(source, f"classifier entry {where!r}: {first['msg']}", "write the folder anew") from error
-    own_code = ":" in told.backbone and not told.backbone.startswith(LIBRARIES)
-    if own_code and factory is None:
+    if is_own(told.backbone) and factory is None:
         raise ArtefactError(
             source,
             f"needs the network {told.backbone!r}, and a folder may not have code run",
@@ -94,10 +112,9 @@ def rebuild_classifier(
         )
     classes = len(told.classes)
     try:
-        built_in = told.backbone in backbones() or told.backbone.startswith(LIBRARIES)
-        own = None if built_in else factory
+        own = factory if is_own(told.backbone) else None
         with torch.random.fork_rng(devices=[]):  # a factory's first weights are overwritten at once
-            network = create_backbone(told.backbone, classes=classes) if own is None else own(classes=classes)
+            network = create_backbone(told.backbone, classes=classes) if own is None else build_own(own, classes)
         network.load_state_dict(dict(state))
         classifier = Classifier(
             network,
@@ -159,6 +176,18 @@ def load_classifier(folder: Path, factory: Callable[..., nn.Module] | None = Non
     if not isinstance(description, dict):
         raise ArtefactError(folder, "its manifest describes no classifier", "write the folder anew")
     return rebuild_classifier(description, stored.tensors(_OWN), source=folder, factory=factory)
+
+
+def read_wrapped(folder: Path) -> Wrapped:
+    """What is known of the past of a network that was trained elsewhere.
+
+    Raises:
+        ArtefactError: the folder is changed, incomplete or foreign, or its classifier was not wrapped.
+    """
+    try:
+        return Wrapped.model_validate(read_folder(folder, kind=KIND).document(WRAPPED))
+    except ValidationError as error:
+        raise ArtefactError(folder, "what it says of its network's past does not fit", "wrap it anew") from error
 
 
 def read_training(folder: Path) -> dict[str, Any]:

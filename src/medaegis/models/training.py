@@ -10,7 +10,6 @@ import hashlib
 import json
 import math
 import shutil
-import tempfile
 import time
 from dataclasses import asdict
 from functools import partial
@@ -343,14 +342,5 @@ class _Run:
             "metrics": {name: evaluate_classifier(frozen, self.dataset, part) for name, part in parts.items() if part},
         }
         learned = pixel_hashes(self.dataset.images[self.train_part]).unique()
-        told = {"training": training, "split": _document(self.split)}
+        told = {"training": training, "split": self.split.document()}
         save_classifier(self.classifier, out_dir, told, learned=learned)
-
-
-def _document(split: Split) -> dict[str, Any]:
-    """What `Split.save` writes, so that `Split.load` reads ``split.json`` of the folder."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "split.json"
-        split.save(path)
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return content

@@ -1,0 +1,127 @@
+"""A network that was trained elsewhere becomes a classifier folder as `train` makes it, with a split of given data.
+
+Nobody but who trained it knows which images it learned from, and every figure measured on those is too good. So the
+folder says what is known of that, and everything that takes it repeats it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import nn
+
+from medaegis.artefact import check_target
+from medaegis.errors import DataError
+from medaegis.images.datasets import Dataset
+from medaegis.images.sources import without_path
+from medaegis.images.splits import split_dataset
+from medaegis.models.classifier import Classifier
+from medaegis.models.metrics import evaluate_classifier
+from medaegis.models.normalisation import parse_normalisation
+from medaegis.models.outputs import Form
+from medaegis.models.store import KIND, WRAPPED, Wrapped, save_classifier
+
+TAPS = 4
+
+
+def wrap_classifier(
+    network: nn.Module,
+    folder: Path | str,
+    *,
+    backbone: str,
+    classes: Sequence[str],
+    size: int,
+    normalise: str,
+    channels: Literal["gray", "rgb"] = "rgb",
+    taps: Sequence[str] | None = None,
+    output: str | int | None = None,
+    outputs: Form | None = None,
+    dataset: Dataset | None = None,
+    seed: int = 0,
+    weights: Path | None = None,
+) -> Classifier:
+    """Write a trained network as a classifier folder that `fit`, `assess`, `compare`, `analyse` take.
+
+    Args:
+        network: with its weights, taking `(N, 3, size, size)` images, or `(N, 1, size, size)` if it is for gray ones.
+        backbone: what builds it again, without weights: ``package.module:factory``.
+        classes: names in the order of its outputs; one output alone is above 0 (or 0.5) for the second.
+        normalise: what it was trained with: "imagenet", "none" (also if it normalises by itself), or "MEAN/STD".
+        taps: modules whose outputs detectors and attacks on features read; None: some, spread over its depth.
+        output, outputs: as of `Classifier`.
+        dataset: labelled images that it never learned from; they are split and it is measured on them. None: `fit`
+            splits what it is given, and says that nobody knows.
+        seed: of the split.
+        weights: the file the weights came from, for the record.
+
+    Returns:
+        The classifier, in eval mode.
+
+    Raises:
+        ConfigError: the network is no classifier of such images (see `Classifier`), or `normalise` is not understood.
+        DataError: the data are of other classes, or too few to be split.
+        ArtefactError: the folder holds something else, or nothing can be written there.
+    """
+    folder = Path(folder)
+    check_target(folder, kind=KIND)
+    mean, std = parse_normalisation(normalise)
+    classifier = Classifier(
+        network,
+        classes=classes,
+        size=size,
+        channels=channels,
+        taps=taps or (),
+        backbone=backbone,
+        mean=mean,
+        std=std,
+        output=output,
+        outputs=outputs,
+    ).eval()
+    if taps is None:
+        classifier = classifier.around(network, taps=spread_taps(classifier))
+    told = Wrapped(
+        learned="unknown" if dataset is None else "none",
+        seed=seed,
+        weights=None if weights is None else hashlib.sha256(weights.read_bytes()).hexdigest(),
+    )
+    documents: dict[str, dict[str, Any]] = {}
+    if dataset is not None:
+        check_classes(dataset, classifier)
+        split = split_dataset(dataset, seed=seed)
+        frozen, parts = classifier.frozen(), {"val": split.val, "adv_test": split.adv_test}
+        metrics = {name: evaluate_classifier(frozen, dataset, part) for name, part in parts.items()}
+        told = told.model_copy(update={"metrics": metrics})
+        documents["split"] = split.document()
+    save_classifier(classifier, folder, {WRAPPED: told.model_dump(mode="json"), **documents})
+    return classifier
+
+
+def check_classes(dataset: Dataset, classifier: Classifier) -> None:
+    """Raises DataError unless the data are of the classifier's classes, in its order."""
+    if dataset.classes == classifier.classes:
+        return
+    given, expected = ", ".join(dataset.classes), ",".join(classifier.classes)
+    problem = f"its classes are {given}; the network's outputs are, in this order, {expected}"
+    remedy = "give the data this network is for"
+    if set(dataset.classes) == set(classifier.classes):
+        remedy = f"ask for them in that order: add ?classes={expected} to the SPEC; or correct --classes"
+    raise DataError(without_path(dataset.spec), problem, remedy)
+
+
+def spread_taps(classifier: Classifier, count: int = TAPS) -> tuple[str, ...]:
+    """Modules spread over the depth of a network: of its repeated blocks, if it has such, else of all with places."""
+    shapes = classifier.tap_shapes(classifier.tap_names())
+    modules = {name: module for name, module in classifier.network.named_modules() if name in shapes}
+    modules = {name: module for name, module in modules.items() if not isinstance(module, nn.Sequential)}
+    placed = [name for name in modules if math.prod(shapes[name][1:]) > 1] or list(modules)
+    kinds = Counter(type(modules[name]) for name in placed if any(modules[name].children()))
+    if kinds and kinds.most_common(1)[0][1] >= 2:
+        kind = kinds.most_common(1)[0][0]
+        placed = [name for name in placed if type(modules[name]) is kind]
+    n, k = len(placed), min(count, len(placed))
+    return tuple(placed[(i + 1) * n // k - 1] for i in range(k))
