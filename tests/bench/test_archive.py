@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from tests.bench.test_report import FEW, rewritten, small
 
-from medaegis.bench.archive import EvaluationFolder, read_evaluation, write_evaluation
+from medaegis.bench.archive import EvaluationFolder, begin_evaluation, read_evaluation, write_evaluation
 from medaegis.bench.report import write_report
 from medaegis.errors import DataError, MedaegisError
 
@@ -96,3 +96,17 @@ def test_nothing_is_written_that_could_not_be_read(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="clean"):
         write_evaluation(tmp_path / "bad", EvaluationFolder(found.evaluation, {}, found.examples))
     assert not (tmp_path / "bad").exists()
+
+
+def test_an_evaluation_that_is_not_finished_is_said_to_be(tmp_path):
+    """Killed before any figures were there, and killed in a folder that holds those of an earlier call."""
+    (tmp_path / "new" / "pieces").mkdir(parents=True)
+    (tmp_path / "new" / "pieces" / "ab.safetensors").write_bytes(b"")
+    with pytest.raises(DataError, match=r"not finished: 1 pieces are measured.*again; it goes on where it was"):
+        read_evaluation(tmp_path / "new")
+    found = small(tmp_path / "old")
+    begin_evaluation(tmp_path / "old", "medaegis evaluate guard spec")
+    with pytest.raises(DataError, match="not finished"):
+        read_evaluation(tmp_path / "old")
+    write_evaluation(tmp_path / "old", found)
+    assert read_evaluation(tmp_path / "old").evaluation == found.evaluation

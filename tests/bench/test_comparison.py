@@ -233,6 +233,13 @@ def test_what_does_not_fit_is_refused_before_any_work(scene, tmp_path, monkeypat
             compared(scene, tmp_path, **options)
 
 
+def test_a_detector_that_needs_more_images_is_named_before_any_attack(scene, tmp_path, monkeypatch):
+    """LID compares with 20 neighbours among half of what it is given."""
+    monkeypatch.setattr(Bare, "attack", lambda *_, **__: pytest.fail("attacked"))
+    with pytest.raises(DataError, match=r"detector 'lid': 30 images of adv_train .* it needs 40"):
+        compared(scene, tmp_path / "few", detectors=("kd", "lid"), limit=30)
+
+
 def test_any_wrong_diagnosis_is_turned(tmp_path):
     """Of four classes each image is driven to one, and another wrong one is no right diagnosis."""
     classifier = toy_classifier(4)

@@ -4,14 +4,12 @@ import re
 import shlex
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 from tests.cli.shop import call
 
 from medaegis import __version__
-from medaegis.cli import console
 from medaegis.cli.app import app, data_app
 
 COMMANDS = [(command.callback.__name__,) for command in app.registered_commands] + [
@@ -137,18 +135,6 @@ def test_ctrl_c_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch):
     result = call("data", "schemes")
     assert result.exit_code == 130
     assert "go on where they were" in result.stderr
-
-
-def test_progress_in_a_log_is_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    now = [0.0]
-    monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    with console.progress("Work") as progress:
-        for second in range(60):
-            now[0] = float(second)
-            progress(second, 60, "a\nb")
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert captured.err.splitlines() == [f"Work: {second}/60, a\\nb" for second in (15, 30, 45)]
 
 
 def test_a_reader_that_stops_early_causes_no_traceback():

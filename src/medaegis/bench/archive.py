@@ -27,6 +27,7 @@ Array = npt.NDArray[Any]
 
 VIEWS = ("clean", "adversarial", "cushioned")
 SHOWN_PROBLEMS = 12
+UNFINISHED = "unfinished.json"  # in the folder of an evaluation that has begun
 PAGES = ("report.html", "report.verdict.html")  # what `medaegis report` writes into the folder
 
 
@@ -49,6 +50,10 @@ def read_evaluation(folder: Path | str) -> EvaluationFolder:
     """Reads and checks an evaluation folder. Raises DataError that names the file and what does not fit in it."""
     folder = Path(folder)
     path = folder / "evaluation.json"
+    pieces = len(list((folder / "pieces").glob("*.safetensors")))
+    if (folder / UNFINISHED).exists() or (pieces and not path.exists()):
+        problem = f"this evaluation is not finished: {pieces} pieces are measured, and its figures are not there yet"
+        raise DataError(folder, problem, "call the same `medaegis evaluate` again; it goes on where it was")
     try:
         evaluation = Evaluation.model_validate_json(path.read_bytes())
     except OSError as error:
@@ -76,7 +81,13 @@ def write_evaluation(folder: Path | str, found: EvaluationFolder) -> None:
         (folder / page).unlink(missing_ok=True)
     for name, arrays in (("scores", found.scores), ("examples", found.examples)):
         replace_file(folder / f"{name}.safetensors", save({key: np.ascontiguousarray(a) for key, a in arrays.items()}))
+    (folder / UNFINISHED).unlink(missing_ok=True)
     write_record(folder / "evaluation.json", found.evaluation)
+
+
+def begin_evaluation(folder: Path, command: str) -> None:
+    """Marks a folder until `write_evaluation` is through, so that nobody takes an earlier call's figures for these."""
+    replace_file(folder / UNFINISHED, json.dumps({"command": command}).encode())
 
 
 def _problems(error: ValidationError) -> str:

@@ -34,7 +34,7 @@ from medaegis.errors import ConfigError, DataError
 from medaegis.images.datasets import Dataset
 from medaegis.images.splits import Split
 from medaegis.models.classifier import Classifier
-from medaegis.progress import Meter, Progress, silent
+from medaegis.progress import Meter, Progress, Resumed, silent
 
 ATTACKS = ("fgsm", "bim", "pgd", "mim", "cw-linf", "pgd-l2", "deepfool", "cw-l2", "auto")
 EVERYTHING = 1.0  # eps of an attack that looks for the smallest change: the ball holds every image
@@ -127,7 +127,8 @@ def assess_classifier(
     filtering = parse_cushion(cushion)
     test = dataset.subset(split.adv_test)
     about = provenance(seed, command)  # of the code that runs, whatever is committed meanwhile
-    store = Store(out_dir / "pieces")
+    progress = Resumed(progress)
+    store = Store(out_dir / "pieces", progress.begin)
     known = Known(dataset.subset([*split.train, *split.adv_train]), seed=seed)
     bare = Bare(classifier, filtering, known, seed, store)
     chosen = draw(test.labels, limit, seed)

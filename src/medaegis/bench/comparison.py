@@ -36,7 +36,7 @@ from medaegis.guard.guard import Guard
 from medaegis.images.datasets import Dataset
 from medaegis.images.splits import Split
 from medaegis.models.classifier import INPUT, Classifier
-from medaegis.progress import Meter, Progress, silent
+from medaegis.progress import Meter, Progress, Resumed, silent
 
 SHIELD = "shield"  # the one detector that is not fitted here
 
@@ -86,7 +86,8 @@ def compare_detectors(
     if guard is not None:
         check_shields(guard, classifier, dataset, split)
     about = provenance(seed, command)  # of the code that runs, whatever is committed meanwhile
-    store = Store(out_dir / "pieces")
+    progress = Resumed(progress)
+    store = Store(out_dir / "pieces", progress.begin)
     taps = tuple(tap for tap in (classifier.taps if taps is None else taps) if tap != INPUT)
     told, rows = [], []
     part, parts = 0, len(cushions) * (len(attacks) + 2)
@@ -97,6 +98,7 @@ def compare_detectors(
 
     for spec in cushions:
         scene = _Scene(classifier, _filter(spec), dataset, split, taps, eps, steps, limit, seed, store)
+        scene.check_enough(detectors)
         made = {}
         for name in attacks:
             made[name] = scene.attacked(name, scene.test, under(f"{name} behind {spec}"))
@@ -156,6 +158,19 @@ class _Scene:
         if not len(rows):
             raise DataError(images.spec, "no image is diagnosed rightly behind the Cushion", "train longer")
         return Pictures.of(images, rows, self.seed)
+
+    def check_enough(self, detectors: Sequence[str]) -> None:
+        """Whether there are images enough to learn from, asked before any attack.
+
+        Raises:
+            DataError: which detector needs more.
+        """
+        n = len(self.learn)
+        for name in detectors:
+            needed = 0 if name == SHIELD else find_detector(name).make().fewest
+            if n < needed:
+                problem = f"{n} images of adv_train are diagnosed rightly behind {self.cushion.spec}, it needs {needed}"
+                raise DataError(f"detector {name!r}", problem, "give more images, a larger --limit, or leave it out")
 
     def attacked(self, name: str, pictures: Pictures, progress: Progress) -> Piece:
         """Attacked copies of the images, each driven to a class of its own, and whether any wrong one came out."""

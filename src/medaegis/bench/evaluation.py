@@ -20,7 +20,7 @@ from medaegis.attacks.catalogue import find_attack
 from medaegis.attacks.known import Known
 from medaegis.attacks.victim import Verdict
 from medaegis.bench.alarms import guessing_is_missing, run_alarms, run_guessing, run_stamina
-from medaegis.bench.archive import Array, EvaluationFolder, provenance, write_evaluation
+from medaegis.bench.archive import Array, EvaluationFolder, begin_evaluation, provenance, write_evaluation
 from medaegis.bench.chosen import check_images, data_facts, draw
 from medaegis.bench.code import code_fingerprint
 from medaegis.bench.controls import not_measured, run_controls
@@ -45,7 +45,7 @@ from medaegis.images.datasets import Dataset
 from medaegis.images.splits import Split
 from medaegis.models.classifier import Classifier
 from medaegis.models.metrics import classification_metrics
-from medaegis.progress import Progress, silent
+from medaegis.progress import Progress, Resumed, silent
 
 THREAT_MODEL = (
     "The attacker knows everything: the Cushion, the classifier, the Shields, their weights and thresholds. He may "
@@ -105,7 +105,9 @@ def evaluate_guard(
         raise ConfigError("surrogates", problem, "give both or neither")
     test = dataset.subset(split.adv_test)
     about = provenance(seed, command)  # of the code that runs, whatever is committed meanwhile
-    store = Store(out_dir / "pieces")
+    progress = Resumed(progress)
+    store = Store(out_dir / "pieces", progress.begin)
+    begin_evaluation(out_dir, command)
     key: dict[str, object] = {"guard": guard.fingerprint(), "seed": seed, "code": code_fingerprint()}
     clean = guard.judge(test.pixels(), ids=test.ids, seed=seed)
     chosen = draw(test.labels, limit, seed)

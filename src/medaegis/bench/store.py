@@ -31,11 +31,12 @@ class Store:
     """Finished pieces in a folder; a half-written or damaged one is computed again.
 
     Attributes:
+        begin: called before a piece is computed.
         spent_before: seconds that earlier calls spent on the pieces that were found here (first of their "cost").
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.spent_before = folder, 0.0
+    def __init__(self, folder: Path, begin: Callable[[], None] = lambda: None) -> None:
+        self.folder, self.spent_before, self.begin = folder, 0.0, begin
         self._counted: set[str] = set()
         folder.mkdir(parents=True, exist_ok=True)
 
@@ -53,6 +54,7 @@ class Store:
                     self.spent_before += float(piece["cost"][0, 0])
                 self._counted.add(name)
                 return piece
+        self.begin()
         piece = compute()
         self._counted.add(name)
         part = file.with_suffix(f".{os.getpid()}.part")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-import time
-from collections.abc import Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from medaegis.progress import Progress
+    from medaegis.progress import Pace, Progress
 
 PLAIN_SECONDS = 15.0  # between two progress lines where stderr is no terminal
 PLAIN_WIDTH = 160  # of tables written to a file or a pipe
@@ -94,49 +94,83 @@ def facts(pairs: Mapping[str, object], title: str | None = None) -> RenderableTy
 
 @contextmanager
 def progress(title: str) -> Iterator[Progress]:
-    """A listener for long work: a bar at a terminal, elsewhere a line now and then."""
-    if sys.stderr.isatty():
-        with _bar(title) as listener:
-            yield listener
-    else:
-        yield _lines(title)
+    """A listener for long work: a bar at a terminal, elsewhere a line now and then, also where nothing is reported.
+
+    Both tell what is left, and where work that was killed goes on.
+    """
+    from medaegis.progress import GOES_ON, Pace
+
+    pace = Pace()
+    with (_bar if sys.stderr.isatty() else _lines)(title, pace) as show:
+
+        def listen(done: int, total: int, message: str) -> None:
+            pace.report(done, total, message)
+            if message == GOES_ON:
+                say(f"{title} goes on at {done} of {total}")
+            show(shown(message))
+
+        yield listen
 
 
 @contextmanager
-def _bar(title: str) -> Iterator[Progress]:
+def _bar(title: str, pace: Pace) -> Iterator[Callable[[str], None]]:
     from rich.console import Console
     from rich.markup import escape
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Task, TextColumn, TimeElapsedColumn
     from rich.progress import Progress as Bars
+
+    class Left(TextColumn):
+        def render(self, task: Task) -> Any:
+            self.text_format = left_in_words(pace.left)
+            return super().render(task)
 
     columns = [
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
+        Left(""),
         TextColumn("[dim]{task.fields[message]}"),
     ]
     with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
         task = bars.add_task(title, total=None, message="")
-
-        def listen(done: int, total: int, message: str) -> None:
-            bars.update(task, completed=done, total=total, message=escape(shown(message)))
-
-        yield listen
+        yield lambda message: bars.update(task, completed=pace.done, total=pace.total, message=escape(message))
 
 
-def _lines(title: str) -> Progress:
-    last = time.monotonic()
+@contextmanager
+def _lines(title: str, pace: Pace) -> Iterator[Callable[[str], None]]:
+    """A line every `PLAIN_SECONDS`, from a thread of its own: work that reports seldom is not silent for that."""
+    over, doing = threading.Event(), ""
 
-    def listen(done: int, total: int, message: str) -> None:
-        nonlocal last
-        if time.monotonic() - last >= PLAIN_SECONDS:
-            last = time.monotonic()
-            say(f"{title}: {done}/{total}, {shown(message)}")
+    def tell() -> None:
+        while not over.wait(PLAIN_SECONDS):
+            how_far = f"{pace.done}/{pace.total}, {doing}; " if pace.total else ""
+            say(f"{title}: {how_far}{time_in_words(pace.seconds)} so far, {left_in_words(pace.left)}")
 
-    return listen
+    def show(message: str) -> None:
+        nonlocal doing
+        doing = message
+
+    thread = threading.Thread(target=tell, daemon=True)
+    thread.start()
+    try:
+        yield show
+    finally:
+        over.set()
+        thread.join()
+
+
+def left_in_words(seconds: float | None) -> str:
+    """As `about 4 min left`."""
+    return "not known yet how long" if seconds is None else f"about {time_in_words(seconds)} left"
+
+
+def time_in_words(seconds: float) -> str:
+    """As `40 s`, `4 min`, `2 h 5 min`: an estimate, no measurement."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def percent(share: Any) -> str:

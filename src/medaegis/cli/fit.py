@@ -98,24 +98,26 @@ def fit(
         classifier = classifier.around(classifier.network, taps=comma_separated(taps, "--taps"))
     dataset, split = datasets.data_of_classifier(classifier_dir, classifier, spec, images=images)
     datasets.tell_small_classes(dataset, split, tnr)
-    doubt = why_no_better_than_chance(classifier, dataset, split.adv_test) if split.adv_test else None
+    with console.progress("Judging the classifier"):
+        doubt = why_no_better_than_chance(classifier, dataset, split.adv_test) if split.adv_test else None
     if doubt is not None:
         console.say(f"Warning: the classifier is no better than chance: {console.shown(doubt)}. No guard mends that.")
     hashes = read_learned(classifier_dir)
     if shields is not None:
         source = Guard.load(shields, factory=factory(network))
-        guard = refit_guard(
-            source,
-            classifier,
-            dataset,
-            split,
-            cushion=filtering,
-            out_dir=out,
-            tnr=tnr,
-            learned=hashes,
-            signing_key=sign,
-            purpose=purpose,
-        )
+        with console.progress("Setting thresholds"):
+            guard = refit_guard(
+                source,
+                classifier,
+                dataset,
+                split,
+                cushion=filtering,
+                out_dir=out,
+                tnr=tnr,
+                learned=hashes,
+                signing_key=sign,
+                purpose=purpose,
+            )
     else:
         config = shield_config(recipe, classifier, updates=updates, seed=seed)
         if updates < LOOKS:

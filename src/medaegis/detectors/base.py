@@ -90,6 +90,11 @@ class Detector(ABC):
         """Whether it looks at the images again; otherwise pooled features and logits are enough."""
         return False
 
+    @property
+    def fewest(self) -> int:
+        """Clean images that it needs to learn from."""
+        return FEWEST
+
     def wanted(self, seen: Reading) -> tuple[str, ...]:
         """Taps whose pooled features it will use, of those that were read."""
         return ()

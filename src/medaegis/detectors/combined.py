@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Self
@@ -50,6 +51,10 @@ class Combined(Detector):
     @property
     def needs_images(self) -> bool:
         return any(member.needs_images for member in self.members)
+
+    @property
+    def fewest(self) -> int:
+        return math.ceil(max(member.fewest for member in self.members) / (1 - self.held_out)) + 1
 
     def wanted(self, seen: Reading) -> tuple[str, ...]:
         return tuple(dict.fromkeys(tap for member in self.members for tap in member.wanted(seen)))

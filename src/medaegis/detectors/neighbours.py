@@ -41,6 +41,10 @@ class LocalDimension(Layered):
             given = f"{self.neighbours} neighbours among {self.reference} images"
             raise ConfigError("LID", given, "give at least 2 neighbours, and no more than reference images")
 
+    @property
+    def fewest(self) -> int:
+        return max(super().fewest, self.neighbours * (2 if self.learn else 1))  # half of few are learned from
+
     def _divide(self, lesson: Lesson) -> tuple[Tensor, Tensor]:
         order = torch.randperm(len(lesson.clean), generator=torch.Generator().manual_seed(lesson.seed))
         order = order.to(lesson.clean.device)

@@ -33,7 +33,7 @@ from medaegis.images.datasets import Dataset
 from medaegis.models.augment import augment, uniforms
 from medaegis.models.checkpoint import load_checkpoint, save_checkpoint
 from medaegis.models.classifier import Classifier
-from medaegis.progress import Progress, silent
+from medaegis.progress import GOES_ON, Progress, silent
 
 CHECKPOINT_SECONDS = 30.0
 STANDARDISE_ON = 256  # clean images that set the scale of each tap
@@ -187,8 +187,7 @@ class ShieldTraining:
         self._restore()
         began, saved = time.monotonic() - self.seconds, time.monotonic()
         config, name = self.config, self.dataset.classes[self.label]
-        if self.done < config.updates and not self.ended:
-            progress(self.done, config.updates, f"Shield {name}")
+        progress(self.done, config.updates, GOES_ON if self.done else f"Shield {name}")
         while self.done < config.updates and not self.ended:
             self.loss += (self._update(self.done) - self.loss) / min(self.done + 1, 50)
             self.done += 1

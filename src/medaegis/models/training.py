@@ -35,7 +35,7 @@ from medaegis.models.hardware import has_fast_bfloat16, pick_device
 from medaegis.models.metrics import evaluate_classifier
 from medaegis.models.normalisation import Normalisation, parse_normalisation
 from medaegis.models.store import KIND, load_classifier, read_training, save_classifier
-from medaegis.progress import Progress, silent
+from medaegis.progress import GOES_ON, Progress, silent
 
 CHECKPOINT_SECONDS = 30.0
 WARM_UP = 0.2  # share of the steps in which the learning rate rises
@@ -228,6 +228,8 @@ class _Run:
     def train(self, checkpoints: Path, progress: Progress) -> None:
         began = time.monotonic() - self.seconds
         saved = time.monotonic()
+        if self.step:
+            progress(self.step, self.steps, GOES_ON)
         for epoch in range(self.step // self.batches, self.config.epochs):
             parts = self._order(epoch).tensor_split(self.batches)  # nearly equal: no batch of one for batch norm
             for batch in range(self.step % self.batches, self.batches):
