@@ -216,3 +216,22 @@ def test_a_jpeg_cut_short_and_ended_properly_is_damaged(tmp_path: Path) -> None:
             made = encapsulated([stream], pixels, syntax=JPEGBaseline8Bit, **elements)
             with pytest.raises(ImageError, match="damaged"):
                 read_image(write(tmp_path / "a.dcm", made))
+
+
+@pytest.mark.parametrize(
+    ("element", "value", "words"),
+    [
+        ("PixelRepresentation", 1, "says unsigned, the header does not: the header is followed"),
+        ("BitsStored", 16, "has 12 bits per sample, the header says 16"),
+    ],
+)
+def test_sign_and_depth_that_differ_in_jpeg_2000_are_told(tmp_path: Path, element: str, value: int, words: str) -> None:
+    values = np.arange(40 * 36, dtype=np.uint16).reshape(40, 36)  # below 2048, so the same with a sign
+    window = {"WindowCenter": 700, "WindowWidth": 1401}
+    path = compressed(tmp_path / "a.dcm", dataset(values, bits=12, **window), "jpeg2000")
+    made = pydicom.dcmread(path)
+    setattr(made, element, value)
+    made.HighBit = made.BitsStored - 1
+    picture = read_image(write(path, made))
+    np.testing.assert_allclose(picture.pixels[0], np.clip((values - 699.5) / 1400 + 0.5, 0, 1), atol=1e-6)
+    assert any(words in step for step in picture.steps)
