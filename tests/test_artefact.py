@@ -439,6 +439,10 @@ def test_another_kind_or_version_or_program(folder):
     forge(folder, {"format_version": 2})
     with pytest.raises(ArtefactError, match="version 2"):
         read_folder(folder, kind="guard")
+    for alike in (True, 1.0, "1", [1], None):
+        forge(folder, {"format_version": alike})
+        with pytest.raises(ArtefactError, match="version"):
+            read_folder(folder, kind="guard")
     forge(folder, {"format_version": 1, "format": "other"})
     with pytest.raises(ArtefactError, match="not a folder made by this program"):
         read_folder(folder, kind="guard")

@@ -343,8 +343,9 @@ def _parse_manifest(root: Path, raw: bytes, kind: str) -> dict[str, Any]:
     manifest = _parse_object(file, raw)
     if manifest.get("format") != FORMAT:
         raise ArtefactError(root, "is not a folder made by this program", "give a folder that medaegis made")
-    if manifest.get("format_version") != FORMAT_VERSION:
-        given = f"is of format version {manifest.get('format_version')!r:.20}, this program reads {FORMAT_VERSION}"
+    version = manifest.get("format_version")
+    if type(version) is not int or version != FORMAT_VERSION:  # true and 1.0 equal 1 as well
+        given = f"is of format version {version!r:.20}, this program reads {FORMAT_VERSION}"
         raise ArtefactError(root, given, "install the medaegis that made it, or make it again with this one")
     body = {name: value for name, value in manifest.items() if name != "checksum"}
     if manifest.get("checksum") != _sha256(encode_json(body)) or encode_json(manifest) != raw:

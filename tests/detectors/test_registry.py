@@ -104,6 +104,82 @@ def test_arrays_that_do_not_fit_are_refused(name):
             rebuild(told, arrays)
 
 
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("kd", {"bandwidth": 0}),
+        ("kd", {"bandwidth": True}),
+        ("kd", {"bandwidth": "1"}),
+        ("kd", {"bandwidth": 10**400}),
+        ("kd", {"learn": 0}),
+        ("kd", {"taps": []}),
+        ("kd", {"taps": "layer1"}),
+        ("bu", {"passes": 50.0}),
+        ("bu", {"passes": "50"}),
+        ("lid", {"neighbours": 1000, "reference": 1000}),
+        ("lid", {"neighbours": True}),
+        ("gmm", {"covariance": "spherical"}),
+        ("svm", {"levels": 0.0}),
+        ("dfeat", {"trees": 100.0}),
+        ("dnn", {"shapes": []}),
+        ("dnn", {"lr": 0}),
+        ("squeezing", {"squeezers": []}),
+        ("shield", {"shields": []}),
+        ("shield", {"tnr": "0.9"}),
+        ("combined", {"members": []}),
+        ("combined", {"tnr": True}),
+    ],
+    ids=str,
+)
+def test_an_option_that_cannot_be_is_refused(name, change):
+    detector, _ = fitted(name)
+    told = json.loads(json.dumps(detector.describe()))
+    assert set(change) <= set(told["options"])
+    rebuild(told, detector.tensors())
+    told["options"] |= change
+    if change == {"taps": []}:
+        told["channels"] = []
+    with pytest.raises(ConfigError):
+        rebuild(told, detector.tensors())
+
+
+@pytest.mark.parametrize(
+    ("name", "array", "value"),
+    [
+        ("svm", "std", 0.0),
+        ("svm", "std", -1.0),
+        ("svm", "duals", float("inf")),
+        ("dfeat", "vote", 1.5),
+        ("dfeat", "below", -1),
+        ("dfeat", "depth", -1),
+        ("kd", "labels", 2),
+        ("kd", "labels", -1),
+        ("gmm", "constants", float("nan")),
+        ("lid", "weight", float("inf")),
+        ("shield", "scale", 0.0),
+        ("shield", "centre", float("-inf")),
+        ("dnn", "layers.1.running_var", -1.0),
+        ("dnn", "layers.0.weight", float("nan")),
+        ("combined", "scores", float("nan")),
+    ],
+)
+def test_a_learned_number_that_cannot_be_is_refused(name, array, value):
+    detector, _ = fitted(name)
+    tensors = {key: tensor.clone() for key, tensor in detector.tensors().items()}
+    (first, *_) = [key for key in tensors if key.endswith(array)]
+    tensors[first].view(-1)[-1] = value
+    with pytest.raises(ConfigError):
+        rebuild(detector.describe(), tensors)
+
+
+def test_an_array_of_another_type_is_refused():
+    for name, array, kind in (("svm", "std", torch.complex64), ("dfeat", "below", torch.float64)):
+        detector, _ = fitted(name)
+        tensors = detector.tensors()
+        with pytest.raises(ConfigError, match=f"{array}.*{kind}"):
+            rebuild(detector.describe(), tensors | {array: tensors[array].to(kind)})
+
+
 def test_a_forest_that_points_outside_is_refused():
     detector, _ = fitted("dfeat")
     for name in ("channel", "below", "above"):
@@ -132,7 +208,7 @@ def test_sizes_out_of_range_are_refused_before_anything_is_built(name, change):
         told["options"]["shapes"][0][1][0] = 10**9
     else:
         told["options"]["shields"][0][change] = 10**9
-    with pytest.raises(ConfigError, match="out of range"):
+    with pytest.raises(ConfigError, match=r"out of range|less than or equal"):
         rebuild(told, detector.tensors())
 
 

@@ -4,6 +4,11 @@ import dataclasses
 import json
 import pickle
 import shutil
+import subprocess
+import sys
+import threading
+import time
+from datetime import UTC, datetime
 
 import pytest
 import torch
@@ -392,14 +397,14 @@ def test_another_kind_of_folder_is_refused(saved, tmp_path):
         load(tmp_path / "c")
 
 
-def forged(saved, folder, change):
+def forged(saved, folder, change, **options):
     """A folder whose hashes fit and whose content was made by somebody else."""
     from medaegis.artefact import read_folder
 
     found = read_folder(saved, kind="guard")
     entry, tensors = found.manifest["guard"], {name: found.tensors(name) for name in found.tensor_names}
     change(entry, tensors)
-    write_folder(folder, kind="guard", manifest={"guard": entry}, tensors=tensors)
+    write_folder(folder, kind="guard", manifest={"guard": entry}, tensors=tensors, **options)
     return folder
 
 
@@ -492,3 +497,238 @@ def test_a_later_save_replaces_the_folder_and_the_digest(tmp_path):
     one.calibration["tnr_reached"] = 0.5
     one.save(tmp_path / "g")
     assert one.digest == load(tmp_path / "g").digest != first
+
+
+# ---- numbers that cannot be
+
+
+def number(part, name, value):
+    def change(entry, tensors):
+        tensors[part] = {key: tensor.clone() for key, tensor in tensors[part].items()}
+        tensors[part][name].view(-1)[-1] = value
+
+    change.__name__ = f"{part}/{name}={value}"
+    return change
+
+
+def entry_at(*place, value):
+    def change(entry, tensors):
+        for step in place[:-1]:
+            entry = entry[step]
+        entry[place[-1]] = value
+
+    change.__name__ = f"{'.'.join(map(str, place))}={value!s:.20}"
+    return change
+
+
+def twice(entry, tensors):
+    entry["shields"][0]["taps"].append(entry["shields"][0]["taps"][0])
+
+
+IMPOSSIBLE = [
+    *(number("shields", "centre", value) for value in (torch.nan, torch.inf, -torch.inf, -1e30)),
+    *(number("shields", "scale", value) for value in (torch.nan, torch.inf, 0.0, -1.0, 1e30)),
+    *(number("shields", "shields.0.heads.0.std", value) for value in (torch.nan, torch.inf, 0.0, -1.0)),
+    number("shields", "shields.1.heads.0.mean", torch.nan),
+    *(number("shields", "shields.1.join.0.weight", value) for value in (torch.nan, -torch.inf)),
+    *(number("classifier", "conv1.weight", value) for value in (torch.nan, torch.inf)),
+    *(number("classifier", "bn1.running_var", value) for value in (torch.nan, torch.inf, -1e-3)),
+    number("classifier", "bn1.running_mean", torch.nan),
+    number("classifier", "bn1.num_batches_tracked", -1),
+    *(entry_at("tnr", value=value) for value in (True, 1, 0, -0.9, 0.5, "0.9", 10**400)),
+    *(entry_at("classifier", "std", value=[value]) for value in (0, 0.0, -0.2, 1e-9, True)),
+    *(entry_at("classifier", "mean", value=value) for value in ([], [1e30], ["0.5"])),
+    *(entry_at("classifier", "size", value=value) for value in (0, -16, True, 16.0, "16", 10**6)),
+    *(entry_at("classifier", "taps", value=value) for value in ([""], ["relu", "relu"], "relu")),
+    *(entry_at("classifier", "classes", value=value) for value in (["a", ""], ["a", "a"], ["a", 1])),
+    *(entry_at("shields", 0, "width", value=value) for value in (0, -8, True, 32.0, 10**9)),
+    *(entry_at("shields", 0, "hidden", value=value) for value in (0, True, "128", 10**9)),
+    *(entry_at("shields", 0, "taps", value=value) for value in ([], [{}], {})),
+    *(
+        entry_at("shields", 0, "taps", 0, "shape", value=value)
+        for value in ([], [True, 16, 16], [1.0, 16, 16], [1] * 9)
+    ),
+    entry_at("shields", 0, "taps", 0, "name", value=""),
+    entry_at("shields", value=[]),
+    *(entry_at("calibration", value={"tnr_reached": value}) for value in (2.0, -0.1, "0.9", True)),
+    *(entry_at("version", value=value) for value in (1, True, 2.0e13, "20260101000000")),
+    twice,
+]
+
+
+@pytest.mark.parametrize("change", IMPOSSIBLE, ids=lambda change: change.__name__)
+def test_a_number_that_cannot_be_is_refused(saved, tmp_path, change):
+    folder = forged(saved, tmp_path / "forged", change)
+    assert digest(folder) != digest(saved)
+    with pytest.raises(ArtefactError):
+        load(folder)
+
+
+def test_weights_of_another_type_are_refused(saved, tmp_path):
+    for kind in (torch.float64, torch.float16, torch.complex64, torch.int64, torch.float8_e4m3fn):
+
+        def change(entry, tensors, kind=kind):
+            tensors["classifier"]["fc.bias"] = tensors["classifier"]["fc.bias"].to(kind)
+
+        folder = forged(saved, tmp_path / str(kind), change)
+        if kind in (torch.float64, torch.float16):  # read as the network's own type, as ever
+            load(folder)
+            continue
+        with pytest.raises(ArtefactError, match=r"fc\.bias"):
+            load(folder)
+
+
+def test_an_uncalibrated_guard_is_not_saved(tmp_path):
+    classifier = toy_classifier()
+    bank = ShieldBank([Shield({"input": (1, 16, 16)}) for _ in range(2)])
+    with pytest.raises(ConfigError, match="'centre'"):
+        Guard(classifier, parse_cushion("none"), bank, tnr=0.9).save(tmp_path / "g")
+    assert not (tmp_path / "g").exists()
+
+
+BOMBS = """
+import resource, sys
+from medaegis.errors import ArtefactError
+from medaegis.guard.guard import Guard
+from tests.models.tiny_networks import tiny
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+try:
+    Guard.load(sys.argv[1], factory=tiny)
+except ArtefactError as error:
+    print(error, file=sys.stderr)
+    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+
+
+def test_a_manifest_that_asks_for_gigabytes_gets_none(saved, tmp_path):
+    def bomb(entry, tensors):
+        for shield in entry["shields"]:
+            shield["width"], shield["hidden"] = 1024, 16384  # allowed, and 10 GB if it were built
+
+    folder = forged(saved, tmp_path / "bomb", bomb)
+    told = subprocess.run([sys.executable, "-c", BOMBS, str(folder)], capture_output=True, text=True, check=True)
+    assert "do not fit together" in told.stderr
+    assert int(told.stdout) < 300, "MiB more than before"
+
+
+# ---- who signed it, and when
+
+
+def test_a_signed_guard_has_a_version_and_older_ones_can_be_refused(tmp_path):
+    secret, public = generate_keypair(tmp_path / "keys")
+    before = int(datetime.now(UTC).strftime("%Y%m%d%H%M%S"))
+    one = make_guard()
+    one.save(tmp_path / "g", signing_key=secret)
+    assert before <= one.version <= before + 100
+    for least in (None, one.version - 1, one.version):
+        assert load(tmp_path / "g", public_key=public, min_version=least).version == one.version
+    with pytest.raises(ArtefactError, match=rf"version {one.version}, at least {one.version + 1}"):
+        load(tmp_path / "g", public_key=public, min_version=one.version + 1)
+
+
+def test_a_version_that_nobody_signed_proves_nothing(saved, tmp_path):
+    assert load(saved).version is None
+    with pytest.raises(ConfigError, match="public key"):
+        load(saved, min_version=20260101000000)
+    secret, public = generate_keypair(tmp_path / "keys")
+
+    def unnumbered(entry, tensors):
+        entry.pop("version", None)
+
+    # As guards were signed before they had versions.
+    folder = forged(saved, tmp_path / "old", unnumbered, signing_key=secret)
+    assert load(folder, public_key=public).version is None
+    with pytest.raises(ArtefactError, match="no version, at least"):
+        load(folder, public_key=public, min_version=20260101000000)
+
+
+# ---- what is asked of inspect
+
+
+def quantised():
+    return torch.quantize_per_tensor(torch.zeros(2, 1, 16, 16), 1 / 255, 0, torch.quint8)
+
+
+ODD = {
+    "sparse": lambda: torch.zeros(2, 1, 16, 16).to_sparse(),
+    "sparse rows": lambda: torch.zeros(2, 1, 16, 16).to_sparse_csr(),
+    "meta": lambda: torch.zeros(2, 1, 16, 16, device="meta"),
+    "quantised": quantised,
+    "nested": lambda: torch.nested.nested_tensor([torch.zeros(1, 16, 16)] * 2),
+    "ragged": lambda: torch.nested.nested_tensor([torch.zeros(1, 16, 16), torch.zeros(1, 8, 16)]),
+    "jagged": lambda: torch.nested.nested_tensor([torch.zeros(3, 16), torch.zeros(4, 16)], layout=torch.jagged),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ODD)
+def test_what_holds_no_plain_values_is_refused(guard, kind):
+    with pytest.raises(ConfigError, match="dense tensor"):
+        guard.inspect(ODD[kind]())
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    [torch.bool, torch.int8, torch.int64, torch.uint16, torch.complex64, torch.complex128, torch.float8_e4m3fn],
+    ids=str,
+)
+def test_values_of_another_type_are_withheld(guard, dtype):
+    for finding in guard.inspect(torch.zeros(3, 1, 16, 16).to(dtype), batch_size=2):
+        withheld(finding)
+
+
+def test_gradients_and_views_change_nothing(guard, images):
+    expected = guard.inspect(images)
+    learning = images.clone().requires_grad_()
+    assert guard.inspect(learning) == guard.inspect(learning * 1) == expected
+    assert learning.grad is None
+    with torch.inference_mode():
+        assert guard.inspect(images.clone()) == expected
+    conjugate = torch.complex(torch.zeros_like(images), images).conj().imag  # a view that negates lazily
+    assert guard.inspect(-conjugate) == expected
+    assert guard.inspect(images.new_ones(1, 1, 1, 1).expand(3, 1, 16, 16))[0].reason == "blank"
+
+
+@pytest.mark.parametrize("batch_size", [0, -1, True, 2.0, "2", None])
+def test_a_batch_size_that_cannot_be_is_refused(guard, images, batch_size):
+    for ask in (guard.inspect, guard.judge):
+        with pytest.raises(ConfigError, match="batch_size"):
+            ask(images, batch_size=batch_size)
+
+
+@pytest.mark.parametrize("timeout", [0, -1.0, float("nan"), float("inf"), True, "1"])
+def test_a_time_limit_that_cannot_be_is_refused(guard, images, timeout):
+    with pytest.raises(ConfigError, match="timeout"):
+        guard.inspect(images, timeout=timeout)
+
+
+def test_a_time_limit_that_is_kept_changes_nothing(guard, images):
+    assert guard.inspect(images, timeout=60, batch_size=4) == guard.inspect(images, batch_size=4)
+
+
+def test_a_network_that_hangs_is_given_up_and_withholds(images):
+    guard, go_on = make_guard(), threading.Event()
+    expected = guard.inspect(images)
+    hook = guard._exact.exact.network.register_forward_pre_hook(lambda module, args: go_on.wait(60) and None)
+    start = time.monotonic()
+    findings = guard.inspect(images, batch_size=2, timeout=0.2)
+    assert time.monotonic() - start < 10
+    assert len(findings) == N
+    for finding in findings[:2]:
+        withheld(finding, "no answer within 0.2 s")
+    for finding in findings[2:]:
+        withheld(finding, "has not ended")
+    assert sum(thread.name == "medaegis-watched" for thread in threading.enumerate()) == 1
+    withheld(guard.inspect(images[:1], timeout=0.2)[0], "has not ended")
+    go_on.set()
+    hook.remove()
+    for thread in threading.enumerate():
+        if thread.name == "medaegis-watched":
+            thread.join(60)
+    assert guard.inspect(images, timeout=60) == expected
+
+
+def test_what_a_watched_pass_raises_is_told_as_ever(guard, images):
+    spoilt = images.clone()
+    spoilt[4] = torch.nan
+    assert guard.inspect(spoilt, timeout=60) == guard.inspect(spoilt)

@@ -81,6 +81,16 @@ def test_a_folder_is_never_asked_for_code(tmp_path, monkeypatch):
         ({"classes": ["a", "b", "c"]}, "do not fit"),
         ({"backbone": "resnet19"}, "do not fit"),
         ({"mean": [1.0, 2.0]}, "do not fit"),
+        ({"mean": []}, "'mean'"),
+        ({"std": [0.2, 0.0, 0.2]}, "'std.1'"),
+        ({"std": [-0.2]}, "'std.0'"),
+        ({"std": [True]}, "'std.0'"),
+        ({"size": 16.0}, "'size'"),
+        ({"size": True}, "'size'"),
+        ({"classes": ["a", "a"]}, "'classes'"),
+        ({"classes": ["a", ""]}, "'classes.1'"),
+        ({"taps": [""]}, "'taps.0'"),
+        ({"taps": ["relu", "relu"]}, "'taps'"),
     ],
 )
 def test_a_description_that_does_not_fit_is_refused(tmp_path, change, message):
@@ -93,6 +103,39 @@ def test_a_description_that_does_not_fit_is_refused(tmp_path, change, message):
     )
     with pytest.raises(ArtefactError, match=message):
         load_classifier(tmp_path / "d", factory=factory)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("conv1.weight", float("nan")),
+        ("fc.bias", float("inf")),
+        ("bn1.running_var", -1.0),
+        ("bn1.running_var", float("inf")),
+        ("bn1.running_mean", float("nan")),
+        ("bn1.num_batches_tracked", -5),
+    ],
+)
+def test_a_weight_that_cannot_be_is_refused(tmp_path, name, value):
+    c = own()
+    weights = c.network.state_dict()[name]
+    weights[(0,) * weights.ndim] = value
+    save_classifier(c, tmp_path / "c")
+    with pytest.raises(ArtefactError, match=name):
+        load_classifier(tmp_path / "c", factory=load_factory(OWN))
+
+
+def test_a_size_whose_pass_would_fill_the_memory_is_refused_before_it_is_tried(tmp_path):
+    c = Classifier(create_backbone("vgg16_bn", classes=2), classes=("a", "b"), size=32, backbone="vgg16_bn").eval()
+    save_classifier(c, tmp_path / "c")
+    stored = read_folder(tmp_path / "c", kind="classifier")
+    told = {**stored.manifest["classifier"], "size": 4096}
+    write_folder(
+        tmp_path / "d", kind="classifier", manifest={"classifier": told}, tensors={"network": stored.tensors("network")}
+    )
+    # The first convolution gives 64 maps of 4096 x 4096.
+    with pytest.raises(ArtefactError, match=f"{64 * 4096**2:,} numbers"):
+        load_classifier(tmp_path / "d")
 
 
 def test_a_folder_without_a_description_is_refused(tmp_path):

@@ -1,5 +1,7 @@
 """Networks of a few hundred weights, as a user would bring them: ``tests.models.tiny_networks:tiny``."""
 
+import time
+
 import torch
 from torch import Tensor, nn
 
@@ -28,6 +30,29 @@ class Tiny(nn.Module):
 
 def tiny(classes: int) -> nn.Module:
     return Tiny(classes)
+
+
+class Hangs(Tiny):
+    """Never answers for bright images."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if float(x.mean()) > 1.5:
+            time.sleep(3600)
+        return super().forward(x)
+
+
+def hangs(classes: int) -> nn.Module:
+    return Hangs(classes)
+
+
+class HangsAtOnce(Tiny):
+    def forward(self, x: Tensor) -> Tensor:
+        time.sleep(3600)
+        return super().forward(x)
+
+
+def hangs_at_once(classes: int) -> nn.Module:
+    return HangsAtOnce(classes)
 
 
 def no_module(classes: int) -> int:

@@ -50,6 +50,12 @@ class Verdict:
         return self.logits, self.predicted, self.score, self.accepted
 
 
+def check_batch_size(batch_size: object) -> None:
+    """Raises ConfigError unless it is a whole number above 0."""
+    if type(batch_size) is not int or batch_size < 1:
+        raise ConfigError("batch_size", f"got {batch_size!r:.40}", "give a whole number above 0")
+
+
 class Victim:
     """What an attack is aimed at.
 
@@ -207,6 +213,7 @@ class Victim:
         Args:
             ids: one number per image, for its draw; None: its position.
         """
+        check_batch_size(batch_size)
         ids = torch.arange(len(images)) if ids is None else ids
         parts = []
         for part, numbers in zip(images.split(batch_size), ids.split(batch_size), strict=True):

@@ -14,19 +14,35 @@ PublicKey = Annotated[
     Path | None,
     typer.Option("--public-key", help="Ed25519 public key that must have signed it.", show_default="not asked for"),
 ]
+MinVersion = Annotated[
+    int | None,
+    typer.Option(
+        "--min-version",
+        metavar="VERSION",
+        help="With --public-key: refuse an older guard, signed before this version.",
+        show_default="any",
+    ),
+]
 
 
-def verify(guard_dir: GuardDir, public_key: PublicKey = None, network: Factory = None, as_json: AsJson = False) -> None:
+def verify(
+    guard_dir: GuardDir,
+    public_key: PublicKey = None,
+    min_version: MinVersion = None,
+    network: Factory = None,
+    as_json: AsJson = False,
+) -> None:
     """Check every byte of a guard, its signature, and that its parts fit together and its Cushion works as before.
 
-    Exit code 1 if it must not be used.
+    Without --public-key it says that the guard is whole, not that it is yours: whoever can write to the folder can put
+    another whole guard there. Exit code 1 if it must not be used.
     """
     from medaegis.artefact import read_folder
     from medaegis.guard.guard import KIND, Guard
     from medaegis.guard.looks import FIT_AGAIN, unfinished
     from medaegis.guard.purpose import told_purpose
 
-    guard = Guard.load(guard_dir, public_key=public_key, factory=factory(network))
+    guard = Guard.load(guard_dir, public_key=public_key, min_version=min_version, factory=factory(network))
     folder = read_folder(guard_dir, kind=KIND, public_key=public_key)
     doubts = unfinished(guard.training)
     told = {
@@ -34,6 +50,7 @@ def verify(guard_dir: GuardDir, public_key: PublicKey = None, network: Factory =
         "digest": guard.digest,
         "signer": folder.signer,
         "signature_checked": public_key is not None,
+        "version": guard.version,
         "classes": list(guard.classes),
         "purpose": None if guard.purpose is None else guard.purpose.model_dump(mode="json"),
         "backbone": guard.classifier.backbone,
@@ -50,12 +67,10 @@ def verify(guard_dir: GuardDir, public_key: PublicKey = None, network: Factory =
     if as_json:
         console.write_json(told)
         return
-    signed = "no" if folder.signer is None else f"by {folder.signer}"
-    if folder.signer is not None:
-        signed += ", the key asked for" if public_key is not None else "; give --public-key to check who that is"
     lines = {
         "Digest": guard.digest,
-        "Signed": signed,
+        "Signed": _signed(folder.signer, named=public_key is not None),
+        "Version": "none" if guard.version is None else str(guard.version),
         "Classes": ", ".join(guard.classes),
         "For": told_purpose(guard.purpose),
         "Network": f"{guard.classifier.backbone}, {guard.classifier.size} px {guard.classifier.channels}",
@@ -66,3 +81,11 @@ def verify(guard_dir: GuardDir, public_key: PublicKey = None, network: Factory =
     }
     state = "unchanged and whole" + (", but not finished" if doubts else "")
     console.write(console.facts(lines, title=f"{console.shown(guard_dir)}: {state}"))
+
+
+def _signed(signer: str | None, *, named: bool) -> str:
+    if named:
+        return f"by the key you named ({signer})"
+    if signer is None:
+        return "by nobody: anybody can have made or exchanged it"
+    return f"by nobody you named, but by {signer}: anybody can have signed it; give --public-key"

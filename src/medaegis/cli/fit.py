@@ -159,7 +159,7 @@ def fit(
         **{f"  {name}": console.percent(share) for name, share in told["tnr_by_class"].items()},
         "Pooled thresholds": pooled(told["thresholds"], tnr),
         "Accuracy behind the Cushion": console.percent(told["accuracy"]),
-        "Signed": "yes" if sign is not None else "no",
+        "Signed": "no" if guard.version is None else f"yes, version {guard.version}",
     }
     title = "Unfinished guard" if doubts else "Guard"
     console.write(console.facts(lines, title=f"{title} for {', '.join(map(console.shown, guard.classes))}"))

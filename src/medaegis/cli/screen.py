@@ -13,15 +13,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from medaegis.cli import console
-from medaegis.cli.check import PublicKey
+from medaegis.cli.check import MinVersion, PublicKey
 from medaegis.cli.command import FAILED
 from medaegis.cli.options import Factory, GuardDir, check_out, factory
-from medaegis.errors import ConfigError
+from medaegis.errors import ArtefactError, ConfigError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from medaegis.cli.screening import Screened
+    from medaegis.guard.guard import Guard
 
 
 class Format(StrEnum):
@@ -60,7 +61,17 @@ def screen(
     any_kind: Annotated[
         bool, typer.Option("--any-kind", help="Judge DICOM pictures of kinds that the guard is not for, too.")
     ] = False,
+    timeout: Annotated[
+        float | None,
+        typer.Option(
+            "--timeout",
+            metavar="SECONDS",
+            help="A batch of images without an answer by then is withheld; so is the rest if the network hangs.",
+            show_default="none",
+        ),
+    ] = None,
     public_key: PublicKey = None,
+    min_version: MinVersion = None,
     network: Factory = None,
 ) -> None:
     """Judge images. A diagnosis is shown only for accepted images; files that cannot be read are listed at the end.
@@ -68,12 +79,11 @@ def screen(
     Exit code 0 if every image was accepted, 1 if one was rejected or could not be read.
     """
     from medaegis.cli.screening import screen_files
-    from medaegis.guard.guard import Guard
     from medaegis.images import find_images
 
     if quarantine is not None:
         check_out(quarantine, option="--quarantine")
-    guard = Guard.load(guard_dir, public_key=public_key, factory=factory(network))
+    guard = _loaded(guard_dir, public_key, min_version, network, timeout)
     files = find_images(paths)
     if quarantine is not None:
         kept = quarantine.resolve()  # a link in it is in it, wherever it points
@@ -82,7 +92,14 @@ def screen(
         raise ConfigError(", ".join(map(str, paths)), "no image in it", "name image files or a folder that holds some")
     with console.progress("Screening") as progress:
         screened = screen_files(
-            guard, files, frame=frame, quarantine=quarantine, draw=draw, any_kind=any_kind, progress=progress
+            guard,
+            files,
+            frame=frame,
+            quarantine=quarantine,
+            draw=draw,
+            any_kind=any_kind,
+            timeout=timeout,
+            progress=progress,
         )
         found = list(_told(screened, form))
     if form is Format.table:
@@ -91,6 +108,27 @@ def screen(
         console.say(line)
     if any(one.status != "accepted" for one in found):
         raise typer.Exit(FAILED)
+
+
+def _loaded(
+    guard_dir: Path, public_key: Path | None, min_version: int | None, network: str | None, timeout: float | None
+) -> Guard:
+    """The guard. Loading it runs its network once, which can hang as well."""
+    from medaegis.guard.guard import Guard, check_timeout
+    from medaegis.guard.watch import Watch
+
+    def load() -> Guard:
+        return Guard.load(guard_dir, public_key=public_key, min_version=min_version, factory=factory(network))
+
+    if timeout is None:
+        return load()
+    check_timeout(timeout)
+    try:
+        return Watch().run(load, timeout)
+    except TimeoutError as error:
+        raise ArtefactError(
+            guard_dir, f"cannot be loaded: {error}", "give a longer --timeout, or another guard"
+        ) from None
 
 
 def _told(screened: Iterator[Screened], form: Format) -> Iterator[Screened]:

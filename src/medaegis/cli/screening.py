@@ -92,6 +92,7 @@ def screen_files(
     quarantine: Path | None = None,
     draw: str | None = None,
     any_kind: bool = False,
+    timeout: float | None = None,
     progress: Progress = silent,
 ) -> Iterator[Screened]:
     """Judge files in their order, some at a time.
@@ -101,6 +102,7 @@ def screen_files(
         quarantine: files with a rejected or failed frame are copied there.
         draw: to repeat verdicts, what was drawn of a random Cushion; None: drawn anew for each image.
         any_kind: judge pictures that the guard is not for, too.
+        timeout: seconds for each batch of images, see `Guard.inspect`.
 
     Raises:
         ArtefactError: the quarantine folder cannot be written to.
@@ -120,7 +122,7 @@ def screen_files(
             pixels = [one.pixels for found in files for one in found if not isinstance(one.pixels, ImageError)]
             draws = None if draw is None else [draw] * len(pixels)
             images = torch.from_numpy(np.stack(pixels)).float().div(255) if pixels else None
-            findings = iter([] if images is None else guard.inspect(images, draws=draws))
+            findings = iter([] if images is None else guard.inspect(images, draws=draws, timeout=timeout))
             for path, found in zip(part, files, strict=True):
                 screened = [replace(_judged(path, one, findings), draw=how) for one in found]
                 if quarantine is not None and any(one.status in SET_ASIDE for one in screened):

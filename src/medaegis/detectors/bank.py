@@ -10,11 +10,11 @@ from typing import Any, Self, cast
 import torch
 from torch import Tensor
 
-from medaegis.detectors.base import Detector, DetectorManifest, Lesson
-from medaegis.detectors.layout import Layout, check_layout, check_size
+from medaegis.detectors.base import REMEDY, Detector, DetectorManifest, Lesson
 from medaegis.detectors.reader import Reading
-from medaegis.detectors.shield import Shield, ShieldBank
+from medaegis.detectors.shield import Shield, ShieldBank, ShieldManifest, empty_bank, fill_bank
 from medaegis.errors import ConfigError
+from medaegis.validation import Layout, read_entry
 
 
 @dataclass(kw_only=True, eq=False)
@@ -30,6 +30,7 @@ class Shields(Detector):
     """
 
     kind = "shields"
+    apart = ("bank",)
     bank: ShieldBank | None = None
     tnr: float = 0.9
 
@@ -63,31 +64,23 @@ class Shields(Detector):
     # ---- on disk and between devices
 
     def options(self) -> dict[str, Any]:
-        shields = [] if self.bank is None else [cast(Shield, shield) for shield in self.bank.shields]
         told = [
             {"shapes": [[tap, list(shape)] for tap, shape in s.shapes.items()], "width": s.width, "hidden": s.hidden}
-            for s in shields
+            for s in (cast(Shield, shield) for shield in self._trained().shields)
         ]
         return {"tnr": self.tnr, "shields": told}
 
     @classmethod
     def rebuilt(cls, told: DetectorManifest, tensors: Mapping[str, Tensor]) -> Self:
-        for shield in told.options["shields"]:
-            check_size(cls.kind, "width", [shield["width"]], most=1024)
-            check_size(cls.kind, "hidden", [shield["hidden"]], most=16384)
-            for _, shape in shield["shapes"]:
-                check_size(cls.kind, "shape", shape, most=65536)
-        bank = ShieldBank(
-            [
-                Shield(
-                    {tap: tuple(shape) for tap, shape in shield["shapes"]},
-                    width=shield["width"],
-                    hidden=shield["hidden"],
-                )
-                for shield in told.options["shields"]
-            ]
-        )
-        made = cls(bank=bank.eval().requires_grad_(False), tnr=told.options["tnr"])
+        plain, source = dict(told.options), f"detector {cls.kind!r}"
+        shields = []
+        for shield in map(dict, plain.pop("shields")):
+            taps = [{"name": tap, "shape": shape} for tap, shape in shield.pop("shapes")]
+            shields.append(read_entry(ShieldManifest, {**shield, "taps": taps}, source=source, remedy=REMEDY))
+        if len(shields) != told.classes:
+            raise ConfigError(source, f"{len(shields)} Shields for {told.classes} classes", REMEDY)
+        bank = empty_bank(shields).eval().requires_grad_(False)
+        made = cls(bank=bank, **cls.read_options(plain))
         made.settle(told, tensors)
         return made
 
@@ -98,8 +91,7 @@ class Shields(Detector):
         return {name: tuple(value.shape) for name, value in self._trained().state_dict().items()}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        check_layout(self.kind, self.layout(), tensors)
-        self._trained().load_state_dict(dict(tensors))
+        fill_bank(self._trained(), tensors, source=f"detector {self.kind!r}")
 
     def to(self, device: torch.device) -> Self:
         self._trained().to(device)

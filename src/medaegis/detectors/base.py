@@ -6,21 +6,22 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, get_type_hints
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, create_model
 from torch import Tensor
 
 from medaegis.artefact import write_folder
-from medaegis.detectors.layout import REMEDY, Layout, check_layout
 from medaegis.detectors.reader import Reading
 from medaegis.errors import ConfigError, DataError
 from medaegis.progress import Progress, silent
+from medaegis.validation import LEARNED, Layout, Name, Side, check_layout, check_values, read_entry
 
 KIND = "detector"
+REMEDY = "fit the detector anew"
 FEWEST = 10  # clean images to learn from
 AT_ONCE = 256  # images scored together: bounds the memory of distances to all that was learned
 _KINDS: dict[str, type[Detector]] = {}
@@ -62,12 +63,14 @@ class Detector(ABC):
 
     Attributes:
         kind: under which name it is saved.
+        apart: options that are not plain values, which it reads from a folder by itself.
         learned: arrays, by name; on the device of the images it saw last.
         channels: tap -> number of channels, of the features it was fitted on.
         classes: number of classes of the classifier it was fitted behind; 0 before `fit`.
     """
 
     kind: ClassVar[str]
+    apart: ClassVar[tuple[str, ...]] = ()
     learned: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
     channels: dict[str, int] = field(default_factory=dict, init=False, repr=False)
     classes: int = field(default=0, init=False, repr=False)
@@ -186,16 +189,29 @@ class Detector(ABC):
         return {name: list(value) if isinstance(value, tuple) else value for name, value in made.items()}
 
     @classmethod
+    def read_options(cls, told: Mapping[str, Any]) -> dict[str, Any]:
+        """Options as its dataclass names and types them; ConfigError for any other."""
+        hints = get_type_hints(cls)
+        kinds: dict[str, Any] = {
+            f.name: (hints[f.name], ... if f.default is MISSING else f.default)
+            for f in fields(cls)
+            if f.init and f.name not in cls.apart
+        }
+        model = create_model(cls.__name__, __config__=ConfigDict(extra="forbid", allow_inf_nan=False), **kinds)
+        return dict(read_entry(model, dict(told), source=f"detector {cls.kind!r}", remedy=REMEDY))
+
+    @classmethod
     def rebuilt(cls, told: DetectorManifest, tensors: Mapping[str, Tensor]) -> Self:
         """The detector of `describe` and `tensors`."""
-        options = {name: tuple(value) if isinstance(value, list) else value for name, value in told.options.items()}
-        made = cls(**options)
+        made = cls(**cls.read_options(told.options))
         made.settle(told, tensors)
         return made
 
     def settle(self, told: DetectorManifest, tensors: Mapping[str, Tensor]) -> None:
         """Take over what another one of the same options has learned; ConfigError if the arrays do not fit."""
         self.channels, self.classes = dict(told.channels), told.classes
+        if len(self.channels) != len(told.channels):
+            raise ConfigError(f"detector {self.kind!r}", "a tap is named twice", REMEDY)
         self.restore(tensors)
 
     def layout(self) -> Layout:
@@ -208,8 +224,12 @@ class Detector(ABC):
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Take over arrays; ConfigError if they do not fit the options."""
-        check_layout(self.kind, self.layout(), tensors)
+        self._check(tensors)
         self.learned = dict(tensors)
+
+    def _check(self, tensors: Mapping[str, Tensor]) -> None:
+        check_layout(f"detector {self.kind!r}", self.layout(), tensors, remedy=REMEDY)
+        check_values(f"detector {self.kind!r}", tensors, LEARNED, remedy=REMEDY)
 
     def to(self, device: torch.device) -> Self:
         self.learned = {name: value.to(device) for name, value in self.learned.items()}
@@ -240,7 +260,7 @@ class DetectorManifest(BaseModel):
 
     kind: str
     options: dict[str, Any]
-    channels: tuple[tuple[str, int], ...] = Field(max_length=1000)
+    channels: tuple[tuple[Name, Side], ...] = Field(max_length=1000)
     classes: int = Field(ge=2, le=10_000)
 
 
@@ -250,11 +270,7 @@ def rebuild(description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> De
     Raises:
         ConfigError: they do not fit together, or the kind is unknown here.
     """
-    try:
-        told = DetectorManifest.model_validate(description)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise ConfigError("detector", f"entry {'.'.join(map(str, first['loc']))!r}: {first['msg']}", REMEDY) from error
+    told = read_entry(DetectorManifest, description, source="detector", remedy=REMEDY)
     if told.kind not in _KINDS:
         raise ConfigError(f"detector {told.kind!r}", "is unknown here", "import the module that defines it first")
     try:

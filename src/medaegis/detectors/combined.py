@@ -10,10 +10,10 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor
 
-from medaegis.detectors.base import Detector, DetectorManifest, Lesson, hold_out, rebuild
-from medaegis.detectors.layout import Layout
+from medaegis.detectors.base import REMEDY, Detector, DetectorManifest, Lesson, hold_out, rebuild
 from medaegis.detectors.reader import Reading
 from medaegis.errors import ConfigError, DataError
+from medaegis.validation import Layout
 
 
 @dataclass(kw_only=True, eq=False)
@@ -32,6 +32,7 @@ class Combined(Detector):
     """
 
     kind = "combined"
+    apart = ("members",)
     members: tuple[Detector, ...]
     rule: Literal["mean", "max"] = "mean"
     held_out: float = 0.25
@@ -86,16 +87,20 @@ class Combined(Detector):
 
     @classmethod
     def rebuilt(cls, told: DetectorManifest, tensors: Mapping[str, Tensor]) -> Self:
-        nested: list[dict[str, Tensor]] = [{} for _ in told.options["members"]]
+        plain = dict(told.options)
+        members = plain.pop("members")
+        nested: dict[str, dict[str, Tensor]] = {str(i): {} for i in range(len(members))}
         own: dict[str, Tensor] = {}
         for name, value in tensors.items():
             member, colon, inner = name.partition(":")
             if colon:
-                nested[int(member)][inner] = value
+                nested[member][inner] = value
             else:
                 own[name] = value
-        pairs = zip(told.options["members"], nested, strict=True)
-        made = cls(**{**told.options, "members": tuple(rebuild(member, arrays) for member, arrays in pairs)})
+        pairs = zip(members, nested.values(), strict=True)
+        made = cls(members=tuple(rebuild(member, arrays) for member, arrays in pairs), **cls.read_options(plain))
+        if any(member.classes != told.classes for member in made.members):
+            raise ConfigError(f"detector {cls.kind!r}", "its members are for other numbers of classes", REMEDY)
         made.settle(told, own)
         return made
 

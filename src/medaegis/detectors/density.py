@@ -6,18 +6,19 @@ All learn what clean features look like; attacked images serve at most to weight
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from medaegis.detectors.base import Lesson
+from medaegis.detectors.base import REMEDY, Lesson
 from medaegis.detectors.distances import squared_distances
 from medaegis.detectors.layered import Layered, OnFeatures
-from medaegis.detectors.layout import Layout
 from medaegis.detectors.reader import Reading
 from medaegis.errors import ConfigError, DataError
+from medaegis.validation import Layout
 
 
 @dataclass(kw_only=True, eq=False)
@@ -55,6 +56,11 @@ class KernelDensity(Layered):
                 volume = points.shape[1] / 2 * math.log(2 * math.pi * self.bandwidth**2)
                 scores[rows, i] = math.log(len(points)) + volume - near.logsumexp(1)
         return scores
+
+    def _check(self, tensors: Mapping[str, Tensor]) -> None:
+        super()._check(tensors)
+        if not bool((tensors["labels"] < self.classes).all()):
+            raise ConfigError("kernel density", f"a label is none of {self.classes} classes", REMEDY)
 
     def layout(self) -> Layout:
         points: Layout = {f"{tap}/points": ("n", self.channels[tap]) for tap in self.reads}

@@ -6,14 +6,16 @@ Average over layers: Medical Aegis, section 4; logistic regression: Ma 2018 (LID
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from medaegis.detectors.base import Detector, Lesson, hold_out
-from medaegis.detectors.layout import Layout
+from medaegis.detectors.base import REMEDY, Detector, Lesson, hold_out
 from medaegis.detectors.reader import PENULTIMATE, Reading
+from medaegis.errors import ConfigError
+from medaegis.validation import Layout
 
 
 @dataclass(kw_only=True, eq=False)
@@ -28,6 +30,11 @@ class OnFeatures(Detector):
 
     def wanted(self, seen: Reading) -> tuple[str, ...]:
         return tuple(seen.features) if self.taps is None else self.taps
+
+    def _check(self, tensors: Mapping[str, Tensor]) -> None:
+        if not self.channels:
+            raise ConfigError(f"detector {self.kind!r}", "reads no tap", REMEDY)
+        super()._check(tensors)
 
     def joined(self, seen: Reading) -> Tensor:
         """The features of all taps side by side, float32 `(N, C1 + C2 + ...)`."""

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from medaegis.detectors.base import Lesson
+from medaegis.detectors.base import REMEDY, Lesson
 from medaegis.detectors.distances import squared_distances
 from medaegis.detectors.layered import OnFeatures
-from medaegis.detectors.layout import Layout
 from medaegis.detectors.reader import Reading
 from medaegis.errors import ConfigError
+from medaegis.validation import Layout
 
 
 @dataclass(kw_only=True, eq=False)
@@ -143,12 +143,12 @@ class RandomForest(Supervised):
             node = torch.where(goes_below, forest["below"][tree, node], forest["above"][tree, node])
         return forest["vote"][tree, node].mean(1)
 
-    def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        super().restore(tensors)
-        nodes = self.learned["below"].shape[1]
+    def _check(self, tensors: Mapping[str, Tensor]) -> None:
+        super()._check(tensors)
+        nodes = tensors["below"].shape[1]
         for name, limit in (("channel", self.width), ("below", nodes), ("above", nodes), ("depth", nodes)):
-            if not bool(((self.learned[name] >= 0) & (self.learned[name] < limit)).all()):
-                raise ConfigError("random forest", f"array {name!r} points outside", "fit the detector anew")
+            if not bool((tensors[name] < limit).all()):
+                raise ConfigError("random forest", f"array {name!r} points outside", REMEDY)
 
     def layout(self) -> Layout:
         names = ("channel", "threshold", "below", "above", "vote")

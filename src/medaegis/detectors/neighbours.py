@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from medaegis.detectors.base import Lesson
+from medaegis.detectors.base import REMEDY, Lesson
 from medaegis.detectors.distances import squared_distances
 from medaegis.detectors.layered import Layered
-from medaegis.detectors.layout import Layout
 from medaegis.detectors.reader import Reading
 from medaegis.errors import ConfigError, DataError
+from medaegis.validation import Layout
 
 NEAREST = 1e-24  # squared distance that counts as none: a copy of a reference image has no logarithm otherwise
 FLATTEST = 1e-6  # mean log ratio of neighbours that are all equally far
@@ -69,6 +70,12 @@ class LocalDimension(Layered):
         squares = squared_distances(features, self.learned[f"{tap}/reference"])
         logs = squares.topk(self.neighbours, largest=False, sorted=True).values.clamp_min(NEAREST).log() / 2
         return 1 / (logs[:, -1] - logs.mean(1)).clamp_min(FLATTEST)
+
+    def _check(self, tensors: Mapping[str, Tensor]) -> None:
+        super()._check(tensors)
+        fewest = min(len(values) for name, values in tensors.items() if name.endswith("/reference"))
+        if fewest < self.neighbours:
+            raise ConfigError("LID", f"{fewest} reference images for {self.neighbours} neighbours", REMEDY)
 
     def layout(self) -> Layout:
         reference: Layout = {f"{tap}/reference": ("n", channels) for tap, channels in self.channels.items()}

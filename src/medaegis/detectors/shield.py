@@ -11,10 +11,12 @@ from collections.abc import Mapping, Sequence
 from typing import cast
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from medaegis.detectors.thresholds import Threshold, set_thresholds
 from medaegis.errors import ConfigError
+from medaegis.validation import SHIELDS, Name, Shape, check_state
 
 # Monotone and never flat. SiLU was tried: training drove half of its hidden units to where their slope is nil or of the
 # wrong sign, so that attacks lost their way (masked gradients) while nothing became robust.
@@ -54,6 +56,8 @@ class Shield(nn.Module):
         return out.squeeze(1).float()
 
     def _initialise(self, generator: torch.Generator) -> None:
+        if torch.get_default_device().type == "meta":
+            return  # there is nothing to fill
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.kaiming_normal_(module.weight, generator=generator)
@@ -173,3 +177,58 @@ class ShieldBank(nn.Module):
         self.centre.copy_(torch.tensor([one.centre for one in set_to], dtype=torch.float64))
         self.scale.copy_(torch.tensor([one.scale for one in set_to], dtype=torch.float64))
         return set_to
+
+
+class TapManifest(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Name
+    shape: Shape
+
+
+class ShieldManifest(BaseModel):
+    """One Shield. Its taps are a list: the order of its heads counts, and JSON objects have none."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    taps: tuple[TapManifest, ...] = Field(min_length=1, max_length=64)
+    width: int = Field(ge=1, le=1024)
+    hidden: int = Field(ge=1, le=16384)
+
+    @model_validator(mode="after")
+    def _each_tap_once(self) -> ShieldManifest:
+        if len({tap.name for tap in self.taps}) != len(self.taps):
+            raise ValueError("a tap is named twice")
+        return self
+
+    @staticmethod
+    def of(shield: Shield) -> ShieldManifest:
+        """What a Shield is made from again, beside its weights."""
+        taps = tuple(TapManifest(name=name, shape=shape) for name, shape in shield.shapes.items())
+        return ShieldManifest(taps=taps, width=shield.width, hidden=shield.hidden)
+
+
+def empty_bank(told: Sequence[ShieldManifest]) -> ShieldBank:
+    """A bank of these Shields without memory for its numbers: nothing is built in a size that only a folder names."""
+    with torch.device("meta"):
+        return ShieldBank(
+            [Shield({tap.name: tap.shape for tap in one.taps}, width=one.width, hidden=one.hidden) for one in told]
+        )
+
+
+def fill_bank(bank: ShieldBank, tensors: Mapping[str, Tensor], *, source: str) -> None:
+    """Give a bank its numbers.
+
+    Raises:
+        ConfigError: as `check_bank`.
+    """
+    check_bank(bank, tensors, source=source)
+    bank.load_state_dict(dict(tensors), assign=True)
+
+
+def check_bank(bank: ShieldBank, tensors: Mapping[str, Tensor], *, source: str) -> None:
+    """Raises ConfigError unless the tensors are of the bank's sizes and can be the numbers of a calibrated one.
+
+    Refused are a weight that is no finite number, a deviation or a scale that is not above 0, an infinite threshold.
+    """
+    check_state(source, bank, tensors, SHIELDS, remedy="fit the guard anew")

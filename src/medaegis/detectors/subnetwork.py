@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medaegis.detectors.base import Detector, DetectorManifest, Lesson
-from medaegis.detectors.layout import Layout, check_layout, check_size
+from medaegis.detectors.base import REMEDY, Detector, DetectorManifest, Lesson
 from medaegis.detectors.reader import PENULTIMATE, Reading
 from medaegis.errors import ConfigError
+from medaegis.validation import LEARNED, Layout, check_size, check_state
 
 SMALLEST = 8  # side below which no map is pooled: Metzen leaves poolings out where the layer is small already
 WIDTHS = (96, 192, 192)
@@ -105,10 +105,11 @@ class Subnetworks(Detector):
     @classmethod
     def rebuilt(cls, told: DetectorManifest, tensors: Mapping[str, Tensor]) -> Self:
         plain = dict(told.options)
-        shapes: dict[str, tuple[int, ...]] = {tap: (int(c), int(h), int(w)) for tap, (c, h, w) in plain.pop("shapes")}
+        shapes: dict[str, tuple[int, ...]] = {tap: (c, h, w) for tap, (c, h, w) in plain.pop("shapes")}
         for shape in shapes.values():
-            check_size(cls.kind, "shape", shape, most=65536)
-        made = cls(**plain | {"taps": plain["taps"] and tuple(plain["taps"])})
+            check_size(f"detector {cls.kind!r}", "shape", shape, most=65536, remedy=REMEDY)
+        check_size(f"detector {cls.kind!r}", "number of taps", [len(shapes)], most=1000, remedy=REMEDY)
+        made = cls(**cls.read_options(plain))
         made.shapes = shapes
         made.settle(told, tensors)
         return made
@@ -120,9 +121,10 @@ class Subnetworks(Detector):
         return {name: tuple(value.shape) for name, value in self.networks.state_dict().items()}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        self._build(0)
-        check_layout(self.kind, self.layout(), tensors)
-        self.networks.load_state_dict(dict(tensors))
+        with torch.device("meta"):  # nothing is built in a size that only a folder vouches for
+            self._build(0)
+        check_state(f"detector {self.kind!r}", self.networks, tensors, LEARNED, remedy=REMEDY)
+        self.networks.load_state_dict(dict(tensors), assign=True)
         self.networks.eval().requires_grad_(False)
 
     def to(self, device: torch.device) -> Self:

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from medaegis.cushions import parse_cushion
 from medaegis.detectors.base import Detector, Lesson
-from medaegis.detectors.layout import Layout
 from medaegis.detectors.reader import PENULTIMATE, Reading
 from medaegis.errors import ConfigError
+from medaegis.validation import Layout
 
 
 @dataclass(kw_only=True, eq=False)

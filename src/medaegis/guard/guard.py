@@ -8,29 +8,35 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import Tensor, nn
 
 from medaegis.artefact import digest, read_folder, write_folder
-from medaegis.attacks.victim import Verdict, Victim
+from medaegis.attacks.victim import Verdict, Victim, check_batch_size
 from medaegis.cushions import Cushion, Gradient, RandomCushion, parse_cushion
-from medaegis.detectors.shield import Shield, ShieldBank
+from medaegis.detectors.shield import Shield, ShieldBank, ShieldManifest, check_bank, empty_bank, fill_bank
 from medaegis.errors import ArtefactError, ConfigError, MedaegisError
 from medaegis.guard.fingerprint import weights_fingerprint
 from medaegis.guard.purpose import PURPOSE, Purpose, read_purpose, why_unsuited
 from medaegis.guard.seen import Seen
+from medaegis.guard.watch import Watch
 from medaegis.images.kinds import Kind
 from medaegis.models.classifier import Classifier
 from medaegis.models.store import describe_classifier, rebuild_classifier
+from medaegis.validation import Share, read_entry
 
 KIND = "guard"
 SEEN = "seen"  # the file of hashes of the images it knows
+SIGNED = "%Y%m%d%H%M%S"  # of the time of signing, which numbers a signed guard
+Version = Annotated[int, Field(ge=10**13, lt=10**14)]
 log = logging.getLogger(__name__)
 
 FAINTEST = 16  # levels of 255 that some channel must span; a Shield may find a blank picture very typical of its class
@@ -69,21 +75,14 @@ class Finding:
         return self.label if self.accepted else None
 
 
-class TapManifest(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class CalibrationManifest(BaseModel):
+    """Figures of the calibration that are shown; there may be more."""
 
-    name: str
-    shape: tuple[int, ...]
+    model_config = ConfigDict(frozen=True, extra="allow")
 
-
-class ShieldManifest(BaseModel):
-    """One Shield. Its taps are a list: the order of its heads counts, and JSON objects have none."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    taps: tuple[TapManifest, ...] = Field(min_length=1, max_length=64)
-    width: int = Field(ge=1, le=1024)
-    hidden: int = Field(ge=1, le=16384)
+    tnr_chosen: Share | None = None
+    tnr_reached: Share | None = None
+    accuracy: Share | None = None
 
 
 class GuardManifest(BaseModel):
@@ -95,6 +94,7 @@ class GuardManifest(BaseModel):
         tnr: the true negative rate its thresholds were set for.
         calibration: figures reached on validation and test images.
         training: how it came about: data, split, configuration, seconds; "purpose": what it is for.
+        version: when it was signed (UTC), the digits of year to second as one number: later is larger. None: unsigned.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -102,9 +102,10 @@ class GuardManifest(BaseModel):
     classifier: dict[str, Any]
     cushion: dict[str, Any]
     shields: tuple[ShieldManifest, ...]
-    tnr: float = Field(gt=0, lt=1)
-    calibration: dict[str, Any] = {}
+    tnr: float = Field(gt=0.5, lt=1)
+    calibration: CalibrationManifest = CalibrationManifest()
     training: dict[str, Any] = {}
+    version: Version | None = None
 
     @field_validator("training")
     @classmethod
@@ -125,6 +126,7 @@ class Guard:
         calibration, training: facts for the manifest.
         digest: of the folder it was loaded from or saved to; empty before.
         seen: which images it knows; None where an earlier version wrote it.
+        version: of the signed folder it was loaded from or saved to, see `GuardManifest`; None if it is not signed.
     """
 
     def __init__(
@@ -138,14 +140,16 @@ class Guard:
         training: Mapping[str, Any] | None = None,
         digest: str = "",
         seen: Seen | None = None,
+        version: int | None = None,
     ) -> None:
         self.classifier, self.cushion = classifier, cushion
         # The same memory layout however it came about, so that a loaded guard computes the very bits of the saved one.
         bank.to(classifier.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.bank = bank.eval().requires_grad_(False)
-        self.tnr, self.digest = tnr, digest
+        self.tnr, self.digest, self.version = tnr, digest, version
         self.calibration, self.training = dict(calibration or {}), dict(training or {})
         self.seen = seen
+        self._watch = Watch()
         self._exact = Victim(classifier, cushion=cushion, shields=bank, dtype=torch.float32)
 
     @property
@@ -186,7 +190,14 @@ class Guard:
         logits: Tensor = self._exact.exact(images.to(self._exact.device))
         return logits.to(images.device)
 
-    def inspect(self, images: Tensor, *, batch_size: int = 16, draws: Sequence[str] | None = None) -> list[Finding]:
+    def inspect(
+        self,
+        images: Tensor,
+        *,
+        batch_size: int = 16,
+        draws: Sequence[str] | None = None,
+        timeout: float | None = None,
+    ) -> list[Finding]:
         """One finding per image of `(N, C, H, W)` in [0, 1]; whatever goes wrong withholds the diagnosis.
 
         Images are float32 or float64. A failure in a batch is narrowed down to the images that cause it; the others get
@@ -194,27 +205,40 @@ class Guard:
 
         Args:
             draws: to repeat findings, what was drawn for each image then (`Finding.cushion`).
+            timeout: seconds for each batch. Without an answer by then the batch is withheld, and so is all that is
+                asked while that pass goes on, for it cannot be interrupted (see `Watch`). None: no limit.
 
         Raises:
             ConfigError: `images` is not a batch of images at all, so there is nothing to give findings for; `draws`
-                that the Cushion never draws, or not one for each image.
+                that the Cushion never draws, or not one for each image; `batch_size` or `timeout` not above 0.
         """
-        if not isinstance(images, Tensor) or images.ndim != 4:
-            given = f"shape {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
-            raise ConfigError("guard", f"got {given}, expected a tensor (N, C, H, W)", "add a batch dimension")
-        if not isinstance(self.cushion, RandomCushion):
-            if draws is not None:
-                raise ConfigError("draws", f"the cushion {self.cushion.spec} is not random", "leave them out")
-            return [finding for part in images.split(batch_size) for finding in self._inspect(part, None)]
-        specs = self.cushion.fresh(len(images)) if draws is None else list(draws)
-        if len(specs) != len(images):
-            raise ConfigError("draws", f"{len(specs)} for {len(images)} images", "give one for each image")
-        self.cushion.named(specs)
+        _check_images(images)
+        check_batch_size(batch_size)
+        check_timeout(timeout)
+        specs: list[str] | None = None
+        if isinstance(self.cushion, RandomCushion):
+            specs = self.cushion.fresh(len(images)) if draws is None else list(draws)
+            if len(specs) != len(images):
+                raise ConfigError("draws", f"{len(specs)} for {len(images)} images", "give one for each image")
+            self.cushion.named(specs)
+        elif draws is not None:
+            raise ConfigError("draws", f"the cushion {self.cushion.spec} is not random", "leave them out")
         found: list[Finding] = []
         for start in range(0, len(images), batch_size):
             rows = slice(start, start + batch_size)
-            found += self._inspect(images[rows], specs[rows])
+            found += self._within(timeout, images.detach()[rows], None if specs is None else specs[rows])
+        if specs is None:
+            return found
         return [replace(finding, cushion=spec) for finding, spec in zip(found, specs, strict=True)]
+
+    def _within(self, timeout: float | None, images: Tensor, specs: list[str] | None) -> list[Finding]:
+        """Findings of a batch, withheld if they take longer than `timeout` seconds."""
+        if timeout is None:
+            return self._inspect(images, specs)
+        try:
+            return self._watch.run(lambda: self._inspect(images, specs), timeout)
+        except TimeoutError as error:
+            return [Finding(False, "error", str(error), None, {}, None) for _ in images]
 
     def _inspect(self, images: Tensor, specs: list[str] | None) -> list[Finding]:
         """Findings of a batch, each image behind the cushion drawn for it (None: there is but one)."""
@@ -260,27 +284,28 @@ class Guard:
         return Finding(False, "error", detail, None, {}, None)
 
     def save(self, path: Path | str, *, signing_key: Path | None = None) -> None:
-        """Write the guard folder in one step (see `medaegis.artefact.write_folder` for errors); sets `digest`."""
+        """Write the guard folder in one step; sets `digest` and, where it is signed, `version`: the time in UTC.
+
+        Raises:
+            ConfigError: Shields that are not calibrated or hold no sound numbers; also as `write_folder`.
+            ArtefactError: as `medaegis.artefact.write_folder`.
+        """
+        check_bank(self.bank, self.bank.state_dict(), source="guard")
+        version = None if signing_key is None else int(datetime.now(UTC).strftime(SIGNED))
         manifest = GuardManifest(
             classifier=describe_classifier(self.classifier),
             cushion=self.cushion.manifest(),
-            shields=tuple(
-                ShieldManifest(
-                    taps=tuple(TapManifest(name=name, shape=shape) for name, shape in shield.shapes.items()),
-                    width=shield.width,
-                    hidden=shield.hidden,
-                )
-                for shield in self._shields()
-            ),
+            shields=tuple(ShieldManifest.of(shield) for shield in self._shields()),
             tnr=self.tnr,
-            calibration=self.calibration,
+            calibration=CalibrationManifest(**self.calibration),
             training=self.training,
+            version=version,
         )
         parts = {"classifier": self.classifier.network, "shields": self.bank}
         write_folder(
             path,
             kind=KIND,
-            manifest={"guard": manifest.model_dump(mode="json")},
+            manifest={"guard": manifest.model_dump(mode="json", exclude_unset=True)},
             tensors={
                 name: {key: value.detach().cpu().contiguous() for key, value in part.state_dict().items()}
                 for name, part in parts.items()
@@ -288,33 +313,43 @@ class Guard:
             | ({} if self.seen is None else {SEEN: self.seen.tensors()}),
             signing_key=signing_key,
         )
-        self.digest = digest(path)
+        self.digest, self.version = digest(path), version
 
     def _shields(self) -> list[Shield]:
         return [shield for shield in self.bank.shields if isinstance(shield, Shield)]
 
     @classmethod
     def load(
-        cls, path: Path | str, *, public_key: Path | None = None, factory: Callable[..., nn.Module] | None = None
+        cls,
+        path: Path | str,
+        *,
+        public_key: Path | None = None,
+        min_version: int | None = None,
+        factory: Callable[..., nn.Module] | None = None,
     ) -> Guard:
         """Read a guard folder; every byte is checked and nothing in it is executed.
 
         Args:
             public_key: Ed25519 key that must have signed it.
+            min_version: the lowest `Guard.version` to take, so that nobody rolls back to an older guard of that key.
             factory: builds the network of a user's own model (`load_factory`).
 
         Raises:
-            ArtefactError: the folder is changed, incomplete or foreign; or this machine's codec gives other pixels
-                than the one the guard was calibrated with.
+            ArtefactError: the folder is changed, incomplete or foreign, holds a number that cannot be, is older than
+                `min_version`; or this machine's codec gives other pixels than the one the guard was calibrated with.
+            ConfigError: `min_version` without `public_key`: anybody can write a number.
         """
+        if min_version is not None and public_key is None:
+            raise ConfigError("min_version", "without a public key anybody can write that number", "give public_key")
         folder = read_folder(path, kind=KIND, public_key=public_key)
         remedy = "fit the guard anew, or use the version that wrote it"
         try:
-            manifest = GuardManifest.model_validate(folder.manifest.get("guard"))
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"]))
-            raise ArtefactError(path, f"guard entry {where!r}: {first['msg']}", remedy) from error
+            manifest = read_entry(GuardManifest, folder.manifest.get("guard"), source="guard", remedy=remedy)
+        except ConfigError as error:
+            raise ArtefactError(path, f"guard {error.problem}", remedy) from error
+        if min_version is not None and (manifest.version is None or manifest.version < min_version):
+            given = "no version" if manifest.version is None else f"version {manifest.version}"
+            raise ArtefactError(path, f"{given}, at least {min_version} asked for", "use the guard that replaced it")
         classifier = rebuild_classifier(
             manifest.classifier, folder.tensors("classifier"), source=Path(path), factory=factory
         )
@@ -326,13 +361,8 @@ class Guard:
             for tap in (tap for told in manifest.shields for tap in told.taps):
                 if tap.shape != tuple(classifier.tap_shapes([tap.name])[tap.name]):
                     raise ConfigError(f"tap {tap.name}", f"has not the shape {tap.shape}", remedy)
-            bank = ShieldBank(
-                [
-                    Shield({tap.name: tap.shape for tap in told.taps}, width=told.width, hidden=told.hidden)
-                    for told in manifest.shields
-                ]
-            )
-            bank.load_state_dict(folder.tensors("shields"))
+            bank = empty_bank(manifest.shields)
+            fill_bank(bank, folder.tensors("shields"), source="Shields")
         except (ConfigError, RuntimeError) as error:
             problem = " ".join(str(error).split())[:300]
             raise ArtefactError(path, f"its parts do not fit together: {problem}", remedy) from error
@@ -345,11 +375,32 @@ class Guard:
             cushion,
             bank,
             tnr=manifest.tnr,
-            calibration=manifest.calibration,
+            calibration=manifest.calibration.model_dump(exclude_unset=True),
             training=manifest.training,
             digest=folder.digest,
             seen=Seen.read(folder.tensors(SEEN), path) if SEEN in folder.tensor_names else None,
+            version=manifest.version,
         )
+
+
+def _check_images(images: object) -> None:
+    """Raises ConfigError for what is no batch of images: another object, another number of sides, no plain values."""
+    if not isinstance(images, Tensor):
+        given = type(images).__name__
+    elif images.is_nested or images.layout != torch.strided or images.is_quantized or images.is_meta:
+        given = "a nested, sparse, quantised or meta tensor"
+    elif images.ndim != 4:
+        given = f"shape {tuple(images.shape)}"
+    else:
+        return
+    raise ConfigError("guard", f"got {given}, expected a dense tensor (N, C, H, W)", "give a batch of pixels in [0, 1]")
+
+
+def check_timeout(timeout: object) -> None:
+    """Raises ConfigError unless it is None or a number of seconds above 0."""
+    number = isinstance(timeout, int | float) and not isinstance(timeout, bool)
+    if timeout is not None and not (number and 0 < float(timeout) <= threading.TIMEOUT_MAX):  # type: ignore[arg-type]
+        raise ConfigError("timeout", f"got {timeout!r:.40}", "give seconds above 0, or leave it out for no limit")
 
 
 def _blank(image: Tensor) -> Finding | None:

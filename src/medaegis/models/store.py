@@ -6,23 +6,28 @@ A registered backbone is rebuilt from its name; nothing that a folder holds is e
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from medaegis.artefact import read_folder, write_folder
 from medaegis.errors import ArtefactError, ConfigError
-from medaegis.models.backbones import build_own, create_backbone, is_own
+from medaegis.models.backbones import backbones, build_own, create_backbone, is_own
 from medaegis.models.classifier import Classifier
 from medaegis.models.outputs import Form
+from medaegis.validation import BATCH_NORM, Name, Names, check_state, read_entry
 
 KIND = "classifier"
+MAX_MAP = 1 << 27  # numbers that a layer may give for one image: VGG at 1448 px, ResNet at 2896 px
 _OWN = "network"
 _LEARNED = "learned"
 WRAPPED = "wrapped"
+Level = Annotated[float, Field(ge=-1e6, le=1e6)]
+Deviation = Annotated[float, Field(ge=1e-6, le=1e6)]
 
 
 class ClassifierManifest(BaseModel):
@@ -30,13 +35,13 @@ class ClassifierManifest(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    backbone: str
-    classes: tuple[str, ...] = Field(min_length=2, max_length=10_000)
+    backbone: Name
+    classes: Names = Field(min_length=2, max_length=10_000)
     size: int = Field(ge=1, le=4096)
     channels: str = Field(pattern="^(gray|rgb)$")
-    taps: tuple[str, ...]
-    mean: tuple[float, ...] = Field(min_length=1, max_length=3)
-    std: tuple[float, ...] = Field(min_length=1, max_length=3)
+    taps: Names = Field(max_length=1000)
+    mean: tuple[Level, ...] = Field(min_length=1, max_length=3)
+    std: tuple[Deviation, ...] = Field(min_length=1, max_length=3)
     output: str | int | None = None
     outputs: Form = "logits"
 
@@ -98,12 +103,11 @@ def rebuild_classifier(
     Raises:
         ArtefactError: a description or weights that do not fit together, or a network that needs its factory.
     """
+    remedy = "write the folder anew"
     try:
-        told = ClassifierManifest.model_validate(description)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise ArtefactError(source, f"classifier entry {where!r}: {first['msg']}", "write the folder anew") from error
+        told = read_entry(ClassifierManifest, description, source="classifier", remedy=remedy)
+    except ConfigError as error:
+        raise ArtefactError(source, f"classifier {error.problem}", remedy) from error
     if is_own(told.backbone) and factory is None:
         raise ArtefactError(
             source,
@@ -113,9 +117,14 @@ def rebuild_classifier(
     classes = len(told.classes)
     try:
         own = factory if is_own(told.backbone) else None
-        with torch.random.fork_rng(devices=[]):  # a factory's first weights are overwritten at once
+        # Ours are built without memory, and take the arrays as theirs once these are known to fit.
+        ours = told.backbone in backbones()
+        with torch.random.fork_rng(devices=[]), torch.device("meta") if ours else nullcontext():
             network = create_backbone(told.backbone, classes=classes) if own is None else build_own(own, classes)
-        network.load_state_dict(dict(state))
+        check_state("weights", network, state, BATCH_NORM, remedy=remedy)
+        if ours:
+            _check_size_of_pass(network, told.size)
+        network.load_state_dict(dict(state), assign=ours)
         classifier = Classifier(
             network,
             classes=told.classes,
@@ -130,10 +139,25 @@ def rebuild_classifier(
         )
     except (ConfigError, RuntimeError) as error:
         problem = " ".join(str(error).split())[:300]
-        raise ArtefactError(
-            source, f"its weights and its description do not fit: {problem}", "write it anew"
-        ) from error
+        raise ArtefactError(source, f"its weights and its description do not fit: {problem}", remedy) from error
     return classifier.eval()
+
+
+@torch.no_grad()
+def _check_size_of_pass(network: nn.Module, size: int) -> None:
+    """Raises ConfigError for a network on "meta" whose pass would fill the memory: its weights do not tell the size."""
+    widest = 0
+
+    def note(module: nn.Module, given: Any, output: Any) -> None:
+        nonlocal widest
+        widest = max(widest, output.numel() if isinstance(output, Tensor) else 0)
+
+    hooks = [module.register_forward_hook(note) for module in network.modules()]
+    network.eval()(torch.empty(1, 3, size, size, device="meta"))
+    for hook in hooks:
+        hook.remove()
+    if widest > MAX_MAP:
+        raise ConfigError("size", f"at {size} px one layer alone gives {widest:,} numbers an image", "make it smaller")
 
 
 def save_classifier(
