@@ -1,5 +1,6 @@
 """A network that hangs is given up: the command ends in time, and what was not judged is withheld."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -7,8 +8,10 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 from tests.attacks.toys import toy_bank, toy_classifier
+from tests.cli.shop import call
 
 from medaegis.cushions import parse_cushion
 from medaegis.guard.guard import Guard
@@ -28,15 +31,14 @@ def test_screen_withholds_where_the_network_hangs(tmp_path: Path):
     classifier = toy_classifier()
     bank = toy_bank(classifier)
     bank.centre.fill_(-1e3)
-    for factory in ("hangs", "hangs_at_once"):
-        classifier.backbone = f"tests.models.tiny_networks:{factory}"
-        Guard(classifier, parse_cushion("none"), bank, tnr=0.9).save(tmp_path / factory)
+    classifier.backbone = "tests.models.tiny_networks:hangs"
+    Guard(classifier, parse_cushion("none"), bank, tnr=0.9).save(tmp_path / "guard")
     (tmp_path / "images").mkdir()
     noise = np.random.default_rng(0).integers(0, 60, (20, 16, 16), dtype=np.uint8)
     for i, pixels in enumerate(noise):
         Image.fromarray(pixels + (190 if i == 17 else 0)).save(tmp_path / "images" / f"{i:02}.png")
 
-    done, seconds = screen(tmp_path / "hangs", tmp_path / "images", "hangs")
+    done, seconds = screen(tmp_path / "guard", tmp_path / "images", "hangs")
     assert done.returncode == 1, done.stderr
     records = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(records) == 20
@@ -47,7 +49,19 @@ def test_screen_withholds_where_the_network_hangs(tmp_path: Path):
     assert any(record["status"] == "accepted" for record in records)
     assert seconds < 60
 
-    done, seconds = screen(tmp_path / "hangs_at_once", tmp_path / "images", "hangs_at_once")
-    assert (done.returncode, done.stdout) == (1, "")
-    assert f"no answer within {SECONDS} s" in done.stderr
-    assert seconds < 60
+
+def test_a_network_that_hangs_while_it_is_loaded_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    module = importlib.import_module("medaegis.cli.screen")
+    monkeypatch.setattr(module, "LOADING", 3.0)
+    classifier = toy_classifier()
+    classifier.backbone = "tests.models.tiny_networks:hangs_at_once"
+    Guard(classifier, parse_cushion("none"), toy_bank(classifier), tnr=0.9).save(tmp_path / "guard")
+    Image.new("L", (16, 16)).save(tmp_path / "image.png")
+    start = time.monotonic()
+    done = call(
+        *("screen", tmp_path / "guard", tmp_path / "image.png", "--timeout", 0.5),
+        *("--factory", "tests.models.tiny_networks:hangs_at_once"),
+    )
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert "no answer within 3 s" in done.stderr
+    assert time.monotonic() - start < 30

@@ -36,7 +36,7 @@ class Hangs(Tiny):
     """Never answers for bright images."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if float(x.mean()) > 1.5:
+        if float(x.mean((1, 2, 3)).amax()) > 1.5:
             time.sleep(3600)
         return super().forward(x)
 

@@ -3,9 +3,22 @@
 Exit codes: 0 fine, 1 something was rejected or failed, 2 wrong usage, 130 stopped by Ctrl-C.
 """
 
+import os
+import sys
+import threading
+
 
 def main() -> None:
     """Entry point of the `medaegis` program."""
     from medaegis.cli.app import app
+    from medaegis.guard.watch import NAME
 
-    app(prog_name="medaegis")
+    try:
+        app(prog_name="medaegis")
+    except SystemExit as end:
+        if any(thread.name == NAME for thread in threading.enumerate()):
+            # PyTorch aborts the process where a thread is still in the middle of a pass when Python ends.
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(end.code if isinstance(end.code, int) else 0 if end.code is None else 1)
+        raise

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from medaegis.guard.guard import Guard
 
 
+LOADING = 60.0  # seconds that a guard may take to load where there is a time limit and it is shorter
+
+
 class Format(StrEnum):
     """How findings are written."""
 
@@ -124,11 +127,10 @@ def _loaded(
         return load()
     check_timeout(timeout)
     try:
-        return Watch().run(load, timeout)
+        return Watch().run(load, max(timeout, LOADING))
     except TimeoutError as error:
-        raise ArtefactError(
-            guard_dir, f"cannot be loaded: {error}", "give a longer --timeout, or another guard"
-        ) from None
+        problem = f"cannot be loaded: {error}"
+        raise ArtefactError(guard_dir, problem, "give a longer --timeout, or a network that answers") from None
 
 
 def _told(screened: Iterator[Screened], form: Format) -> Iterator[Screened]:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 T = TypeVar("T")
+NAME = "medaegis-watched"  # of the threads
 
 
 class Watch:
@@ -36,7 +37,7 @@ class Watch:
             except BaseException as error:  # handed on to the caller
                 failure.append(error)
 
-        thread = threading.Thread(target=call, name="medaegis-watched", daemon=True)
+        thread = threading.Thread(target=call, name=NAME, daemon=True)
         thread.start()
         thread.join(seconds)
         if failure:
