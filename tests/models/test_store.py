@@ -126,7 +126,9 @@ def test_a_weight_that_cannot_be_is_refused(tmp_path, name, value):
 
 
 def test_a_size_whose_pass_would_fill_the_memory_is_refused_before_it_is_tried(tmp_path):
-    c = Classifier(create_backbone("vgg16_bn", classes=2), classes=("a", "b"), size=32, backbone="vgg16_bn").eval()
+    network = create_backbone("vgg16_bn", classes=2)
+    told = {"classes": ("a", "b"), "size": 32, "backbone": "vgg16_bn", "mean": (0.5,), "std": (0.2,)}
+    c = Classifier(network, **told).eval()
     save_classifier(c, tmp_path / "c")
     stored = read_folder(tmp_path / "c", kind="classifier")
     told = {**stored.manifest["classifier"], "size": 4096}
