@@ -208,10 +208,13 @@ def read_wrapped(folder: Path) -> Wrapped:
     Raises:
         ArtefactError: the folder is changed, incomplete or foreign, or its classifier was not wrapped.
     """
+    remedy = "wrap it anew"
     try:
-        return Wrapped.model_validate(read_folder(folder, kind=KIND).document(WRAPPED))
-    except ValidationError as error:
-        raise ArtefactError(folder, "what it says of its network's past does not fit", "wrap it anew") from error
+        return read_entry(Wrapped, read_folder(folder, kind=KIND).document(WRAPPED), source="past", remedy=remedy)
+    except ConfigError as error:
+        raise ArtefactError(
+            folder, f"what it says of its network's past does not fit: {error.problem}", remedy
+        ) from error
 
 
 def read_training(folder: Path) -> dict[str, Any]:
