@@ -242,6 +242,15 @@ def _planted_weakness(
 ) -> Control:
     """A Shield trained at 1/256 only must be broken by WB."""
     learn = dataset.subset([*split.train, *split.adv_train])
+    counts = learn.labels.bincount(minlength=len(guard.classes)).tolist()
+    if 0 in counts:
+        lacking = guard.classes[counts.index(0)]
+        return Control(
+            name=PLANTED,
+            expectation="there are images of every class to train it on",
+            measured=f"not measured: none of {lacking}",
+            passed=None,
+        )
     config = ShieldConfig(
         taps=guard.bank.taps,
         updates=PLANTED_UPDATES,
