@@ -21,6 +21,7 @@ def schemes(as_json: AsJson = False) -> None:
         console.write_json(found)
     else:
         console.write(console.table("Scheme", "What it reads", rows=list(found.items())))
+        console.say("Each takes ?classes=No DR=0,DR=1|2|3|4 too: the classes, their order, and which labels they hold.")
 
 
 def inspect(
