@@ -8,7 +8,7 @@ import torch
 
 from medaegis.bench.store import Store
 from medaegis.cli import console
-from medaegis.progress import GOES_ON, Pace, Resumed
+from medaegis.progress import GOES_ON, Pace, Resumed, Stages
 
 
 class Clock:
@@ -54,6 +54,16 @@ def test_a_second_stage_has_a_pace_of_its_own():
     assert pace.seconds == pytest.approx(1008)
 
 
+def test_stages_of_unknown_length_make_one_whole():
+    """Each begins where the one before ended, whatever it counts; one that nobody expected is taken for the last."""
+    told = []
+    progress = Stages(lambda *what: told.append(what), 3)
+    for done, total in ((8, 16), (16, 16), (16, 16), (0, 150), (150, 150), (5, 10)):
+        progress(done, total, "work")
+    assert [done for done, *_ in told] == [500, 1000, 2000, 2000, 3000, 2500]
+    assert {total for _, total, _ in told} == {3000}
+
+
 def test_a_killed_run_says_where_it_goes_on_and_what_is_found_again_is_not_told(tmp_path):
     def run(pieces):
         told = []
@@ -85,7 +95,8 @@ def test_a_log_is_told_what_is_left_and_where_work_goes_on(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    ("seconds", "words"), [(4.2, "4 s"), (59.4, "59 s"), (100, "2 min"), (3599, "1 h 0 min"), (7500, "2 h 5 min")]
+    ("seconds", "words"),
+    [(4.2, "4 s"), (59.4, "59 s"), (100, "1 min 40 s"), (1500, "25 min"), (7500, "2 h 5 min")],
 )
 def test_times_in_words(seconds, words):
     assert console.time_in_words(seconds) == words

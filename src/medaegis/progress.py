@@ -26,6 +26,17 @@ class Meter:
         return lambda done, total, _: self.progress(begun + passes * done // total, self.total, message)
 
 
+class Stages:
+    """One progress bar over so many stages, taken as of equal length, each of which reports to its own end."""
+
+    def __init__(self, progress: Progress, count: int) -> None:
+        self.progress, self.count, self.stage, self.over = progress, max(1, count), 0, False
+
+    def __call__(self, done: int, total: int, message: str) -> None:
+        self.stage, self.over = min(self.stage + self.over, self.count - 1), done == total
+        self.progress(1000 * self.stage + 1000 * done // max(1, total), 1000 * self.count, message)
+
+
 class Resumed:
     """A listener that keeps still while what an earlier call did is found again, and then says where it goes on."""
 

@@ -30,7 +30,7 @@ from medaegis.bench.pieces import Outcomes, elsewhere_nothing
 from medaegis.bench.planned import Planned
 from medaegis.bench.schema import Control
 from medaegis.bench.store import Piece
-from medaegis.progress import Progress
+from medaegis.progress import Progress, Stages
 
 FAR_IMAGES = 64
 LONGER = 10  # times the steps
@@ -51,6 +51,7 @@ def run_checks(
     way = outcomes[0][0].gradient
     bounded = [(p, piece) for p, piece in outcomes if not find_attack(p.attack).minimal and p.gradient == way]
     plain = [(p, piece) for p, piece in bounded if _plain(p)]
+    progress = Stages(progress, len(far_out(p for p, _ in plain)) + 2)
     found = [*_more_change(bounded), *steps_beat_one(bounded), *knowledge_helps(bounded, adaptive=False)]
     further = [_guessing] if guessing_is_missing(bounded, adaptive=False) else []
     if plain:

@@ -76,6 +76,14 @@ def run_controls(
     return controls
 
 
+def attacks_ahead(cells: Sequence[Planned], classes: int, *, planted: bool) -> int:
+    """How many attacks and trainings `run_controls` will make, for an estimate of what is left."""
+    largest = max((p.eps for p in cells if p.attack == "wb"), default=FAR_EPS)
+    farther = sum(eps > largest for eps in (FAR_EPS / 2, FAR_EPS))
+    weak = (classes + 1) * (planted and any(p.attack == "wb" for p in cells))
+    return len(far_out(filter(_must_win, cells))) + farther + weak
+
+
 def not_measured(name: str, kind: Literal["control", "alarm"] = "control") -> Control:
     """The row of a check that WB makes, where WB is not among the attacks."""
     return Control(

@@ -19,11 +19,11 @@ from torch import Tensor
 from medaegis.attacks.catalogue import find_attack
 from medaegis.attacks.known import Known
 from medaegis.attacks.victim import Verdict
-from medaegis.bench.alarms import guessing_is_missing, run_alarms, run_guessing, run_stamina
+from medaegis.bench.alarms import STAMINA, guessing_is_missing, run_alarms, run_guessing, run_stamina
 from medaegis.bench.archive import Array, EvaluationFolder, begin_evaluation, provenance, write_evaluation
 from medaegis.bench.chosen import check_images, data_facts, draw
 from medaegis.bench.code import code_fingerprint
-from medaegis.bench.controls import not_measured, run_controls
+from medaegis.bench.controls import attacks_ahead, not_measured, run_controls
 from medaegis.bench.field import Field
 from medaegis.bench.metrics import share_interval
 from medaegis.bench.pieces import as_array
@@ -45,7 +45,7 @@ from medaegis.images.datasets import Dataset
 from medaegis.images.splits import Split
 from medaegis.models.classifier import Classifier
 from medaegis.models.metrics import classification_metrics
-from medaegis.progress import Progress, Resumed, silent
+from medaegis.progress import Progress, Resumed, Stages, silent
 
 THREAT_MODEL = (
     "The attacker knows everything: the Cushion, the classifier, the Shields, their weights and thresholds. He may "
@@ -136,16 +136,18 @@ def evaluate_guard(
         scores[planned.id] = as_array(piece["score"])
         scores[f"{planned.id}/fooled"] = piece["fooled"].numpy().astype(np.uint8)
         examples |= field.pictures(planned, piece)
-    controls = run_controls(guard, dataset, split, field, outcomes, planted=planted, progress=progress)
-    controls += run_alarms(field, outcomes)
     further = [run_guessing] if guessing_is_missing(outcomes, adaptive=True) else []
+    ahead = attacks_ahead(cells, len(guard.classes), planted=planted) + len(further) + (1 + len(STAMINA)) * stamina
+    checking = Stages(progress, ahead)
+    controls = run_controls(guard, dataset, split, field, outcomes, planted=planted, progress=checking)
+    controls += run_alarms(field, outcomes)
     if stamina and any(planned.attack == "wb" for planned, _ in outcomes):
         further.append(run_stamina)
     elif stamina:
         controls.append(not_measured("Stamina", "alarm"))
     all_outcomes = list(outcomes)
     for run in further:
-        alarm, more = run(field, outcomes, progress)
+        alarm, more = run(field, outcomes, checking)
         controls.append(alarm)
         all_outcomes += more
     tried_by = {attacker_of(planned) for planned, _ in all_outcomes}

@@ -166,9 +166,11 @@ def left_in_words(seconds: float | None) -> str:
 
 
 def time_in_words(seconds: float) -> str:
-    """As `40 s`, `4 min`, `2 h 5 min`: an estimate, no measurement."""
+    """As `40 s`, `4 min 5 s`, `25 min`, `2 h 5 min`: an estimate, no measurement."""
     if seconds < 60:
         return f"{seconds:.0f} s"
+    if seconds < 600:
+        return f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
