@@ -100,7 +100,7 @@ def eps_name(eps_text: str, norm: Norm) -> str:
 
 def eps_in_words(eps_text: str, norm: Norm) -> str:
     """What an eps means for the picture, for a reader who has never met one."""
-    if levels := re.fullmatch(r"(\d+(?:\.\d+)?)/(\d+)", eps_text):
+    if levels := re.fullmatch(r"(\d+(?:\.\d+)?)\s*/\s*(\d+)", eps_text):
         size = f"{levels[1]} of {levels[2]} brightness levels"
     else:
         size = f"{eps_text} of the full brightness range"
