@@ -11,7 +11,9 @@ from medaegis.attacks.hfc import fit_mixtures
 from medaegis.attacks.victim import Victim
 from medaegis.bench.analysis import maps
 from medaegis.detectors.reader import Reader
+from medaegis.detectors.registry import load_detector
 from medaegis.detectors.shield import Shield, ShieldBank
+from medaegis.detectors.subnetwork import Subnetworks
 from medaegis.errors import ConfigError
 from medaegis.models.classifier import Classifier
 from medaegis.models.taps import pool
@@ -100,6 +102,16 @@ def test_a_shield_reads_tokens_and_is_calibrated_by_channel():
     labels = victim.judge(x).predicted
     found = find_attack("wb").attack.with_options(steps=3).run(victim, x, labels, eps=8 / 256, targets=aimed)
     assert (found.images != x).any()
+
+
+def test_the_network_on_activations_reads_tokens(tmp_path):
+    c, labels = classifier(), torch.arange(24) % 2
+    reader = Reader(c)
+    clean, attacked = reader.read(images(24)), reader.read(images(24).flip(3))
+    made = Subnetworks(steps=2, batch_size=8).fit(clean, labels, attacked=attacked)
+    assert made.shapes == dict.fromkeys(TAPS, (8, 17, 1))
+    made.save(tmp_path / "d")
+    assert torch.equal(load_detector(tmp_path / "d").score(attacked), made.score(attacked))
 
 
 @pytest.mark.parametrize("name", ["pgd+hfc", "feature-match"])
