@@ -6,12 +6,11 @@ import pytest
 import torch
 from tests.attacks.toys import Rounding, drive, seeded, toy_classifier, toy_images, toy_labels, toy_victim
 
-from medaegis.attacks.balls import L2, Linf
+from medaegis.attacks.balls import L2, Linf, to_grid
 from medaegis.attacks.catalogue import find_attack
 from medaegis.attacks.decision import Decision, GuardDecision, HopSkipJump
 from medaegis.attacks.engine import Attack
 from medaegis.attacks.objectives import Goal, View
-from medaegis.attacks.search import to_grid
 from medaegis.attacks.victim import Victim
 from medaegis.errors import ConfigError
 

@@ -8,11 +8,10 @@ import torch
 from tests.attacks.toys import Rounding, drive, seeded, toy_classifier, toy_images
 from torch.nn import functional as F
 
-from medaegis.attacks.balls import L2, Linf
+from medaegis.attacks.balls import L2, Linf, to_grid
 from medaegis.attacks.engine import Attack
 from medaegis.attacks.estimation import Spsa, Zoo
 from medaegis.attacks.objectives import CarliniWagner
-from medaegis.attacks.search import to_grid
 from medaegis.attacks.victim import Victim
 from medaegis.errors import ConfigError, ImageError
 

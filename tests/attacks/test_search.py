@@ -6,13 +6,13 @@ import pytest
 import torch
 from tests.attacks.toys import Rounding, drive, seeded, toy_classifier, toy_images, toy_labels, toy_victim
 
-from medaegis.attacks.balls import L2, Linf
+from medaegis.attacks.balls import L2, Linf, to_grid
 from medaegis.attacks.catalogue import CATALOGUE, find_attack
 from medaegis.attacks.engine import Attack, generator
 from medaegis.attacks.estimation import Spsa
 from medaegis.attacks.evolution import OnePixel
 from medaegis.attacks.objectives import CarliniWagner, Goal
-from medaegis.attacks.search import Best, Square, bump, to_grid
+from medaegis.attacks.search import Best, Square, bump
 from medaegis.attacks.steps import Problem
 from medaegis.attacks.victim import Victim
 

@@ -77,7 +77,7 @@ def test_the_victim_is_never_asked_before_the_end():
     victim.exact.network.register_forward_hook(lambda *_: seen.append(torch.is_grad_enabled()))
     attack = find_attack("pgd").attack.with_options(steps=5, restarts=3)
     transfer(attack, surrogate_of(related(1)), victim, images, labels, eps=EPS)
-    assert seen == [False]
+    assert seen == [False, False], "about the attacked images, and about the clean ones for what was wrong before"
 
 
 def test_it_carries_over_between_related_networks_and_better_from_more_of_them():

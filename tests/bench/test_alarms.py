@@ -221,19 +221,19 @@ def wrapped(wrapper):
 
 def test_a_sound_victim_sets_nothing_off():
     classifier = toy_classifier()
-    found = alarms.gradient_alarms(field_of(classifier, toy_bank(classifier)))
+    found = alarms.gradient_alarms(field_of(classifier, toy_bank(classifier)), [])
     assert [alarm.passed for alarm in found] == [True, True]
     assert {alarm.kind for alarm in found} == {"alarm"}
 
 
 def test_a_quantised_network_has_no_gradients():
-    none, uphill = alarms.gradient_alarms(field_of(*wrapped(Rounded)))
-    assert none.measured == "100.0% for the classifier, 0.0% for the Shield"
+    none, uphill = alarms.gradient_alarms(field_of(*wrapped(Rounded)), [])
+    assert none.measured == "100.0% for the margin, 0.0% for the Shield"
     assert (none.passed, uphill.passed) == (False, False)
 
 
 def test_a_straight_through_gradient_that_leads_nowhere_is_noticed():
-    none, uphill = alarms.gradient_alarms(field_of(*wrapped(OneBit)))
+    none, uphill = alarms.gradient_alarms(field_of(*wrapped(OneBit)), [])
     assert none.passed is True
     assert uphill.passed is False
 
@@ -242,9 +242,9 @@ def test_a_saturated_shield_has_no_gradients():
     classifier = toy_classifier()
     bank = toy_bank(classifier)
     bank.shields = nn.ModuleList(Saturated(shield) for shield in bank.shields)
-    none, uphill = alarms.gradient_alarms(field_of(classifier, bank))
+    none, uphill = alarms.gradient_alarms(field_of(classifier, bank), [])
     assert none.passed is False
-    assert none.measured.startswith("0.0% for the classifier")
+    assert none.measured.startswith("0.0% for the margin")
     assert uphill.passed is False
 
 
@@ -279,14 +279,14 @@ def test_one_shield_without_gradients_is_noticed_though_images_come_sorted_by_cl
     for name in ("right", "labels", "targets", "accepted"):
         setattr(field, name, getattr(field, name)[by_class])
     assert len(set(field.labels[:12].tolist())) == 1
-    none, _ = alarms.gradient_alarms(field)
+    none, _ = alarms.gradient_alarms(field, [])
     assert none.passed is False
     share = float((field.targets[field.few(12)] == masked).float().mean())
-    assert none.measured == f"0.0% for the classifier, {share:.1%} for the Shield"
+    assert none.measured == f"0.0% for the margin, {share:.1%} for the Shield"
 
 
 def test_alarms_that_apply_are_run(monkeypatch):
-    monkeypatch.setattr(alarms, "gradient_alarms", lambda field: [])
+    monkeypatch.setattr(alarms, "gradient_alarms", lambda *_: [])
     few = [(planned("pgd", 8), piece(1.0))]
     assert alarms.run_alarms(None, few) == []
     assert len(alarms.run_alarms(None, [*few, (planned("fgsm", 8), piece(0.5))])) == 1

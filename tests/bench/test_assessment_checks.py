@@ -7,11 +7,15 @@ import torch
 from tests.attacks.toys import toy_classifier, toy_images
 from tests.bench.test_alarms import Rounded, wrapped
 from tests.bench.test_controls import N, piece, planned
+from torch import nn
 
+from medaegis.attacks import objectives
 from medaegis.attacks.engine import pick_targets
 from medaegis.attacks.known import Known
+from medaegis.attacks.objectives import CarliniWagner
 from medaegis.attacks.victim import Victim
 from medaegis.bench import assessment_checks as checks
+from medaegis.bench.alarms import followed
 from medaegis.bench.bare import Bare, Pictures
 from medaegis.bench.planned import Planned
 from medaegis.bench.store import Store
@@ -28,6 +32,7 @@ class Told:
     """Answers with shares that are given beforehand, and remembers what it was asked."""
 
     seed = 0
+    classifier = SimpleNamespace(classes=("a", "b"))
 
     def __init__(self, answer):
         self.answer, self.asked = answer, []
@@ -163,6 +168,39 @@ def test_masked_gradients_are_noticed(tmp_path, monkeypatch):
     assert found["There are gradients"] is False
     assert found["Full success far out"] is False
     assert found["Gradients beat Square"] is False
+
+
+class Scaled(nn.Module):
+    """The same decisions, with logits so far apart that probabilities are 0 and 1 in float32."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, x):
+        return 1e6 * self.network(x)
+
+
+def test_the_losses_that_attacks_follow_are_looked_at(tmp_path, monkeypatch):
+    """The margin has its slope on saturated logits; cross-entropy has one as its objective takes it, else none."""
+    monkeypatch.setattr(checks, "BLIND_STEPS", 50)
+    classifier, _ = wrapped(Scaled)
+    found = run(classifier, tmp_path / "sound")
+    assert found["There are gradients"] is found["Full success far out"] is found["Many steps beat one"] is True
+    monkeypatch.setattr(objectives, "FAINT", 0.0)
+    found = run(classifier, tmp_path / "still")
+    assert found["There are gradients"] is False
+    assert found["Full success far out"] is False
+
+
+def test_which_losses_those_are():
+    """Each once, of what it is made of; an ensemble's only where its member runs; none of an attack on features."""
+    names = ("pgd", "cw-linf", "hfc", "selective", "sma", "deepfool", "stress-up", "feature-match", "hopskipjump")
+    found = followed([(planned(name, 8), None) for name in names], 2)
+    assert set(found) == {"cross-entropy", "margin", "Shield"}
+    assert set(followed([(planned("auto", 8), None)], 3)) == {"cross-entropy", "margin"}
+    assert set(followed([(planned("auto", 8), None)], 4)) == {"cross-entropy", "margin", "ratio of logits"}
+    assert set(followed([], 2, CarliniWagner())) == {"margin"}
 
 
 def test_a_few_images_are_of_every_class():

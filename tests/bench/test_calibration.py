@@ -8,10 +8,7 @@ from tests.bench.small import SIZE, fitted
 from tests.models.tiny_networks import tiny
 
 from medaegis.bench.calibration import calibrate_site, measured
-from medaegis.bench.controls import PLANTED
-from medaegis.bench.evaluation import evaluate_guard
 from medaegis.bench.metrics import share_interval
-from medaegis.bench.planned import Planned
 from medaegis.errors import ArtefactError, ConfigError, DataError
 from medaegis.guard.guard import Guard
 from medaegis.guard.site import Site, other_site
@@ -102,18 +99,3 @@ def test_what_cannot_be_is_refused(made, tmp_path):
         calibrate_site(home, Site(site.dataset, site.split, home=True), tmp_path / "home")
     assert not (tmp_path / "few").exists()
     assert measured(home, site.dataset.subset([0]))["accepted"]["n"] == 1
-
-
-def test_a_site_without_a_class_is_evaluated_and_the_planted_shield_left_out(made, tmp_path):
-    home, there, _, _, _ = made
-    verdict = home.judge(there.pixels())
-    kept = int(there.labels[verdict.predicted == there.labels].mode().values)  # one that is often diagnosed rightly
-    site = other_site(home, there.subset(there.labels == kept))
-    cells = [Planned("wb", 16 / 256, "16/256", steps=2)]
-    found = evaluate_guard(
-        home, site.dataset, site.split, cells=cells, site=site, out_dir=tmp_path / "out", limit=4
-    )  # fmt: skip
-    planted = next(control for control in found.controls if control.name == PLANTED)
-    assert (planted.passed, planted.measured) == (None, f"not measured: none of {home.classes[1 - kept]}")
-    assert found.data.site == "another"
-    assert found.clean.tnr_by_class[home.classes[1 - kept]] is None

@@ -25,7 +25,6 @@ from medaegis.bench.plots import series_of
 from medaegis.bench.report import write_report
 from medaegis.bench.schema import Evaluation
 from medaegis.bench.summary import summarise
-from medaegis.bench.verdict import write_verdict
 from medaegis.bench.words import decimal, duration, percent
 
 FEW = (ATTACKS[0], ATTACKS[6], ATTACKS[7], ATTACKS[8])
@@ -412,24 +411,3 @@ def test_the_strongest_run_of_a_series_is_the_one_that_gets_most_through(sample:
 )  # fmt: skip
 def test_numbers_never_promise_more_than_was_measured(shown: str, text: str) -> None:
     assert shown == text
-
-
-def test_another_site_pooled_thresholds_and_what_cannot_be_told_are_in_report_and_verdict(tmp_path: Path) -> None:
-    small(tmp_path)
-
-    def change(content: dict[str, Any]) -> None:
-        content["data"] |= {"site": "another", "left_out": 31, "note": "the guard keeps no record of its images"}
-        content["guard"] |= {"pooled": ["PNEUMONIA"], "calibrated_from": "sha256:77aa"}
-        content["clean"] |= {"accuracy_accepted": 0.873}
-
-    rewritten(tmp_path, change)
-    report = " ".join(write_report(tmp_path).read_text(encoding="utf-8").split())
-    for told in ("another one; nothing was trained on its images", "31 images that the guard knows", "sha256:77aa"):
-        assert told in report
-    assert "PNEUMONIA: too few clean images for one of its own" in report
-    verdict = " ".join(write_verdict(tmp_path, tmp_path / "verdict.html").read_text(encoding="utf-8").split())
-    for page in (report, verdict):
-        assert "87.3 % of those that the guard accepts" in page
-        assert "Too few clean images set a threshold for PNEUMONIA" in page
-        assert "of another site than the guard was fitted on" in page
-        assert "The guard keeps no record of its images." in page

@@ -47,6 +47,11 @@ class Ball(Protocol):
         ...
 
 
+def to_grid(z: Tensor) -> Tensor:
+    """Nearest image that a file can hold: values k / 255 in [0, 1]."""
+    return (z * LEVELS).round().clamp_(0, LEVELS) / LEVELS
+
+
 def whole_levels(eps: Tensor) -> Tensor:
     """Grey levels of 255 that a radius in L-infinity allows; 0.002 of one is forgiven to decimals as 0.0039."""
     return (256 * eps + 0.002).floor().clamp_max(LEVELS)
@@ -74,7 +79,7 @@ class Linf:
         return grad.sign()
 
     def random(self, x: Tensor, eps: Tensor, generators: list[torch.Generator]) -> Tensor:
-        noise = torch.stack([torch.rand(image.shape, generator=g) for image, g in zip(x, generators, strict=True)])
+        noise = torch.stack([torch.rand(x.shape[1:], dtype=torch.float32, generator=g) for g in generators])
         return (x + (2 * noise.to(x) - 1) * eps).clamp_(0, 1)
 
     def to_8bit(self, z: Tensor, x: Tensor, eps: Tensor) -> Tensor:
@@ -114,8 +119,9 @@ class L2:
         return unit * grad[0].numel() ** 0.5 if self.rms else unit
 
     def random(self, x: Tensor, eps: Tensor, generators: list[torch.Generator]) -> Tensor:
-        noise = torch.stack([torch.randn(image.shape, generator=g) for image, g in zip(x, generators, strict=True)])
-        share = torch.stack([torch.rand((1, 1, 1), generator=g) for g in generators]) ** (1 / x[0].numel())
+        noise = torch.stack([torch.randn(x.shape[1:], dtype=torch.float32, generator=g) for g in generators])
+        share = torch.stack([torch.rand((1, 1, 1), dtype=torch.float32, generator=g) for g in generators])
+        share = share ** (1 / x[0].numel())
         step = (noise / _length(noise) * share).to(x)
         return (x + step * self.radius(x, eps)).clamp_(0, 1)
 

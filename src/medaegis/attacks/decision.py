@@ -1,7 +1,7 @@
 """HopSkipJump (Chen 2020): an attacker who is told the diagnosis and nothing else, not even a score.
 
-From any image with the wanted answer towards the clean one, along the boundary, by the paper's algorithm 2. What it
-asks about are 8-bit images, as a victim reads no others.
+From any image with the wanted answer towards the clean one, along the boundary, by the paper's algorithm 2. It asks
+about 8-bit images alone where the victim sees no others.
 """
 
 from __future__ import annotations
@@ -16,13 +16,16 @@ from torch import Tensor
 
 from medaegis.attacks.balls import L2, LEVELS
 from medaegis.attacks.objectives import Begun, Goal, Objective, View
-from medaegis.attacks.search import Answer, Best, Queries, Search, draw, to_grid
+from medaegis.attacks.search import Answer, Best, Queries, Search, draw
 from medaegis.attacks.steps import Problem
 from medaegis.detectors.shield import ShieldBank
 from medaegis.errors import ConfigError
 
 if TYPE_CHECKING:
     from medaegis.attacks.victim import Victim
+
+
+FRACTION = 0.1  # of the distance that a probe is at most, where nothing is rounded
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ class _GuardDecided(Objective):
 
 
 def _as_loss(reached: Tensor) -> Tensor:
-    return torch.where(reached, -1.0, 1.0)
+    return 1 - 2 * reached.float()
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,8 @@ class HopSkipJump(Search):
     it into the ball, where a result from outside seldom keeps its answer. Where none is found, it is the clean image.
 
     Two numbers are not the paper's: probes are `probe` grey levels long in each value (its d^-1 of the distance would
-    be rounded away), and searches have a fixed count of queries, so that no image depends on the others.
+    be rounded away; before a victim that does not round, at most a tenth of the distance), and searches have a fixed
+    count of queries, so that no image depends on the others.
 
     Args:
         probes: queries for the first normal; the t-th takes sqrt(t) times as many (100 in the paper).
@@ -136,7 +140,7 @@ class _Hop:
             if k == 0 and self.problem.guides is not None:
                 z = self.problem.guides
             else:
-                z = to_grid(draw(self.problem.generators, x.shape[1:], x))
+                z = self.problem.seen(draw(self.problem.generators, x.shape[1:], x))
             adversarial = yield from self.ask(z)
             chosen = torch.where((adversarial & ~found).view(-1, 1, 1, 1), z, chosen)
             found = found | adversarial
@@ -146,13 +150,13 @@ class _Hop:
         """The clean image at share 0, `far` at 1: on the line in L2, in a growing cube in L-infinity."""
         x, change, share = self.problem.x, far - self.problem.x, share.view(-1, 1, 1, 1)
         if self.euclidean:
-            return to_grid(x + share * change)
+            return self.problem.seen(x + share * change)
         reach = share * change.abs().amax((1, 2, 3), keepdim=True)
-        return to_grid(x + torch.maximum(torch.minimum(change, reach), -reach))
+        return self.problem.seen(x + torch.maximum(torch.minimum(change, reach), -reach))
 
     def approach(self, far: Tensor) -> Answer:
         """Where the way from the wanted side to the clean image leaves it (algorithm 1)."""
-        low, high = (torch.full((len(far),), edge, device=far.device) for edge in (0.0, 1.0))
+        low, high = torch.zeros_like(far[:, 0, 0, 0]), torch.ones_like(far[:, 0, 0, 0])
         for _ in range(self.rule.bisections):
             middle = (low + high) / 2
             adversarial = yield from self.ask(self.between(far, middle))
@@ -162,10 +166,10 @@ class _Hop:
     def normal(self, near: Tensor, count: int) -> Answer:
         """Direction in which the answer stays the wanted one (eq. 9 and 16): answers times probes, less their mean."""
         weighted, total = torch.zeros_like(near), torch.zeros_like(near)
-        answers = torch.zeros(len(near), device=near.device)
+        answers = torch.zeros_like(near[:, 0, 0, 0])
         for _ in range(count):
-            z = to_grid(near + self._noise(near))
-            answer = torch.where((yield from self.ask(z)), 1.0, -1.0)
+            z = self.problem.seen(near + self._noise(near))
+            answer = torch.where((yield from self.ask(z)), 1.0, -1.0).to(z)
             probe = z - near
             answers += answer
             weighted += answer.view(-1, 1, 1, 1) * probe
@@ -174,11 +178,20 @@ class _Hop:
         return weighted - torch.where(mean.abs() < 1, mean, 0.0) * total
 
     def _noise(self, near: Tensor) -> Tensor:
-        length = self.rule.probe / LEVELS
+        length = self._probe(near)
         generators, shape = self.problem.generators, near.shape[1:]
         if self.euclidean:
-            return torch.stack([torch.randn(shape, generator=g) for g in generators]).to(near) * length
+            noise = torch.stack([torch.randn(shape, dtype=torch.float32, generator=g) for g in generators])
+            return noise.to(near) * length
         return (2 * draw(generators, shape, near) - 1) * math.sqrt(3) * length
+
+    def _probe(self, near: Tensor) -> Tensor:
+        """Root mean square of a probe `(N, 1, 1, 1)`; no rounding keeps it from being short beside the way left."""
+        length = torch.full_like(near[:, :1, :1, :1], self.rule.probe / LEVELS)
+        if self.problem.rounds:
+            return length
+        way = self.distance(near).view(-1, 1, 1, 1) / (math.sqrt(near[0].numel()) if self.euclidean else 1)
+        return torch.minimum(length, way * FRACTION)
 
     def jump(self, near: Tensor, normal: Tensor, t: int) -> Answer:
         """The longest of dist / sqrt(t) and its halves along the normal that keeps the wanted answer."""
@@ -189,7 +202,7 @@ class _Hop:
         length = (self.distance(near) / math.sqrt(t)).view(-1, 1, 1, 1)
         chosen, done = near, torch.zeros(len(near), dtype=torch.bool, device=near.device)
         for k in range(self.rule.halvings):
-            z = to_grid(near + unit * length / 2**k)
+            z = self.problem.seen(near + unit * length / 2**k)
             adversarial = yield from self.ask(z)
             chosen = torch.where((adversarial & ~done).view(-1, 1, 1, 1), z, chosen)
             done = done | adversarial

@@ -14,10 +14,11 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from medaegis.ambient import own_modes
 from medaegis.attacks.balls import Ball, Linf, whole_levels
 from medaegis.attacks.hfc import Mixtures
 from medaegis.attacks.objectives import Goal, Objective
-from medaegis.attacks.steps import Descent, Problem, StepRule
+from medaegis.attacks.steps import FLOAT_ERROR, Descent, Problem, StepRule
 from medaegis.attacks.transforms import Transform
 from medaegis.attacks.victim import Verdict, Victim
 from medaegis.errors import ConfigError
@@ -32,24 +33,45 @@ class AttackResult:
         images: adversarial images, 8-bit values k / 255 in float32 (any float where the victim's Cushion does not
             round), inside the ball.
         verdict: of the victim on those images.
-        fooled: the classifier says what the attacker wants: his target, or where any wrong class will do, one of them.
-        broken: fooled and accepted by the Shield: the attack got through.
+        reached: the classifier says what the attacker wants: his target, or where any wrong class will do, one of them.
+        wrong: the classifier was wrong from the start, about the clean image.
+        unmoved: the image is where the walk began.
         forwards, backwards: passes over single images that were spent on gradients; verdicts are not counted.
         seconds: wall time.
     """
 
     images: Tensor
     verdict: Verdict
-    fooled: Tensor
-    broken: Tensor
+    reached: Tensor
+    wrong: Tensor
+    unmoved: Tensor
     forwards: int
     backwards: int
     seconds: float
 
-    def judged(self, verdict: Verdict, goal: Goal) -> AttackResult:
-        """The same images under another verdict, or for another goal."""
-        fooled = goal.reached(verdict.predicted) & verdict.logits.isfinite().all(1)
-        return replace(self, verdict=verdict, fooled=fooled, broken=fooled & verdict.accepted)
+    @property
+    def fooled(self) -> Tensor:
+        """The attack made the classifier say what the attacker wants; what was wrong from the start does not count."""
+        return self.reached & ~self.wrong
+
+    @property
+    def broken(self) -> Tensor:
+        """Fooled and accepted by the Shield: the attack got through."""
+        return self.fooled & self.verdict.accepted
+
+    @property
+    def still(self) -> Tensor:
+        """The attack stood still, without success: neither a gradient nor an answer led it away from its start."""
+        return self.unmoved & ~self.reached
+
+    def judged(self, verdict: Verdict, goal: Goal, *, clean: Verdict | None = None) -> AttackResult:
+        """The same images under another verdict, or for another goal.
+
+        Args:
+            clean: the other verdict on the clean images; None: what was wrong from the start is so still.
+        """
+        wrong = self.wrong if clean is None else clean.predicted != goal.labels
+        return replace(self, verdict=verdict, reached=_reached(verdict, goal), wrong=wrong)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +119,7 @@ class Attack:
         """A copy with some settings changed; None leaves a setting as it is."""
         return replace(self, **{name: value for name, value in options.items() if value is not None})  # type: ignore[arg-type]
 
+    @own_modes()
     def run(
         self,
         victim: Victim,
@@ -116,7 +139,8 @@ class Attack:
         """Attack every image.
 
         Args:
-            images: `(N, C, H, W)` in [0, 1], on the 8-bit grid (values k / 255); results come back to their device.
+            images: `(N, C, H, W)` in [0, 1], on the 8-bit grid (values k / 255) where the victim rounds, float32 or
+                float64; results are float32 and come back to their device.
             labels: true classes, int64 `(N,)`.
             eps: radius in pixel units, one number or one per image `(N,)`.
             targets: wanted classes `(N,)`; None: untargeted.
@@ -133,7 +157,8 @@ class Attack:
         started = time.perf_counter()
         radius = torch.as_tensor(eps, dtype=torch.float32)
         ids = torch.arange(len(images)) if ids is None else ids
-        _check_images(images, batch_size)
+        _check_images(images, batch_size, grid=victim.cushion.rounds)
+        images = images.float()  # 8-bit values in float64 are the same ones
         _check_rows(len(images), len(victim.exact.classes), labels, targets, ids)
         _check_eps(len(images), radius, self.ball.largest(images[0].numel()))
         if guides is not None and guides.shape != images.shape:
@@ -141,32 +166,37 @@ class Attack:
         radius = radius.expand(len(images))
         victim = victim.in_float32() if self.exact else victim
         everyone = Goal(labels, targets, guides, normal, only_target)
-        done: list[tuple[Tensor, Verdict]] = []
+        verdicts: list[Verdict] = []
+        done: list[tuple[Tensor, Tensor, Tensor]] = []
         forwards = 0
         for start in range(0, len(images), batch_size):
             rows = slice(start, start + batch_size)
             goal = everyone[rows].to(victim.device)
             x = images[rows].to(victim.device)
-            found, verdict, spent = self._batch(victim, x, goal, radius[rows], ids[rows], seed)
-            done.append((found.to(images.device), verdict.to(labels.device)))
+            found, unmoved, spent = self._batch(victim, x, goal, radius[rows], ids[rows], seed)
+            judge = victim.drawn(ids[rows], seed=seed)
+            verdict, wrong = judge.judge(found), judge.judge(x).predicted != goal.labels
+            verdicts.append(verdict.to(labels.device))
+            done.append((found.to(images.device), wrong.to(labels.device), unmoved.to(labels.device)))
             forwards += spent
             progress(min(start + batch_size, len(images)), len(images), "images attacked")
-        verdict = Verdict.concatenate([part for _, part in done])
-        fooled = everyone.reached(verdict.predicted) & verdict.logits.isfinite().all(1)
+        verdict = Verdict.concatenate(verdicts)
+        found, wrong, unmoved = map(torch.cat, zip(*done, strict=True))
         seconds = time.perf_counter() - started
-        found = torch.cat([part for part, _ in done])
         looks, pulls = self.objective.passes(everyone, len(victim.exact.classes))
         backwards = forwards * pulls if self.rule.needs_gradient else 0
         forwards *= looks
-        return AttackResult(found, verdict, fooled, fooled & verdict.accepted, forwards, backwards, seconds)
+        reached = _reached(verdict, everyone)
+        return AttackResult(found, verdict, reached, wrong, unmoved, forwards, backwards, seconds)
 
     def _batch(
         self, victim: Victim, x: Tensor, goal: Goal, eps: Tensor, ids: Tensor, seed: int
-    ) -> tuple[Tensor, Verdict, int]:
+    ) -> tuple[Tensor, Tensor, int]:
+        """Attacked images, which of them are where their walk began, and the looks it took."""
         radius = eps.to(x).view(-1, 1, 1, 1)
         best, spent = x.clone(), 0
-        best_loss = torch.full((len(x),), torch.inf, device=x.device)
-        broken = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+        best_loss = torch.full_like(radius.flatten(), torch.inf)
+        broken, unmoved = (torch.zeros(len(x), dtype=torch.bool, device=x.device) for _ in range(2))
         for restart in range(self.restarts):
             rows = (~broken).nonzero().squeeze(1)
             if not len(rows):
@@ -176,15 +206,18 @@ class Attack:
             if self.random_start:
                 z = self.ball.random(clean, near, own)
             practice = victim.drawn(ids[rows.cpu()], seed=seed, stream=f"attack/{restart}")
+            start = z
             z, steps = self.descend(practice, clean, part, near, z, own)
             spent += len(rows) * steps * self._looks(practice)
             if victim.cushion.rounds:
-                z = self.ball.to_8bit(z, clean, near)
+                start, z = (self.ball.to_8bit(point, clean, near) for point in (start, z))
+            rests = ((z - start).abs() <= FLOAT_ERROR).flatten(1).all(1)
             loss, through = self._verify(practice, z, part)
             better = (loss < best_loss[rows]) | through
             best[rows[better]], best_loss[rows[better]] = z[better], loss[better]
+            unmoved[rows[better]] = rests[better]
             broken[rows] = through
-        return best, victim.drawn(ids, seed=seed).judge(best), spent
+        return best, unmoved, spent
 
     def _looks(self, victim: Victim) -> int:
         """Draws per step: one where looks do not vary, and one a query where answers alone are seen."""
@@ -199,7 +232,7 @@ class Attack:
         if self.restarts == 1:
             return z.new_zeros(len(z)), torch.zeros(len(z), dtype=torch.bool, device=z.device)
         objective = self.objective.begin(victim, goal)
-        losses, through = torch.zeros(len(z), device=z.device), torch.ones(len(z), dtype=torch.bool, device=z.device)
+        losses, through = z.new_zeros(len(z)), torch.ones(len(z), dtype=torch.bool, device=z.device)
         draws = self.samples if victim.random else 1
         for sample in range(draws):
             victim.redraw(f"verify/{sample}")
@@ -228,7 +261,8 @@ class Attack:
         size = eps * relative
         if self.step_size is None and victim.cushion.rounds:
             size = size.clamp_min(1 / (8 * 255))
-        problem = Problem(x, eps, size, self.steps, self.ball, generators, goal.guides, goal.targets)
+        rounds = victim.cushion.rounds
+        problem = Problem(x, eps, size, self.steps, self.ball, generators, goal.guides, goal.targets, rounds)
         walker = self.rule.begin(problem)
         objective = self.objective.begin(victim, goal)
         kept = _Kept(x) if self.rule.keeps_best else None
@@ -272,7 +306,7 @@ class _Kept:
 
     def __init__(self, x: Tensor) -> None:
         self.point = x
-        self.lowest = torch.full((len(x),), torch.inf, device=x.device)
+        self.lowest = torch.full((len(x),), torch.inf, dtype=torch.float32, device=x.device)
         self.through = torch.zeros(len(x), dtype=torch.bool, device=x.device)
 
     def see(self, z: Tensor, losses: Tensor, through: Tensor) -> None:
@@ -323,14 +357,19 @@ def _of_class(target: int, labels: Tensor) -> Tensor:
     return rows
 
 
-def _check_images(images: Tensor, batch_size: int) -> None:
-    if images.ndim != 4 or images.dtype != torch.float32 or not len(images):
+def _reached(verdict: Verdict, goal: Goal) -> Tensor:
+    return goal.reached(verdict.predicted) & verdict.logits.isfinite().all(1)
+
+
+def _check_images(images: Tensor, batch_size: int, *, grid: bool) -> None:
+    if images.ndim != 4 or images.dtype not in (torch.float32, torch.float64) or not len(images):
         given = f"got {images.dtype} {tuple(images.shape)}"
         raise ConfigError("attack images", given, "give float32 images (N, C, H, W) in [0, 1], at least one")
     if batch_size < 1:
         raise ConfigError("attack", f"batch_size is {batch_size}", "give 1 or more")
-    grid = images * 255
-    if not bool(((grid - grid.round()).abs() < 1e-3).all()) or not bool(((images >= 0) & (images <= 1)).all()):
+    levels = images * 255
+    off = bool(((levels - levels.round()).abs() >= 1e-3).any()) if grid else False
+    if off or not bool(((images >= 0) & (images <= 1)).all()):
         raise ConfigError("attack images", "values outside [0, 1] or off the 8-bit grid", "divide 8-bit pixels by 255")
 
 

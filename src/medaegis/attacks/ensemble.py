@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from medaegis.ambient import own_modes
 from medaegis.attacks.balls import Ball
 from medaegis.attacks.engine import Attack, AttackResult
 from medaegis.attacks.hfc import Mixtures
@@ -95,6 +96,7 @@ class Ensemble:
 
         return Ensemble(tuple(replace(member, attack=changed(member.attack)) for member in self.members))
 
+    @own_modes()
     def run(
         self,
         victim: Victim,
@@ -132,7 +134,9 @@ class Ensemble:
                     seen = practice.verdicts(images, ids, seed=seed, batch_size=batch_size)
                     likeliest = _likeliest(seen.logits.to(labels.device), labels)
                 aims = likeliest[:, rank]
-            rows = torch.arange(len(images)) if best is None else (~best.broken.cpu()).nonzero().squeeze(1)
+            rows = torch.arange(len(images))
+            if best is not None:  # nothing is left to do where the answer was wrong from the start
+                rows = (~(best.broken | best.wrong).cpu()).nonzero().squeeze(1)
             if len(rows):
                 found = attack.run(
                     practice,
@@ -185,12 +189,9 @@ def _likeliest(logits: Tensor, labels: Tensor) -> Tensor:
 def _as_well(found: AttackResult, verdict: Verdict, goal: Goal) -> AttackResult:
     """What holds under another draw too: fooled and broken if under both, suspicion the higher one."""
     again = found.judged(verdict, goal)
-    score = torch.maximum(found.verdict.score, verdict.score)
+    score, accepted = torch.maximum(found.verdict.score, verdict.score), found.verdict.accepted & verdict.accepted
     return replace(
-        again,
-        verdict=replace(verdict, score=score),
-        fooled=found.fooled & again.fooled,
-        broken=found.broken & again.broken,
+        again, verdict=replace(verdict, score=score, accepted=accepted), reached=found.reached & again.reached
     )
 
 
@@ -209,8 +210,9 @@ def _stronger(best: AttackResult, found: AttackResult, rows: Tensor) -> AttackRe
     return AttackResult(
         merged(best.images, found.images),
         Verdict(*(merged(getattr(verdicts[0], name), getattr(verdicts[1], name)) for name in _COLUMNS)),
-        merged(best.fooled, found.fooled),
-        merged(best.broken, found.broken),
+        merged(best.reached, found.reached),
+        best.wrong,
+        best.unmoved.index_put((rows.to(best.unmoved.device),), best.unmoved[rows] & found.unmoved),
         best.forwards + found.forwards,
         best.backwards + found.backwards,
         best.seconds + found.seconds,

@@ -1,7 +1,8 @@
 """Gradients from answers alone: by random directions (SPSA) and one coordinate at a time (ZOO), each walked by Adam.
 
-The victim reads 8-bit files, so every difference is taken over whole grey levels around a point on that grid; the
-steps of 1e-4 that the papers take on floats would be rounded away.
+A victim that reads 8-bit files sees whole grey levels alone, so every difference is taken over some of them, around a
+point on that grid; the steps of 1e-4 that the papers take on floats would be rounded away. Before one that does not
+round, the differences are as long, around the point itself.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from medaegis.attacks.balls import LEVELS
-from medaegis.attacks.search import Best, Queries, Search, draw, signs, to_grid
+from medaegis.attacks.search import Best, Queries, Search, draw, signs
 from medaegis.attacks.steps import Problem
 from medaegis.errors import ConfigError
 
@@ -61,7 +62,7 @@ class Spsa(Search):
         samples = _that_fit(self.samples, problem)
         z = best.point
         while True:
-            grad, middle = torch.zeros_like(x), to_grid(z)
+            grad, middle = torch.zeros_like(x), problem.seen(z)
             for _ in range(samples):
                 direction = signs(draw(problem.generators, x.shape[1:], x)) * reach
                 ahead, behind = (middle + direction).clamp_(0, 1), (middle - direction).clamp_(0, 1)
@@ -101,7 +102,7 @@ class Zoo(Search):
         z = best.point
         while True:
             chosen = torch.stack([torch.randperm(size, generator=g)[:count] for g in problem.generators]).to(x.device)
-            grad, middle = torch.zeros_like(x).flatten(1), to_grid(z).flatten(1)
+            grad, middle = torch.zeros_like(x).flatten(1), problem.seen(z).flatten(1)
             for k in range(count):
                 place = chosen[:, k : k + 1]
                 value = middle.gather(1, place)

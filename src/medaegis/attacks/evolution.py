@@ -40,8 +40,8 @@ class OnePixel(Search):
         shape = (self.population, self.pixels, 2 + x.shape[1])  # row, column, colours, all in [0, 1)
         genes = draw(generators, shape, x)
         # The paper draws colours from N(128, 127) of 255.
-        colours = torch.stack([torch.randn(*shape, generator=g) for g in generators]).to(x)[..., 2:]
-        genes[..., 2:] = (0.5 + 0.5 * colours).clamp(0, 1)
+        colours = torch.stack([torch.randn(*shape, dtype=torch.float32, generator=g) for g in generators])
+        genes[..., 2:] = (0.5 + 0.5 * colours.to(x)[..., 2:]).clamp(0, 1)
         fitness = yield from self._ask(problem, best, genes)
         while True:
             children = self._mutate(genes, generators)

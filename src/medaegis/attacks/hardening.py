@@ -10,6 +10,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
+from medaegis.ambient import own_modes
 from medaegis.attacks.balls import Linf
 from medaegis.attacks.engine import Attack, generator
 from medaegis.attacks.objectives import CrossEntropy, Goal
@@ -39,6 +40,7 @@ class Hardening(BaseModel):
         """The radius after the share `done` of the training."""
         return self.eps if done >= self.growth else self.eps * done / self.growth
 
+    @own_modes()
     def __call__(
         self, classifier: Classifier, x: Tensor, labels: Tensor, ids: Tensor, *, done: float, seed: int
     ) -> Tensor:
@@ -54,7 +56,7 @@ class Hardening(BaseModel):
         victim = Victim(classifier, fold=False)  # folding takes longer than these few steps would gain by it
         goal = Goal(labels[rows], None).to(victim.device)
         clean = x[rows].to(victim.device)
-        eps = torch.full((len(clean), 1, 1, 1), self.radius(done), device=victim.device)
+        eps = torch.full_like(clean[:, :1, :1, :1], self.radius(done))
         start = Linf().random(clean, eps, [generator(seed, int(i), 0) for i in ids[rows]])
         return torch.cat([x[: rows.start], self._attacked(victim, clean, goal, eps, start).to(x.device)])
 

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from medaegis.ambient import own_modes
 from medaegis.attacks.objectives import Begun, Goal, Objective, View
+from medaegis.detectors.mixture import fit_gaussians
 from medaegis.errors import ConfigError, DataError
-from medaegis.models.taps import pool
+from medaegis.models.taps import pool, refuse_constant
 
 if TYPE_CHECKING:
     from medaegis.attacks.victim import Victim
@@ -61,7 +63,7 @@ class Mixtures:
             features: pooled, `(N, C)`.
             classes: `(N,)`.
         """
-        far = torch.zeros(len(features), device=features.device)
+        far = features.new_zeros(len(features))
         for k in classes.unique().tolist():
             rows = (classes == k).nonzero().squeeze(1)
             apart = features[rows][:, None] - self.means[tap][k]
@@ -71,6 +73,7 @@ class Mixtures:
         return far
 
 
+@own_modes()
 def fit_mixtures(
     features: Mapping[str, Tensor],
     labels: Tensor,
@@ -91,21 +94,22 @@ def fit_mixtures(
             outweigh all else, and the attack neither fools nor hides among other normal images.
 
     Raises:
-        DataError: fewer than two images of a class, or fewer than components.
+        DataError: fewer than two images of a class, or fewer than components; a tap that is the same for all images,
+            or all of a class; a covariance that cannot be inverted.
     """
-    from sklearn.mixture import GaussianMixture
-
     classes = int(labels.max()) + 1 if classes is None else classes
     counts = labels.bincount(minlength=classes)
     if int(counts.min()) < max(2, components):
         raise DataError("normal features", f"{int(counts.min())} images of a class", "give more, or fewer components")
     constants, means, roots = {}, {}, {}
+    refuse_constant("normal features", features)
     for tap, values in features.items():
         fits = []
         for k in range(classes):
-            mine = values[labels == k].double().cpu().numpy()
-            mixture = GaussianMixture(components, reg_covar=regular * float(mine.var(0).mean()), random_state=seed)
-            fits.append(mixture.fit(mine))
+            mine, source = values[labels == k].double(), f"normal features of class {k}, tap {tap!r}"
+            refuse_constant(f"normal features of class {k}", {tap: mine})
+            added = regular * float(mine.var(0, correction=0).mean())
+            fits.append(fit_gaussians(mine, components, covariance="full", regular=added, seed=seed, source=source))
         root = torch.stack([torch.from_numpy(fit.precisions_cholesky_) for fit in fits])
         weight = torch.stack([torch.from_numpy(fit.weights_) for fit in fits])
         constants[tap] = (weight.log() + root.diagonal(dim1=2, dim2=3).log().sum(2)).float()

@@ -88,7 +88,7 @@ class Known:
             pixels = self.images.pixels()
             self._seen = _place(victim), taps, victim.features(pixels, taps, torch.arange(len(pixels)), _flat)
         here = victim.features(images, taps, ids, _flat)
-        far = torch.zeros((len(images), len(self.images)), device=victim.device)
+        far = torch.zeros((len(images), len(self.images)), dtype=torch.float32, device=victim.device)
         for tap, known in self._seen[2].items():
             far += apart(here[tap], known).square() / known.square().sum().clamp_min(1e-12)
         return far.cpu()

@@ -51,7 +51,10 @@ class ClosestFeatureMatch(FeatureMatch):
 
 @dataclass(frozen=True)
 class LogitMatch(Begun):
-    """Answer like a guide (Tramer 2020): squared distance of logits."""
+    """Answer like a guide (Tramer 2020): squared distance of logits, each less the mean of all.
+
+    A shift common to all logits changes no answer, so it must not count as a distance.
+    """
 
     needs_guides = True
 
@@ -81,7 +84,8 @@ class _MatchedLogits(Objective):
     wanted: Tensor
 
     def __call__(self, view: View) -> Tensor:
-        return (view.known_logits() - self.wanted).float().square().sum(1)
+        apart = (view.known_logits() - self.wanted).float()
+        return (apart - apart.mean(1, keepdim=True)).square().sum(1)
 
 
 @torch.no_grad()

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from medaegis.attacks.balls import LEVELS, Ball, Linf
-from medaegis.attacks.objectives import Goal, Objective, View, margin
+from medaegis.attacks.objectives import CarliniWagner, Goal, Objective, View, margin
 from medaegis.attacks.steps import Problem, Walker
 from medaegis.errors import ConfigError
 
 SHORTEST = 1 / (8 * LEVELS)  # least step to a boundary; 8-bit pixels would not feel the shorter ones near it
+FINEST = 1e-6  # the same for pixels that are not rounded, some units in the last place of float32
 LARGEST_WEIGHT = 1e10  # upper end of the search for c
 BETAS, ADAM_EPS = (0.9, 0.999), 1e-8
 
@@ -59,9 +60,9 @@ class _CarliniWalker(Walker):
         x, n = problem.x, len(problem.x)
         self.rule, self.problem = rule, problem
         self.length = -(-problem.steps // rule.search)
-        self.weight = torch.full((n,), rule.first, device=x.device)
+        self.weight = torch.full((n,), rule.first, dtype=torch.float32, device=x.device)
         self.low, self.high = torch.zeros_like(self.weight), torch.full_like(self.weight, LARGEST_WEIGHT)
-        self.best, self.best_loss = x.clone(), torch.full((n,), torch.inf, device=x.device)
+        self.best, self.best_loss = x.clone(), torch.full_like(self.weight, torch.inf)
         self.shortest = self.best_loss.clone()
         self.worked = torch.zeros(n, dtype=torch.bool, device=x.device)
         self.clean: tuple[Tensor, Tensor] | None = None
@@ -84,15 +85,18 @@ class _CarliniWalker(Walker):
         return self._adam(z, grad, losses)
 
     def _remember(self, z: Tensor, losses: Tensor) -> None:
-        reached = (losses < 0) & (losses <= -self.rule.kappa)
+        reached = self._reached(losses)
         self.worked |= reached
-        z = (z * LEVELS).round() / LEVELS  # what the victim saw and will be given: its length counts
+        z = self.problem.seen(z)  # its length counts
         far = (z - self.problem.x).square().sum((1, 2, 3))
         nearest = torch.isinf(self.shortest) & (losses < self.best_loss)
         better = torch.where(reached, far < self.shortest, nearest)
         self.best = torch.where(better.view(-1, 1, 1, 1), z, self.best)
         self.best_loss = torch.where(better, losses, self.best_loss)
         self.shortest = torch.where(better & reached, far, self.shortest)
+
+    def _reached(self, losses: Tensor) -> Tensor:
+        return (losses < 0) & (losses <= -self.rule.kappa)
 
     def _search(self) -> None:
         self.high = torch.where(self.worked, torch.minimum(self.high, self.weight), self.high)
@@ -101,7 +105,7 @@ class _CarliniWalker(Walker):
         self.weight = torch.where(bounded, (self.low + self.high) / 2, self.weight * 10)
 
     def _adam(self, z: Tensor, grad: Tensor, losses: Tensor) -> Tensor:
-        pulls = self.weight * (losses > -self.rule.kappa)
+        pulls = self.weight * ~self._reached(losses)  # on the boundary itself nothing is reached yet
         grad = 2 * (z - self.problem.x) + pulls.view(-1, 1, 1, 1) * grad
         self.taken += 1
         self.first.lerp_(grad, 1 - BETAS[0])
@@ -110,7 +114,7 @@ class _CarliniWalker(Walker):
         return (z - self.rule.rate * mean / (spread.sqrt() + ADAM_EPS)).clamp_(0, 1)
 
     def result(self, z: Tensor) -> Tensor:
-        return self.problem.ball.project_(self.best.clone(), self.problem.x, self.problem.eps)
+        return self.problem.inside(self.best)
 
 
 @dataclass(frozen=True)
@@ -135,12 +139,13 @@ class Boundary:
 class _BoundaryWalker(Walker):
     def __init__(self, rule: Boundary, problem: Problem) -> None:
         self.rule, self.problem = rule, problem
+        self.least = SHORTEST if problem.rounds else FINEST
         self.resting = torch.zeros(len(problem.x), dtype=torch.bool, device=problem.x.device)
 
     def step(self, z: Tensor, grad: Tensor, losses: Tensor, i: int) -> Tensor:
         direction = self.problem.ball.direction(grad)
         slope = (grad * direction).sum((1, 2, 3), keepdim=True)
-        length = ((1 + self.rule.overshoot) * losses.view(-1, 1, 1, 1) / slope).clamp_min(SHORTEST)
+        length = ((1 + self.rule.overshoot) * losses.view(-1, 1, 1, 1) / slope).clamp_min(self.least)
         # Where the gradient is nil there is no boundary to see, now and for good.
         self.resting |= (losses < 0) | ~(slope > 0).flatten()
         return torch.where(self.resting.view(-1, 1, 1, 1), z, z - length * direction).clamp_(0, 1)
@@ -149,7 +154,7 @@ class _BoundaryWalker(Walker):
         return bool(self.resting.all())
 
     def result(self, z: Tensor) -> Tensor:
-        return self.problem.ball.project_(z, self.problem.x, self.problem.eps)
+        return self.problem.inside(z)
 
 
 @dataclass(frozen=True)
@@ -164,6 +169,9 @@ class NearestBoundary(Objective):
     """
 
     ball: Ball = field(default_factory=Linf)
+
+    def walked(self) -> tuple[Objective, ...]:
+        return (CarliniWagner(),)
 
     def passes(self, goal: Goal, classes: int) -> tuple[int, int]:
         return 1, classes - 1 if goal.targets is None else 1
@@ -182,7 +190,9 @@ class NearestBoundary(Objective):
         losses, grad = apart[0], torch.zeros_like(z)
         for k, loss in enumerate(apart):
             (slopes,) = torch.autograd.grad(loss.sum(), z, retain_graph=k < classes - 2)
-            far = loss.detach() / (slopes * self.ball.direction(slopes)).sum((1, 2, 3)).clamp_min(1e-30)
+            slope = (slopes * self.ball.direction(slopes)).sum((1, 2, 3))
+            # A class whose logit goes along with the true one, as that of a tie for good, has no boundary to go to.
+            far = torch.where((slope > 0) | (loss < 0), loss.detach() / slope.clamp_min(1e-30), torch.inf)
             nearer = far < nearest
             nearest = torch.where(nearer, far, nearest)
             losses = torch.where(nearer, loss, losses)
@@ -243,16 +253,18 @@ class _SparseWalker(Walker):
 
 @dataclass(frozen=True)
 class Saliency(Objective):
-    """JSMA's saliency map (Papernot 2016) of single values, on logits; the loss is the margin.
+    """JSMA's saliency map (Papernot 2016) of single values; the loss is the margin.
 
-    A value counts where it raises the target's logit and lowers the sum of the others, or the other way round: by the
-    product of the two slopes, with the sign of the change that helps. The paper scores pairs, which for d values takes
-    d^2 numbers: 20 GB for an image of 224 x 224. Untargeted the true class takes the target's place with the signs
-    turned. Two backwards.
+    In the paper a value counts by the product of two slopes of opposite signs, that of the target's output and that of
+    the sum of the others. Outputs that sum to 1, as probabilities do, have both the same but for their sign, and the
+    order is that of the one slope. The slopes of raw logits change under a shift common to all of them, which no answer
+    depends on; so the mean of all is taken from each, after which they sum to 0: it is the slope of the target's logit
+    less their mean that counts. The paper scores pairs, which for d values takes d^2 numbers: 20 GB for an image of
+    224 x 224. Untargeted the true class takes the target's place with the signs turned.
     """
 
-    def passes(self, goal: Goal, classes: int) -> tuple[int, int]:
-        return 1, 2
+    def walked(self) -> tuple[Objective, ...]:
+        return (CarliniWagner(),)
 
     def __call__(self, view: View) -> Tensor:
         return margin(view.known_logits(), view.goal)
@@ -260,9 +272,6 @@ class Saliency(Objective):
     def pull(self, view: View, z: Tensor) -> tuple[Tensor, Tensor]:
         logits, goal = view.known_logits(), view.goal
         named = goal.labels if goal.targets is None else goal.targets
-        own = logits.gather(1, named.view(-1, 1)).sum()
-        (alpha,) = torch.autograd.grad(own, z, retain_graph=True)
-        (beta,) = torch.autograd.grad(logits.sum() - own, z)
-        helps = alpha if goal.targets is not None else -alpha
-        # To be walked against, as a gradient is.
-        return self(view), torch.where(alpha * beta < 0, alpha * beta * helps.sign(), 0.0)
+        own = logits.gather(1, named.view(-1, 1)).squeeze(1) - logits.mean(1)
+        (slopes,) = torch.autograd.grad(own.sum(), z)
+        return self(view), slopes if goal.targets is None else -slopes

@@ -125,6 +125,14 @@ class Objective(ABC):
     taps: tuple[str, ...] = ()
     needs_guides: bool = False
     needs_normal: bool = False
+    title: str = "loss"
+
+    def walked(self) -> tuple[Objective, ...]:
+        """The losses on the answer whose slopes an attack with this objective follows, each by itself.
+
+        Without those that need to know more than the victim: guides, normal features, an answer given before.
+        """
+        return () if self.needs_guides or self.needs_normal else (self,)
 
     def begin(self, victim: Victim, goal: Goal) -> Objective:
         """The objective for one batch, with whatever stays the same over its steps worked out."""
@@ -164,6 +172,9 @@ class Begun(Objective):
     @abstractmethod
     def begin(self, victim: Victim, goal: Goal) -> Objective: ...
 
+    def walked(self) -> tuple[Objective, ...]:
+        return ()
+
     def __call__(self, view: View) -> Tensor:
         raise ConfigError(type(self).__name__, "it was not begun", "run it as an attack")
 
@@ -185,6 +196,9 @@ class Sum(Objective):
             object.__setattr__(self, need, any(getattr(o, need) for o in objectives))
         object.__setattr__(self, "taps", tuple(dict.fromkeys(tap for o in objectives for tap in o.taps)))
 
+    def walked(self) -> tuple[Objective, ...]:
+        return tuple(dict.fromkeys(loss for _, objective in self.terms for loss in objective.walked()))
+
     def begin(self, victim: Victim, goal: Goal) -> Objective:
         return Sum(tuple((weight, objective.begin(victim, goal)) for weight, objective in self.terms))
 
@@ -199,14 +213,32 @@ class Sum(Objective):
         return torch.stack([weight * objective(view) for weight, objective in self.terms]).sum(0)
 
 
+FAINT = 1e-12  # weight of a slope that stands in for one that is lost: it leads where nothing else does
+
+
 @dataclass(frozen=True)
 class CrossEntropy(Objective):
-    """Cross-entropy to the target, or minus that of the true class (FGSM, BIM, PGD, MIM; Aegis eq. 1)."""
+    """Cross-entropy to the target, or minus that of the true class (FGSM, BIM, PGD, MIM; Aegis eq. 1).
+
+    Of a class whose probability rounds to 1 in float32 the cross-entropy is 0 and has lost its slope, wholly or in
+    part (Carlini 2017, on defensive distillation). With l the logit of the true class less the log-sum-exp of the
+    others it is log(1 + exp(-l)), whose slope is that of -l by a factor above 0: taken from there it keeps its
+    direction, and at least the factor `FAINT`, on whatever scale the logits are.
+    """
+
+    title = "cross-entropy"
 
     def __call__(self, view: View) -> Tensor:
-        if view.goal.targets is None:
-            return -F.cross_entropy(view.known_logits(), view.goal.labels, reduction="none")
-        return F.cross_entropy(view.known_logits(), view.goal.targets, reduction="none")
+        logits, goal = view.known_logits(), view.goal
+        if goal.targets is not None:
+            return F.cross_entropy(logits, goal.targets, reduction="none")
+        loss, ahead = -F.cross_entropy(logits, goal.labels, reduction="none"), lead(logits, goal.labels)
+        return torch.where(loss == 0, FAINT * ahead - F.softplus(-ahead), loss)
+
+
+def lead(logits: Tensor, labels: Tensor) -> Tensor:
+    """Log-odds of the class against all others, `(N,)`: a margin to all of them at once."""
+    return logits.gather(1, labels.view(-1, 1)).squeeze(1) - without(logits, labels).logsumexp(1)
 
 
 @dataclass(frozen=True)
@@ -221,6 +253,10 @@ class CarliniWagner(Objective):
     """
 
     kappa: float = torch.inf
+    title = "margin"
+
+    def walked(self) -> tuple[Objective, ...]:
+        return (CarliniWagner(),)  # at its confidence it is flat on purpose
 
     def __call__(self, view: View) -> Tensor:
         return margin(view.known_logits(), view.goal).clamp_min(-self.kappa)
@@ -231,7 +267,12 @@ def margin(logits: Tensor, goal: Goal) -> Tensor:
     wanted = goal.class_to_be(logits)
     ours = logits.gather(1, wanted.view(-1, 1)).squeeze(1)
     if goal.targets is None:
-        return logits.gather(1, goal.labels.view(-1, 1)).squeeze(1) - ours
+        far = logits.gather(1, goal.labels.view(-1, 1)).squeeze(1) - ours
+        if not far.requires_grad:
+            return far
+        # A class tied with the true one may be so everywhere, and no way lead from it; the others show one then.
+        ahead = lead(logits, goal.labels)
+        return torch.where(far == 0, ahead - ahead.detach(), far)
     return without(logits, wanted).amax(1) - ours
 
 
@@ -241,6 +282,8 @@ class LogitRatio(Objective):
 
     Untargeted it needs 3 classes, targeted 4.
     """
+
+    title = "ratio of logits"
 
     def __call__(self, view: View) -> Tensor:
         logits, goal = view.known_logits(), view.goal
@@ -264,6 +307,7 @@ class ShieldLogit(Objective):
 
     needs_shield = True
     needs_logits = False
+    title = "Shield"
 
     def __call__(self, view: View) -> Tensor:
         return -view.shield_logit
@@ -287,6 +331,9 @@ class Selective(Objective):
     passing: Objective = field(default_factory=ShieldLogit)
     sure: float = SURE
     needs_shield = True
+
+    def walked(self) -> tuple[Objective, ...]:
+        return (*self.fooling.walked(), *self.passing.walked())
 
     def __call__(self, view: View) -> Tensor:
         return self._chosen(view, self.fooling(view), self.passing(view))

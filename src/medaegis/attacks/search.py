@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from medaegis.attacks.balls import L2, LEVELS
+from medaegis.attacks.balls import L2
 from medaegis.attacks.steps import Problem, Walker
 
 Queries = Generator[Tensor, Tensor, None]  # yields images (N, C, H, W), is sent their losses (N,)
@@ -78,14 +78,9 @@ class Searcher(Walker):
         return self.best.point
 
 
-def to_grid(z: Tensor) -> Tensor:
-    """Nearest image that a file can hold: values k / 255 in [0, 1]. The victim sees no other."""
-    return (z * LEVELS).round().clamp_(0, LEVELS) / LEVELS
-
-
 def draw(generators: Sequence[torch.Generator], shape: Sequence[int], like: Tensor) -> Tensor:
     """Uniform numbers in [0, 1), `(N, *shape)`, each row by its image's own generator."""
-    return torch.stack([torch.rand(*shape, generator=g) for g in generators]).to(like)
+    return torch.stack([torch.rand(*shape, dtype=torch.float32, generator=g) for g in generators]).to(like)
 
 
 def signs(u: Tensor) -> Tensor:
@@ -134,7 +129,7 @@ class Square(Search):
             change = signs(u[:, 2:, None, None]) * eps
             proposal = problem.ball.project_(torch.where(inside, x + change, best.point), x, eps)
             # Where all of a square has these signs already it gets the others: no query about a known answer.
-            known = (to_grid(proposal) == to_grid(best.point)).flatten(1).all(1).view(-1, 1, 1, 1)
+            known = (problem.seen(proposal) == problem.seen(best.point)).flatten(1).all(1).view(-1, 1, 1, 1)
             other = problem.ball.project_(torch.where(inside, x - change, best.point), x, eps)
             proposal = torch.where(known, other, proposal)
 

@@ -14,7 +14,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from medaegis.attacks.balls import Ball
+from medaegis.attacks.balls import Ball, to_grid
+
+FLOAT_ERROR = 1e-6  # of pixel values in float32, after a few additions
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,7 @@ class Problem:
 
     `generators`, one per image, are for rules that draw; the draws of an image never depend on the others. `guides`,
     images `(N, C, H, W)` that the attacker has, are for rules that start from one, `targets`, wanted classes `(N,)`,
-    for rules that go another way for each.
+    for rules that go another way for each. `rounds`: the victim sees 8-bit images, whatever it is shown.
     """
 
     x: Tensor
@@ -34,6 +36,17 @@ class Problem:
     generators: Sequence[torch.Generator] = ()
     guides: Tensor | None = None
     targets: Tensor | None = None
+    rounds: bool = True
+
+    def seen(self, z: Tensor) -> Tensor:
+        """What the victim sees of `z`, and will be given: an image in [0, 1], on the 8-bit grid where it rounds."""
+        return to_grid(z) if self.rounds else z.clamp(0, 1)
+
+    def inside(self, z: Tensor) -> Tensor:
+        """`z` drawn into the ball; what lies there already stays as it is, to the last bit."""
+        drawn = self.ball.project_(z.clone(), self.x, self.eps)
+        moved = ((drawn - z).abs() > FLOAT_ERROR).flatten(1).any(1)
+        return torch.where(moved.view(-1, 1, 1, 1), drawn, z)
 
 
 class Walker(ABC):
@@ -141,9 +154,9 @@ class _AdaptiveWalker(Walker):
         self.marks = checkpoints(problem.steps)
         self.best = problem.x.clone()
         self.best_grad = torch.zeros_like(problem.x)
-        self.best_loss = torch.full((n,), torch.inf, device=device)
-        self.last_loss = torch.full((n,), -torch.inf, device=device)  # the start is no improvement on anything
-        self.improved = torch.zeros(n, device=device)
+        self.best_loss = torch.full((n,), torch.inf, dtype=torch.float32, device=device)
+        self.last_loss = torch.full_like(self.best_loss, -torch.inf)  # the start is no improvement on anything
+        self.improved = torch.zeros_like(self.best_loss)
         self.halved = torch.ones(n, dtype=torch.bool, device=device)  # no judgement on the best loss at the first mark
         self.mark_loss = self.best_loss.clone()
         self.last_mark = 0

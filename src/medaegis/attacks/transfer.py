@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from medaegis.ambient import own_modes
 from medaegis.attacks.catalogue import AnyAttack
 from medaegis.attacks.engine import AttackResult
 from medaegis.attacks.objectives import Goal
@@ -28,6 +29,7 @@ class _Committee(nn.Module):
         return torch.stack([member(x) for member in self.members]).mean(0)
 
 
+@own_modes()
 def committee(classifiers: Sequence[Classifier]) -> Classifier:
     """One classifier whose logits are the mean of theirs, and whose taps are all of theirs; one alone is itself.
 
@@ -54,6 +56,7 @@ def committee(classifiers: Sequence[Classifier]) -> Classifier:
     ).eval()
 
 
+@own_modes()
 def transfer(
     attack: AnyAttack,
     surrogate: Victim,
@@ -70,8 +73,8 @@ def transfer(
 ) -> AttackResult:
     """Run an attack on the surrogate as if that were all there is; the verdict is the victim's.
 
-    What is chosen between (restarts, members of an ensemble) is chosen by the surrogate: the victim is looked at once,
-    at the end. Passes are those through the surrogate.
+    What is chosen between (restarts, members of an ensemble) is chosen by the surrogate: the victim is looked at at
+    the end alone. Passes are those through the surrogate.
 
     Args:
         options: of `Attack.run`.
@@ -82,8 +85,11 @@ def transfer(
     check_alike(victim.exact, surrogate.exact)
     options |= {"targets": targets, "only_target": only_target, "ids": ids, "seed": seed, "batch_size": batch_size}
     found = attack.run(surrogate, images, labels, **options)
-    verdict = victim.verdicts(found.images, ids, seed=seed, batch_size=batch_size)
-    return found.judged(verdict.to(labels.device), Goal(labels, targets, only_target=only_target))
+    verdict, clean = (
+        victim.verdicts(x, ids, seed=seed, batch_size=batch_size).to(labels.device)
+        for x in (found.images, images.float())
+    )
+    return found.judged(verdict, Goal(labels, targets, only_target=only_target), clean=clean)
 
 
 def check_alike(one: Classifier, other: Classifier) -> None:

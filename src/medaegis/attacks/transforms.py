@@ -51,7 +51,8 @@ class InputDiversity:
             raise ConfigError("input diversity", f"{self.probability}, {self.smallest}", "give shares in [0, 1]")
 
     def begin(self, steps: int, generators: Sequence[torch.Generator]) -> Transformer:
-        return _Diverse(self, torch.stack([torch.rand(steps, 4, generator=g) for g in generators], 1))
+        draws = [torch.rand(steps, 4, dtype=torch.float32, generator=g) for g in generators]
+        return _Diverse(self, torch.stack(draws, 1))
 
 
 class _Diverse:

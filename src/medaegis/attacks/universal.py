@@ -15,6 +15,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from medaegis.ambient import own_modes
 from medaegis.attacks.balls import LEVELS, Ball, Linf, whole_levels
 from medaegis.attacks.engine import Attack, AttackResult
 from medaegis.attacks.objectives import CarliniWagner, Goal, Objective, View
@@ -31,7 +32,7 @@ class Lesson:
     """What was learned, and what it took.
 
     Attributes:
-        change: `(C, H, W)`, whole grey levels in units of full brightness.
+        change: `(C, H, W)`, in units of full brightness; whole grey levels where the victim rounds.
         forwards, backwards: passes over single known images.
         seconds: wall time.
     """
@@ -81,6 +82,8 @@ class Universal:
             raise ConfigError(WHAT, "it has one start, so restarts would repeat it", "leave restarts out")
         return self if steps is None else replace(self, steps=min(steps, self.steps))
 
+    @own_modes()
+    @torch.enable_grad()
     def learn(
         self,
         victim: Victim,
@@ -96,7 +99,7 @@ class Universal:
 
         Args:
             images: `(N, C, H, W)` in [0, 1]; labels: their classes, int64 `(N,)`.
-            eps: largest change of a value; whole grey levels of it count.
+            eps: largest change of a value; where the victim rounds, whole grey levels of it count.
 
         Raises:
             ConfigError: no images to learn from, labels that do not fit, or eps outside [0, 1].
@@ -106,7 +109,8 @@ class Universal:
         if target is not None:
             images, labels = images[labels != target], labels[labels != target]
         goal = Goal(labels, None if target is None else torch.full_like(labels, target))
-        limit = float(whole_levels(torch.tensor(eps))) / LEVELS
+        rounds = victim.cushion.rounds
+        limit = float(whole_levels(torch.tensor(eps))) / LEVELS if rounds else eps
         change = torch.zeros_like(images[0], device=victim.device)
         order = torch.Generator().manual_seed(seed)
         size, batches = self.step_size * limit, self.steps * -(-len(images) // self.learning_batch)
@@ -125,9 +129,10 @@ class Universal:
             progress(step + 1, self.steps, "passes over the known images")
         looks, pulls = self.objective.passes(goal, len(victim.exact.classes))
         spent = self.steps * len(images)
-        change = (change * LEVELS).round().cpu() / LEVELS
-        return Lesson(change, spent * looks, spent * pulls, time.perf_counter() - began)
+        change = (change * LEVELS).round() / LEVELS if rounds else change
+        return Lesson(change.cpu(), spent * looks, spent * pulls, time.perf_counter() - began)
 
+    @own_modes()
     def run(
         self,
         victim: Victim,
@@ -135,7 +140,7 @@ class Universal:
         labels: Tensor,
         *,
         eps: float | Tensor,
-        known: tuple[Tensor, Tensor],
+        known: tuple[Tensor, Tensor] | None = None,
         targets: Tensor | None = None,
         only_target: bool = True,
         ids: Tensor | None = None,
@@ -152,8 +157,11 @@ class Universal:
             known: images and labels to learn from, none of the attacked ones among them. The rest as `Attack.run`.
 
         Raises:
-            ConfigError: as `learn` and `Attack.run`.
+            ConfigError: as `learn` and `Attack.run`; no known images.
         """
+        if known is None:
+            remedy = "give known=(images, labels), none of the attacked ones"
+            raise ConfigError(WHAT, "it is learned from known images, and none are given", remedy)
         radius = float(torch.as_tensor(eps, dtype=torch.float32).max())
         lessons = {k: self.learn(victim, *known, eps=radius, target=k, seed=seed) for k in wanted(targets)}
         attack = fixed({k: lesson.change for k, lesson in lessons.items()})
@@ -225,11 +233,14 @@ class Unasked(Objective):
 
     needs_logits = False
 
+    def walked(self) -> tuple[Objective, ...]:
+        return ()
+
     def passes(self, goal: Goal, classes: int) -> tuple[int, int]:
         return 0, 0
 
     def __call__(self, view: View) -> Tensor:
-        return torch.zeros(len(view.goal.labels), device=view.goal.labels.device)
+        return torch.zeros_like(view.goal.labels, dtype=torch.float32)
 
 
 def _check(images: Tensor, labels: Tensor, target: int | None, eps: float) -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from medaegis.ambient import own_modes
 from medaegis.attacks.objectives import Goal, Objective, View
 from medaegis.cushions import Cushion, Gradient, RandomCushion, cushion_with_gradient, parse_cushion
 from medaegis.detectors.shield import ShieldBank
@@ -74,6 +75,7 @@ class Victim:
         fold: fold batch norm into the convolutions (exact up to rounding).
     """
 
+    @own_modes()
     def __init__(
         self,
         classifier: Classifier,
@@ -86,7 +88,7 @@ class Victim:
     ) -> None:
         self.cushion = cushion if cushion is not None else parse_cushion("none")
         self.gradient = gradient
-        self.shields = shields
+        self.shields = _differentiable(shields)
         self._dice = self.cushion if isinstance(self.cushion, RandomCushion) else None
         self._stage = "victim"
         self._draws: tuple[int, str, list[int]] | None = None
@@ -186,6 +188,7 @@ class Victim:
             logits: Tensor = self.shields(features, classes)
             return logits
 
+    @own_modes()
     @torch.no_grad()
     def judge(self, images: Tensor) -> Verdict:
         """Verdict in float32 on images as they would be read from disk (8-bit values k / 255)."""
@@ -225,6 +228,7 @@ class Victim:
         """Channel means `(N, C)` of the tapped features in float32, behind the Cushion; draws by place."""
         return self.features(images, taps, torch.arange(len(images)), pool)
 
+    @own_modes()
     @torch.no_grad()
     def features(
         self, images: Tensor, taps: tuple[str, ...], ids: Tensor, form: Callable[[Tensor], Tensor]
@@ -241,6 +245,7 @@ class Victim:
             parts.append({tap: form(values) for tap, values in seen.features.items()})
         return {tap: torch.cat([part[tap] for part in parts]) for tap in taps}
 
+    @own_modes()
     @torch.no_grad()
     def suspicion(self, images: Tensor, classes: Tensor) -> Tensor:
         """Calibrated suspicion in float32 by the Shields of given classes `(N,)`, whatever the classifier says."""
@@ -248,3 +253,11 @@ class Victim:
             raise ConfigError("suspicion", "the victim has no Shields", "give it shields")
         seen = self.exact.activations(self.cushion(images), logits=False, taps=self.shields.taps)
         return self.shields.suspicion(self.shields(seen.features, classes), classes)
+
+
+def _differentiable(shields: ShieldBank | None) -> ShieldBank | None:
+    """The very bank, which may be in training; a copy of one that was made in inference mode, whose tensors have no use
+    in a gradient.
+    """
+    made_in = shields is not None and any(t.is_inference() for t in (*shields.parameters(), *shields.buffers()))
+    return copy.deepcopy(shields) if made_in else shields

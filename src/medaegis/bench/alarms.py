@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from medaegis.attacks.balls import Linf
-from medaegis.attacks.catalogue import find_attack
+from medaegis.attacks.catalogue import AnyAttack, find_attack
 from medaegis.attacks.engine import generator
+from medaegis.attacks.ensemble import Ensemble
 from medaegis.attacks.objectives import CarliniWagner, Goal, Objective, ShieldLogit
 from medaegis.attacks.victim import Victim
 from medaegis.bench.exact import AtMost, gain, judge
@@ -36,13 +37,28 @@ BLIND_IMAGES, BLIND_QUERIES = 16, 500
 STAMINA_IMAGES = 16
 STAMINA = ((10, 1), (1, 5), (1, 20))  # times the steps, and restarts
 
-LOSSES: dict[str, Objective] = {"classifier": CarliniWagner(), "Shield": ShieldLogit()}
-
 
 def run_alarms(field: Field, outcomes: Outcomes) -> list[Control]:
     """Every alarm that applies to what was measured; those that attack further are `run_guessing`, `run_stamina`."""
     alarms = [*steps_beat_one(outcomes), *_patience(outcomes), *knowledge_helps(outcomes, adaptive=True)]
-    return alarms + gradient_alarms(field)
+    return alarms + gradient_alarms(field, outcomes)
+
+
+def followed(outcomes: Outcomes, classes: int, *always: Objective) -> dict[str, Objective]:
+    """The losses on the answer that these attacks follow, by what they are of, after those that are looked at always.
+
+    A loss can be flat where another is not: cross-entropy on saturated logits, whose margin has a slope everywhere.
+    """
+    planned = [p for p, _ in outcomes if find_attack(p.attack).misleads]
+    objectives = [objective for p in planned for objective in _objectives(p.value, classes)]
+    losses = (*always, *(loss for objective in objectives for loss in objective.walked()))
+    return {loss.title: loss for loss in losses}
+
+
+def _objectives(attack: AnyAttack, classes: int) -> list[Objective]:
+    if not isinstance(attack, Ensemble):
+        return [attack.objective]
+    return [member.attack.objective for member in attack.members if member.classes <= classes]
 
 
 def steps_beat_one(outcomes: Outcomes) -> list[Control]:
@@ -147,14 +163,15 @@ def _best(outcomes: Iterable[tuple[Planned, Piece]]) -> tuple[str, Tensor] | Non
     return max(found, key=lambda pair: int(pair[1].sum())) if found else None
 
 
-def gradient_alarms(field: Field) -> list[Control]:
-    """Slopes of the classifier's loss and the Shield's, without the Cushion: a loss that is quantised by a codec steps
-    by nature, and the ways through it have a control of their own.
+def gradient_alarms(field: Field, outcomes: Outcomes) -> list[Control]:
+    """Slopes of the margin, of the Shield and of every loss that the attacks follow, without the Cushion: a loss that
+    is quantised by a codec steps by nature, and the ways through it have a control of their own.
     """
     small = field.only(field.few(PROBED))
     victim = field.guard.victim(gradient="skip", dtype=torch.float32)
     goal, ids = Goal(small.labels, small.targets), field.test.ids[small.right]
-    return slope_alarms(victim, field.test.pixels(small.right), goal, ids, field.seed, LOSSES)
+    losses = followed(outcomes, len(victim.exact.classes), CarliniWagner(), ShieldLogit())
+    return slope_alarms(victim, field.test.pixels(small.right), goal, ids, field.seed, losses)
 
 
 def slope_alarms(
@@ -166,7 +183,7 @@ def slope_alarms(
         victim: whose gradients are float32; clean: images `(N, C, H, W)`, ids: their numbers.
         losses: by what they are of.
     """
-    ball, eps = Linf(), torch.full((len(clean), 1, 1, 1), PROBE_EPS)
+    ball, eps = Linf(), torch.full_like(clean[:, :1, :1, :1], PROBE_EPS)
     moved = ball.random(clean, eps, [generator(seed, int(i), 0) for i in ids])
     goal = goal.to(victim.device)
     none, uphill = {}, {}
@@ -178,7 +195,7 @@ def slope_alarms(
             none,
             ZERO,
             name="There are gradients",
-            expectation=f"at most {ZERO:.0%} of images without one, for any loss",
+            expectation=f"at most {ZERO:.0%} of images without one, for any loss that the attacks follow",
             detail="A saturated or quantised network has none; then attacks by gradients stand still.",
         ),
         _rare(

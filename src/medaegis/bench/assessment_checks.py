@@ -16,6 +16,7 @@ from medaegis.attacks.objectives import CarliniWagner, Goal
 from medaegis.bench.alarms import (
     ADDED,
     PROBED,
+    followed,
     guessing_alarm,
     guessing_is_missing,
     knowledge_helps,
@@ -63,8 +64,9 @@ def run_checks(
         found.append(alarm)
         more += outcome
     few = pictures[pictures.few(PROBED, bare.seed)]
-    goal = Goal(few.labels, few.targets)
-    found += slope_alarms(bare.smooth, few.pixels, goal, few.ids, bare.seed, {"classifier": CarliniWagner()})
+    goal = Goal(few.labels, few.targets if targeted else None)
+    losses = followed(outcomes, len(bare.classifier.classes), CarliniWagner())
+    found += slope_alarms(bare.smooth, few.pixels, goal, few.ids, bare.seed, losses)
     return found, more
 
 

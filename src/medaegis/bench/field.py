@@ -176,10 +176,10 @@ class Field:
             }
             if planned.transferred:
                 bare = self.bare().judge(found.images.to(victim.device)).to(labels.device)
-                piece["fooled_bare"] = found.judged(bare, Goal(labels)).fooled
+                piece["fooled_bare"] = found.judged(bare, Goal(labels)).reached
             elif not adaptive:
                 alone, _ = self._taught(planned, self.bare(), {**self.key, "victim": "classifier"})
-                piece["fooled_bare"] = alone.run(self.bare(), pixels, labels, **options, batch_size=BATCH).fooled
+                piece["fooled_bare"] = alone.run(self.bare(), pixels, labels, **options, batch_size=BATCH).reached
             return piece
 
         return self.store.get(key, compute)

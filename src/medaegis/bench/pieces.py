@@ -22,7 +22,7 @@ def within(piece: Piece, clean: Tensor, ball: Ball, eps: float) -> Tensor:
     Args:
         clean: the images `(N, C, H, W)` that were attacked; eps: in pixel units.
     """
-    radius = torch.full((len(clean), 1, 1, 1), eps)
+    radius = torch.full_like(clean[:, :1, :1, :1], eps)
     return ball.holds(piece["images"].float() / LEVELS, clean, radius)
 
 

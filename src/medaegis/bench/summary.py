@@ -180,21 +180,7 @@ def _clean(evaluation: Evaluation) -> list[str]:
     if clean.accuracy is not None:
         without = clean.accuracy_without_cushion
         beside = f"; without the Cushion it would be {percent(without)}" if without is not None else ""
-        shown = clean.accuracy_accepted
-        accepted = f", and on {percent(shown)} of those that the guard accepts" if shown is not None else ""
-        points.append(
-            f"The classifier's diagnosis is right on {percent(clean.accuracy)} of these images{beside}{accepted}."
-        )
-    guard, data = evaluation.guard, evaluation.data
-    if guard.pooled:
-        points.append(
-            f"Too few clean images set a threshold for {', '.join(guard.pooled)}: it is pooled with the other classes, "
-            "and the share accepted may lie apart from the chosen one there."
-        )
-    if data.site == "another":
-        points.append("The images are those of another site than the guard was fitted on.")
-    if data.note:
-        points.append(f"{data.note[:1].upper()}{data.note[1:]}.")
+        points.append(f"The classifier's diagnosis is right on {percent(clean.accuracy)} of these images{beside}.")
     return points
 
 

@@ -139,6 +139,7 @@ def attack(
         "images": len(rows),
         "fooled": fooled,
         "undetected": undetected,
+        "stood_still": int(found.still.sum()),
         "forwards": found.forwards,
         "backwards": found.backwards,
         "seconds": round(found.seconds, 1),
@@ -154,6 +155,10 @@ def attack(
         "Passes": f"{found.forwards} forward, {found.backwards} backward, over single images",
         "Time": f"{found.seconds:.1f} s",
     }
+    if told["stood_still"]:
+        lines["Stood still"] = (
+            f"{told['stood_still']} images, which neither a gradient nor an answer led away from the start"
+        )
     if guard.cushion.random:
         lines["Judged"] = f"once each, by a draw of {guard.cushion.spec} that no gradient was taken at"
     console.write(console.facts(lines, title=f"{entry.title}, eps {eps}, {chosen.steps} steps"))

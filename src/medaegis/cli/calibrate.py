@@ -58,12 +58,6 @@ def calibrate(
         return
     console.write(before_and_after(guard, made))
     console.say(f"Pooled thresholds: {pooled(made.calibration['thresholds'], made.tnr)}.")
-    at_home, here = guard.calibration.get("accuracy"), made.calibration["after"]["accuracy"]
-    if at_home is not None and "site" not in guard.calibration and here["high"] < at_home:
-        console.say(
-            f"Warning: the diagnoses are right on {interval(here)} here, and on {console.percent(at_home)} of the test "
-            "images of the fit. Thresholds do not mend that: train or adapt the classifier on images from here."
-        )
     console.say(f"Written to {out}. Next: medaegis evaluate {out} {spec} --out EVALUATION_DIR")
 
 

@@ -14,9 +14,11 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, create_model
 from torch import Tensor
 
+from medaegis.ambient import own_modes
 from medaegis.artefact import write_folder
 from medaegis.detectors.reader import Reading
 from medaegis.errors import ConfigError, DataError
+from medaegis.models.taps import refuse_constant
 from medaegis.progress import Progress, silent
 from medaegis.validation import LEARNED, Layout, Name, Side, check_layout, check_values, read_entry
 
@@ -107,6 +109,7 @@ class Detector(ABC):
         """Taps whose pooled features it uses; none before `fit`."""
         return tuple(self.channels)
 
+    @own_modes()
     def fit(
         self,
         clean: Reading,
@@ -127,7 +130,8 @@ class Detector(ABC):
 
         Raises:
             ConfigError: labels that do not fit, attacked images missing, a tap that was not read.
-            DataError: too few images, a class with less than two, or features that are not finite.
+            DataError: too few images, a class with less than two, features that are not finite, or a tap whose
+                features are the same for all clean images.
         """
         _check_clean(clean, labels)
         if self.needs_attacked:
@@ -138,12 +142,15 @@ class Detector(ABC):
                 )
             _check_finite("attacked images", attacked)
         self.learned, self.classes = {}, 0
-        self.channels = {tap: clean.feature(tap).shape[1] for tap in self.wanted(clean)}
+        used = {tap: clean.feature(tap) for tap in self.wanted(clean)}
+        refuse_constant(f"detector {self.kind!r}", used)
+        self.channels = {tap: values.shape[1] for tap, values in used.items()}
         attacked = attacked if self.needs_attacked else None
         self._fit(Lesson(clean, labels.to(clean.device), attacked, seed, progress))
         self.classes = clean.logits.shape[1]
         return self
 
+    @own_modes()
     @torch.no_grad()
     def score(self, seen: Reading) -> Tensor:
         """Suspicion of each image, float32 `(N,)` on the reading's device; infinite where anything is not a number.

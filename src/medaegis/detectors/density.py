@@ -16,6 +16,7 @@ from torch import Tensor
 from medaegis.detectors.base import REMEDY, Lesson
 from medaegis.detectors.distances import squared_distances
 from medaegis.detectors.layered import Layered, OnFeatures
+from medaegis.detectors.mixture import fit_gaussians
 from medaegis.detectors.reader import Reading
 from medaegis.errors import ConfigError, DataError
 from medaegis.validation import Layout
@@ -167,19 +168,19 @@ class GaussianMixture(OnFeatures):
             raise ConfigError("Gaussian mixture", given, "give 1 or more components, 'diag' or 'full'")
 
     def _fit(self, lesson: Lesson) -> None:
-        from sklearn.mixture import GaussianMixture as Mixture
-
         count = self.components or lesson.classes
         x = self.joined(lesson.clean).double()
         if len(x) < 2 * count:
             raise DataError("Gaussian mixture", f"{len(x)} images for {count} components", "give more")
-        mixture = Mixture(
+        mixture = fit_gaussians(
+            x,
             count,
-            covariance_type=self.covariance,
-            reg_covar=self.regular,
-            max_iter=1000,
-            random_state=lesson.seed,
-        ).fit(x.cpu().numpy())
+            covariance=self.covariance,
+            regular=self.regular,
+            seed=lesson.seed,
+            source=f"Gaussian mixture of {', '.join(self.reads)}",
+            rounds=1000,
+        )
         roots, means, weights = (
             torch.from_numpy(values).to(x)
             for values in (mixture.precisions_cholesky_, mixture.means_, mixture.weights_)

@@ -71,7 +71,7 @@ class SupportVectors(Supervised):
             "std": std,
             "vectors": torch.from_numpy(model.support_vectors_).to(x),
             "duals": torch.from_numpy(model.dual_coef_[0]).to(x),
-            "intercept": torch.tensor(float(model.intercept_[0])).to(x),
+            "intercept": torch.tensor(float(model.intercept_[0]), dtype=torch.float64).to(x),
         }
 
     def code(self, x: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from medaegis.ambient import own_modes
 from medaegis.cushions import Cushion, parse_cushion
 from medaegis.errors import ConfigError, DataError
 from medaegis.models.classifier import INPUT, Activations, Classifier
@@ -94,6 +95,7 @@ class Reader:
         ConfigError: a tap that the classifier cannot have, or a batch size below 1.
     """
 
+    @own_modes()
     def __init__(
         self,
         classifier: Classifier,
@@ -123,6 +125,7 @@ class Reader:
         """What the classifier is given: the images behind the Cushion, on its device."""
         return self.cushion(images.to(self.device))
 
+    @own_modes()
     @torch.no_grad()
     def read(self, images: Tensor, *, progress: Progress = silent) -> Reading:
         """One pass over `(N, C, H, W)` images in [0, 1], batch by batch; the features stay on the reader's device.
@@ -149,6 +152,7 @@ class Reader:
         logits = seen.logits if seen.logits is not None else x.new_zeros((len(x), 0))
         return Reading(logits, {tap: pool(values) for tap, values in seen.features.items()})
 
+    @own_modes()
     @torch.no_grad()
     def maps(self, images: Tensor, taps: Sequence[str], *, logits: bool = False) -> Activations:
         """Whole activations `(N, C, H, W)` of one batch, through the Cushion."""
@@ -172,7 +176,7 @@ def _split_head(frozen: Classifier) -> tuple[Classifier, dict[str, str], nn.Line
     changed = frozen.around(frozen.network)
     before = f"{name}.0"
     shape = (2, changed.in_channels, changed.size, changed.size)
-    trial = torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(changed.device)
+    trial = torch.rand(shape, dtype=torch.float32, generator=torch.Generator().manual_seed(0)).to(changed.device)
     with torch.no_grad():
         seen = changed.activations(trial, taps=(before,))
         assert seen.logits is not None

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from medaegis.ambient import own_modes
 from medaegis.artefact import read_folder
 from medaegis.detectors.bank import Shields
 from medaegis.detectors.base import KIND, Detector, rebuild
@@ -94,6 +95,7 @@ def find_detector(name: str) -> Entry:
     return DETECTORS[name]
 
 
+@own_modes()
 def load_detector(path: Path | str, *, public_key: Path | None = None) -> Detector:
     """Read a detector's folder; every byte is checked and nothing in it is executed.
 

@@ -46,7 +46,8 @@ class Shield(nn.Module):
         with torch.random.fork_rng(devices=[]):  # PyTorch's own first weights come from the global random state
             self.heads = nn.ModuleList(_Head(shape, width) for shape in self.shapes.values())
             joined = sum(cast(_Head, head).out_features for head in self.heads)
-            self.join = nn.Sequential(nn.Linear(joined, hidden), nn.LeakyReLU(SLOPE), nn.Linear(hidden, 1))
+            last = [nn.Linear(n, m, dtype=torch.float32) for n, m in ((joined, hidden), (hidden, 1))]
+            self.join = nn.Sequential(last[0], nn.LeakyReLU(SLOPE), last[1])
         self._initialise(torch.Generator().manual_seed(seed))
 
     def forward(self, features: Mapping[str, Tensor]) -> Tensor:
@@ -80,8 +81,8 @@ class _Head(nn.Module):
     def __init__(self, shape: Sequence[int], width: int) -> None:
         super().__init__()
         channels, side = shape[0], (max(shape[1:]) if len(shape) > 1 else 1)
-        self.register_buffer("mean", torch.zeros(1, channels, 1, 1))
-        self.register_buffer("std", torch.ones(1, channels, 1, 1))
+        self.register_buffer("mean", torch.zeros(1, channels, 1, 1, dtype=torch.float32))
+        self.register_buffer("std", torch.ones(1, channels, 1, 1, dtype=torch.float32))
         layers: list[nn.Module] = []
         while side > FINEST:
             side = (side + 1) // 2
@@ -116,7 +117,7 @@ def _channels(side: int, width: int) -> int:
 
 
 def _conv(channels: int, out: int, kernel: int, *, stride: int = 1) -> nn.Module:
-    return nn.Conv2d(channels, out, kernel, stride=stride, padding=kernel // 2)
+    return nn.Conv2d(channels, out, kernel, stride=stride, padding=kernel // 2, dtype=torch.float32)
 
 
 class ShieldBank(nn.Module):
@@ -136,8 +137,8 @@ class ShieldBank(nn.Module):
     def __init__(self, shields: Sequence[Shield]) -> None:
         super().__init__()
         self.shields = nn.ModuleList(shields)
-        self.register_buffer("centre", torch.full((len(shields),), torch.inf))
-        self.register_buffer("scale", torch.ones(len(shields)))
+        self.register_buffer("centre", torch.full((len(shields),), torch.inf, dtype=torch.float32))
+        self.register_buffer("scale", torch.ones(len(shields), dtype=torch.float32))
         self.taps = tuple(dict.fromkeys(tap for shield in shields for tap in shield.taps))
 
     def forward(self, features: Mapping[str, Tensor], classes: Tensor) -> Tensor:
@@ -145,7 +146,7 @@ class ShieldBank(nn.Module):
         present = classes.unique().tolist()
         if len(present) == 1:
             return cast(Tensor, self.shields[present[0]](features))
-        logits = torch.zeros(len(classes), device=classes.device)
+        logits = torch.zeros(len(classes), dtype=torch.float32, device=classes.device)
         for k in present:
             rows = (classes == k).nonzero().squeeze(1)
             shield = cast(Shield, self.shields[k])

@@ -70,7 +70,7 @@ class Subnetworks(Detector):
         self.networks.to(clean.device).train()
         optimiser = torch.optim.Adam(self.networks.parameters(), lr=self.lr, weight_decay=self.weight_decay)
         half = self.batch_size // 2
-        kinds = torch.cat([torch.zeros(half), torch.ones(half)]).to(clean.device)
+        kinds = (torch.arange(2 * half, device=clean.device) >= half).float()
         for step in range(self.steps):
             rows = [torch.randint(len(seen), (half,), generator=draw) for seen in (clean, attacked)]
             batch = torch.cat([images[rows[0].to(images.device)], hostile[rows[1].to(hostile.device)].to(images)])
@@ -145,13 +145,13 @@ class _Subnetwork(nn.Module):
         channels, side = shape[0], min(shape[1:])
         layers: list[nn.Module] = []
         for i, width in enumerate(WIDTHS):
-            layers.append(nn.Conv2d(channels, width, 3, padding=1, bias=plain))
-            layers += [] if plain else [nn.BatchNorm2d(width), nn.ReLU()]
+            layers.append(nn.Conv2d(channels, width, 3, padding=1, bias=plain, dtype=torch.float32))
+            layers += [] if plain else [nn.BatchNorm2d(width, dtype=torch.float32), nn.ReLU()]
             if i < 2 and side >= 2 * SMALLEST:
                 layers.append(nn.MaxPool2d(2))
                 side //= 2
             channels = width
-        self.layers = nn.Sequential(*layers, nn.Conv2d(channels, 1, 1))
+        self.layers = nn.Sequential(*layers, nn.Conv2d(channels, 1, 1, dtype=torch.float32))
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.layers(_as_map(x).float())

@@ -43,9 +43,9 @@ class BayesianUncertainty(Detector):
         if reader.head is None:
             raise ConfigError("Bayesian uncertainty", "the network does not end in a linear layer", "use another one")
         weight = reader.head.weight.detach().float()
-        bias = torch.zeros(len(weight)).to(weight) if reader.head.bias is None else reader.head.bias.detach().float()
+        bias = torch.zeros_like(weight[:, 0]) if reader.head.bias is None else reader.head.bias.detach().float()
         draw = torch.Generator().manual_seed(lesson.seed)
-        kept = torch.rand((self.passes, weight.shape[1]), generator=draw) >= self.dropout
+        kept = torch.rand((self.passes, weight.shape[1]), dtype=torch.float32, generator=draw) >= self.dropout
         self.learned = {"kept": kept.to(weight.device), "weight": weight.clone(), "bias": bias.clone()}
 
     def _score(self, seen: Reading) -> Tensor:

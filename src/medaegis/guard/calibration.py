@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from medaegis.ambient import own_modes
 from medaegis.attacks.victim import Victim
 from medaegis.detectors.thresholds import Threshold
 from medaegis.guard.guard import Guard
@@ -63,6 +64,7 @@ def described(found: tuple[Threshold, ...], classes: tuple[str, ...]) -> dict[st
     return {name: {"images": one.images, "own": one.own} for name, one in zip(classes, found, strict=True)}
 
 
+@own_modes()
 @torch.no_grad()
 def clean_logits(victim: Victim, dataset: Dataset, indices: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     """Logit of the Shield of each clean image's predicted class, and that class: `(N,)` each.

@@ -14,6 +14,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from medaegis.ambient import own_modes
 from medaegis.artefact import MANIFEST, check_target
 from medaegis.attacks.engine import Attack
 from medaegis.attacks.objectives import ShieldLogit
@@ -77,6 +78,7 @@ def shield_config(recipe: str, classifier: Classifier, *, updates: int, seed: in
     return paper.model_copy(update=ours)
 
 
+@own_modes()
 def fit_guard(
     classifier: Classifier,
     dataset: Dataset,
@@ -158,6 +160,7 @@ def _guard_there(folder: Path, classifier: Classifier) -> Guard | None:
     return Guard.load(folder, factory=lambda **_: copy.deepcopy(classifier.network))
 
 
+@own_modes()
 def refit_guard(
     source: Guard,
     classifier: Classifier,
@@ -284,7 +287,7 @@ def robustness(
                 ids=dataset.ids[foreign],
             )
             attacked = shield_logits(victim, found.images, label, ids=dataset.ids[foreign])
-            truth = torch.cat([torch.ones(len(clean)), torch.zeros(len(attacked))])
+            truth = torch.cat([torch.ones_like(clean), torch.zeros_like(attacked)])
             seen[f"auroc_{eps}"] = float(roc_auc_score(truth.numpy(), torch.cat([clean, attacked]).numpy()))
         return seen
 

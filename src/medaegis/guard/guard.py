@@ -19,6 +19,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import Tensor, nn
 
+from medaegis.ambient import own_modes
 from medaegis.artefact import digest, read_folder, write_folder
 from medaegis.attacks.victim import Verdict, Victim, check_batch_size
 from medaegis.cushions import Cushion, Gradient, RandomCushion, parse_cushion
@@ -176,6 +177,7 @@ class Guard:
         """The whole guard as the target of an attack (see `Victim`)."""
         return Victim(self.classifier, cushion=self.cushion, shields=self.bank, gradient=gradient, dtype=dtype)
 
+    @own_modes()
     def judge(self, images: Tensor, *, ids: Tensor | None = None, seed: int = 0, batch_size: int = 16) -> Verdict:
         """Raw verdicts of `(N, C, H, W)` images in [0, 1]; errors propagate (`inspect` is the safe door).
 
@@ -184,12 +186,14 @@ class Guard:
         """
         return self._exact.verdicts(images, ids, seed=seed, batch_size=batch_size)
 
+    @own_modes()
     @torch.no_grad()
     def classifier_logits(self, images: Tensor) -> Tensor:
         """Logits of the classifier alone, without Cushion and Shield."""
         logits: Tensor = self._exact.exact(images.to(self._exact.device))
         return logits.to(images.device)
 
+    @own_modes()
     def inspect(
         self,
         images: Tensor,
@@ -319,6 +323,7 @@ class Guard:
         return [shield for shield in self.bank.shields if isinstance(shield, Shield)]
 
     @classmethod
+    @own_modes()
     def load(
         cls,
         path: Path | str,

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from torch import Tensor
 
+from medaegis.ambient import own_modes
 from medaegis.attacks.balls import Linf
 from medaegis.attacks.engine import Attack
 from medaegis.attacks.objectives import CarliniWagner, Goal, Objective, ShieldLogit
@@ -129,6 +130,7 @@ class ShieldTraining:
         DataError: there is no image of the class, or none of any other.
     """
 
+    @own_modes()
     def __init__(
         self,
         classifier: Classifier,
@@ -182,6 +184,8 @@ class ShieldTraining:
         ).hexdigest()
         self.protected = weights_fingerprint(classifier)
 
+    @own_modes()
+    @torch.enable_grad()
     def train(self, progress: Progress = silent) -> Shield:
         """Go on from the last checkpoint to the end; returns the Shield to keep, in eval mode, weights frozen."""
         self._restore()
@@ -268,7 +272,7 @@ class ShieldTraining:
         """Augmented pixels on the 8-bit grid; the same generation of an image gets the same augmentation."""
         pixels = self.dataset.pixels(pool[rows])
         ids = self.dataset.ids[pool[rows]]
-        u = torch.empty(len(rows), 7)
+        u = torch.empty(len(rows), 7, dtype=torch.float32)
         for g in generation.unique().tolist():
             inside = generation == g
             u[inside] = uniforms(self.config.seed, 8 * g + stream, ids[inside], 7)
@@ -325,10 +329,10 @@ class ShieldTraining:
         config = self.config
         self.shield.requires_grad_(False)
         u = uniforms(config.seed, 8 * update + 7, torch.arange(len(x)), 2)
-        eps = torch.full((len(x),), self._eps(update))
+        eps = torch.full((len(x),), self._eps(update), dtype=torch.float32)
         eps = torch.where(u[:, 0] < config.eps_below, eps * u[:, 1], eps).view(-1, 1, 1, 1).to(x)
         noise = torch.Generator().manual_seed(_seed(config.seed * 1_000_003 + update))
-        start = (2 * torch.rand(x.shape, generator=noise).to(x) - 1) * eps
+        start = (2 * torch.rand(x.shape, dtype=torch.float32, generator=noise).to(x) - 1) * eps
         if config.lifetime > 1:
             carried = (epochs % config.lifetime != 0) & (self.visits[rows] > 0)
             start = torch.where(carried.view(-1, 1, 1, 1).to(x.device), self.memory[rows].to(x), start)
@@ -357,7 +361,7 @@ class ShieldTraining:
         config = self.config
         u = uniforms(config.seed, 8 * update + 6, torch.arange(len(genuine)), 2).to(genuine)
         noise = torch.Generator().manual_seed(_seed(-config.seed * 1_000_003 - update - 1))
-        uniform = 2 * torch.rand(genuine.shape, generator=noise).to(genuine) - 1
+        uniform = 2 * torch.rand(genuine.shape, dtype=torch.float32, generator=noise).to(genuine) - 1
         kind, size = (column.view(-1, 1, 1, 1) for column in u.unbind(1))
         change = torch.where(kind < config.genuine_noise, uniform * size * self._eps(update), 0 * uniform)
         swapped = (kind >= config.genuine_noise) & (kind < config.genuine_noise + config.genuine_perturbed)

@@ -39,7 +39,7 @@ def augment(x: Tensor, u: Tensor) -> Tensor:
     u = u.to(x.device)
     spread = 2 * u - 1
     turn, scale = spread[:, 1] * MAX_TURN, 1 + spread[:, 2] * MAX_SCALE
-    mirror = torch.where(u[:, 0] < 0.5, 1.0, -1.0)
+    mirror = torch.where(u[:, 0] < 0.5, 1.0, -1.0).to(u)
     cos, sin = torch.cos(turn) * scale, torch.sin(turn) * scale
     # affine_grid's coordinates run from -1 to 1: a shift by the whole side is 2.
     rows = [mirror * cos, -sin, spread[:, 3] * 2 * MAX_SHIFT, mirror * sin, cos, spread[:, 4] * 2 * MAX_SHIFT]

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from medaegis.ambient import own_modes
 from medaegis.errors import ConfigError, DataError
 from medaegis.models.companions import check_alone
 from medaegis.models.folding import fold_batchnorm
@@ -196,6 +197,7 @@ class Classifier(nn.Module):
         """Every name that can be a tap, in the order of the network's definition."""
         return [INPUT, *(name for name, out in self._observed.items() if out.calls == 1 and out.shape is not None)]
 
+    @own_modes()
     def frozen(self, *, dtype: torch.dtype = torch.float32, fold: bool = True) -> Classifier:
         """A copy for inference and attacks: eval for good, no weight gradients, batch norm folded.
 

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from medaegis.errors import DataError
+
 
 @dataclass(frozen=True)
 class Observed:
@@ -161,3 +163,34 @@ def channels_first(features: Tensor) -> Tensor:
 def pool(features: Tensor) -> Tensor:
     """Mean of each channel, `(N, C)` float32, of `(N, C, H, W)`, of `(N, C, T)` or of vectors."""
     return features.float().flatten(2).mean(2) if features.ndim > 2 else features.float()
+
+
+SAME = 1e-6  # share of a channel's magnitude: what lies within it is rounding
+
+
+def refuse_constant(what: str, features: Mapping[str, Tensor]) -> None:
+    """Whether the features of any tap are the same for all images: then they tell none from another.
+
+    Densities, distances and maps of such features are not defined; what is computed for them anyway is noise, or ends
+    the process (t-SNE).
+
+    Args:
+        what: is made of them, for the error.
+        features: tap -> pooled features `(N, C)`.
+
+    Raises:
+        DataError: names every such tap.
+    """
+    dead = [tap for tap, values in features.items() if _constant(values)]
+    if dead:
+        n = len(features[dead[0]])
+        raise DataError(
+            what,
+            f"tap {', '.join(map(repr, dead))} gives the same features for all {n} images, as a dead layer does",
+            "leave that tap out (--taps), or train the classifier anew",
+        )
+
+
+def _constant(values: Tensor) -> bool:
+    spread = values.amax(0) - values.amin(0)
+    return bool((spread <= SAME * values.abs().amax(0)).all())

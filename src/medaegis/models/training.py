@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from medaegis.ambient import own_modes
 from medaegis.artefact import check_target
 from medaegis.errors import ConfigError, DataError
 from medaegis.images.datasets import Dataset
@@ -102,6 +103,8 @@ def learning_rate(step: int, steps: int, peak: float) -> float:
     return low + (peak - low) * height
 
 
+@own_modes()
+@torch.enable_grad()
 def train_classifier(
     dataset: Dataset,
     split: Split,

@@ -17,18 +17,28 @@ from medaegis.attacks.engine import Attack, generator
 from medaegis.attacks.evasion import FeatureShift
 from medaegis.attacks.victim import Victim
 from medaegis.models.classifier import Classifier
-from medaegis.models.taps import pool
+from medaegis.models.taps import pool, refuse_constant
 from medaegis.progress import Progress, silent
 
 NEIGHBOURS = 5  # odd: no vote is a tie
 STEPS = 10  # of the stress test
 
 
-def embed(features: Tensor, *, seed: int) -> Tensor:
-    """t-SNE `(N, 2)` of features `(N, D)`, each channel scaled to deviation 1, started from their principal axes."""
+def embed(features: Tensor, *, seed: int, tap: str = "features") -> Tensor:
+    """t-SNE `(N, 2)` of features `(N, D)`, each channel scaled to deviation 1, started from their principal axes.
+
+    Args:
+        tap: what the features are of, for the error.
+
+    Raises:
+        DataError: they are the same for all images: t-SNE dies of them, with the whole process.
+    """
     from sklearn.manifold import TSNE
 
+    refuse_constant("t-SNE", {tap: features})
     scaled = (features.double() - features.double().mean(0)) / features.double().std(0).clamp_min(1e-12)
+    if scaled.shape[1] == 1:  # two axes are asked for; the second has no length
+        scaled = F.pad(scaled, (0, 1))
     made = TSNE(2, perplexity=min(30.0, (len(features) - 1) / 3), init="pca", random_state=seed)
     return torch.from_numpy(made.fit_transform(scaled.cpu().numpy())).float()
 

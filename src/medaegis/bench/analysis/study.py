@@ -18,6 +18,7 @@ from medaegis.bench.analysis.subjects import Plan, Subjects
 from medaegis.errors import ConfigError
 from medaegis.images.datasets import Dataset
 from medaegis.models.classifier import Classifier
+from medaegis.models.taps import refuse_constant
 from medaegis.progress import Meter, Progress, silent
 
 STRESSED = 16  # images of the stress test
@@ -99,17 +100,19 @@ def study(
 
     Raises:
         ConfigError: an attack that this victim cannot be given, an eps below a grey level, a layer that has no map.
-        DataError: fewer than 8 test images diagnosed rightly.
+        DataError: fewer than 8 test images diagnosed rightly; a tap that gives the same for all of them.
     """
     layer = _layer(victim.exact, plan.layer)
     subjects = Subjects(victim, test, plan, known)
     images, here = subjects.images, victim.device
     head = shifts.find_head(victim.exact, victim.cushion(images[:4].to(here)))
     taps = tuple(dict.fromkeys((*victim.exact.taps, *([head.tap] if head else []))))
+    clean = _pooled(victim, images, taps)
+    refuse_constant("analysis", clean)  # before the attack, which may take long
     meter = Meter(progress, _passes(subjects, taps, head))
     found = subjects.run(plan.value, meter.part(subjects.cost(plan.value), plan.attack))
     attacked = found.images
-    pooled = [_pooled(victim, x, taps) for x in (images, attacked)]
+    pooled = [clean, _pooled(victim, attacked, taps)]
     looks, drawn = [], []
     shown = subjects.examples(plan.examples)
     for x, verdict in ((images, subjects.before), (attacked, found.verdict)):
@@ -133,7 +136,9 @@ def study(
         fooled=found.fooled,
         broken=found.broken if victim.shields is not None else None,
         layer=layer,
-        embedding={tap: shifts.embed(torch.cat([part[tap] for part in pooled]), seed=plan.seed) for tap in taps},
+        embedding={
+            tap: shifts.embed(torch.cat([part[tap] for part in pooled]), seed=plan.seed, tap=tap) for tap in taps
+        },
         apart={tap: shifts.told_apart(pooled[0][tap], pooled[1][tap]) for tap in taps},
         direction=None if head is None else _direction(subjects, head, found, pooled, meter),
         attention=(looks[0], looks[1]),
