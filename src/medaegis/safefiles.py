@@ -93,7 +93,7 @@ def put_in_place(target: Path, files: Mapping[str, bytes]) -> None:
                 stream.write(data)
                 stream.flush()
                 os.fsync(stream.fileno())
-        _sync(new)
+        sync_folder(new)
         replacing = target.exists()
         try:
             if replacing:
@@ -106,7 +106,7 @@ def put_in_place(target: Path, files: Mapping[str, bytes]) -> None:
     except BaseException:
         shutil.rmtree(new, ignore_errors=True)
         raise
-    _sync(target.parent)
+    sync_folder(target.parent)
     if replacing:
         shutil.rmtree(old)
 
@@ -152,7 +152,8 @@ def _open(file: Path) -> BinaryIO:
     return open(descriptor, "rb")
 
 
-def _sync(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Put the names in a folder on the disk, not only the files."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

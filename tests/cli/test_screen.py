@@ -112,8 +112,10 @@ def test_the_same_pixels_get_the_same_finding_whatever_the_file(shop: Shop, batc
         for one in map(json.loads, result.stdout.split("\n")[:-1])
     }
     assert score["good.png", 0] == score["good-palette.png", 0]
-    assert score["good.dcm", 0] == score["good-monochrome1.dcm", 0] == score["good-frames.dcm", 1]
-    assert score["good-16bit.png", 0] == score["good-frames.dcm", 0]
+    assert score["good.dcm", 0] == score["good-monochrome1.dcm", 0]
+    # Frames of a file are judged together, and a network rounds otherwise for three images than for one.
+    assert score["good-frames.dcm", 1] == pytest.approx(score["good.dcm", 0], abs=1e-5)
+    assert score["good-frames.dcm", 0] == pytest.approx(score["good-16bit.png", 0], abs=1e-5)
 
 
 def test_one_frame_can_be_chosen(shop: Shop, batch: Path):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from enum import StrEnum
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -77,21 +78,22 @@ def screen(
     min_version: MinVersion = None,
     network: Factory = None,
 ) -> None:
-    """Judge images. A diagnosis is shown only for accepted images; files that cannot be read are listed at the end.
+    """Judge images. A diagnosis is shown only for accepted ones; what cannot be read or looked at is listed at the end.
 
-    Exit code 0 if every image was accepted, 1 if one was rejected or could not be read.
+    Results come as they are ready. Exit code 0 if every image was accepted, 1 if one was rejected or could not be read.
     """
-    from medaegis.cli.screening import screen_files
-    from medaegis.images import find_images
+    from medaegis.cli.remarks import remarks
+    from medaegis.cli.screening import Screened, screen_files
+    from medaegis.images import search_images
 
     if quarantine is not None:
         check_out(quarantine, option="--quarantine")
     guard = _loaded(guard_dir, public_key, min_version, network, timeout)
-    files = find_images(paths)
+    files, missed = search_images(paths)
     if quarantine is not None:
         kept = quarantine.resolve()  # a link in it is in it, wherever it points
         files = [path for path in files if kept not in (path.parent.resolve() / path.name).parents]
-    if not files:
+    if not files and not missed:
         raise ConfigError(", ".join(map(str, paths)), "no image in it", "name image files or a folder that holds some")
     with console.progress("Screening") as progress:
         screened = screen_files(
@@ -104,10 +106,11 @@ def screen(
             timeout=timeout,
             progress=progress,
         )
-        found = list(_told(screened, form))
+        unseen = [Screened(Path(error.source), 0, 0, "unreadable", error=error) for error in missed]
+        found = list(_told(chain(screened, unseen), form))
     if form is Format.table:
         console.write(findings_table(found))
-    for line in closing_lines(found, files=len(files)):
+    for line in [*closing_lines(found, files=len(files)), *map(console.shown, remarks(guard, found))]:
         console.say(line)
     if any(one.status != "accepted" for one in found):
         raise typer.Exit(FAILED)
@@ -133,7 +136,7 @@ def _loaded(
         raise ArtefactError(guard_dir, problem, "give a longer --timeout, or a network that answers") from None
 
 
-def _told(screened: Iterator[Screened], form: Format) -> Iterator[Screened]:
+def _told(screened: Iterable[Screened], form: Format) -> Iterator[Screened]:
     """Hands findings on; those for programs are written as they come."""
     writer = None
     for one in screened:
@@ -145,6 +148,7 @@ def _told(screened: Iterator[Screened], form: Format) -> Iterator[Screened]:
                 writer = csv.DictWriter(sys.stdout, list(record), lineterminator="\n")
                 writer.writeheader()
             writer.writerow({name: console.shown(v) if isinstance(v, str) else v for name, v in record.items()})
+            sys.stdout.flush()
         yield one
 
 
@@ -158,11 +162,11 @@ _STYLE = {
 
 
 def findings_table(found: list[Screened]) -> RenderableType:
-    """A line per judged frame; unsupported and unreadable files are left to the closing lines."""
+    """A line per judged frame, in the order of the files; unsupported and unreadable ones are left to the end."""
     from rich.text import Text
 
     rows = []
-    for one in found:
+    for one in sorted(found, key=lambda one: (one.path, one.frame)):
         if one.finding is None:
             continue
         record = one.record()
@@ -189,6 +193,10 @@ def closing_lines(found: list[Screened], *, files: int) -> list[str]:
     copies = {one.copy for one in found if one.copy is not None}
     if copies:
         lines.append(f"{len(copies)} files are in quarantine in {console.shown(next(iter(copies)).parent)}.")
+    uncopied = {one.path: one.uncopied for one in found if one.uncopied is not None}
+    if uncopied:
+        lines.append("Not in quarantine:")
+        lines += [f"  {console.shown(problem)}" for problem in uncopied.values()]
     if others := sum(one.other_kind is not None for one in found):
         lines.append(f"{others} images of kinds that the guard is not for were judged, as --any-kind asks.")
     for status, title in (("unsupported", "Of a kind that the guard is not for:"), ("unreadable", "Unreadable:")):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
-from itertools import count
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -14,12 +14,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from medaegis.cli.quarantine import set_aside
 from medaegis.errors import ArtefactError, ImageError, UnsupportedError
 from medaegis.guard.guard import Finding, Guard
-from medaegis.images import model_input, read_image
+from medaegis.images import Picture, model_input, read_frames, read_image
+from medaegis.images.limits import taking_turns
 from medaegis.progress import Progress, silent
 
-FILES_AT_ONCE = 16
+READERS = 16
+FRAMES_AT_ONCE = 16  # read of one file before others get their turn, and judged in one batch
+FILES_AHEAD = 2  # for each reader
 
 Status = Literal["accepted", "rejected", "failed", "unsupported", "unreadable"]
 SET_ASIDE = ("rejected", "failed")
@@ -36,7 +40,8 @@ class Screened:
         finding: of the guard; None for an unsupported or unreadable file.
         error: why it is unsupported, or cannot be read.
         other_kind: why it would be unsupported, were it not judged by request.
-        copy: where a rejected file was copied to.
+        copy: where the file was copied to because of this frame.
+        uncopied: why it could not be.
         draw: where the guard's Cushion is random, how the record's cushion came about: "fresh", or "given" (--draw).
     """
 
@@ -48,6 +53,7 @@ class Screened:
     error: ImageError | None = None
     other_kind: str | None = None
     copy: Path | None = None
+    uncopied: str | None = None
     draw: Literal["fresh", "given"] | None = None
 
     @property
@@ -72,12 +78,14 @@ class Screened:
             "other_kind": self.other_kind,
             "remedy": self.error.remedy if self.error else None,
             "quarantined_as": os.fspath(self.copy) if self.copy else None,
+            "not_quarantined": self.uncopied,
             **drawn,
         }
 
 
 @dataclass(frozen=True)
 class _Frame:
+    path: Path
     frame: int
     frames: int
     pixels: npt.NDArray[np.uint8] | ImageError
@@ -95,7 +103,7 @@ def screen_files(
     timeout: float | None = None,
     progress: Progress = silent,
 ) -> Iterator[Screened]:
-    """Judge files in their order, some at a time.
+    """Judge files as they are read: a file that takes long does not keep the others back. A file's frames are in order.
 
     Args:
         frame: the one to judge of each file; None: all.
@@ -105,31 +113,45 @@ def screen_files(
         timeout: seconds for each batch of images, see `Guard.inspect`.
 
     Raises:
-        ArtefactError: the quarantine folder cannot be written to.
         ConfigError: a draw that the guard's Cushion never draws.
     """
-
-    def read(path: Path) -> list[_Frame]:
-        return list(_frames(path, frame, guard, any_kind=any_kind))
-
     how: Literal["fresh", "given"] | None = None
     if guard.cushion.random:
         how = "fresh" if draw is None else "given"
-    with ThreadPoolExecutor(max_workers=min(FILES_AT_ONCE, os.cpu_count() or 1)) as pool:
-        for start in range(0, len(paths), FILES_AT_ONCE):
-            part = paths[start : start + FILES_AT_ONCE]
-            files = list(pool.map(read, part))
-            pixels = [one.pixels for found in files for one in found if not isinstance(one.pixels, ImageError)]
-            draws = None if draw is None else [draw] * len(pixels)
-            images = torch.from_numpy(np.stack(pixels)).float().div(255) if pixels else None
-            findings = iter([] if images is None else guard.inspect(images, draws=draws, timeout=timeout))
-            for path, found in zip(part, files, strict=True):
-                screened = [replace(_judged(path, one, findings), draw=how) for one in found]
-                if quarantine is not None and any(one.status in SET_ASIDE for one in screened):
-                    copy = set_aside(path, quarantine)
-                    screened = [replace(one, copy=copy) for one in screened]
-                yield from screened
-            progress(min(start + FILES_AT_ONCE, len(paths)), len(paths), "files screened")
+    copies: dict[Path, Path | str] = {}
+    for done, frames in _read(guard, paths, frame, any_kind=any_kind):
+        # Frames of one file only: with what a picture is judged must not depend on which files were read sooner.
+        for one in _judged(guard, frames, draw, timeout):
+            yield replace(one if quarantine is None else _set_aside(one, quarantine, copies), draw=how)
+        progress(done, len(paths), "files screened")
+
+
+def _read(guard: Guard, paths: list[Path], frame: int | None, *, any_kind: bool) -> Iterator[tuple[int, list[_Frame]]]:
+    """How many files are read to their end, and some frames of one file, as they are read."""
+    waiting = iter(paths)
+    reading: dict[Future[list[_Frame]], Iterator[_Frame]] = {}  # in the order in which they were asked for
+    readers = min(READERS, os.cpu_count() or 1)
+    pool, done = ThreadPoolExecutor(readers), 0
+
+    def ask(frames: Iterator[_Frame]) -> None:
+        reading[pool.submit(lambda: list(islice(frames, FRAMES_AT_ONCE)))] = frames
+
+    try:
+        while True:
+            for path in islice(waiting, FILES_AHEAD * readers - len(reading)):
+                ask(_frames(path, frame, guard, any_kind=any_kind))
+            if not reading:
+                return
+            wait(reading, return_when=FIRST_COMPLETED)
+            for future in [future for future in reading if future.done()]:
+                frames, part = reading.pop(future), future.result()
+                if len(part) == FRAMES_AT_ONCE:
+                    ask(frames)
+                else:
+                    done += 1
+                yield done, part
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _frames(path: Path, frame: int | None, guard: Guard, *, any_kind: bool) -> Iterator[_Frame]:
@@ -137,53 +159,62 @@ def _frames(path: Path, frame: int | None, guard: Guard, *, any_kind: bool) -> I
 
     A file of another kind than the guard is for is one such frame.
     """
+    source = read_frames(path) if frame is None else _one(path, frame)
     frames, number = 0, frame or 0
     while True:
-        try:
-            picture = read_image(path, frame=number)
-            frames = picture.frames
-            other_kind = guard.unsuited(picture.kind)
-            if other_kind is not None and not any_kind:
-                remedy = "use a guard for such pictures, or --any-kind to judge it all the same"
-                yield _Frame(number, frames, UnsupportedError(path, other_kind, remedy))
+        with taking_turns():
+            picture = next(source, None)
+            if picture is None:
                 return
-            pixels = model_input(picture, size=guard.classifier.size, channels=guard.classifier.channels)
-            yield _Frame(number, frames, pixels, other_kind)
-        except ImageError as error:
-            yield _Frame(number, frames, error)
-        number += 1
-        if frame is not None or number >= frames:
+            other_kind = None
+            pixels: npt.NDArray[np.uint8] | ImageError
+            if isinstance(picture, ImageError):
+                pixels = picture
+            else:
+                frames = picture.frames
+                other_kind = guard.unsuited(picture.kind)
+                if other_kind is not None and not any_kind:
+                    remedy = "use a guard for such pictures, or --any-kind to judge it all the same"
+                    pixels = UnsupportedError(path, other_kind, remedy)
+                else:
+                    pixels = model_input(picture, size=guard.classifier.size, channels=guard.classifier.channels)
+            del picture
+        yield _Frame(path, number, frames, pixels, other_kind)
+        if isinstance(pixels, UnsupportedError):
             return
+        number += 1
 
 
-def _judged(path: Path, one: _Frame, findings: Iterator[Finding]) -> Screened:
-    if isinstance(one.pixels, ImageError):
-        why: Status = "unsupported" if isinstance(one.pixels, UnsupportedError) else "unreadable"
-        return Screened(path, one.frame, one.frames, why, error=one.pixels)
-    finding = next(findings)
-    status: Status = "accepted" if finding.accepted else "failed" if finding.reason == "error" else "rejected"
-    return Screened(path, one.frame, one.frames, status, finding, other_kind=one.other_kind)
-
-
-def set_aside(path: Path, folder: Path) -> Path:
-    """Copy a file into a folder; another file of that name there is kept, an equal one is not copied again.
-
-    Raises:
-        ArtefactError: it cannot be written.
-    """
+def _one(path: Path, frame: int) -> Iterator[Picture | ImageError]:
     try:
-        content = path.read_bytes()
-        folder.mkdir(parents=True, exist_ok=True)
-        for turn in count():
-            copy = folder / (path.name if turn == 0 else f"{path.stem}-{turn}{path.suffix}")
-            try:
-                with copy.open("xb") as stream:
-                    stream.write(content)
-            except FileExistsError:
-                if copy.is_symlink() or not copy.is_file() or copy.read_bytes() != content:
-                    continue
-            return copy
-    except OSError as error:
-        problem = f"{path.name} cannot be copied there ({error.strerror})"
-        raise ArtefactError(folder, problem, "name a folder with room that you may write to") from error
-    raise AssertionError("count() never ends")
+        yield read_image(path, frame=frame)
+    except ImageError as error:
+        yield error
+
+
+def _judged(guard: Guard, frames: list[_Frame], draw: str | None, timeout: float | None) -> Iterator[Screened]:
+    pixels = [one.pixels for one in frames if not isinstance(one.pixels, ImageError)]
+    draws = None if draw is None else [draw] * len(pixels)
+    images = torch.from_numpy(np.stack(pixels)).float().div(255) if pixels else None
+    findings = iter([] if images is None else guard.inspect(images, draws=draws, timeout=timeout))
+    for one in frames:
+        if isinstance(one.pixels, ImageError):
+            why: Status = "unsupported" if isinstance(one.pixels, UnsupportedError) else "unreadable"
+            yield Screened(one.path, one.frame, one.frames, why, error=one.pixels)
+            continue
+        finding = next(findings)
+        status: Status = "accepted" if finding.accepted else "failed" if finding.reason == "error" else "rejected"
+        yield Screened(one.path, one.frame, one.frames, status, finding, other_kind=one.other_kind)
+
+
+def _set_aside(one: Screened, folder: Path, copies: dict[Path, Path | str]) -> Screened:
+    """With the place of the file's copy, or why there is none: the finding counts either way."""
+    if one.status not in SET_ASIDE:
+        return one
+    if one.path not in copies:
+        try:
+            copies[one.path] = set_aside(one.path, folder)
+        except ArtefactError as error:
+            copies[one.path] = str(error)
+    copy = copies[one.path]
+    return replace(one, uncopied=copy) if isinstance(copy, str) else replace(one, copy=copy)

@@ -93,8 +93,9 @@ def read_frames(path: str | os.PathLike[str], *, limits: Limits = DEFAULT_LIMITS
                 try:
                     with _told(source), _decoding(kind):
                         picture = _picture(source, kind, frame, read(frame))
-                    frames = picture.frames
-                    yield picture
+                    frames, held = picture.frames, [picture]
+                    del picture
+                    yield held.pop()  # nothing of it is kept here while the next one is read
                 except ImageError as error:
                     yield error
                 frame += 1

@@ -45,7 +45,7 @@ def _walk(folder: Path, missed: list[ImageError]) -> Iterator[Path]:
     for parent, folders, files in os.walk(folder, onerror=lambda error: missed.append(_unseen(error))):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for path in (Path(parent, name) for name in folders):
-            if path.is_symlink():
+            if os.path.islink(path):
                 remedy = "name the folder itself if it is meant"
                 missed.append(ImageError(str(path), "is a link to a folder, which is not followed", remedy))
         for name in sorted(files):

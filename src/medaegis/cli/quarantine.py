@@ -1,0 +1,62 @@
+"""Copies of rejected files, named by their content: each is written whole or not at all, once, whoever else screens."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import stat
+from pathlib import Path
+
+from medaegis.errors import ArtefactError
+from medaegis.safefiles import sync_folder
+
+BLOCK = 1 << 20
+
+
+def set_aside(path: Path, folder: Path) -> Path:
+    """Copy a file into a folder, under the SHA-256 of its content and its own suffix.
+
+    A copy that is there already stays. Anything else of that name, such as a copy cut short, is replaced; a link is
+    replaced, not followed.
+
+    Raises:
+        ArtefactError: it cannot be written; nothing but whole copies is left.
+    """
+    part = folder / f".{secrets.token_hex(8)}.part"  # hidden, so that nobody takes it for a picture
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            copy = folder / f"{_write(path, part)}{path.suffix.lower()}"
+            if not _is_whole(copy):
+                part.replace(copy)
+                sync_folder(folder)
+        finally:
+            part.unlink(missing_ok=True)
+        return copy
+    except OSError as error:
+        problem = f"{path.name} cannot be copied there ({error.strerror})"
+        raise ArtefactError(folder, problem, "name a folder with room that you may write to") from error
+
+
+def _write(source: Path, target: Path) -> str:
+    """Copy to a new file that is on the disk afterwards; the SHA-256 of what was written."""
+    digest = hashlib.sha256()
+    with source.open("rb") as file, target.open("xb") as copy:
+        while block := file.read(BLOCK):
+            digest.update(block)
+            copy.write(block)
+        copy.flush()
+        os.fsync(copy.fileno())
+    return digest.hexdigest()
+
+
+def _is_whole(copy: Path) -> bool:
+    """Whether a regular file is there whose content is what its name says."""
+    try:
+        if not stat.S_ISREG(copy.lstat().st_mode):
+            return False
+        with copy.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == copy.name.split(".")[0]
+    except FileNotFoundError:
+        return False
