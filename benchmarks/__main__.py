@@ -10,12 +10,14 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import cushion, detectors, engine, guard, reading, shield
+from benchmarks import cushion, detectors, engine, guard, reading, robustness, shield
 from benchmarks.record import Record, write_page
 
 BENCHMARKS = {
-    module.__name__.rpartition(".")[2]: module for module in (engine, guard, shield, detectors, cushion, reading)
+    module.__name__.rpartition(".")[2]: module
+    for module in (engine, guard, shield, detectors, cushion, reading, robustness)
 }
+APART = {"robustness"}  # takes an hour or two, and measures no speed: only by name
 
 
 def main(arguments: list[str]) -> None:
@@ -24,7 +26,9 @@ def main(arguments: list[str]) -> None:
         description="Speed and memory; all together about eight minutes on two idle cores.",
         epilog="example: python -m benchmarks engine guard --out runs/benchmarks",
     )
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"which ones: {', '.join(BENCHMARKS)}; default all")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"which: {', '.join(BENCHMARKS)}; default all but robustness"
+    )
     parser.add_argument(
         "--quick", action="store_true", help="tiny sizes, to see that it runs (goes to runs/benchmarks)"
     )
@@ -40,7 +44,7 @@ def main(arguments: list[str]) -> None:
     out: Path = given.out or default
     command = shlex.join(["python", "-m", "benchmarks", *arguments])
     started = time.perf_counter()
-    for name in given.names or BENCHMARKS:
+    for name in given.names or [name for name in BENCHMARKS if name not in APART]:
         module = BENCHMARKS[name]
         print(f"{name}:", flush=True)
         record = Record(name, module.ABOUT, command=command, out=out, seed=given.seed, quick=given.quick)

@@ -1,0 +1,253 @@
+"""Long commands that are killed go on where they were, and what they give is that of an unbroken run to the bit.
+
+A run is a fork of this process with everything imported, so that kills fall into the work and not into imports.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+SPEC = "phantom-xray?n=120"
+LOOK = "--attacks fgsm,pgd --eps 4/256 --steps 3 --limit 12"
+DETECTORS = "--detectors kd,mahalanobis --attacks fgsm,bim"
+COMMANDS = {
+    "train": f"train {SPEC} --size 32 --channels gray --backbone mobilenet_v2 --epochs 2 --batch-size 16 --device cpu",
+    "fit": f"fit CLASSIFIER {SPEC} --updates 12",
+    "calibrate": "calibrate GUARD SITE",
+    "evaluate": f"evaluate GUARD {SPEC} {LOOK} --no-planted",
+    "assess": f"assess CLASSIFIER {SPEC} {LOOK}",
+    "compare": f"compare CLASSIFIER {SPEC} {DETECTORS} --eps 4/256 --steps 3 --limit 12",
+    "analyse": f"analyse GUARD {SPEC} --attack pgd --eps 4/256 --steps 3 --limit 10",
+    "attack": f"attack GUARD {SPEC} --attack pgd --eps 4/256 --steps 3 --limit 12",
+}
+# What differs between two runs of the same: times and the place.
+VOLATILE = {
+    *("seconds", "seconds_per_image", "cost", "ms_per_image", "wall", "duration", "rate", "images_per_second"),
+    *("date", "started", "finished", "time", "load", "machine", "threads", "memory_gib", "peak_mib"),
+    *("commit", "command", "out", "path", "guard", "digest", "files", "checksum", "versions"),
+}
+DEFECT = "This is a defect of medaegis"
+
+
+@dataclass
+class Ended:
+    """How a command ended: exit code (negative: by that signal), what it said, seconds."""
+
+    code: int
+    said: str
+    seconds: float
+
+
+@dataclass
+class Runner:
+    """Runs commands in forks of this process.
+
+    Args:
+        home: folder for caches and what commands say.
+    """
+
+    home: Path
+    _ready: bool = field(default=False, init=False)
+
+    def prepare(self) -> None:
+        """Import all that commands need, once; forks start with it."""
+        if self._ready:
+            return
+        self.home.mkdir(parents=True, exist_ok=True)
+        for name in ("MEDAEGIS_CACHE", "MPLCONFIGDIR", "XDG_CACHE_HOME"):
+            os.environ[name] = str(self.home / "cache")
+        import matplotlib.pyplot
+        import scipy.stats
+        import sklearn.ensemble
+        import sklearn.linear_model
+        import sklearn.manifold
+        import sklearn.mixture
+        import sklearn.svm
+        import torch
+
+        import medaegis.bench.report
+        import medaegis.cli.app
+        from medaegis.guard import shield_training
+        from medaegis.models import training
+
+        torch.set_num_threads(1)
+        # Checkpoints at every step, not every half minute, because the runs are short.
+        shield_training.CHECKPOINT_SECONDS = training.CHECKPOINT_SECONDS = 0.0
+        del matplotlib, scipy, sklearn, medaegis
+        self._ready = True
+
+    def start(self, words: list[str], said: Path, before: Callable[[], None] | None = None) -> int:
+        """Fork, and run `medaegis WORDS` in it; the process id."""
+        self.prepare()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        pid = os.fork()
+        if pid:
+            return pid
+        try:
+            os.setsid()
+            out = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+            os.dup2(out, 1)
+            os.dup2(out, 2)
+            if before is not None:
+                before()
+            from medaegis.cli.app import app
+
+            app(words, prog_name="medaegis")
+        except SystemExit as end:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(end.code if isinstance(end.code, int) else 0 if end.code is None else 1)
+        except BaseException as error:  # what escapes is what is looked for
+            os.write(2, f"{DEFECT}: escaped {type(error).__name__}: {error}".encode())
+        os._exit(99)
+
+    def run(
+        self,
+        words: list[str],
+        *,
+        kill_after: float | None = None,
+        before: Callable[[], None] | None = None,
+        limit: float = 1200,
+    ) -> Ended:
+        """Run to the end, or kill (SIGKILL) the command and its children after so many seconds."""
+        said = self.home / "said.txt"
+        said.unlink(missing_ok=True)
+        started = time.perf_counter()
+        pid = self.start(words, said, before)
+        until = limit if kill_after is None else kill_after
+        while True:
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            seconds = time.perf_counter() - started
+            if ended:
+                break
+            if seconds >= until:
+                os.killpg(pid, signal.SIGKILL)
+                _, status = os.waitpid(pid, 0)
+                break
+            time.sleep(0.005)
+        text = said.read_text(errors="replace") if said.exists() else ""
+        return Ended(os.waitstatus_to_exitcode(status), text, time.perf_counter() - started)
+
+
+def known_commands() -> dict[str, str]:
+    """The long commands that this version has."""
+    from medaegis.cli.app import app
+
+    names = {info.name or info.callback.__name__ for info in app.registered_commands if info.callback is not None}
+    return {name: text for name, text in COMMANDS.items() if name in names}
+
+
+def words_of(name: str, home: Path, out: Path, *, seed: int = 0) -> list[str]:
+    """The words of a command that writes into `out`."""
+    places = {"CLASSIFIER": str(home / "train"), "GUARD": str(home / "fit"), "SITE": f"folder:{home / 'site'}"}
+    words = [places.get(word, word) for word in COMMANDS[name].split()]
+    return [*words, "--seed", str(seed), "--out", str(out)]
+
+
+def make_site(folder: Path, count: int = 80) -> None:
+    """Images of another site, which the guard has not seen: other drawings, brighter and with grain, in folders."""
+    import numpy as np
+    from PIL import Image
+
+    from medaegis.images import load_dataset
+
+    dataset = load_dataset(f"phantom-xray?n={3 * count}", size=48, channels="gray", seed=5)
+    rng = np.random.default_rng(0)
+    for k in range(2 * count, 3 * count):
+        place = folder / dataset.classes[int(dataset.labels[k])]
+        place.mkdir(parents=True, exist_ok=True)
+        pixels = 255 * (dataset.images[k, 0].numpy() / 255) ** 0.8 + rng.normal(0, 3, (48, 48))
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(place / f"{k}.png")
+
+
+# ---- what came of a command
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """File -> SHA-256 of what must be the same in every run: arrays, pictures, tables; figures without times."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        name = str(path.relative_to(folder))
+        if not path.is_file() or path.suffix in (".html", ".svg", ".md") or "manifest" in path.name:
+            continue
+        data = path.read_bytes()
+        if path.suffix in (".json", ".jsonl"):
+            lines = data.splitlines() if path.suffix == ".jsonl" else [data]
+            data = json.dumps([steady(json.loads(line)) for line in lines if line.strip()], sort_keys=True).encode()
+        found[name] = hashlib.sha256(data).hexdigest()
+    return found
+
+
+def steady(value: Any) -> Any:
+    """A JSON value without what differs from run to run."""
+    if isinstance(value, dict):
+        return {key: steady(inner) for key, inner in value.items() if key not in VOLATILE}
+    return [steady(inner) for inner in value] if isinstance(value, list) else value
+
+
+def differences(found: dict[str, str], expected: dict[str, str]) -> list[str]:
+    """Names of files that are missing, surplus or other than expected."""
+    return sorted(name for name in {*found, *expected} if found.get(name) != expected.get(name))
+
+
+# ---- kills
+
+
+def reference(runner: Runner, name: str, home: Path) -> dict[str, Any]:
+    """What an unbroken run gives and how long it takes; in what two of them differ ("unsteady")."""
+    kept = home / f"{name}.reference.json"
+    if kept.exists():
+        return dict(json.loads(kept.read_text()))
+    if name == "calibrate" and not (home / "site").exists():
+        make_site(home / "site")
+    runs = []
+    for out in (home / name, home / f"{name}.again"):
+        shutil.rmtree(out, ignore_errors=True)
+        ended = runner.run(words_of(name, home, out))
+        if ended.code != 0:
+            raise RuntimeError(f"{name} does not run: {ended.said[-1000:]}")
+        runs.append((contents(out), ended.seconds))
+    told = {
+        "contents": runs[0][0],
+        "seconds": runs[1][1],
+        "unsteady": differences(runs[0][0], runs[1][0]),
+        "bytes": max(path.stat().st_size for path in (home / name).rglob("*") if path.is_file()),
+    }
+    shutil.rmtree(home / f"{name}.again")
+    kept.write_text(json.dumps(told, indent=1))
+    return told
+
+
+def kill_once(runner: Runner, name: str, turn: int, seed: int, home: Path) -> dict[str, Any]:
+    """Kill a run at a random moment, call it again, and compare with the unbroken one."""
+    expected = reference(runner, name, home)
+    out = home / f"{name}.killed"
+    clean_up(out)
+    share = random.Random(f"{seed}/{name}/{turn}").uniform(0.02, 0.98)
+    killed = runner.run(words_of(name, home, out), kill_after=share * expected["seconds"])
+    again = runner.run(words_of(name, home, out))
+    lost = differences(contents(out), expected["contents"]) if out.exists() else ["everything"]
+    told = {"turn": turn, "share": round(share, 3), "killed": killed.code == -signal.SIGKILL, "code": again.code}
+    told |= {"lost": [one for one in lost if one not in expected["unsteady"]], "seconds": round(again.seconds, 1)}
+    if again.code:
+        told["said"] = again.said[-500:]
+    clean_up(out)
+    return told
+
+
+def clean_up(out: Path) -> None:
+    """Remove a folder and what was written beside it."""
+    for path in out.parent.glob(f"*{out.name}*"):
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
