@@ -58,8 +58,8 @@ def _runs(record: Record, home: Path, found: dict[str, Any]) -> None:
                 home / f"{name}.kill-{turn}.json", lambda n=name, t=turn: kill_once(runner, n, t, record.seed, home)
             )
             found["kills"][name]["turns"].append(told)
-            if told["code"] or told["lost"]:
-                record.tell(f"  {name}, kill {turn}: code {told['code']}, other than unbroken: {told['lost']}")
+            if not told["sound"] or told["lost"]:
+                record.tell(f"  {name}, kill {turn}: {told.get('said', '')}, other than unbroken: {told['lost']}")
             record.save()
         record.tell(f"  kills: {turn + 1} of each command")
     shares = ROOM[1:2] if record.quick else ROOM
@@ -86,7 +86,7 @@ def _once(kept: Path, work: Callable[[], Any]) -> Any:
 
 
 def _right(one: dict[str, Any] | None) -> bool:
-    return one is None or (one["sound"] and not one.get("lost") and not one.get("code_after"))
+    return one is None or (one["sound"] and not one.get("lost") and one.get("sound_after", True))
 
 
 def summary(found: dict[str, Any]) -> list[str]:
@@ -95,7 +95,7 @@ def summary(found: dict[str, Any]) -> list[str]:
     wrong = sum(len(told["wrong"]) for told in found["files"].values())
     turns = [turn for told in found["kills"].values() for turn in told["turns"]]
     hit = [turn for turn in turns if turn["killed"]]
-    bad = [turn for turn in hit if turn["code"] or turn["lost"]]
+    bad = [turn for turn in hit if not turn["sound"] or turn["lost"]]
     room = [one for trials in found["room"].values() for one in trials]
     lines = [
         f"{total:,} damaged files, folders and tables: {wrong} not read and not refused in our own words.",
@@ -150,13 +150,13 @@ def page(content: dict[str, Any]) -> str:
         "",
         "## Killed and called again",
         "",
-        "On drawn X-rays, 120 of 32 px; the command forked with all imports done.",
+        "On drawn X-rays, 240 of 32 px; the command forked with all imports done.",
         "",
     ]
     lines += ["| command | unbroken | kills | met it at work | resumed to the same bits |", "|---|---|---|---|---|"]
     for name, told in found["kills"].items():
         hit = [turn for turn in told["turns"] if turn["killed"]]
-        same = sum(not turn["code"] and not turn["lost"] for turn in hit)
+        same = sum(turn["sound"] and not turn["lost"] for turn in hit)
         lines.append(f"| {name} | {told['seconds']:.1f} s | {len(told['turns'])} | {len(hit)} | {same} |")
     unsteady = {name: told["unsteady"] for name, told in found["kills"].items() if told["unsteady"]}
     lines += [
@@ -175,7 +175,7 @@ def page(content: dict[str, Any]) -> str:
             if one is not None:
                 after = (
                     "as unbroken"
-                    if one.get("code_after") == 0 and not one["lost"]
+                    if one.get("sound_after") and not one["lost"]
                     else f"**{one.get('lost', 'not tried')}**"
                 )
                 sound = "yes" if one["sound"] else f"**no**: {one['said'][-120:]!r}"

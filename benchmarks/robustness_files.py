@@ -38,7 +38,7 @@ CASES = {
     "detector-forest": 600,
     "table": 1000,
 }
-AT_ONCE = 250  # cases of a child process; a killed run goes on after the last whole lot
+AT_ONCE = 1000  # cases of a child process; a killed run goes on after the last whole lot
 SECONDS = (
     90.0  # that a case may take (a decoder is stopped after 60); a child that is silent for twice as long is killed
 )
@@ -54,7 +54,7 @@ def run_kind(kind: str, count: int, seed: int, folder: Path) -> dict[str, Any]:
     outcomes = Counter(told["outcomes"])
     while told["next"] < count:
         first, last = told["next"], min(told["next"] + AT_ONCE, count)
-        for line in _lot(kind, first, last, seed, folder / "work"):
+        for line in _lot(kind, first, last, seed, folder / "work" / kind):
             if "outcomes" in line:
                 outcomes.update(line["outcomes"])
                 told["slowest"] = max(told["slowest"], line["slowest"])

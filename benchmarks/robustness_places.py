@@ -78,8 +78,9 @@ def _told_of_trouble(what: str, ended: Ended) -> dict[str, Any]:
 def _after_trouble(runner: Runner, name: str, home: Path, out: Path, expected: dict[str, Any]) -> dict[str, Any]:
     again = runner.run(words_of(name, home, out))
     lost = differences(contents(out), expected["contents"]) if out.exists() else ["everything"]
-    told = {"code_after": again.code, "lost": [one for one in lost if one not in expected["unsteady"]]}
-    return told | ({"said_after": again.said[-300:]} if again.code else {})
+    sound = again.code == expected["code"] and DEFECT not in again.said
+    told = {"sound_after": sound, "lost": [one for one in lost if one not in expected["unsteady"]]}
+    return told if sound else told | {"said_after": again.said[-300:]}
 
 
 def as_nobody() -> None:

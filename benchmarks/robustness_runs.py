@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-SPEC = "phantom-xray?n=120"
+SPEC = "phantom-xray?n=240"
 LOOK = "--attacks fgsm,pgd --eps 4/256 --steps 3 --limit 12"
 DETECTORS = "--detectors kd,mahalanobis --attacks fgsm,bim"
 COMMANDS = {
@@ -27,7 +27,7 @@ COMMANDS = {
     "calibrate": "calibrate GUARD SITE",
     "evaluate": f"evaluate GUARD {SPEC} {LOOK} --no-planted",
     "assess": f"assess CLASSIFIER {SPEC} {LOOK}",
-    "compare": f"compare CLASSIFIER {SPEC} {DETECTORS} --eps 4/256 --steps 3 --limit 12",
+    "compare": f"compare CLASSIFIER {SPEC} {DETECTORS} --eps 4/256 --steps 3 --limit 40",
     "analyse": f"analyse GUARD {SPEC} --attack pgd --eps 4/256 --steps 3 --limit 10",
     "attack": f"attack GUARD {SPEC} --attack pgd --eps 4/256 --steps 3 --limit 12",
 }
@@ -216,12 +216,13 @@ def reference(runner: Runner, name: str, home: Path) -> dict[str, Any]:
     for out in (home / name, home / f"{name}.again"):
         shutil.rmtree(out, ignore_errors=True)
         ended = runner.run(words_of(name, home, out))
-        if ended.code != 0:
+        if ended.code not in (0, 1) or DEFECT in ended.said or not out.exists():  # 1: a control failed, as it may here
             raise RuntimeError(f"{name} does not run: {ended.said[-1000:]}")
-        runs.append((contents(out), ended.seconds))
+        runs.append((contents(out), ended.seconds, ended.code))
     told = {
         "contents": runs[0][0],
         "seconds": runs[1][1],
+        "code": runs[0][2],
         "unsteady": differences(runs[0][0], runs[1][0]),
         "bytes": max(path.stat().st_size for path in (home / name).rglob("*") if path.is_file()),
     }
@@ -239,9 +240,10 @@ def kill_once(runner: Runner, name: str, turn: int, seed: int, home: Path) -> di
     killed = runner.run(words_of(name, home, out), kill_after=share * expected["seconds"])
     again = runner.run(words_of(name, home, out))
     lost = differences(contents(out), expected["contents"]) if out.exists() else ["everything"]
-    told = {"turn": turn, "share": round(share, 3), "killed": killed.code == -signal.SIGKILL, "code": again.code}
+    told = {"turn": turn, "share": round(share, 3), "killed": killed.code == -signal.SIGKILL}
+    told["sound"] = again.code == expected["code"] and DEFECT not in again.said
     told |= {"lost": [one for one in lost if one not in expected["unsteady"]], "seconds": round(again.seconds, 1)}
-    if again.code:
+    if not told["sound"]:
         told["said"] = again.said[-500:]
     clean_up(out)
     return told

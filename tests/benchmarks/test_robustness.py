@@ -113,11 +113,11 @@ def test_a_killed_command_and_one_without_room_go_on(tmp_path):
     assert (code, "network.safetensors" in changed) == (0, True), "another seed gives another network"
     assert any(kill["killed"] for kill in told["kills"])
     for kill in told["kills"]:
-        assert (kill["code"], kill["lost"]) == (0, [])
+        assert (kill["sound"], kill["lost"]) == (True, [])
     for trial in told["room"]:
         if trial is not None:
             assert trial["sound"], trial["said"]
-            assert (trial["code"], trial["code_after"], trial["lost"]) == (1, 0, [])
+            assert (trial["code"], trial["sound_after"], trial["lost"]) == (1, True, [])
 
 
 def test_the_page_tells_all():
@@ -128,11 +128,16 @@ def test_the_page_tells_all():
         },
         "kills": {
             "train": {"unsteady": [], "seconds": 3.0}
-            | {"turns": [{"killed": True, "code": 0, "lost": []}, {"killed": True, "code": 0, "lost": ["x.npz"]}]}
+            | {
+                "turns": [
+                    {"killed": True, "sound": True, "lost": []},
+                    {"killed": True, "sound": True, "lost": ["x.npz"]},
+                ]
+            }
         },
         "room": {
             "train": [
-                {"trouble": "disk", "bytes": 8, "code": 1, "sound": True, "said": "", "code_after": 0, "lost": []},
+                {"trouble": "disk", "bytes": 8, "code": 1, "sound": True, "said": "", "sound_after": True, "lost": []},
                 None,
             ]
         },
