@@ -6,7 +6,6 @@ A registered backbone is rebuilt from its name; nothing that a folder holds is e
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -117,14 +116,12 @@ def rebuild_classifier(
     classes = len(told.classes)
     try:
         own = factory if is_own(told.backbone) else None
-        # Ours are built without memory, and take the arrays as theirs once these are known to fit.
-        ours = told.backbone in backbones()
-        with torch.random.fork_rng(devices=[]), torch.device("meta") if ours else nullcontext():
+        with torch.random.fork_rng(devices=[]):
             network = create_backbone(told.backbone, classes=classes) if own is None else build_own(own, classes)
         check_state("weights", network, state, BATCH_NORM, remedy=remedy)
-        if ours:
+        if told.backbone in backbones():
             _check_size_of_pass(network, told.size)
-        network.load_state_dict(dict(state), assign=ours)
+        network.load_state_dict(dict(state))
         classifier = Classifier(
             network,
             classes=told.classes,
@@ -145,17 +142,21 @@ def rebuild_classifier(
 
 @torch.no_grad()
 def _check_size_of_pass(network: nn.Module, size: int) -> None:
-    """Raises ConfigError for a network on "meta" whose pass would fill the memory: its weights do not tell the size."""
-    widest = 0
+    """Raises ConfigError for a network whose pass would fill the memory: its weights do not tell the size.
+
+    Looked at in a pass of at most 64 px: maps grow with the square of the side.
+    """
+    probe, widest = min(size, 64), 0
 
     def note(module: nn.Module, given: Any, output: Any) -> None:
         nonlocal widest
         widest = max(widest, output.numel() if isinstance(output, Tensor) else 0)
 
     hooks = [module.register_forward_hook(note) for module in network.modules()]
-    network.eval()(torch.empty(1, 3, size, size, device="meta"))
+    network.eval()(torch.zeros(1, 3, probe, probe))
     for hook in hooks:
         hook.remove()
+    widest = round(widest * (size / probe) ** 2)
     if widest > MAX_MAP:
         raise ConfigError("size", f"at {size} px one layer alone gives {widest:,} numbers an image", "make it smaller")
 
