@@ -375,7 +375,13 @@ def test_what_does_not_fit_is_refused_before_any_work(scene, tmp_path, monkeypat
     with pytest.raises(DataError, match="split was made for other images"):
         assessed((classifier, other, split), tmp_path)
     wrong = type(classifier)(
-        classifier.network, classes=("cat", "dog"), size=32, channels="gray", backbone=classifier.backbone
+        classifier.network,
+        classes=("cat", "dog"),
+        size=32,
+        channels="gray",
+        backbone=classifier.backbone,
+        mean=(0.0,) * 3,
+        std=(1.0,) * 3,
     )
     with pytest.raises(DataError, match="the classifier is for cat, dog at 32 px gray"):
         assessed((wrong, other, other_split), tmp_path)

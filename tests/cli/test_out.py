@@ -8,6 +8,7 @@ from tests.cli.shop import SIDE, Shop, call
 
 from medaegis.bench.store import Store
 from medaegis.cli import datasets
+from medaegis.guard.guard import Guard
 from medaegis.guard.shield_training import ShieldTraining
 from medaegis.models.checkpoint import load_checkpoint, save_checkpoint
 from medaegis.models.classifier import Classifier
@@ -73,16 +74,14 @@ def test_training_for_a_folder_of_something_else_is_refused(idle: None, shop: Sh
     assert "name a folder in it" in refused(shop, "fit", Path())
 
 
-def test_a_guard_of_the_same_place_may_be_fitted_again(shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    class Reached(Exception):
-        pass
-
-    def reached(*_: object) -> None:
-        raise Reached
-
-    monkeypatch.setattr(ShieldTraining, "train", reached)
-    result = call("fit", shop.classifier, shop.spec, "--out", shop.copy_of_guard(tmp_path))
-    assert "unexpected Reached" in result.stderr
+def test_a_guard_of_other_settings_is_not_replaced(shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(ShieldTraining, "train", lambda *_: pytest.fail("trained"))
+    copy = shop.copy_of_guard(tmp_path)
+    before = Guard.load(copy).digest
+    result = call("fit", shop.classifier, shop.spec, "--out", copy)
+    assert result.exit_code == 2
+    assert "holds a guard made with other settings" in " ".join(result.stderr.split())
+    assert Guard.load(copy).digest == before
 
 
 def test_a_report_needs_a_file_of_its_own(shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -26,7 +26,7 @@ README = Path(__file__).parents[2] / "README.md"
 def test_inspect_tells_what_train_will_use(shop: Shop):
     told = json.loads(call("data", "inspect", shop.spec, "--size", SIDE, "--channels", "gray", "--json").stdout)
     assert told["images"] == PATIENTS * SHOTS
-    assert told["patients"] == PATIENTS
+    assert (told["groups"], told["split_by"]) == (PATIENTS, "patient")
     assert told["channels"] == "gray"
     split = Split.load(shop.classifier / "split.json", load_dataset(shop.spec, size=SIDE, channels="gray"))
     for part, rows in split.parts.items():
