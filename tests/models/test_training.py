@@ -24,6 +24,7 @@ from medaegis.models.hardware import pick_device
 from medaegis.models.metrics import calibration_error, classification_metrics
 from medaegis.models.store import read_training
 from medaegis.models.training import TrainConfig, learning_rate, train_classifier
+from medaegis.progress import GOES_ON
 
 ROOT = Path(__file__).parents[2]
 
@@ -91,6 +92,8 @@ class TestRun:
             train_classifier(*squares(), CONFIG, out, progress=stop_at(steps // 2 + 1))
         assert not out.exists()
         train_classifier(*squares(), CONFIG, out, progress=lambda *report: again.append(report))
+        first, *again = again
+        assert first == (steps // 2 + 1, steps, GOES_ON)
         assert len(again) == steps - (steps // 2 + 1)
         # What is told of the steps after the stops is what was told without them.
         assert again == told[-len(again) :]
