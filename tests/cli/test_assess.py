@@ -43,10 +43,10 @@ def test_a_classifier_is_assessed(shop: Shop, tmp_path: Path):
 
 
 def test_a_failed_control_is_an_exit_code(shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    from medaegis.bench import assessment_checks
+    from medaegis.bench import controls
 
-    monkeypatch.setattr(assessment_checks, "FULL", 1.01)  # which none can reach
-    options = ("--attacks", "bim", "--eps", "4/256", "--limit", 2, "--out", tmp_path)
+    monkeypatch.setattr(controls, "FAR_EPS", 1 / 256)  # so near that the attack does not succeed on all
+    options = ("--attacks", "bim", "--eps", "1/256", "--limit", 8, "--out", tmp_path)
     result = call("assess", shop.classifier, shop.spec, *options)
     assert result.exit_code == 1
     assert "FAILED" in result.stdout
@@ -69,7 +69,7 @@ def test_what_does_not_fit_is_told_in_a_line(shop: Shop, tmp_path: Path):
         (2, "needs 4 classes", (shop.spec, "--attacks", "apgd-dlr")),
         (2, "radius", (shop.spec, "--eps", "8")),
         (2, "jpeg", (shop.spec, "--cushion", "jpg")),
-        (2, "other images", ("phantom-xray?n=60", "--attacks", "fgsm")),
+        (2, "its classes are clear, opacity", ("phantom-xray?n=60", "--attacks", "fgsm")),
         (2, "other images", (shop.spec, "--images", 100, "--attacks", "fgsm")),
     ):
         result = call("assess", shop.classifier, *given, "--out", out)

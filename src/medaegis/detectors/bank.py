@@ -66,7 +66,7 @@ class Shields(Detector):
     def options(self) -> dict[str, Any]:
         told = [
             {"shapes": [[tap, list(shape)] for tap, shape in s.shapes.items()], "width": s.width, "hidden": s.hidden}
-            for s in (cast(Shield, shield) for shield in self._trained().shields)
+            for s in (cast(Shield, shield) for shield in ([] if self.bank is None else self.bank.shields))
         ]
         return {"tnr": self.tnr, "shields": told}
 
