@@ -88,7 +88,7 @@ def site_for(guard: Guard, spec: str, *, images: int | None, seed: int = 0, reca
         DataError: classes that the guard does not know; nothing it does not know; or the images of the fit fall into
             other parts than then.
     """
-    from medaegis.guard.site import Site, other_site
+    from medaegis.guard.site import Site, knows_some, other_site
     from medaegis.images import split_dataset
 
     told = guard.training.get("split")
@@ -100,7 +100,7 @@ def site_for(guard: Guard, spec: str, *, images: int | None, seed: int = 0, reca
     dataset = load(
         spec, size=classifier.size, channels=classifier.channels, images=limit, seed=told["seed"] if of_fit else seed
     )
-    if dataset.fingerprint == told.get("fingerprint") and not recalibrate:
+    if dataset.fingerprint == told.get("fingerprint") and knows_some(guard, dataset) and not recalibrate:
         split = split_dataset(dataset, by=told["by"], seed=told["seed"], fractions=_fractions(told))
         parts = guard.training.get("split_parts")
         if parts is not None and split.parts_fingerprint != parts:

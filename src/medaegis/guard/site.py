@@ -76,6 +76,14 @@ def other_site(guard: Guard, dataset: Dataset, *, seed: int = 0, recalibrate: bo
     return Site(dataset, split_site(dataset, seed), left_out=before - len(dataset), note=note)
 
 
+def knows_some(guard: Guard, dataset: Dataset) -> bool:
+    """Whether the guard learned from any of these pixels, or keeps no record of it.
+
+    A data set's fingerprint is of names, labels and patients, which the same patients have before another scanner too.
+    """
+    return guard.seen is None or bool(torch.isin(pixel_hashes(dataset.images), guard.seen.learned).any())
+
+
 def split_site(dataset: Dataset, seed: int) -> Split:
     """A fifth for an attacker, two fifths to set thresholds on, two to measure on, by patient."""
     return split_dataset(dataset, seed=seed, fractions=SITE_FRACTIONS, complete=False)
