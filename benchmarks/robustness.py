@@ -10,14 +10,14 @@ from typing import Any
 from benchmarks.record import Record
 from benchmarks.robustness_files import CASES, MEBIBYTES, SECONDS, run_kind
 from benchmarks.robustness_places import full_disk, no_rights, no_room
-from benchmarks.robustness_runs import Runner, kill_once, known_commands, reference
+from benchmarks.robustness_runs import Runner, kill_often, known_commands, reference
 
 ABOUT = (
     "Damaged pictures, folders and tables, read one by one: each gives a picture (a guard, a data set) or is refused "
     "in our own words, within time and memory. Long commands killed (SIGKILL) at random moments and called again: what "
     "they give must be that of an unbroken run to the bit. A full disk, and files and folders without rights."
 )
-KILLS = 20
+CHAINS, KILLS = 2, 10  # runs of each command, and kills of each run
 ROOM = (0.05, 0.3, 0.7)  # of what is needed
 PAGE = Path(__file__).parents[1] / "docs" / "results" / "robustness.md"
 
@@ -52,16 +52,18 @@ def _runs(record: Record, home: Path, found: dict[str, Any]) -> None:
         record.tell(f"  {name}: {told['seconds']:.1f} s unbroken; differs between two such runs: {told['unsteady']}")
         found["kills"][name] = {"unsteady": told["unsteady"], "seconds": told["seconds"], "turns": []}
     # In turn, so that a run that is stopped has as many of each.
-    for turn in range(2 if record.quick else KILLS):
+    chains, kills = (1, 2) if record.quick else (CHAINS, KILLS)
+    for turn in range(chains):
         for name in commands:
             told = _once(
-                home / f"{name}.kill-{turn}.json", lambda n=name, t=turn: kill_once(runner, n, t, record.seed, home)
+                home / f"{name}.kill-{turn}.json",
+                lambda n=name, t=turn: kill_often(runner, n, t, kills, record.seed, home),
             )
             found["kills"][name]["turns"].append(told)
             if not told["sound"] or told["lost"]:
-                record.tell(f"  {name}, kill {turn}: {told.get('said', '')}, other than unbroken: {told['lost']}")
+                record.tell(f"  {name}, killed: {told.get('said', '')}, other than unbroken: {told['lost']}")
             record.save()
-        record.tell(f"  kills: {turn + 1} of each command")
+        record.tell(f"  {(turn + 1) * kills} kills of each command")
     shares = ROOM[1:2] if record.quick else ROOM
     for name in commands:
         trials = [
@@ -94,12 +96,12 @@ def summary(found: dict[str, Any]) -> list[str]:
     total = sum(sum(told["outcomes"].values()) for told in found["files"].values())
     wrong = sum(len(told["wrong"]) for told in found["files"].values())
     turns = [turn for told in found["kills"].values() for turn in told["turns"]]
-    hit = [turn for turn in turns if turn["killed"]]
-    bad = [turn for turn in hit if not turn["sound"] or turn["lost"]]
+    bad = [turn for turn in turns if not turn["sound"] or turn["lost"]]
     room = [one for trials in found["room"].values() for one in trials]
     lines = [
         f"{total:,} damaged files, folders and tables: {wrong} not read and not refused in our own words.",
-        f"{len(hit)} kills that met a command at work ({len(turns)} tried): {len(bad)} with another result in the end.",
+        f"{sum(turn['met'] for turn in turns)} kills that met a command at work, in {len(turns)} runs: {len(bad)} runs "
+        "with another result in the end.",
         f"{sum(one is not None for one in room)} runs without room: {sum(not _right(one) for one in room)} wrong; "
         f"{sum(one is None for one in room)} skipped, for no small disk could be mounted.",
     ]
@@ -153,11 +155,15 @@ def page(content: dict[str, Any]) -> str:
         "On drawn X-rays, 240 of 32 px; the command forked with all imports done.",
         "",
     ]
-    lines += ["| command | unbroken | kills | met it at work | resumed to the same bits |", "|---|---|---|---|---|"]
+    lines += [
+        "| command | unbroken | runs | kills | met it at work | ended with the same bits |",
+        "|---|---|---|---|---|---|",
+    ]
     for name, told in found["kills"].items():
-        hit = [turn for turn in told["turns"] if turn["killed"]]
-        same = sum(turn["sound"] and not turn["lost"] for turn in hit)
-        lines.append(f"| {name} | {told['seconds']:.1f} s | {len(told['turns'])} | {len(hit)} | {same} |")
+        turns = told["turns"]
+        same = sum(turn["sound"] and not turn["lost"] for turn in turns)
+        counts = f"{len(turns)} | {sum(turn['kills'] for turn in turns)} | {sum(turn['met'] for turn in turns)}"
+        lines.append(f"| {name} | {told['seconds']:.1f} s | {counts} | {same} of {len(turns)} |")
     unsteady = {name: told["unsteady"] for name, told in found["kills"].items() if told["unsteady"]}
     lines += [
         "",

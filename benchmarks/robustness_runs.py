@@ -231,18 +231,21 @@ def reference(runner: Runner, name: str, home: Path) -> dict[str, Any]:
     return told
 
 
-def kill_once(runner: Runner, name: str, turn: int, seed: int, home: Path) -> dict[str, Any]:
-    """Kill a run at a random moment, call it again, and compare with the unbroken one."""
+def kill_often(runner: Runner, name: str, turn: int, kills: int, seed: int, home: Path) -> dict[str, Any]:
+    """Kill a run at random moments, calling it again each time; let it end, and compare with the unbroken one."""
     expected = reference(runner, name, home)
     out = home / f"{name}.killed"
     clean_up(out)
-    share = random.Random(f"{seed}/{name}/{turn}").uniform(0.02, 0.98)
-    killed = runner.run(words_of(name, home, out), kill_after=share * expected["seconds"])
+    draw = random.Random(f"{seed}/{name}/{turn}")
+    met = 0
+    for _ in range(kills):
+        # Up to a quarter of the whole time, so that most kills meet it at work, each at another place.
+        ended = runner.run(words_of(name, home, out), kill_after=draw.uniform(0.02, 0.25) * expected["seconds"])
+        met += ended.code == -signal.SIGKILL
     again = runner.run(words_of(name, home, out))
     lost = differences(contents(out), expected["contents"]) if out.exists() else ["everything"]
-    told = {"turn": turn, "share": round(share, 3), "killed": killed.code == -signal.SIGKILL}
+    told = {"turn": turn, "kills": kills, "met": met, "lost": [one for one in lost if one not in expected["unsteady"]]}
     told["sound"] = again.code == expected["code"] and DEFECT not in again.said
-    told |= {"lost": [one for one in lost if one not in expected["unsteady"]], "seconds": round(again.seconds, 1)}
     if not told["sound"]:
         told["said"] = again.said[-500:]
     clean_up(out)
