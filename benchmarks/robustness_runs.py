@@ -177,6 +177,8 @@ def make_site(folder: Path, count: int = 80) -> None:
 
 def contents(folder: Path) -> dict[str, str]:
     """File -> SHA-256 of what must be the same in every run: arrays, pictures, tables; figures without times."""
+    import safetensors.numpy
+
     found = {}
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
@@ -186,6 +188,9 @@ def contents(folder: Path) -> dict[str, str]:
         if path.suffix in (".json", ".jsonl"):
             lines = data.splitlines() if path.suffix == ".jsonl" else [data]
             data = json.dumps([steady(json.loads(line)) for line in lines if line.strip()], sort_keys=True).encode()
+        elif path.suffix == ".safetensors":
+            kept = {key: value for key, value in safetensors.numpy.load(data).items() if key not in VOLATILE}
+            data = safetensors.numpy.save(kept)
         found[name] = hashlib.sha256(data).hexdigest()
     return found
 
