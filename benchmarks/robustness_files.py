@@ -38,6 +38,7 @@ CASES = {
     "detector-forest": 600,
     "table": 1000,
 }
+ROOT = Path(__file__).parents[1]
 AT_ONCE = 1000  # cases of a child process; a killed run goes on after the last whole lot
 SECONDS = (
     90.0  # that a case may take (a decoder is stopped after 60); a child that is silent for twice as long is killed
@@ -85,7 +86,7 @@ def _lot(kind: str, first: int, last: int, seed: int, folder: Path) -> list[dict
             str(seed),
             str(folder),
         ]
-        child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=Path(__file__).parents[1])
+        child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0, cwd=ROOT)
         assert child.stdout is not None
         at, ended, silent = -1, False, False
         while not ended:
