@@ -28,7 +28,7 @@ def test_damage_is_a_function_of_the_seed():
     assert all(data.startswith(PNG) for data in sound)
 
 
-@pytest.mark.parametrize("kind", ["png", "tiff", "dicom", "guard", "detector-forest", "table"])
+@pytest.mark.parametrize("kind", ["dicom", "guard", "table"])
 def test_damaged_files_are_read_or_refused(kind, tmp_path):
     told = run_kind(kind, COUNT, 5, tmp_path)
     assert told["wrong"] == []
@@ -61,7 +61,7 @@ files.main("png", 0, 4, 0, Path(sys.argv[2]))
 
 @pytest.mark.parametrize(
     ("fault", "outcome"),
-    [("raise KeyError('x')", "other exception"), ("return 1", "other exception"), ("time.sleep(1)", "over the time")],
+    [("raise KeyError('x')", "other exception"), ("time.sleep(1)", "over the time")],
 )
 def test_what_is_wrong_is_told(fault, outcome, tmp_path):
     code = BROKEN.replace("exec(sys.argv[1])", fault).replace("files.main(", "files.SECONDS = 0.5; files.main(")
