@@ -128,12 +128,7 @@ def test_the_page_tells_all():
         },
         "kills": {
             "train": {"unsteady": [], "seconds": 3.0}
-            | {
-                "turns": [
-                    {"killed": True, "sound": True, "lost": []},
-                    {"killed": True, "sound": True, "lost": ["x.npz"]},
-                ]
-            }
+            | {"turns": [{"kills": 3, "met": 2, "sound": True, "lost": lost} for lost in ([], ["x.npz"])]}
         },
         "room": {
             "train": [
