@@ -14,9 +14,9 @@ from medaegis.cushions import parse_cushion
 from medaegis.errors import ArtefactError, ConfigError, DataError
 from medaegis.guard import fitting, shield_training
 from medaegis.guard.calibration import calibrate
-from medaegis.guard.fitting import LOOKS, fit_guard, refit_guard, robustness, shield_config, soundness
+from medaegis.guard.fitting import fit_guard, refit_guard, robustness, shield_config, soundness
 from medaegis.guard.guard import Guard
-from medaegis.guard.looks import shield_facts, unfinished
+from medaegis.guard.looks import BETWEEN_LOOKS, shield_facts, unfinished
 from medaegis.guard.shield_training import ShieldTraining
 from medaegis.models.store import save_classifier
 
@@ -265,7 +265,8 @@ class TestShieldsOfAnotherGuard:
 def test_recipes():
     classifier = learned_classifier()
     paper = shield_config("paper", classifier, updates=50, seed=3)
-    assert (paper.watch_every, shield_config("paper", classifier, updates=3).watch_every) == (50 // LOOKS, 0)
+    every = {updates: shield_config("paper", classifier, updates=updates).watch_every for updates in (3, 50, 1600)}
+    assert every == {3: 0, 50: BETWEEN_LOOKS, 1600: 100}
     assert (paper.taps, paper.updates, paper.seed, paper.lifetime) == (("relu", "last"), 50, 3, 1)
     assert paper.average == 0, "the paper keeps the last weights; over few updates a slow average is that of weak ones"
     strong = shield_config("strong", classifier, updates=50)

@@ -27,7 +27,7 @@ from medaegis.errors import ConfigError, DataError
 from medaegis.guard.calibration import calibrate
 from medaegis.guard.fingerprint import weights_fingerprint
 from medaegis.guard.guard import KIND, Guard
-from medaegis.guard.looks import LOOKS, WATCHED_EPS, soundness
+from medaegis.guard.looks import BETWEEN_LOOKS, LOOKS, WATCHED_EPS, soundness
 from medaegis.guard.purpose import PURPOSE, Purpose, purpose_of
 from medaegis.guard.seen import Seen
 from medaegis.guard.shield_training import ShieldConfig, ShieldTraining
@@ -58,7 +58,8 @@ def shield_config(recipe: str, classifier: Classifier, *, updates: int, seed: in
     if not taps:
         problem = "the classifier names no taps, and the Shields of recipe paper read them"
         raise ConfigError(f"recipe {recipe!r}", problem, "name some: --taps layer1.0,layer2.0; or take recipe strong")
-    paper = ShieldConfig(taps=taps, updates=updates, average=0.0, seed=seed, watch_every=updates // LOOKS)
+    every = max(BETWEEN_LOOKS, updates // LOOKS) if updates >= LOOKS else 0
+    paper = ShieldConfig(taps=taps, updates=updates, average=0.0, seed=seed, watch_every=every)
     if recipe == "paper":
         return paper
     ours = {

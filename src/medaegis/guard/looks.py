@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 WATCHED_EPS = (4, 8, 16, 64)  # of 256; at 64 a sound attack must win, or gradients are masked
 MASKED = 0.02  # AUROC at the largest watched eps above which a Shield is taken to hide its gradients
 LOOKS = 16  # at robustness during one training; one of fewer updates gets none
+BETWEEN_LOOKS = 10  # updates at least: a look takes as long as ten of them
 FIT_AGAIN = "Fit again with another --seed, with more images or with fewer --updates"
 
 
