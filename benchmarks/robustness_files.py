@@ -43,6 +43,7 @@ AT_ONCE = 1000  # cases of a child process; a killed run goes on after the last 
 SECONDS = (
     90.0  # that a case may take (a decoder is stopped after 60); a child that is silent for twice as long is killed
 )
+TRIES = 5  # to start a child process
 MEBIBYTES = 1024  # that a process may take, the decoders' included
 
 
@@ -106,7 +107,10 @@ def _lot(kind: str, first: int, last: int, seed: int, folder: Path) -> list[dict
         _, said = child.communicate()
         if lines and "outcomes" in lines[-1] and lines[-1].get("to") == last:
             return lines
-        if at < 0 and (tries := tries + 1) < 5:  # it did not come to any case: a machine too busy to start it
+        if at < 0:  # it did not come to any case: a machine too busy to start it, or a fault of these trials
+            tries += 1
+            if tries == TRIES:
+                raise RuntimeError(f"trials of {kind} cannot be started: {said.decode(errors='replace')[-1000:]}")
             continue
         outcome = "over the time" if silent else "process ended"
         detail = said.decode(errors="replace")[-300:]

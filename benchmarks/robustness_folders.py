@@ -71,7 +71,7 @@ def make_folder(kind: str, path: Path) -> None:
         bank.centre.fill_(0.0)
         Guard(network, parse_cushion("jpeg:80"), bank, tnr=0.9, calibration={"tnr_reached": 0.9}).save(path)
     else:
-        seen = Reader(network, parse_cushion("jpeg:80")).read(images(24))
+        seen = Reader(network, cushion=parse_cushion("jpeg:80")).read(images(24))
         labels = torch.arange(24) % 2
         detector: Detector = KernelDensity(taps=("relu",))
         if kind == "detector-forest":

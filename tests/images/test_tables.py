@@ -81,6 +81,8 @@ def test_delimiters_encodings_and_ends_of_lines(root: Path, delimiter: str, enco
         ("image,label,patient,PatientID\nx/1.bmp,0,1,2\nx/2.bmp,1,2,2\n", "could be patient: 'patient', 'PatientID'"),
         ("image,label\nx/1.bmp,No DR, mild\nx/2.bmp,1\n", "line 2 has 3 cells, the heading 2"),
         ('image,label\nx/1.bmp,"0\nx/2.bmp,1\nx/3.bmp,1\n', "cannot be read as a table"),
+        ("image,label\nx/1\0.bmp,0\nx/2.bmp,1\n", "line 2 holds a NUL character"),
+        ("image,la\0bel\nx/1.bmp,0\nx/2.bmp,1\n", "line 1 holds a NUL character"),
         ("image,label\nx/1.bmp,0\n,1\n", "line 3: image is empty"),
         ("image,label\nx/1.bmp\nx/2.bmp,1\n", "line 2: label is empty"),
         ("picture,label\nx/1.bmp,0\nx/2.bmp,1\n", "no column 'image', only: picture, label"),

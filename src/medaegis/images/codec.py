@@ -26,6 +26,7 @@ from medaegis.images.isolated import ask
 from medaegis.images.jpeg import Codestream, decode_jpeg
 from medaegis.images.limits import UnreadableError
 
+BAND_PIXELS = 1 << 20  # converted at once
 GREY = ("MONOCHROME1", "MONOCHROME2")
 PALETTE = "PALETTE COLOR"
 LOSSY_JPEG = (0xC0, 0xC1, PROGRESSIVE)
@@ -51,7 +52,13 @@ class Syntax:
     processes: tuple[int, ...]
     photometric: tuple[str, ...]
 
+    @property
+    def wide(self) -> bool:
+        """Whether the decoder holds each value in 32 bits."""
+        return self.decoder == "pylibjpeg"
 
+
+WIDE_COPIES = 2  # of a colour picture's memory, compared with the other decoders
 _JPEG = (*GREY, "RGB", "YBR_FULL", "YBR_FULL_422")
 _LOSSLESS = (*GREY, PALETTE, "RGB", "YBR_FULL", "YBR_FULL_422")
 _LS = (*GREY, PALETTE, "RGB", "YBR_FULL")
@@ -110,7 +117,6 @@ def decode_frame(
         # Whatever markers said what the colours are, now Adobe's alone does.
         values = decode_jpeg(Codestream(BytesIO(frame)), b"" if colours == "grey" else ADOBE[colours])
         return values[..., 0] if colours == "grey" else values
-    # Under the name "RGB" pydicom converts nothing, under "YBR_FULL" once.
     told = options if colours == "grey" else {**options, "photometric_interpretation": colours}
     about = {"transfer_syntax": transfer_syntax, "plugin": syntax.decoder, "options": told}
     answer = ask({"task": "dicom", **about}, frame)
@@ -119,7 +125,19 @@ def decode_frame(
             f"its {syntax.name} data cannot be decoded: damaged, or not of the kind it declares", DAMAGED
         )
     head, binary = answer
-    return np.frombuffer(binary, dtype=head["dtype"]).reshape(head["shape"])
+    values = np.frombuffer(binary, dtype=head["dtype"]).reshape(head["shape"])
+    return ybr_to_rgb(values) if head["photometric"] == "YBR_FULL" else values
+
+
+def ybr_to_rgb(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The RGB of YBR_FULL `(rows, columns, 3)`, as pydicom converts it; band by band, for it does so in float."""
+    from pydicom.pixels.processing import convert_color_space
+
+    made = np.empty_like(values)
+    rows = max(1, BAND_PIXELS // values.shape[1])
+    for top in range(0, len(values), rows):
+        made[top : top + rows] = convert_color_space(values[top : top + rows], "YBR_FULL", "RGB")
+    return made
 
 
 def _check(stream: StreamHeader, syntax: Syntax, options: dict[str, Any], steps: list[str]) -> None:

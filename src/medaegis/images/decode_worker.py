@@ -39,16 +39,19 @@ def send(stream: BinaryIO, message: dict[str, Any], *binary: Buffer) -> None:
 
 
 def decode_dicom(request: dict[str, Any], frame: bytes) -> tuple[dict[str, Any], bytes]:
-    """One compressed frame to stored values by the decoder that is named; what the options call YBR becomes RGB."""
+    """One compressed frame to stored values by the decoder that is named, and what its colours then are."""
     import numpy as np
     from pydicom.encaps import encapsulate
     from pydicom.pixels.decoders.base import get_decoder
 
-    values, _ = get_decoder(request["transfer_syntax"]).as_array(
-        encapsulate([frame]), index=0, decoding_plugin=request["plugin"], **request["options"]
+    encapsulated = encapsulate([frame])
+    del frame
+    values, made = get_decoder(request["transfer_syntax"]).as_array(
+        encapsulated, index=0, raw=True, decoding_plugin=request["plugin"], **request["options"]
     )
     values = np.ascontiguousarray(values.astype(values.dtype.newbyteorder("<"), copy=False))
-    return {"dtype": values.dtype.str, "shape": values.shape}, values.tobytes()
+    told = {"dtype": values.dtype.str, "shape": values.shape, "photometric": made["photometric_interpretation"]}
+    return told, values.tobytes()
 
 
 def decode_raster(request: dict[str, Any], data: bytes) -> tuple[dict[str, Any], bytes]:
@@ -70,6 +73,7 @@ def check_jpeg(request: dict[str, Any], data: bytes) -> tuple[dict[str, Any], by
 
     fragment = gdcm.Fragment()
     fragment.SetByteStringValue(data)
+    del data
     fragments = gdcm.SequenceOfFragments.New()
     fragments.AddFragment(fragment)
     element = gdcm.DataElement(gdcm.Tag(0x7FE0, 0x0010))
@@ -124,10 +128,10 @@ def main() -> None:
     heard = Heard()
     tasks = {"dicom": decode_dicom, "raster": decode_raster, "jpeg-check": check_jpeg}
     while (message := receive(sys.stdin.buffer)) is not None:
-        request, data = message
+        request, held = message[0], [message[1]]
+        del message  # so that a task can let go of its data
         try:
-            answer, binary = tasks[request["task"]](request, data)
-            del data
+            answer, binary = tasks[request["task"]](request, held.pop())
         except Exception as error:
             # Only the kind: a decoder's text may quote the file.
             answer, binary = {"error": type(error).__name__}, b""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from medaegis.images.codec import COMPRESSED, GREY, PALETTE, decode_frame
+from medaegis.images.codec import COMPRESSED, GREY, PALETTE, WIDE_COPIES, decode_frame
 from medaegis.images.dicom_frames import RLE, Fragments, native
 from medaegis.images.dicom_header import (
     BIG_ENDIAN,
@@ -21,7 +21,7 @@ from medaegis.images.dicom_header import (
     transfer_syntax,
 )
 from medaegis.images.kinds import read_kind
-from medaegis.images.limits import Decoded, Limits, UnreadableError, check_frame, quiet
+from medaegis.images.limits import Decoded, Limits, UnreadableError, check_frame, check_size, quiet
 from medaegis.images.voi import BAD_TAG, Stored, grey, number, read_modality, read_table
 
 if TYPE_CHECKING:
@@ -50,6 +50,8 @@ def dicom_reader(file: BinaryIO, limits: Limits) -> Callable[[int], Decoded]:
         dataset = read_header(file, syntax)
         vr, length = pixel_element(file, dataset, syntax)
         options = pixel_options(dataset, limits)
+        if syntax in COMPRESSED and COMPRESSED[syntax].wide and options["samples_per_pixel"] > 1:
+            check_size(options["columns"], options["rows"], limits, copies=WIDE_COPIES)
         kind, frames = read_kind(dataset), int(options["number_of_frames"])
         start = file.tell()
         fragments = None
@@ -66,14 +68,15 @@ def dicom_reader(file: BinaryIO, limits: Limits) -> Callable[[int], Decoded]:
             else:
                 file.seek(start)
                 values = native(file, syntax, vr, length, options, frame, steps)
+            pixels: npt.NDArray[Any]
             if options["photometric_interpretation"] in GREY:
-                pixels = _grey(values, dataset, options, frame, syntax, steps)[np.newaxis]
+                pixels, white = _grey(values, dataset, options, frame, syntax, steps)[np.newaxis], 1
             elif options["photometric_interpretation"] == PALETTE:
-                pixels = _palette(values, dataset, options, syntax, steps)
+                pixels, white = _palette(values, dataset, options, syntax, steps)
             else:
-                pixels = _colour(values, options["bits_stored"])
-        pixels = np.ascontiguousarray(pixels, dtype=np.float32)
-        return Decoded(pixels, 1, options["bits_stored"], frames, steps, kind)
+                white = (1 << options["bits_stored"]) - 1
+                pixels = _colour(values, white)
+        return Decoded(pixels, white, options["bits_stored"], frames, steps, kind)
 
     return read
 
@@ -148,8 +151,10 @@ def _inverted(dataset: "Dataset", photometric: str, steps: list[str]) -> str:
 
 def _palette(
     values: npt.NDArray[Any], dataset: "Dataset", options: dict[str, Any], syntax: str, steps: list[str]
-) -> Pixels:
-    """Palette colours; a segmented palette (few bytes that unpack to many) has no plain table and is refused."""
+) -> tuple[npt.NDArray[Any], int]:
+    """Palette colours and what is white among them; a segmented palette (few bytes that unpack to many) has no plain
+    table and is refused.
+    """
     low = -(1 << options["bits_stored"] - 1) if options["pixel_representation"] else 0
     ends = low, low + (1 << options["bits_stored"]) - 1
     tables = [
@@ -160,12 +165,15 @@ def _palette(
     if bits > 8 and brightest < 256:
         raise UnreadableError(f"its palette declares {bits} bits and holds none above 8: nearly black", BAD_TAG)
     steps.append(f"palette looked up ({len(tables[0].entries)} colours of {bits} bits)")
-    channels = [table(values.astype(np.float64)) / (2**table.bits - 1) for table in tables]
-    pixels: Pixels = np.clip(np.stack(channels), 0.0, 1.0).astype(np.float32)
-    return pixels
+    unsigned = np.dtype(f"u{values.dtype.itemsize}")
+    levels = np.arange(1 << 8 * values.dtype.itemsize, dtype=unsigned).view(values.dtype).astype(np.float64)
+    white = (1 << max(table.bits for table in tables)) - 1
+    shades = np.stack([np.minimum(table(levels) / ((1 << table.bits) - 1), 1.0) for table in tables]) * white
+    return np.rint(shades).astype(np.uint8 if white < 256 else np.uint16)[:, values.view(unsigned)], white
 
 
-def _colour(values: npt.NDArray[Any], bits: int) -> Pixels:
+def _colour(values: npt.NDArray[Any], white: int) -> npt.NDArray[Any]:
     """RGB as stored; any bits above those stored were cleared by the decoder."""
-    pixels: Pixels = np.minimum(values.astype(np.float32) / np.float32((1 << bits) - 1), np.float32(1))
-    return pixels.transpose(2, 0, 1)
+    if white < np.iinfo(values.dtype).max:
+        values = np.minimum(values, white)
+    return values.transpose(2, 0, 1)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from medaegis.images.codec import CONTRADICTION, DAMAGED
+from medaegis.images.codec import CONTRADICTION, DAMAGED, ybr_to_rgb
 from medaegis.images.codestream import JP2_START, JPEG_2000_START, JPEG_START
 from medaegis.images.dicom_header import UNDEFINED
 from medaegis.images.limits import UnreadableError
@@ -117,7 +117,8 @@ def native(
             f"it holds {present:,}",
             DAMAGED if present < promised else "have the header corrected: what it says may hold for part of them only",
         )
-    values, _ = get_decoder(syntax).as_array(file, index=frame, **{**options, "pixel_vr": vr})
+    values, _ = get_decoder(syntax).as_array(file, index=frame, raw=True, **{**options, "pixel_vr": vr})
     if declared.startswith("YBR"):
+        values = ybr_to_rgb(values)
         steps.append(f"{declared} to RGB")
     return values.astype(values.dtype.newbyteorder("="), copy=False)

@@ -156,16 +156,19 @@ def _samples(
         bits = 8
     to = {"1": "L", "P": "RGBA" if "transparency" in image.info else "RGB", "PA": "RGBA"}.get(mode, mode)
     colours = 1 if to in ("L", "LA") else 3
-    values = np.empty((image.height, image.width, colours), np.uint8)
-    alpha = np.empty((image.height, image.width, 1), np.uint8) if to in ("LA", "RGBA") else None
+    laid = False
+    if to in ("LA", "RGBA"):
+        alphas = (np.asarray(band.convert(to).getchannel("A")) for _, band in _bands(image))
+        ends = np.array([(alpha.min(), alpha.max()) for alpha in alphas])
+        laid = _seen_through(int(ends.min()), int(ends.max()), 255, kind, steps)
+    values = np.empty((image.height, image.width, colours), np.uint16 if laid else np.uint8)
     for top, band in _bands(image):
         part = np.asarray(band.convert(to) if to != mode else band).reshape(band.height, band.width, -1)
-        values[top : top + band.height] = part[:, :, :colours]
-        if alpha is not None:
-            alpha[top : top + band.height] = part[:, :, -1:]
-    if alpha is not None:
-        values, white = _over_black(values, alpha, 255, kind, steps)
-        return values, white, bits
+        shown = part[:, :, :colours]
+        values[top : top + band.height] = np.multiply(shown, part[:, :, -1:], dtype=np.uint16) if laid else shown
+    image.close()  # its copy of the pixels
+    if laid:
+        return values, 255 * 255, bits
     if key is not None:  # grey of less than 8 bits is spread over 0 to 255 by Pillow
         key = tuple(level * 255 // ((1 << bits) - 1) for level in key)
     return _keyed(values, key, 255, steps), 255, bits
@@ -181,23 +184,30 @@ def _keyed(values: Values, key: tuple[int, ...] | None, white: int, steps: list[
     return values
 
 
-def _over_black(values: Values, alpha: Values, white: int, kind: str, steps: list[str]) -> tuple[Values, int]:
-    """Values times opacity, and what is white among them."""
-    low, high = int(alpha.min()), int(alpha.max())
+def _seen_through(low: int, high: int, white: int, kind: str, steps: list[str]) -> bool:
+    """Whether a picture whose alpha goes from low to high is laid over black: multiplied with its alpha."""
     if low == white:
         steps.append("opaque alpha channel left out")
-        return values, white
+        return False
     if high == 0:
         if kind != "BMP":
             raise UnreadableError("all of it is transparent, so there is no picture", "save it without transparency")
         # Many programs leave the fourth byte 0, and none that shows a BMP looks at it.
         steps.append("alpha channel of nothing but 0 left out, as programs that show a BMP do")
-        return values, white
+        return False
     steps.append("transparent parts laid over black")
-    if white > 255:
-        product = values.astype(np.uint32) * alpha
-        return ((product + white // 2) // white).astype(np.uint16), white
-    return values.astype(np.uint16) * alpha, white * white
+    return True
+
+
+def _over_black(values: Values, alpha: Values, white: int) -> tuple[Values, int]:
+    """Values times opacity, and what is white among them; those of more than 8 bits are overwritten."""
+    if white <= 255:
+        return np.multiply(values, alpha, dtype=np.uint16), white * white
+    rows = max(1, BAND_PIXELS // values.shape[1])
+    for top in range(0, len(values), rows):
+        band = values[top : top + rows]
+        band[...] = (np.multiply(band, alpha[top : top + rows], dtype=np.uint32) + white // 2) // white
+    return values, white
 
 
 def _upright(values: Values, white: int, bits: int, frames: int, orientation: int, steps: list[str]) -> Decoded:
@@ -206,7 +216,7 @@ def _upright(values: Values, white: int, bits: int, frames: int, orientation: in
         steps.append("turned upright as its orientation tag says")
     elif orientation != 1:
         steps.append("its orientation tag has no meaning: taken as stored")
-    return Decoded(np.ascontiguousarray(values.transpose(2, 0, 1)), white, bits, frames, steps)
+    return Decoded(values.transpose(2, 0, 1), white, bits, frames, steps)
 
 
 def _tiff(tiff: Tiff, frame: int) -> Decoded:
@@ -231,7 +241,9 @@ def _tiff(tiff: Tiff, frame: int) -> Decoded:
     if page.extra:
         kind = page.extra[0]
         if kind == UNASSOCIATED and page.colour_map is None:
-            shown, white = _over_black(shown, values[:, :, colours:], white, "TIFF", steps)
+            alpha = values[:, :, colours:]
+            if _seen_through(int(alpha.min()), int(alpha.max()), white, "TIFF", steps):
+                shown, white = _over_black(shown, alpha, white)
         elif kind == ASSOCIATED:
             steps.append("transparent parts are laid over black in it already")
         else:

@@ -56,7 +56,7 @@ class Picture:
     @property
     def pixels(self) -> npt.NDArray[np.float32]:
         """Float32 `(C, H, W)` in [0, 1]: four bytes a value, made anew at every call."""
-        return self.values.astype(np.float32) / np.float32(self.white)
+        return self.values.astype(np.float32, order="C") / np.float32(self.white)
 
 
 def read_image(path: str | os.PathLike[str], *, frame: int = 0, limits: Limits = DEFAULT_LIMITS) -> Picture:

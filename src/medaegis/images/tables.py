@@ -115,10 +115,12 @@ def _places(spec: Spec, file: Path, header: list[str], wanted: Mapping[str, Head
 
 
 def _lines(handle: TextIO, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """Every row that holds any text, from the start, with its line's number."""
+    """Every row that holds any text, from the start, with its line's number. No path may hold a NUL character."""
     handle.seek(0)
     table = csv.reader(handle, delimiter=delimiter, strict=True, skipinitialspace=True)
     for cells in table:
+        if any("\0" in cell for cell in cells):
+            raise csv.Error(f"line {table.line_num} holds a NUL character, which text has not")
         stripped = [cell.strip() for cell in cells]
         if any(stripped):
             yield table.line_num, stripped
