@@ -22,7 +22,7 @@ SPEC = "phantom-xray?n=240"
 LOOK = "--attacks fgsm,pgd --eps 4/256 --steps 3 --limit 12"
 DETECTORS = "--detectors kd,mahalanobis --attacks fgsm,bim"
 COMMANDS = {
-    "train": f"train {SPEC} --size 32 --channels gray --backbone mobilenet_v2 --epochs 2 --batch-size 16 --device cpu",
+    "train": f"train {SPEC} --size 32 --channels gray --backbone resnet18 --epochs 2 --batch-size 8 --device cpu",
     "fit": f"fit CLASSIFIER {SPEC} --updates 12",
     "calibrate": "calibrate GUARD SITE",
     "evaluate": f"evaluate GUARD {SPEC} {LOOK} --no-planted",
@@ -34,7 +34,7 @@ COMMANDS = {
 # What differs between two runs of the same: times and the place.
 VOLATILE = {
     *("seconds", "seconds_per_image", "cost", "ms_per_image", "wall", "duration", "rate", "images_per_second"),
-    *("date", "started", "finished", "time", "load", "machine", "threads", "memory_gib", "peak_mib"),
+    *("created", "date", "started", "finished", "time", "load", "machine", "threads", "memory_gib", "peak_mib"),
     *("commit", "command", "out", "path", "guard", "digest", "files", "checksum", "versions"),
 }
 DEFECT = "This is a defect of medaegis"
