@@ -33,7 +33,7 @@ COMMANDS = {
 }
 # What differs between two runs of the same: times and the place.
 VOLATILE = {
-    *("seconds", "seconds_per_image", "cost", "ms_per_image", "wall", "duration", "rate", "images_per_second"),
+    *("cost", "ms_per_image", "wall", "duration", "rate", "images_per_second"),
     *("created", "date", "started", "finished", "time", "load", "machine", "threads", "memory_gib", "peak_mib"),
     *("commit", "command", "out", "path", "guard", "digest", "files", "checksum", "versions"),
 }
@@ -198,7 +198,8 @@ def contents(folder: Path) -> dict[str, str]:
 def steady(value: Any) -> Any:
     """A JSON value without what differs from run to run."""
     if isinstance(value, dict):
-        return {key: steady(inner) for key, inner in value.items() if key not in VOLATILE}
+        kept = {key: inner for key, inner in value.items() if key not in VOLATILE and "seconds" not in key}
+        return {key: steady(inner) for key, inner in kept.items()}
     return [steady(inner) for inner in value] if isinstance(value, list) else value
 
 
