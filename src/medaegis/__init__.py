@@ -1,8 +1,68 @@
-"""Medical Aegis: guard medical image classifiers against adversarial attacks.
+"""Medical Aegis: guard medical image classifiers against adversarial attacks, and measure how well.
 
-Importing this package loads nothing heavy; each room is imported by its own name (`medaegis.images`, `medaegis.guard`).
+    import medaegis as ma
+
+Importing this package loads nothing heavy: PyTorch comes with the first name that needs it. What a name does, its
+docstring says; the rooms behind it are `medaegis.images`, `medaegis.models`, `medaegis.attacks`, `medaegis.guard`.
 """
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from medaegis.attacks.engine import Attack, AttackResult
+    from medaegis.attacks.victim import Victim
+    from medaegis.errors import MedaegisError
+    from medaegis.front import ImageDetector, attack, detector, fit, load
+    from medaegis.guard.guard import Finding, Guard
+    from medaegis.images import Dataset, Picture, load_dataset, model_input, read_image
+    from medaegis.models.classifier import Classifier
+    from medaegis.models.wrapping import wrap
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__"]
+_HOMES = {
+    "medaegis.attacks.engine": ("Attack", "AttackResult"),
+    "medaegis.attacks.victim": ("Victim",),
+    "medaegis.errors": ("MedaegisError",),
+    "medaegis.front": ("ImageDetector", "attack", "detector", "fit", "load"),
+    "medaegis.guard.guard": ("Finding", "Guard"),
+    "medaegis.images": ("Dataset", "Picture", "load_dataset", "model_input", "read_image"),
+    "medaegis.models.classifier": ("Classifier",),
+    "medaegis.models.wrapping": ("wrap",),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "Attack",
+    "AttackResult",
+    "Classifier",
+    "Dataset",
+    "Finding",
+    "Guard",
+    "ImageDetector",
+    "MedaegisError",
+    "Picture",
+    "Victim",
+    "__version__",
+    "attack",
+    "detector",
+    "fit",
+    "load",
+    "load_dataset",
+    "model_input",
+    "read_image",
+    "wrap",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'medaegis' has no attribute {name!r}")
+    value = getattr(import_module(_HOME_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -347,7 +347,7 @@ def test_the_readmes_python_example_runs(shop: Shop, capsys: pytest.CaptureFixtu
     (example,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
     image = next((shop.root / "data").rglob("*.png"))
     exec(example.replace("runs/demo/guard", str(shop.guard)).replace("scan.dcm", str(image)), {})
-    unsuited, diagnosis, verdict = capsys.readouterr().out.splitlines()
+    diagnosis, verdict, unsuited = capsys.readouterr().out.splitlines()
     assert unsuited == "None", "a PNG does not say what kind of picture it is"
     assert (diagnosis == "None") == verdict.startswith("False")
 

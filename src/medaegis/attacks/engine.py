@@ -394,11 +394,11 @@ def _check_eps(n: int, eps: Tensor, largest: float) -> None:
         raise ConfigError("attack eps", given, "give pixel units, as 16/256")
 
 
-def parse_eps(text: str) -> float:
+def parse_eps(text: str, *, rounds: bool = True) -> float:
     """Read `16/256`, `8/255` or `0.03`.
 
     Raises:
-        ConfigError: not a number above 0 and at most 1, or less than a grey level.
+        ConfigError: not a number above 0 and at most 1, or less than a grey level where pixels are rounded to those.
     """
     parts = text.split("/")
     try:
@@ -409,7 +409,8 @@ def parse_eps(text: str) -> float:
         raise ConfigError(
             f"eps {text!r}", "not a radius above 0 and at most 1", "write pixel units, as 16/256 or 8/255"
         )
-    check_eps(text, value)
+    if rounds:
+        check_eps(text, value)
     return value
 
 

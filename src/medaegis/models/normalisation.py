@@ -11,26 +11,31 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
+# Of Python, also None and (mean, std).
 REMEDY = "write imagenet, none, or MEAN/STD of pixels in [0, 1]: 0.5/0.25, or 0.5,0.5,0.5/0.2,0.2,0.2"
 
 
-def parse_normalisation(text: str) -> Normalisation:
-    """Mean and standard deviation, one value for all channels or one each.
+def parse_normalisation(given: str | Normalisation | None) -> Normalisation:
+    """Mean and standard deviation, one value for all channels or one each; None is "none".
+
+    >>> parse_normalisation("0.5/0.25")
+    ((0.5,), (0.25,))
 
     Raises:
         ConfigError: not of this form, or numbers that no pixels in [0, 1] have (values of 0 to 255, say).
     """
-    if text == "imagenet":
+    if given == "imagenet":
         return IMAGENET_MEAN, IMAGENET_STD
-    if text == "none":
+    if given in ("none", None):
         return (0.0,), (1.0,)
+    parts = given.split("/") if isinstance(given, str) else given
     try:
-        mean, std = (tuple(float(value) for value in part.split(",")) for part in text.split("/"))
-    except ValueError:
-        raise ConfigError(f"normalise {text!r}", "not understood", REMEDY) from None
+        mean, std = (tuple(map(float, part.split(",") if isinstance(part, str) else part)) for part in parts)
+    except (TypeError, ValueError):
+        raise ConfigError(f"normalise {given!r}", "not understood", REMEDY) from None
     check_normalisation(mean, std)
     if max(mean) > 1 or max(std) > 1:
-        raise ConfigError(f"normalise {text!r}", "above 1, as of pixels from 0 to 255", "divide by 255")
+        raise ConfigError(f"normalise {given!r}", "above 1, as of pixels from 0 to 255", "divide by 255")
     return mean, std
 
 

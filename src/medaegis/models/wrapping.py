@@ -22,11 +22,64 @@ from medaegis.images.sources import without_path
 from medaegis.images.splits import split_dataset
 from medaegis.models.classifier import Classifier
 from medaegis.models.metrics import evaluate_classifier
-from medaegis.models.normalisation import parse_normalisation
+from medaegis.models.normalisation import Normalisation, parse_normalisation
 from medaegis.models.outputs import Form
 from medaegis.models.store import KIND, WRAPPED, Wrapped, save_classifier
 
 TAPS = 4
+
+
+def wrap(
+    network: nn.Module,
+    *,
+    classes: Sequence[str],
+    size: int,
+    normalise: str | Normalisation | None,
+    channels: Literal["gray", "rgb"] = "rgb",
+    taps: Sequence[str] | None = None,
+    output: str | int | None = None,
+    outputs: Form | None = None,
+    backbone: str | None = None,
+) -> Classifier:
+    """A trained network of one's own as a classifier that everything here takes.
+
+    >>> import torch, medaegis as ma
+    >>> network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 16 * 16, 1))  # one logit
+    >>> model = ma.wrap(network, classes=("normal", "pneumonia"), size=16, normalise="imagenet")
+    >>> model(torch.rand(5, 3, 16, 16)).shape
+    torch.Size([5, 2])
+
+    Args:
+        network: with its weights, taking `(N, 3, size, size)` images, or `(N, 1, size, size)` if it is for gray ones.
+        classes: names in the order of its outputs; one output alone is above 0 (or 0.5) for the second.
+        size: side of the square images in pixels.
+        normalise: what it was trained with, which nothing can tell from outside: "imagenet", `(mean, std)` of pixels in
+            [0, 1], "MEAN/STD", or None (also "none"), where it takes pixels as they are or normalises by itself.
+        channels: of the images it is for.
+        taps: modules whose outputs detectors and attacks on features read; None: some, spread over its depth.
+        output, outputs: as of `Classifier`.
+        backbone: what builds it again, without weights: ``package.module:factory``; needed where it is saved.
+
+    Returns:
+        The classifier, in eval mode.
+
+    Raises:
+        ConfigError: the network is no classifier of such images (see `Classifier`), or `normalise` is not understood.
+    """
+    mean, std = parse_normalisation(normalise)
+    classifier = Classifier(
+        network,
+        classes=classes,
+        size=size,
+        channels=channels,
+        taps=taps or (),
+        backbone=backbone or f"{type(network).__module__}:{type(network).__qualname__}",
+        mean=mean,
+        std=std,
+        output=output,
+        outputs=outputs,
+    ).eval()
+    return classifier if taps is not None else classifier.around(network, taps=spread_taps(classifier))
 
 
 def wrap_classifier(
@@ -69,21 +122,17 @@ def wrap_classifier(
     """
     folder = Path(folder)
     check_target(folder, kind=KIND)
-    mean, std = parse_normalisation(normalise)
-    classifier = Classifier(
+    classifier = wrap(
         network,
         classes=classes,
         size=size,
+        normalise=normalise,
         channels=channels,
-        taps=taps or (),
-        backbone=backbone,
-        mean=mean,
-        std=std,
+        taps=taps,
         output=output,
         outputs=outputs,
-    ).eval()
-    if taps is None:
-        classifier = classifier.around(network, taps=spread_taps(classifier))
+        backbone=backbone,
+    )
     told = Wrapped(
         learned="unknown" if dataset is None else "none",
         seed=seed,
