@@ -182,6 +182,15 @@ def test_a_rate_of_rejects_far_from_the_calibrated_one_is_remarked(shop: Shop):
             assert f"p = {2 * min(tails):.1g}" in told[0]
 
 
+def test_a_guard_that_is_not_finished_is_remarked(shop: Shop):
+    guard = Guard.load(shop.guard)
+    some = screened(guard, 2, 0, list(guard.classes))
+    assert remarks(guard, some) == []
+    guard.training["config"]["updates"] += 1  # as if one were missing
+    (told,) = remarks(guard, some)
+    assert told.startswith("This guard is not finished: clear: its training ended itself at update 40 of 41")
+
+
 def test_frames_of_a_file_are_not_counted_one_by_one(shop: Shop):
     guard = Guard.load(shop.guard)
     found = [

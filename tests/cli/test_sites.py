@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tests.cli.shop import Shop, call
+from tests.cli.shop import SIDE, Shop, call
 
 from medaegis.guard.guard import Guard
 
@@ -26,11 +26,14 @@ def clinic(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def test_a_site_is_calibrated_measured_and_set_beside_the_home(shop: Shop, clinic: str, tmp_path: Path):
     secret = shop.root / "keys" / "signing-key.pem"
-    shown = call("calibrate", shop.guard, clinic, "--sign", secret, "--out", tmp_path / "guard")
+    spec = f"{clinic}?classes=clear,disc"
+    shown = call("calibrate", shop.guard, spec, "--sign", secret, "--out", tmp_path / "guard")
     assert shown.exit_code == 0, shown.output
     words = " ".join((shown.stdout + shown.stderr).split())
     assert "Not the images of the fit: taken as another site, 240 images" in words
     assert "needs 10 for its own" in words
+    assert "no better than chance" not in words
+    assert f"Next: medaegis evaluate {tmp_path / 'guard'} '{spec}' --out EVALUATION_DIR" in words
     assert "Accepted diagnoses that are right" in words
     home, made = Guard.load(shop.guard), Guard.load(tmp_path / "guard", public_key=shop.public_key)
     assert made.calibration["guard"] == home.digest
@@ -50,6 +53,23 @@ def test_a_site_is_calibrated_measured_and_set_beside_the_home(shop: Shop, clini
     page = call("report", tmp_path / "home", tmp_path / "clinic", "--out", tmp_path / "sites.html")
     assert page.exit_code == 0, page.output
     assert "One guard at 2 sites" in (tmp_path / "sites.html").read_text(encoding="utf-8")
+
+
+def test_a_site_where_the_classifier_knows_nothing_is_told(shop: Shop, tmp_path: Path):
+    folder = tmp_path / "data"
+    rng = np.random.default_rng(8)
+    for i in range(150):
+        place = folder / ("clear", "disc")[i % 2] / f"patient-{i}"
+        place.mkdir(parents=True)
+        Image.fromarray(rng.normal(90, 12, (SIDE, SIDE)).clip(0, 255).astype(np.uint8)).save(place / "0.png")
+    result = call("calibrate", shop.guard, f"folder:{folder}", "--out", tmp_path / "guard")
+    assert result.exit_code == 0, result.output
+    assert "the classifier is no better than chance" in result.stderr
+    assert "do not use it at this site" in result.stderr
+    words = " ".join(result.stdout.split())
+    predicted = Guard.load(tmp_path / "guard").calibration["thresholds"]
+    for name, told in predicted.items():  # classes of the table are those of the diagnoses, as the thresholds' are
+        assert f"{name} {told['images']} " in words
 
 
 def test_images_of_the_fit_among_those_of_the_site_are_left_out_and_counted(shop: Shop, clinic: str, tmp_path: Path):

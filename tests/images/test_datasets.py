@@ -392,3 +392,18 @@ def test_dicom_files_say_what_they_show_and_the_cache_keeps_it(tmp_path: Path) -
         assert len(found) == 6
         assert found.kinds == expected
         assert found.subset([0]).kinds == expected
+
+
+@pytest.mark.parametrize(
+    ("spec", "says"),
+    [
+        ("aptos:/data", "did you mean aptos2019:"),
+        ("phantom_xray?n=8", "did you mean phantom-xray:"),
+        ("HERE", "write folder:HERE; else start the spec with one of"),
+        ("nowhere/at/all", "there is no scheme 'nowhere/at/all'; start the spec with one of"),
+    ],
+)
+def test_what_is_no_scheme_is_told_with_the_nearest(tmp_path: Path, spec: str, says: str) -> None:
+    with pytest.raises(DataError) as caught:
+        load_dataset(spec.replace("HERE", str(tmp_path)), size=8, channels="gray")
+    assert says.replace("HERE", str(tmp_path)) in str(caught.value)

@@ -59,7 +59,10 @@ def test_classes_in_a_given_order_and_grouped(
         ("path=images/code.png&label=grade", "names no column"),
         ("path=images/{id}.png&label=grade", "no column 'id'"),
         ("image=&label=grade", "image is empty"),
-        ("image=file&label=grade&classes=0,1,2,3", "no class has the label '4'"),
+        (
+            "image=file&label=grade&classes=0,1,2,3",
+            "no class has the label '4'; add each to the class that it belongs to",
+        ),
         ("image=file&label=grade&classes=a=0|1,b=1|2|3|4", "the label '1' is in two"),
         ("image=file&label=grade&classes=a=0|1,A=2|3|4", "an empty name or one twice"),
         ("image=file&label=grade&classes=a=0|1|2|3|4", "is one class"),

@@ -48,8 +48,15 @@ def test_a_registered_backbone_comes_back_by_name(tmp_path):
 def test_an_own_network_needs_its_factory(tmp_path):
     c = own(mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.1))
     save_classifier(c, tmp_path / "c")
-    with pytest.raises(ArtefactError, match=r"may not have code run.*load_factory"):
+    with pytest.raises(
+        ArtefactError,
+        match=rf"may not have code run; if you trust that code, name it yourself: --factory {OWN}, in Python factory=",
+    ):
         load_classifier(tmp_path / "c")
+    with pytest.raises(ArtefactError) as caught:
+        load_classifier(tmp_path / "c", factory=lambda classes: torch.nn.Linear(3, classes))
+    assert caught.value.remedy == f"give the factory it was wrapped with, {OWN}"
+    assert "write the folder anew" not in str(caught.value)
     before = torch.random.get_rng_state()
     again = load_classifier(tmp_path / "c", factory=load_factory(OWN))
     assert torch.equal(torch.random.get_rng_state(), before), "loading leaves the random numbers of others alone"

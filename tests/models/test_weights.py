@@ -87,6 +87,17 @@ def test_what_is_no_file_of_weights_is_refused(tmp_path, name, suffix):
     refusal(path)
 
 
+@pytest.mark.parametrize("made", [zipped, legacy])
+@pytest.mark.parametrize("share", [0.02, 0.3, 0.6, 0.95])
+def test_a_file_cut_short_anywhere_is_told_as_one(tmp_path, made, share):
+    """Some of these make the reader ask the system for places that are not there, which is no fault of the disk."""
+    whole = made({"a": torch.ones(30_000), "b": torch.ones(3)})
+    (tmp_path / "w.pth").write_bytes(whole[: int(share * len(whole))])
+    assert refusal(tmp_path / "w.pth").problem == "is no file of weights, cut short, or damaged"
+    with pytest.raises(ConfigError, match=r"(n|N)o such file"):
+        load_weights(Tiny(2), tmp_path / "gone.pth")
+
+
 @pytest.mark.parametrize("pickled", [zipped, legacy, pickle.dumps])
 def test_what_would_run_code_is_not_run_and_the_remedy_is_safe(tmp_path, capsys, pickled):
     path = tmp_path / "w.pth"

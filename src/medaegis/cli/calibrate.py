@@ -9,7 +9,7 @@ import typer
 
 from medaegis.cli import console, datasets
 from medaegis.cli.fit import pooled
-from medaegis.cli.options import AsJson, Factory, GuardDir, Images, Seed, Spec, check_out, factory
+from medaegis.cli.options import AsJson, Factory, GuardDir, Images, Seed, Spec, check_out, factory, next_step
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -44,6 +44,7 @@ def calibrate(
     """
     from medaegis.artefact import check_target
     from medaegis.bench.calibration import calibrate_site
+    from medaegis.bench.chance import why_no_better_than_chance
     from medaegis.guard.guard import Guard
 
     check_out(out, check_target, kind="guard", empty=True, signing_key=sign)
@@ -51,22 +52,33 @@ def calibrate(
     chosen = guard.tnr if tnr is None else tnr
     site = datasets.site_for(guard, spec, images=images, seed=seed, recalibrate=True)
     if not as_json:
-        console.write(promises(site, chosen))
+        console.write(promises(guard, site, chosen))
+    doubt = why_no_better_than_chance(guard.classifier, site.dataset, site.split.adv_test)
+    if doubt is not None:
+        console.say(
+            f"Warning: on these images the classifier is no better than chance: {console.shown(doubt)}. Thresholds do "
+            "not mend that: do not use it at this site."
+        )
     made = calibrate_site(guard, site, out, tnr=tnr, signing_key=sign)
     if as_json:
         console.write_json({"guard": str(out), "calibration": made.calibration})
         return
     console.write(before_and_after(guard, made))
     console.say(f"Pooled thresholds: {pooled(made.calibration['thresholds'], made.tnr)}.")
-    console.say(f"Written to {out}. Next: medaegis evaluate {out} {spec} --out EVALUATION_DIR")
+    step = next_step("evaluate", out, spec, "--out", "EVALUATION_DIR", backbone=guard.classifier.backbone)
+    console.say(f"Written to {out}. {step}")
 
 
-def promises(site: Site, tnr: float) -> RenderableType:
-    """A line per class: images that will set its threshold, and how far acceptance of further ones may lie from it."""
+def promises(guard: Guard, site: Site, tnr: float) -> RenderableType:
+    """A line per class: images that will set its threshold, those the classifier takes for that class, whatever they
+    are, and how far acceptance of further ones may lie from it.
+    """
     from medaegis.detectors.thresholds import accepted_range, enough_images, images_for
 
     dataset = site.dataset
-    counts = dataset.labels[list(site.split.val)].bincount(minlength=len(dataset.classes)).tolist()
+    judged = dataset.subset(site.split.val)
+    predicted = guard.judge(judged.pixels(), ids=judged.ids).predicted
+    counts = predicted.bincount(minlength=len(dataset.classes)).tolist()
     rows = []
     for name, n in zip(dataset.classes, counts, strict=True):
         bounds = accepted_range(n, tnr) if n >= enough_images(tnr) else None
@@ -76,7 +88,7 @@ def promises(site: Site, tnr: float) -> RenderableType:
         f"{len(site.split.val)} images set thresholds, {len(site.split.adv_test)} measure them. At {tnr:.0%} a class "
         f"needs {enough_images(tnr)} for its own, {images_for(tnr, 0.05)} for ±5 %, {images_for(tnr, 0.02)} for ±2 %"
     )
-    return console.table("Class", "Images", "Further ones accepted, 95 % range", rows=rows, title=title)
+    return console.table("Diagnosis", "Images", "Further ones accepted, 95 % range", rows=rows, title=title)
 
 
 def before_and_after(former: Guard, made: Guard) -> RenderableType:

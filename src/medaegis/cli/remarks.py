@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from medaegis.guard.looks import unfinished
+
 if TYPE_CHECKING:
     from medaegis.cli.screening import Screened
     from medaegis.guard.guard import Guard
@@ -14,7 +16,7 @@ MANY = 10  # files with one diagnosis that are remarked where no share of it is 
 
 
 def remarks(guard: Guard, found: list[Screened]) -> list[str]:
-    """Sentences for the end of a screening; none where it looks like the calibration.
+    """Sentences for the end of a screening; none where it looks like the calibration and the guard is finished.
 
     One frame counts for each file, the first that the Shields judged: frames of a file are not independent.
     """
@@ -23,7 +25,9 @@ def remarks(guard: Guard, found: list[Screened]) -> list[str]:
         if one.finding is not None and one.finding.reason in ("accepted", "suspicious"):
             first.setdefault(one.path, one)
     accepted = [one.finding.label for one in first.values() if one.finding is not None and one.finding.accepted]
-    return [*_rate(guard.tnr, len(first) - len(accepted), len(first)), *_diagnosis(guard, accepted)]
+    doubts = unfinished(guard.training)
+    told = [f"This guard is not finished: {'; '.join(doubts)}. Expect attacks to get past it."] if doubts else []
+    return [*told, *_rate(guard.tnr, len(first) - len(accepted), len(first)), *_diagnosis(guard, accepted)]
 
 
 def _rate(tnr: float, rejected: int, n: int) -> list[str]:

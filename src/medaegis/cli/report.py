@@ -20,7 +20,7 @@ def report(
         Path | None,
         typer.Option(
             "--out",
-            help="The page; a name that ends in .md gets the tables as Markdown.",
+            help="The page; of one evaluation, a name that ends in .md gets the tables as Markdown.",
             show_default="report.html in DIR",
         ),
     ] = None,

@@ -108,7 +108,7 @@ def screen(
         )
         unseen = [Screened(Path(error.source), 0, 0, "unreadable", error=error) for error in missed]
         found = list(_told(chain(screened, unseen), form))
-    if form is Format.table:
+    if form is Format.table and any(one.finding is not None for one in found):
         console.write(findings_table(found))
     for line in [*closing_lines(found, files=len(files)), *map(console.shown, remarks(guard, found))]:
         console.say(line)

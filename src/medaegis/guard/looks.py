@@ -11,7 +11,7 @@ WATCHED_EPS = (4, 8, 16, 64)  # of 256; at 64 a sound attack must win, or gradie
 MASKED = 0.02  # AUROC at the largest watched eps above which a Shield is taken to hide its gradients
 LOOKS = 16  # at robustness during one training; one of fewer updates gets none
 BETWEEN_LOOKS = 10  # updates at least: a look takes as long as ten of them
-FIT_AGAIN = "Fit again with another --seed, with more images or with fewer --updates"
+FIT_AGAIN = "Fit again with another --seed, with more images or with another number of --updates (default 2880)"
 
 
 def soundness(seen: Mapping[str, float]) -> float | None:

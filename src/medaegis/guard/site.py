@@ -99,7 +99,8 @@ def in_classes_of(guard: Guard, dataset: Dataset) -> Dataset:
     foreign = [name for name, n in zip(dataset.classes, present, strict=True) if n and name not in guard.classes]
     if foreign:
         problem = f"classes {', '.join(foreign)}; the guard knows {', '.join(guard.classes)}"
-        raise DataError(dataset.spec, problem, "name the classes as the guard does, in folders or in a csv: table")
+        groups = ",".join(f"{name}=LABEL|LABEL" for name in guard.classes)
+        raise DataError(dataset.spec, problem, f"say which labels each of them has: add ?classes={groups} to the SPEC")
     wanted = (guard.classifier.size, guard.classifier.channels)
     if (dataset.size, dataset.channels) != wanted:
         given = f"{dataset.size} px {dataset.channels}"

@@ -9,6 +9,7 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
@@ -198,7 +199,12 @@ def load_dataset(
 def _list(spec: Spec) -> Listing:
     scheme = SCHEMES.get(spec.scheme)
     if scheme is None:
-        raise spec.error(f"there is no scheme {spec.scheme!r}", f"start the spec with one of: {', '.join(SCHEMES)}")
+        remedy = f"start the spec with one of: {', '.join(SCHEMES)}"
+        if near := get_close_matches(spec.scheme.lower(), SCHEMES, n=1):
+            remedy = f"did you mean {near[0]}:? {remedy}"
+        elif Path(spec.text).exists():
+            remedy = f"for a folder of images in a folder per class, write folder:{spec.text}; else {remedy}"
+        raise spec.error(f"there is no scheme {spec.scheme!r}", remedy)
     known = (*scheme.options, "classes")
     unknown = set(spec.options) - set(known)
     if unknown:

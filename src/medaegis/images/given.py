@@ -105,7 +105,7 @@ def regroup(spec: Spec, listing: Listing) -> Listing:
     if left:
         raise spec.error(
             f"classes: no class has the label {' and '.join(map(repr, left))}",
-            f"name every label once, as ?classes={next(iter(classes))}={'|'.join(left)},…",
+            "add each to the class that it belongs to, as NAME=LABEL|LABEL; every label once",
         )
     labels_now = [to[label] for label in listing.labels]
     return replace(listing, classes=tuple(classes), labels=labels_now, codes=(), remarks=tuple(remarks))

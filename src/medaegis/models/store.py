@@ -111,7 +111,7 @@ def rebuild_classifier(
         raise ArtefactError(
             source,
             f"needs the network {told.backbone!r}, and a folder may not have code run",
-            f"give it yourself: factory=load_factory({told.backbone!r}), if you trust that code",
+            f"if you trust that code, name it yourself: --factory {told.backbone}, in Python factory=",
         )
     classes = len(told.classes)
     try:
@@ -135,7 +135,10 @@ def rebuild_classifier(
             outputs=told.outputs,
         )
     except (ConfigError, RuntimeError) as error:
-        problem = " ".join(str(error).split())[:300]
+        told_problem = error.problem if isinstance(error, ConfigError) else str(error)
+        if factory is not None and is_own(told.backbone):
+            remedy = f"give the factory it was wrapped with, {told.backbone}"
+        problem = " ".join(told_problem.split())[:300]
         raise ArtefactError(source, f"its weights and its description do not fit: {problem}", remedy) from error
     return classifier.eval()
 

@@ -61,6 +61,8 @@ def _pickled(path: Path) -> Any:
             warnings.simplefilter("ignore")  # guesses about the pickle's version, of bytes that are no pickle
             return torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
+        if error.filename is None:  # of the reader, about what is in the file
+            raise ConfigError(path, "is no file of weights, cut short, or damaged", _REMEDY) from error
         raise ConfigError(path, f"cannot be read: {error.strerror}", "check the path and the rights on it") from error
     except Exception as error:  # the reader is given any bytes, and fails on them in any way
         # Its own messages advise to switch the protection off, so only what it found is told.
@@ -107,6 +109,7 @@ def load_weights(network: nn.Module, path: Path, *, head: str | None = None) -> 
         raise ConfigError(
             path,
             f"does not fit the network: {', '.join(problems[:4])}{more}",
-            "give weights of the same architecture with torchvision's names",
+            "give weights of this very architecture, under its names; where only shapes of the last layer differ, the "
+            "number of classes is another",
         )
     network.load_state_dict(state)

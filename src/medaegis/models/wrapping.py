@@ -156,7 +156,8 @@ def check_classes(dataset: Dataset, classifier: Classifier) -> None:
         return
     given, expected = ", ".join(dataset.classes), ",".join(classifier.classes)
     problem = f"its classes are {given}; the network's outputs are, in this order, {expected}"
-    remedy = "give the data this network is for"
+    groups = ",".join(f"{name}=LABEL|LABEL" for name in classifier.classes)
+    remedy = f"give the data this network is for, or say which labels each class has: add ?classes={groups} to the SPEC"
     if set(dataset.classes) == set(classifier.classes):
         remedy = f"ask for them in that order: add ?classes={expected} to the SPEC; or correct --classes"
     raise DataError(without_path(dataset.spec), problem, remedy)
