@@ -25,7 +25,7 @@ from medaegis.bench.plots import series_of
 from medaegis.bench.report import write_report
 from medaegis.bench.schema import Evaluation
 from medaegis.bench.summary import summarise
-from medaegis.bench.words import decimal, duration, percent
+from medaegis.bench.words import PLANTED, decimal, duration, percent
 
 FEW = (ATTACKS[0], ATTACKS[6], ATTACKS[7], ATTACKS[8])
 VOID = {"meta", "link", "img", "br", "input", "hr", "rect", "path"}
@@ -387,6 +387,11 @@ def test_doubts_are_named(sample: EvaluationFolder) -> None:
     assert "Few images" not in points
     assert "Few images: a figure here rests on 60" in " ".join(summarise(sample.evaluation).points)
     assert all("not a proof" in verdict_of(sample, shares).points[-1] for shares in ([0.0], [0.9]))
+    controls = [control.model_dump() for control in sample.evaluation.controls]
+    others = [control | {"name": "another"} for control in controls]
+    assert "One control was left out (--no-planted)" in " ".join(verdict_of(sample, [0.0], controls=others).points)
+    planted = [*others, controls[0] | {"name": PLANTED}]
+    assert "left out" not in " ".join(verdict_of(sample, [0.0], controls=planted).points)
 
 
 def test_the_strongest_run_of_a_series_is_the_one_that_gets_most_through(sample: EvaluationFolder) -> None:

@@ -27,7 +27,7 @@ from medaegis.bench.pieces import Outcomes, broken_by, undetected
 from medaegis.bench.planned import Planned
 from medaegis.bench.schema import Control
 from medaegis.bench.store import Piece
-from medaegis.bench.words import gradient_name
+from medaegis.bench.words import PLANTED, gradient_name
 from medaegis.cushions import parse_cushion
 from medaegis.detectors.shield import ShieldBank
 from medaegis.guard.calibration import set_guard_thresholds
@@ -47,7 +47,6 @@ FAR_EPS = 64 / 256  # a quarter of the range, where nothing can stand
 FAR_IMAGES = 64
 WAYS = "Ways through the Cushion"
 FULL_SUCCESS = "More eps ends in full success (WB)"
-PLANTED = "Planted weakness: a Shield trained at 1/256 only"
 PLANTED_UPDATES = 150
 PLANTED_EPS = 16 / 256
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from medaegis.bench.schema import Evaluation, Missed, WorstCase
-from medaegis.bench.words import beyond, eps_in_words, eps_name, of, percent, percent_range
+from medaegis.bench.words import PLANTED, beyond, eps_in_words, eps_name, of, percent, percent_range
 
 # Undetected success, worst case over all attacks: at most this share is "held", above the other one is "not held".
 HELD, BROKEN = 0.05, 0.20
@@ -203,5 +203,9 @@ def _trust(evaluation: Evaluation, rungs: Sequence[Rung]) -> list[str]:
     else:
         names = ", ".join(control.name for control in controls if control.passed is False)
         points.append(f"Failed controls and alarms: {names}. See the table of controls for what that means.")
+    if controls and not any(control.name == PLANTED for control in controls):
+        points.append(
+            "One control was left out (--no-planted): whether these attacks get past Shields that are known to be weak."
+        )
     points.append("This is a test with known attacks, not a proof: a stronger attack may exist.")
     return points

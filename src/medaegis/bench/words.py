@@ -9,6 +9,7 @@ from datetime import datetime
 from medaegis.bench.schema import Further, Judged, Norm
 
 NOT_MEASURED = "–"
+PLANTED = "Planted weakness: a Shield trained at 1/256 only"  # a control
 # Not from the locale: the page is in English wherever it is made.
 MONTHS = (
     *("January", "February", "March", "April", "May", "June"),
