@@ -86,7 +86,8 @@ RUNS = """
 import json, sys
 from pathlib import Path
 from benchmarks.robustness_places import full_disk, no_room
-from benchmarks.robustness_runs import Runner, contents, differences, kill_often, reference, words_of
+from benchmarks.robustness_runs import COMMANDS, Runner, contents, differences, kill_often, reference, words_of
+COMMANDS["train"] = COMMANDS["train"].replace("resnet18", "mobilenet_v2").replace("--batch-size 8", "--batch-size 32")
 home = Path(sys.argv[1])
 runner = Runner(home)
 first = reference(runner, "train", home)
