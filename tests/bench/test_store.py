@@ -87,3 +87,18 @@ def test_views_are_stored_whole(tmp_path):
     store.get(KEY, lambda: piece)
     again = store.get(KEY, never)
     assert all(torch.equal(again[name], piece[name]) for name in piece)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such limits")
+def test_a_full_disk_leaves_nothing_half_written(tmp_path):
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (40, hard))  # the system refuses what a full disk would
+    try:
+        with pytest.raises(OSError, match="large"):
+            Store(tmp_path).get(KEY, lambda: PIECE)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(tmp_path.iterdir()) == []
+    assert same(Store(tmp_path).get(KEY, lambda: PIECE))

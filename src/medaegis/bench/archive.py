@@ -143,11 +143,15 @@ def _arrays(path: Path) -> Mapping[str, Array]:
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Write a file at once or not at all."""
+    """Write a file at once or not at all; where the disk is full, nothing of it is left."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_bytes(content)
-    os.replace(partial, path)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        partial.write_bytes(content)
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def write_record(path: Path, record: Measured) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from medaegis.attacks.catalogue import AnyAttack
+from medaegis.bench.archive import replace_file
 
 Piece = dict[str, Tensor]
 
@@ -57,9 +57,7 @@ class Store:
         self.begin()
         piece = compute()
         self._counted.add(name)
-        part = file.with_suffix(f".{os.getpid()}.part")
-        part.write_bytes(save({field: value.contiguous() for field, value in piece.items()}))
-        os.replace(part, file)
+        replace_file(file, save({field: value.contiguous() for field, value in piece.items()}))
         return piece
 
 
