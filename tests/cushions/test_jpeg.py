@@ -1,6 +1,7 @@
 """The JPEG cushion against Pillow alone, one image at a time: the pixels a reader of the file would see."""
 
 import io
+import os
 from collections.abc import Iterator
 
 import numpy as np
@@ -66,3 +67,18 @@ def test_manifest_names_codec_and_version() -> None:
     assert "libjpeg" in manifest["encoder"]
     assert "simplejpeg" in manifest["decoder"]
     assert (manifest["quality"], manifest["subsampling"]) == (80, "420")
+
+
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="it lies in no file there")
+def test_a_limit_on_the_size_of_files_is_told_and_nothing_is_taken_from_half_a_picture():
+    images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 1, 64, 64), dtype=np.uint8)) / 255
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (900, hard))
+    try:
+        with pytest.raises(OSError, match="limit on the size of files"):
+            parse_cushion("jpeg:80")(images)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert parse_cushion("jpeg:80")(images).shape == images.shape

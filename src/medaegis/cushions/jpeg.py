@@ -4,6 +4,7 @@ Pillow encodes; simplejpeg decodes, which gives Pillow's pixels at a third of th
 used: up to version 1.9 it takes the fast, less accurate DCT below quality 96 whatever it is asked for.
 """
 
+import errno
 import io
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -99,7 +100,11 @@ class JpegCushion(Cushion):
             file, "JPEG", quality=self.quality, subsampling=2 if self.subsampling == "420" else 0
         )
         file.seek(0)
-        return file.read()
+        data = file.read()
+        if not data.endswith(b"\xff\xd9"):  # Pillow does not notice that a write was cut short
+            problem = "the JPEG codec could not write to memory: a limit on the size of files, or too little memory"
+            raise OSError(errno.ENOSPC, problem)
+        return data
 
     def _twin(self, x: Tensor) -> Tensor:
         """Coefficients softly rounded; `jpeg_twin` says how far that is from the codec."""
