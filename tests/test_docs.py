@@ -2,12 +2,14 @@
 
 import io
 import re
+import shlex
 import warnings
 from contextlib import redirect_stdout
 from importlib import import_module
 from pathlib import Path
 
 import pytest
+from tests.cli.shop import call
 
 from medaegis.attacks.catalogue import CATALOGUE
 
@@ -36,6 +38,17 @@ def test_every_link_leads_to_a_file_and_a_heading_that_are_there(page: Path):
         assert target.exists(), link
         assert target.is_relative_to(ROOT), link
         assert not anchor or anchor in headings(target), link
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.stem)
+def test_every_command_has_the_options_it_is_shown_with(page: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("COLUMNS", "400")  # no line is broken
+    for block in re.findall(r"```\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
+        for line in re.findall(r"^medaegis +(.*)$", block, re.MULTILINE):
+            verb, *words = shlex.split(line, comments=True)
+            shown = call(verb, words[0], "--help") if verb == "data" else call(verb, "--help")
+            assert shown.exit_code == 0, line
+            assert all(re.search(rf"{word}\b", shown.stdout) for word in words if word.startswith("--")), line
 
 
 def figures(text: str) -> list[float]:
