@@ -10,11 +10,13 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+import simplejpeg
 import torch
 from PIL import features
 
 import medaegis
 from medaegis import environment as env
+from medaegis.cushions.jpeg import codec_is_exact
 from medaegis.environment import doctor, environment, versions
 
 
@@ -142,6 +144,18 @@ def test_missing_decoder_is_named(monkeypatch):
     check = env.check_decoders()
     assert check.status == "warn"
     assert check.detail.endswith("none for JPEG 2000 Lossless")
+
+
+def test_a_codec_with_other_pixels_is_warned_of(monkeypatch):
+    decode = simplejpeg.decode_jpeg
+    monkeypatch.setattr(simplejpeg, "decode_jpeg", lambda *data, **how: decode(*data, **how | {"fastdct": True}))
+    codec_is_exact.cache_clear()
+    try:
+        check = env.check_codec()
+    finally:
+        codec_is_exact.cache_clear()
+    assert check.status == "warn"
+    assert version("simplejpeg") in check.detail
 
 
 def test_little_memory_and_disk_are_warned_of(tmp_path, monkeypatch):

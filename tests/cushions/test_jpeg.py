@@ -1,17 +1,24 @@
 """The JPEG cushion against Pillow alone, one image at a time: the pixels a reader of the file would see."""
 
 import io
+import itertools
+import json
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
+import simplejpeg
 import torch
 from PIL import Image
 from tests.cushions.drawings import drawn
 from torch import Tensor
 
-from medaegis.cushions import parse_cushion
+from medaegis.cushions import RandomCushion, jpeg, parse_cushion
+from medaegis.cushions.jpeg_codec import jpeg_codec
+
+MANIFEST = Path(__file__).parents[1] / "golden" / "guard" / "manifest.json"
 
 SHAPES = [(5, 1, 40, 48), (3, 3, 40, 48), (2, 1, 1, 9), (3, 3, 1, 1), (3, 3, 13, 21), (4, 1, 17, 7), (2, 1, 3, 40000)]
 
@@ -62,11 +69,60 @@ def test_subsampling_matters_for_colour_only() -> None:
     assert torch.equal(half(colour[:, :1]), full(colour[:, :1]))
 
 
-def test_manifest_names_codec_and_version() -> None:
+def test_the_manifest_names_no_codec() -> None:
     manifest = parse_cushion("jpeg:80").manifest()
-    assert "libjpeg" in manifest["encoder"]
-    assert "simplejpeg" in manifest["decoder"]
+    assert manifest.keys() == {"spec", "probe", "quality", "subsampling"}
     assert (manifest["quality"], manifest["subsampling"]) == (80, "420")
+
+
+@pytest.fixture
+def other_codec(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A machine whose codec takes the fast, inexact DCT."""
+    decode = simplejpeg.decode_jpeg
+    monkeypatch.setattr(simplejpeg, "decode_jpeg", lambda *data, **how: decode(*data, **how | {"fastdct": True}))
+    jpeg.codec_is_exact.cache_clear()
+    yield
+    jpeg.codec_is_exact.cache_clear()
+
+
+@pytest.mark.usefixtures("other_codec")
+@pytest.mark.parametrize(
+    ("spec", "quality", "subsampling"), [("jpeg:80", 80, 2), ("jpeg:35:444", 35, 0), ("jpeg:97", 97, 2)]
+)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_codec_with_other_pixels_is_not_used(spec: str, quality: int, subsampling: int, channels: int) -> None:
+    x = drawn((3, channels, 40, 48))
+    bytes_ = (x * 255).round().byte()
+    halve = subsampling == 2
+    expected = through_pillow(x, quality, subsampling)
+    assert not torch.equal(jpeg_codec(bytes_, quality, halve_chroma=halve).float() / 255, expected)
+    assert not jpeg.codec_is_exact(quality, halve, channels)
+    assert torch.equal(parse_cushion(spec)(x), expected)
+
+
+def test_the_codec_here_is_used() -> None:
+    assert all(jpeg.codec_is_exact(*case) for case in itertools.product((1, 50, 80, 100), (False, True), (1, 3)))
+
+
+@pytest.mark.parametrize("codec", ["this codec", "other codec"])
+def test_fingerprints_are_those_of_guards_made_with_the_codec(codec: str, request: pytest.FixtureRequest) -> None:
+    """That guard was saved when every pixel came from the codec, and its manifest names it."""
+    if codec == "other codec":
+        request.getfixturevalue("other_codec")
+    saved = json.loads(MANIFEST.read_text())["guard"]["cushion"]
+    assert "libjpeg-turbo" in saved["encoder"]
+    assert parse_cushion(saved["spec"]).manifest()["probe"] == saved["probe"]
+
+
+@pytest.mark.parametrize("spec", ["jpeg:80", "jpeg:80:444", "random:jpeg:60-95"])
+def test_on_another_device_no_pixel_leaves_it(spec: str) -> None:
+    """The meta device holds none that could: reading one raises."""
+    cushion = parse_cushion(spec)
+    if isinstance(cushion, RandomCushion):
+        cushion = cushion.draw(0, "verdict", range(5))
+    for channels in (1, 3):
+        out = cushion._cushion(torch.empty((5, channels, 19, 26), dtype=torch.uint8, device="meta"))
+        assert (out.device.type, out.shape) == ("meta", (5, channels, 19, 26))
 
 
 @pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="it lies in no file there")

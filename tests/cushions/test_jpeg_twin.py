@@ -3,24 +3,11 @@
 `python -m pytest tests/cushions/test_jpeg_twin.py -k distance -s` prints the distances given in the docstrings.
 """
 
-import io
-
 import pytest
 import torch
-from PIL import Image
 from tests.cushions.drawings import drawn
 
 from medaegis.cushions import cushion_with_gradient, jpeg_twin, parse_cushion
-
-
-@pytest.mark.parametrize("quality", [1, 25, 49, 50, 80, 95, 100])
-def test_quantisation_tables_are_those_of_libjpeg(quality: int) -> None:
-    file = io.BytesIO()
-    Image.new("RGB", (8, 8)).save(file, "JPEG", quality=quality)
-    tables = Image.open(file).quantization
-    assert list(tables[0]) == jpeg_twin.quantisation_table(quality)
-    assert list(tables[1]) == jpeg_twin.quantisation_table(quality, chroma=True)
-
 
 # spec, channels, highest mean and worst distance in grey levels
 DISTANCES = [

@@ -84,7 +84,7 @@ class Cushion(ABC):
     def manifest(self) -> dict[str, Any]:
         """What a guard writes down to get the same pixels again: the spec and a fingerprint of its output.
 
-        `probe` is the SHA-256 of the cushioned bytes of fixed synthetic images, so a codec or library that computes
+        `probe` is the SHA-256 of the cushioned bytes of fixed synthetic images, so code or a library that computes
         other pixels is noticed whatever its version number says.
         """
         return {"spec": self.spec, "probe": self._probe()}
@@ -92,11 +92,7 @@ class Cushion(ABC):
     def _probe(self) -> str:
         digest = hashlib.sha256()
         for channels in self.channels:
-            # A multiplicative hash gives noise on which rounding differences show, without a random generator.
-            count = 2 * channels * 37 * 45
-            noise = (torch.arange(count, dtype=torch.int64) * 2654435761 % 2**32 >> 24).view(2, channels, 37, 45)
-            ramp = (torch.arange(37).view(37, 1) * 3 + torch.arange(45) * 2).expand(2, channels, 37, 45)
-            digest.update(self._cushion(((ramp * 7 + noise) // 8).to(torch.uint8)).numpy().tobytes())
+            digest.update(self._cushion(probe_images(channels)).numpy().tobytes())
         return digest.hexdigest()
 
     def _check(self, x: Tensor) -> None:
@@ -127,6 +123,15 @@ class Cushion(ABC):
                     "find out where these pixels come from; they are not clamped, and no diagnosis may rest on them",
                 )
         return scaled.to(torch.uint8)
+
+
+def probe_images(channels: int) -> Tensor:
+    """Fixed images on which rounding differences show: uint8 `(2, C, 37, 45)`."""
+    # A multiplicative hash gives noise without a random generator.
+    count = 2 * channels * 37 * 45
+    noise = (torch.arange(count, dtype=torch.int64) * 2654435761 % 2**32 >> 24).view(2, channels, 37, 45)
+    ramp = (torch.arange(37).view(37, 1) * 3 + torch.arange(45) * 2).expand(2, channels, 37, 45)
+    return ((ramp * 7 + noise) // 8).to(torch.uint8)
 
 
 class _Substitute(torch.autograd.Function):

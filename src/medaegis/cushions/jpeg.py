@@ -1,37 +1,21 @@
-"""JPEG as a cushion: the real codec, libjpeg(-turbo) with its accurate integer DCT, on 8-bit pixels.
+"""JPEG as a cushion: the pixels of `jpeg_integer`, by the codec where that is faster and gives the same."""
 
-Pillow encodes; simplejpeg decodes, which gives Pillow's pixels at a third of the time. simplejpeg's own encoder is not
-used: up to version 1.9 it takes the fast, less accurate DCT below quality 96 whatever it is asked for.
-"""
+from functools import cache
+from typing import Any, Literal
 
-import errno
-import io
-import os
-from concurrent.futures import ThreadPoolExecutor
-from importlib.metadata import version
-from typing import IO, Any, Literal
-
-import numpy as np
-import simplejpeg
 import torch
-from numpy.typing import NDArray
-from PIL import Image, features
 from torch import Tensor
 
-from medaegis.cushions.base import Cushion
+from medaegis.cushions.base import Cushion, probe_images
+from medaegis.cushions.jpeg_codec import jpeg_codec
+from medaegis.cushions.jpeg_integer import jpeg_integer
 from medaegis.cushions.jpeg_twin import jpeg_twin
 
 Subsampling = Literal["420", "444"]
-Bytes = NDArray[np.uint8]
-_TALLEST = 65500  # libjpeg's JPEG_MAX_DIMENSION
-_STACK_PIXELS = 1 << 18  # taller stacks leave the processor's cache and gain nothing
-_TASK_PIXELS = 1 << 17  # about half a millisecond of coding: less is not worth a thread
 
 
 class JpegCushion(Cushion):
     """JPEG compression and decompression.
-
-    Batches are spread over `torch.get_num_threads()` threads; the codecs run without Python's lock.
 
     Args:
         quality: libjpeg's scale, 1 (coarse) to 100.
@@ -45,77 +29,31 @@ class JpegCushion(Cushion):
         self.subsampling = subsampling
 
     def _cushion(self, pixels: Tensor) -> Tensor:
-        count, _, height, width = pixels.shape
-        images = pixels.cpu().numpy()
-        tasks = max(1, min(torch.get_num_threads(), count * height * width // _TASK_PIXELS, count))
-        if tasks == 1:
-            parts = [self._code(images)]
-        else:
-            with ThreadPoolExecutor(tasks) as pool:
-                parts = list(pool.map(self._code, np.array_split(images, tasks)))
-        return torch.cat([torch.from_numpy(part).permute(0, 3, 1, 2) for part in parts]).contiguous().to(pixels.device)
-
-    def _code(self, images: Bytes) -> Bytes:
-        """`(N, C, H, W)` -> `(N, H, W, C)`, several images at a time as one tall JPEG where that changes nothing.
-
-        It spares opening a codec for each image, and is exact for grey and 4:4:4: blocks of 8 x 8 are independent of
-        each other up to the lossless entropy code, and an image is padded to whole blocks by repeating its last row,
-        which is what libjpeg does itself. Upsampling 4:2:0 looks across blocks, so there each image goes alone.
-        """
-        count, channels, height, width = images.shape
-        if channels == 3 and self.subsampling == "420":
-            stack, padding = 1, 0
-        else:
-            padding = -height % 8
-            stack = max(1, min(_TALLEST, _STACK_PIXELS // width) // (height + padding))
-        out = np.empty((count, height + padding, width, channels), np.uint8)
-        # Pillow lets other threads run only while it writes to a real file, so that it gets one that lies in memory.
-        with os.fdopen(os.memfd_create("jpeg"), "w+b", 0) if hasattr(os, "memfd_create") else io.BytesIO() as file:
-            for start in range(0, count, stack):
-                data = self._encode(file, images[start : start + stack], padding)
-                simplejpeg.decode_jpeg(
-                    data,
-                    colorspace="GRAY" if channels == 1 else "RGB",
-                    fastdct=False,
-                    fastupsample=False,
-                    buffer=out[start : start + stack].reshape(-1, width, channels),
-                )
-        return out[:, :height]
-
-    def _encode(self, file: IO[bytes], images: Bytes, padding: int) -> bytes:
-        count, channels, height, width = images.shape
-        if channels == 1:
-            tall, mode = images[:, 0], "L"
-            if padding:
-                tall = np.concatenate([tall, tall[:, -1:].repeat(padding, 1)], 1)
-        else:  # Pillow keeps RGB with a spare fourth byte; given that, it makes no copy
-            tall, mode = np.empty((count, height + padding, width, 4), np.uint8), "RGBX"
-            for channel in range(channels):
-                tall[:, :height, :, channel] = images[:, channel]
-            tall[:, height:] = tall[:, height - 1 : height]
-        size = (width, count * (height + padding))
-        file.seek(0)
-        file.truncate()
-        Image.frombuffer(mode, size, np.ascontiguousarray(tall), "raw", mode, 0, 1).save(
-            file, "JPEG", quality=self.quality, subsampling=2 if self.subsampling == "420" else 0
-        )
-        file.seek(0)
-        data = file.read()
-        if not data.endswith(b"\xff\xd9"):  # Pillow does not notice that a write was cut short
-            problem = "the JPEG codec could not write to memory: a limit on the size of files, or too little memory"
-            raise OSError(errno.ENOSPC, problem)
-        return data
+        halve = self.subsampling == "420"
+        if pixels.device.type == "cpu" and codec_is_exact(self.quality, halve, pixels.shape[1]):
+            return jpeg_codec(pixels, self.quality, halve_chroma=halve)
+        return jpeg_integer(pixels, self.quality, halve_chroma=halve)
 
     def _twin(self, x: Tensor) -> Tensor:
-        """Coefficients softly rounded; `jpeg_twin` says how far that is from the codec."""
+        """Coefficients softly rounded; `jpeg_twin` says how far that is from the exact pixels."""
         return jpeg_twin(x, self.quality, halve_chroma=self.subsampling == "420")
 
     def manifest(self) -> dict[str, Any]:
-        """As for every cushion, and the codecs with their versions."""
-        turbo = features.version("libjpeg_turbo")
-        return super().manifest() | {
-            "quality": self.quality,
-            "subsampling": self.subsampling,
-            "encoder": f"Pillow {version('pillow')}, libjpeg{'-turbo ' + turbo if turbo else ''}",
-            "decoder": f"simplejpeg {version('simplejpeg')}",
-        }
+        """As for every cushion, and the parameters."""
+        return super().manifest() | {"quality": self.quality, "subsampling": self.subsampling}
+
+
+@cache
+def codec_is_exact(quality: int, halve_chroma: bool, channels: int) -> bool:
+    """Whether this machine's codec gives the pixels of `jpeg_integer`; tried once in a process, on fixed images.
+
+    They are soft ones with noise and black and white noise, whole and as strips of three columns, whose chroma is
+    upsampled in another way.
+    """
+    soft = probe_images(channels)
+    images = torch.cat([soft, soft % 2 * 255])
+    for part in (images, images[..., :3]):
+        codec, integer = (code(part, quality, halve_chroma=halve_chroma) for code in (jpeg_codec, jpeg_integer))
+        if not torch.equal(codec, integer):
+            return False
+    return True

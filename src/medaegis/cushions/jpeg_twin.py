@@ -9,24 +9,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from medaegis.cushions.jpeg_integer import quantisation_table, whole_blocks
 from medaegis.cushions.planes import pad_edges
-
-# ITU-T T.81, tables K.1 and K.2, in reading order.
-_LUMA = """
-16 11 10 16 24 40 51 61  12 12 14 19 26 58 60 55  14 13 16 24 40 57 69 56  14 17 22 29 51 87 80 62
-18 22 37 56 68 109 103 77  24 35 55 64 81 104 113 92  49 64 78 87 103 121 120 101  72 92 95 98 112 100 103 99
-"""
-_CHROMA = """
-17 18 24 47 99 99 99 99  18 21 26 66 99 99 99 99  24 26 56 99 99 99 99 99  47 66 99 99 99 99 99 99
-99 99 99 99 99 99 99 99  99 99 99 99 99 99 99 99  99 99 99 99 99 99 99 99  99 99 99 99 99 99 99 99
-"""
-
-
-def quantisation_table(quality: int, *, chroma: bool = False) -> list[int]:
-    """The 64 divisors of libjpeg's quality scale (jpeg_set_quality, baseline), in reading order."""
-    scale = 5000 // quality if quality < 50 else 200 - 2 * quality
-    base = map(int, (_CHROMA if chroma else _LUMA).split())
-    return [min(max((value * scale + 50) // 100, 1), 255) for value in base]
 
 
 def soft_round(x: Tensor) -> Tensor:
@@ -55,16 +39,11 @@ def _code(plane: Tensor, quality: int, *, chroma: bool) -> Tensor:
     return (coded.view(blocks.shape).transpose(2, 3).reshape(plane.shape) + 128).clamp(0, 255)
 
 
-def _whole_blocks(plane: Tensor, block: int) -> Tensor:
-    height, width = plane.shape[1:]
-    return pad_edges(pad_edges(plane, 2, 0, -width % block), 1, 0, -height % block)
-
-
 def _halve(plane: Tensor) -> Tensor:
     """Chroma at half size in whole blocks: columns are padded before the 2 x 2 mean, rows after it."""
     height, width = plane.shape[1:]
     even = pad_edges(pad_edges(plane, 2, 0, -width % 16), 1, 0, height % 2)
-    return _whole_blocks(torch.nn.functional.avg_pool2d(even[:, None], 2)[:, 0], 8)
+    return whole_blocks(torch.nn.functional.avg_pool2d(even[:, None], 2)[:, 0])
 
 
 def _double(plane: Tensor) -> Tensor:
@@ -101,10 +80,10 @@ def jpeg_twin(x: Tensor, quality: int, *, halve_chroma: bool) -> Tensor:
     height, width = x.shape[2:]
     pixels = x * 255
     if x.shape[1] == 1:
-        return _code(_whole_blocks(pixels[:, 0], 8), quality, chroma=False)[:, None, :height, :width] / 255
+        return _code(whole_blocks(pixels[:, 0]), quality, chroma=False)[:, None, :height, :width] / 255
     red, green, blue = pixels.unbind(1)
     y = 0.299 * red + 0.587 * green + 0.114 * blue
-    y = _code(_whole_blocks(y, 8), quality, chroma=False)[:, :height, :width]
+    y = _code(whole_blocks(y), quality, chroma=False)[:, :height, :width]
     chroma = []
     for plane in (
         -0.168735892 * red - 0.331264108 * green + 0.5 * blue + 128,
@@ -114,7 +93,7 @@ def jpeg_twin(x: Tensor, quality: int, *, halve_chroma: bool) -> Tensor:
             small = _code(_halve(plane), quality, chroma=True)[:, : (height + 1) // 2, : (width + 1) // 2]
             full = _double(small)
         else:
-            full = _code(_whole_blocks(plane, 8), quality, chroma=True)
+            full = _code(whole_blocks(plane), quality, chroma=True)
         chroma.append(full[:, :height, :width] - 128)
     cb, cr = chroma
     rgb = [y + 1.402 * cr, y - 0.344136286 * cb - 0.714136286 * cr, y + 1.772 * cb]

@@ -131,7 +131,10 @@ def _gathered(low: str, high: str) -> str:
 _KINDS = {
     "none": _Kind("none", "none", "no cushion, only the rounding to 8 bits", _none),
     "jpeg": _Kind(
-        "jpeg:QUALITY[:420|444]", "jpeg:80", "JPEG by the real codec, quality 1 to 100, chroma halved or not", _jpeg
+        "jpeg:QUALITY[:420|444]",
+        "jpeg:80",
+        "JPEG as by libjpeg-turbo, quality 1 to 100, chroma halved or not",
+        _jpeg,
     ),
     "bits": _Kind(
         "bits:DROPPED[:mid]", "bits:3", "clip the last 1 to 7 bits, to the lower end or middle of the bin", _bits

@@ -341,7 +341,7 @@ class Guard:
 
         Raises:
             ArtefactError: the folder is changed, incomplete or foreign, holds a number that cannot be, is older than
-                `min_version`; or this machine's codec gives other pixels than the one the guard was calibrated with.
+                `min_version`; or its Cushion gives other pixels here than where the guard was calibrated.
             ConfigError: `min_version` without `public_key`: anybody can write a number.
         """
         if min_version is not None and public_key is None:
