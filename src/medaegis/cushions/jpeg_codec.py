@@ -1,4 +1,4 @@
-"""JPEG by libjpeg-turbo: the pixels of `jpeg_integer` from a processor in half the time, where the codec is that one.
+"""JPEG by the codec, libjpeg-turbo: on a processor the pixels of `jpeg_integer` in half the time or less.
 
 Pillow encodes; simplejpeg decodes, which gives Pillow's pixels at a third of the time. simplejpeg's own encoder is not
 used: up to version 1.9 it takes the fast, less accurate DCT below quality 96 whatever it is asked for.

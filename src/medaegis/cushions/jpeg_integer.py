@@ -48,7 +48,7 @@ _DCT = (
     (4433, -10704, 10704, -4433),
     (2260, -6436, 9633, -11363),
 )
-_CACHED = 1 << 17  # pixels that a processor's cache has room for at a time; many more take twice as long each
+_CACHED = 1 << 17  # pixels at a time on a processor: with many more, what is worked out of them leaves its cache
 
 
 def quantisation_table(quality: int, *, chroma: bool = False) -> list[int]:
@@ -104,7 +104,7 @@ def _pass(pixels: Tensor, quality: int, halve_chroma: bool) -> Tensor:
 
 
 def _mix(planes: Sequence[Tensor], rows: _Rows) -> Tensor:
-    """Weighted sums of three planes in whole numbers: int32, the sum of each row of weights along a new first side."""
+    """Sums of three planes by each row of weights, in whole numbers: int32, a new first side for the rows."""
     planes = [plane.to(torch.int32) for plane in planes]
     sums = torch.empty((len(rows), *planes[0].shape), dtype=torch.int32, device=planes[0].device)
     for total, (*weights, addend) in zip(sums, rows, strict=True):
