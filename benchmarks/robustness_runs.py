@@ -76,7 +76,7 @@ class Runner:
         import sklearn.svm
         import torch
 
-        import medaegis.bench.report
+        import medaegis.bench.report.report
         import medaegis.cli.app
         from medaegis.guard import shield_training
         from medaegis.models import training

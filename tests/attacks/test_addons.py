@@ -6,14 +6,14 @@ from tests.attacks.toys import toy_images, toy_labels, toy_victim
 
 from medaegis.attacks.addons import ADD_ONS, obstacle
 from medaegis.attacks.balls import L2
-from medaegis.attacks.catalogue import CATALOGUE, Entry, find_attack
+from medaegis.attacks.catalogue import CATALOGUE, CatalogueEntry, find_attack
 from medaegis.attacks.engine import Attack
 from medaegis.attacks.hfc import HierarchicalFeature, fit_mixtures
 from medaegis.attacks.objectives import CrossEntropy
 from medaegis.attacks.steps import Descent
 from medaegis.attacks.transforms import InputDiversity, Smoothing
 from medaegis.bench.bare import check_attacks
-from medaegis.bench.planned import Planned
+from medaegis.bench.plan import Planned
 from medaegis.bench.suites import applicable
 from medaegis.errors import ConfigError
 
@@ -121,7 +121,7 @@ def test_what_makes_no_sense_is_refused(name, told):
 
 
 def test_an_entry_of_that_very_name_comes_first(monkeypatch):
-    entry = Entry("By someone else", "an example", Attack(objective=CrossEntropy()))
+    entry = CatalogueEntry("By someone else", "an example", Attack(objective=CrossEntropy()))
     monkeypatch.setitem(CATALOGUE, "pgd+dim", entry)
     assert find_attack("pgd+dim") is entry
 

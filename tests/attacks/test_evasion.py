@@ -9,7 +9,7 @@ from tests.attacks.test_engine import Passes, separate_victim
 from tests.attacks.toys import toy_images, toy_labels, toy_victim
 
 from medaegis.attacks.catalogue import find_attack
-from medaegis.attacks.evasion import FeatureShift, KernelDensity, LocalDimension, Stability, dimension
+from medaegis.attacks.evasion import FeatureShift, KernelDensityEvasion, LocalDimensionEvasion, Stability, dimension
 from medaegis.attacks.hfc import fit_mixtures
 from medaegis.attacks.objectives import Goal, View
 from medaegis.errors import ConfigError
@@ -46,7 +46,7 @@ def loss_of(objective, victim, images, goal):
 @pytest.mark.parametrize("bandwidth", [0.26, 1.0])
 def test_density_is_scikit_learns(victim, pool, known, normal, bandwidth):
     images, targets = pool[:9], (known[:9] + 1) % 3
-    found = loss_of(KernelDensity(bandwidth), victim, images, Goal(known[:9], targets, normal=normal))
+    found = loss_of(KernelDensityEvasion(bandwidth), victim, images, Goal(known[:9], targets, normal=normal))
     features = victim.pooled(pool, ("last",))["last"]
     for i in range(9):
         reference = Reference(bandwidth=bandwidth).fit(features[known == targets[i]].double().numpy())
@@ -58,7 +58,7 @@ def test_local_dimension_is_mas_estimate(victim, pool, known, normal):
     """By loops over each image, tap and neighbour, against every (240 // 100)-th known image."""
     images = toy_images(6, victim.exact, seed=77)
     goal = Goal(toy_labels(victim, images), normal=normal)
-    found = loss_of(LocalDimension(), victim, images, goal)
+    found = loss_of(LocalDimensionEvasion(), victim, images, goal)
 
     def lid(one, others, k=20):
         r = np.sort(np.linalg.norm(others - one, axis=1))[:k]
@@ -90,7 +90,9 @@ def test_local_dimension_knows_the_dimension():
     assert grad.isfinite().all()
 
 
-@pytest.mark.parametrize(("name", "objective"), [("kde-evasion", KernelDensity()), ("lid-evasion", LocalDimension())])
+@pytest.mark.parametrize(
+    ("name", "objective"), [("kde-evasion", KernelDensityEvasion()), ("lid-evasion", LocalDimensionEvasion())]
+)
 @pytest.mark.parametrize("cushion", ["none", "bits:3"])
 def test_evasion_beats_the_same_attack_without_it(name, objective, cushion, pool):
     """The detector's figure is better for the attacker than BIM's; the two aims compete, but most still fool."""
@@ -175,8 +177,8 @@ def test_what_is_missing_is_told(victim, pool, known, normal):
     with pytest.raises(ConfigError, match="18 clean images are known"):
         find_attack("lid-evasion").attack.run(victim, pool[:2], known[:2], eps=EPS, normal=few)
     for make, words in (
-        (lambda: KernelDensity(0.0), "bandwidth"),
-        (lambda: LocalDimension(neighbours=100), "neighbours"),
+        (lambda: KernelDensityEvasion(0.0), "bandwidth"),
+        (lambda: LocalDimensionEvasion(neighbours=100), "neighbours"),
         (lambda: FeatureShift(sign=0), "sign"),
     ):
         with pytest.raises(ConfigError, match=words):

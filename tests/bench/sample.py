@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from medaegis.bench.archive import EvaluationFolder, write_evaluation
 from medaegis.bench.metrics import auroc, bootstrap_interval, tpr_at_tnr, wilson_interval
-from medaegis.bench.schema import Cell, Evaluation
+from medaegis.bench.records.archive import EvaluationFolder, write_evaluation
+from medaegis.bench.records.evaluation import Cell, Evaluation
 
 ATTACKS = (
     ("fgsm", "FGSM", "white-box", False, 1, None, 0.35, 3.6),

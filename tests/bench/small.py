@@ -11,10 +11,11 @@ import torch
 from tests.attacks.toys import seeded
 from tests.models.tiny_networks import Tiny, tiny
 
-from medaegis.bench import alarms, controls, store
-from medaegis.bench.evaluation import evaluate_guard
-from medaegis.bench.planned import Planned
-from medaegis.bench.schema import Evaluation
+from medaegis.bench import store
+from medaegis.bench.checks import alarms, controls
+from medaegis.bench.evaluate import evaluate_guard
+from medaegis.bench.plan import Planned
+from medaegis.bench.records.evaluation import Evaluation
 from medaegis.bench.store import Store
 from medaegis.cushions import parse_cushion
 from medaegis.guard.fitting import fit_guard

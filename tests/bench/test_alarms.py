@@ -11,7 +11,7 @@ from torch import nn
 from medaegis.attacks.engine import pick_targets
 from medaegis.attacks.objectives import CarliniWagner, Goal, ShieldLogit
 from medaegis.attacks.victim import Victim
-from medaegis.bench import alarms
+from medaegis.bench.checks import alarms
 from medaegis.bench.field import Field
 from medaegis.models.classifier import Classifier
 from medaegis.models.normalisation import IMAGENET_MEAN, IMAGENET_STD

@@ -8,9 +8,9 @@ from tests.models.tiny_networks import Tiny, lived_in
 from torch import Tensor, nn
 
 from medaegis.attacks.catalogue import find_attack
-from medaegis.bench.analysis import maps, shifts
-from medaegis.bench.analysis.landscape import directions, landscape
-from medaegis.bench.analysis.spectra import passed, radial_spectrum
+from medaegis.bench.analyse import maps, shifts
+from medaegis.bench.analyse.landscape import directions, landscape
+from medaegis.bench.analyse.spectra import passed, radial_spectrum
 from medaegis.errors import ConfigError
 from medaegis.models.backbones import create_backbone
 from medaegis.models.classifier import Classifier

@@ -12,8 +12,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from tests.bench.test_report import FEW, rewritten, small
 
-from medaegis.bench.archive import EvaluationFolder, begin_evaluation, read_evaluation, write_evaluation
-from medaegis.bench.report import write_report
+from medaegis.bench.records.archive import EvaluationFolder, begin_evaluation, read_evaluation, write_evaluation
+from medaegis.bench.report.report import write_report
 from medaegis.errors import DataError, MedaegisError
 
 

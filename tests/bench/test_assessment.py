@@ -14,14 +14,14 @@ from tests.bench.small import data, learned
 from medaegis.attacks.catalogue import CATALOGUE, find_attack
 from medaegis.attacks.engine import Attack, pick_targets
 from medaegis.attacks.victim import Victim
-from medaegis.bench import assessment_checks
-from medaegis.bench.analysis import figures
-from medaegis.bench.assessment import assess_classifier, every_attack, plan_assessment, shuffled
-from medaegis.bench.assessment_record import SMALLEST, Assessment
+from medaegis.bench.analyse import figures
+from medaegis.bench.assess import assess_classifier, every_attack, plan_assessment, shuffled
 from medaegis.bench.bare import Pictures
-from medaegis.bench.chosen import draw
+from medaegis.bench.checks import classifier as assessment_checks
 from medaegis.bench.metrics import share_interval
-from medaegis.bench.planned import Planned
+from medaegis.bench.plan import Planned
+from medaegis.bench.records.assessment import SMALLEST, Assessment
+from medaegis.bench.sample import draw
 from medaegis.bench.store import Store
 from medaegis.cushions import parse_cushion
 from medaegis.errors import ConfigError, DataError

@@ -14,10 +14,10 @@ from medaegis.attacks.engine import pick_targets
 from medaegis.attacks.known import Known
 from medaegis.attacks.objectives import CarliniWagner
 from medaegis.attacks.victim import Victim
-from medaegis.bench import assessment_checks as checks
-from medaegis.bench.alarms import followed
 from medaegis.bench.bare import Bare, Pictures
-from medaegis.bench.planned import Planned
+from medaegis.bench.checks import classifier as checks
+from medaegis.bench.checks.alarms import followed
+from medaegis.bench.plan import Planned
 from medaegis.bench.store import Store
 from medaegis.cushions import parse_cushion
 from medaegis.progress import silent

@@ -7,7 +7,7 @@ import torch
 from tests.bench.small import SIZE, fitted
 from tests.models.tiny_networks import tiny
 
-from medaegis.bench.calibration import calibrate_site, measured
+from medaegis.bench.calibrate import calibrate_site, measured
 from medaegis.bench.metrics import share_interval
 from medaegis.errors import ArtefactError, ConfigError, DataError
 from medaegis.guard.guard import Guard

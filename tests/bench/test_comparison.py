@@ -15,10 +15,11 @@ from tests.bench.small import CONFIG, data, learned
 from medaegis.attacks.engine import Attack, pick_targets
 from medaegis.attacks.known import Known
 from medaegis.attacks.universal import Universal
-from medaegis.bench import archive, bare
+from medaegis.bench import bare
 from medaegis.bench.bare import Bare, Pictures
-from medaegis.bench.comparison import _Scene, compare_detectors
-from medaegis.bench.comparison_record import Comparison
+from medaegis.bench.compare import _Scene, compare_detectors
+from medaegis.bench.records import archive
+from medaegis.bench.records.comparison import Comparison
 from medaegis.bench.store import Store
 from medaegis.cushions import parse_cushion
 from medaegis.cushions.filters import Unrounded

@@ -9,10 +9,10 @@ from tests.bench.small import fitted
 
 from medaegis.attacks.catalogue import CATALOGUE
 from medaegis.attacks.victim import Verdict
-from medaegis.bench import controls
-from medaegis.bench.controls import run_controls
+from medaegis.bench.checks import controls
+from medaegis.bench.checks.controls import run_controls
 from medaegis.bench.field import Field
-from medaegis.bench.planned import Planned
+from medaegis.bench.plan import Planned
 from medaegis.bench.store import Store
 from medaegis.progress import silent
 

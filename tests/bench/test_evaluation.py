@@ -15,15 +15,17 @@ from sklearn.metrics import roc_auc_score
 from tests.bench.small import CELLS, data, fitted, measure
 
 from medaegis.attacks.engine import pick_targets
-from medaegis.bench import alarms, controls, evaluation, store
-from medaegis.bench.archive import read_evaluation
-from medaegis.bench.chosen import draw
-from medaegis.bench.evaluation import evaluate_guard
+from medaegis.bench import evaluate as evaluation
+from medaegis.bench import store
+from medaegis.bench.checks import alarms, controls
+from medaegis.bench.evaluate import evaluate_guard
 from medaegis.bench.field import Field
 from medaegis.bench.metrics import share_interval
-from medaegis.bench.pieces import elsewhere_nothing
-from medaegis.bench.planned import Planned, plan
-from medaegis.bench.schema import Further
+from medaegis.bench.outcome import elsewhere_nothing
+from medaegis.bench.plan import Planned, plan
+from medaegis.bench.records.archive import read_evaluation
+from medaegis.bench.records.evaluation import Further
+from medaegis.bench.sample import draw
 from medaegis.bench.store import Store
 from medaegis.errors import ConfigError, DataError
 from medaegis.guard.fitting import shield_logits

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.stats import binomtest, multinomial, norm
 
-from medaegis.bench.exact import LEVEL, AtMost, Gain, at_least, gain, judge
+from medaegis.bench.checks.exact import LEVEL, AtMost, Gain, at_least, gain, judge
 
 
 @pytest.mark.parametrize("n", [1, 10, 64, 700])

@@ -6,10 +6,10 @@ from scipy.stats import binomtest
 from tests.attacks.toys import toy_bank, toy_classifier, toy_images
 
 from medaegis.attacks.victim import Victim
-from medaegis.bench import alarms
+from medaegis.bench.checks import alarms
 from medaegis.bench.field import Field
-from medaegis.bench.planned import Planned
-from medaegis.bench.schema import Further
+from medaegis.bench.plan import Planned
+from medaegis.bench.records.evaluation import Further
 from medaegis.bench.store import Store
 from medaegis.bench.surrogates import Surrogate
 from medaegis.cushions import parse_cushion

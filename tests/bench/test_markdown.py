@@ -3,7 +3,7 @@
 from safetensors.numpy import load_file, save_file
 from tests.bench.test_report import rewritten, small
 
-from medaegis.bench.markdown import markdown
+from medaegis.bench.report.markdown import markdown
 
 
 def rows(text):

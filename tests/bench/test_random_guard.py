@@ -5,10 +5,10 @@ import torch
 from tests.bench.small import fitted
 
 from medaegis.attacks.victim import Victim
-from medaegis.bench.analysis.subjects import Plan, Subjects
-from medaegis.bench.comparison import compare_detectors
-from medaegis.bench.evaluation import RANDOM_CUSHION, evaluate_guard
-from medaegis.bench.planned import Planned, plan
+from medaegis.bench.analyse.subjects import Plan, Subjects
+from medaegis.bench.compare import compare_detectors
+from medaegis.bench.evaluate import RANDOM_CUSHION, evaluate_guard
+from medaegis.bench.plan import Planned, plan
 from medaegis.bench.store import Store
 from medaegis.cushions import parse_cushion
 from medaegis.errors import ConfigError

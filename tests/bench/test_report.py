@@ -18,14 +18,14 @@ import pytest
 from PIL import Image
 from tests.bench.sample import ATTACKS, make_sample
 
-from medaegis.bench import report
-from medaegis.bench.archive import EvaluationFolder, write_evaluation
-from medaegis.bench.pictures import change_picture, magnification, picture
-from medaegis.bench.plots import series_of
-from medaegis.bench.report import write_report
-from medaegis.bench.schema import Evaluation
-from medaegis.bench.summary import summarise
-from medaegis.bench.words import PLANTED, decimal, duration, percent
+from medaegis.bench.records.archive import EvaluationFolder, write_evaluation
+from medaegis.bench.records.evaluation import Evaluation
+from medaegis.bench.report import report
+from medaegis.bench.report.pictures import change_picture, magnification, picture
+from medaegis.bench.report.plots import series_of
+from medaegis.bench.report.report import write_report
+from medaegis.bench.report.summary import summarise
+from medaegis.bench.report.words import PLANTED, decimal, duration, percent
 
 FEW = (ATTACKS[0], ATTACKS[6], ATTACKS[7], ATTACKS[8])
 VOID = {"meta", "link", "img", "br", "input", "hr", "rect", "path"}

@@ -8,8 +8,8 @@ import pytest
 from tests.bench.sample import make_sample
 from typer.testing import CliRunner
 
-from medaegis.bench.archive import EvaluationFolder, read_evaluation, write_evaluation
-from medaegis.bench.sites import write_sites
+from medaegis.bench.records.archive import EvaluationFolder, read_evaluation, write_evaluation
+from medaegis.bench.report.sites import write_sites
 from medaegis.cli.app import app
 from medaegis.errors import DataError
 

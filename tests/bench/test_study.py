@@ -17,9 +17,9 @@ from tests.bench.test_report import Page
 from medaegis.attacks.catalogue import find_attack
 from medaegis.attacks.engine import pick_targets
 from medaegis.attacks.victim import Victim
-from medaegis.bench.analysis import figures, page, shifts
-from medaegis.bench.analysis.study import Study, study
-from medaegis.bench.analysis.subjects import Plan
+from medaegis.bench.analyse import figures, page, shifts
+from medaegis.bench.analyse.study import Study, study
+from medaegis.bench.analyse.subjects import Plan
 from medaegis.cushions import parse_cushion
 from medaegis.errors import ConfigError, DataError
 from medaegis.images.datasets import Dataset

@@ -13,13 +13,13 @@ from medaegis.attacks.known import Known
 from medaegis.attacks.transfer import committee, transfer
 from medaegis.attacks.victim import Victim
 from medaegis.bench import store
-from medaegis.bench.archive import read_evaluation
-from medaegis.bench.evaluation import evaluate_guard
-from medaegis.bench.planned import Planned, plan
-from medaegis.bench.report import write_report
+from medaegis.bench.evaluate import evaluate_guard
+from medaegis.bench.plan import Planned, plan
+from medaegis.bench.records.archive import read_evaluation
+from medaegis.bench.report.report import write_report
+from medaegis.bench.report.verdict import write_verdict
 from medaegis.bench.store import Store
 from medaegis.bench.surrogates import surrogate_of, transferable
-from medaegis.bench.verdict import write_verdict
 from medaegis.errors import ConfigError
 from medaegis.guard.fingerprint import weights_fingerprint
 from medaegis.models.classifier import Classifier

@@ -8,12 +8,12 @@ import pytest
 from tests.bench.sample import make_sample
 from tests.bench.test_report import FEW, Page
 
-from medaegis.bench.archive import read_evaluation, write_evaluation
-from medaegis.bench.markdown import markdown
-from medaegis.bench.report import write_report
-from medaegis.bench.schema import Evaluation
-from medaegis.bench.verdict import write_verdict
-from medaegis.bench.words import percent, percent_range
+from medaegis.bench.records.archive import read_evaluation, write_evaluation
+from medaegis.bench.records.evaluation import Evaluation
+from medaegis.bench.report.markdown import markdown
+from medaegis.bench.report.report import write_report
+from medaegis.bench.report.verdict import write_verdict
+from medaegis.bench.report.words import percent, percent_range
 from medaegis.errors import DataError
 
 

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from tests.cli.shop import Shop, call
 
-from medaegis.bench.analysis import figures
+from medaegis.bench.analyse import figures
 
 FIGURES = ("tsne", "attention", "activations", "landscape", "direction", "stress", "spectra")
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from tests.cli.shop import Shop, call
 
-from medaegis.bench.analysis import figures
-from medaegis.bench.assessment_record import Assessment
+from medaegis.bench.analyse import figures
+from medaegis.bench.records.assessment import Assessment
 
 OPTIONS = ("--attacks", "fgsm,bim,deepfool", "--eps", "4/256,16/256", "--steps", 4, "--limit", 6)
 
@@ -43,7 +43,7 @@ def test_a_classifier_is_assessed(shop: Shop, tmp_path: Path):
 
 
 def test_a_failed_control_is_an_exit_code(shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    from medaegis.bench import controls
+    from medaegis.bench.checks import controls
 
     monkeypatch.setattr(controls, "FAR_EPS", 1 / 256)  # so near that the attack does not succeed on all
     options = ("--attacks", "bim", "--eps", "1/256", "--limit", 8, "--out", tmp_path)
@@ -53,7 +53,7 @@ def test_a_failed_control_is_an_exit_code(shop: Shop, tmp_path: Path, monkeypatc
 
 
 def test_all_takes_in_whatever_stands_beside_it(shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    from medaegis.bench import assessment
+    from medaegis.bench import assess as assessment
 
     monkeypatch.setattr(assessment, "every_attack", lambda classes: ["fgsm"])
     options = ("--attacks", "pgd,all", "--eps", "4/256", "--limit", 2, "--out", tmp_path, "--json")

@@ -85,7 +85,7 @@ def test_a_guard_of_other_settings_is_not_replaced(shop: Shop, tmp_path: Path, m
 
 
 def test_a_report_needs_a_file_of_its_own(shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("medaegis.bench.archive.read_evaluation", lambda *_: pytest.fail("read"))
+    monkeypatch.setattr("medaegis.bench.records.archive.read_evaluation", lambda *_: pytest.fail("read"))
     file = tmp_path / "file"
     file.write_text("mine")
     for out, problem in ((tmp_path, "is a folder"), (file / "y.html", f"{file} is a file")):

@@ -5,7 +5,7 @@ import torch
 from tests.detectors.read import drawn
 
 from medaegis.attacks.hfc import fit_mixtures
-from medaegis.bench.analysis.shifts import embed
+from medaegis.bench.analyse.shifts import embed
 from medaegis.detectors.combined import Combined
 from medaegis.detectors.density import GaussianMixture, KernelDensity, Mahalanobis
 from medaegis.detectors.learned import RandomForest, SupportVectors

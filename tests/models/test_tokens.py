@@ -9,7 +9,7 @@ from torch import nn
 from medaegis.attacks.catalogue import find_attack
 from medaegis.attacks.hfc import fit_mixtures
 from medaegis.attacks.victim import Victim
-from medaegis.bench.analysis import maps
+from medaegis.bench.analyse import maps
 from medaegis.detectors.reader import Reader
 from medaegis.detectors.registry import load_detector
 from medaegis.detectors.shield import Shield, ShieldBank

@@ -17,7 +17,7 @@ from medaegis.attacks.transforms import InputDiversity, Smoothing, Transform
 from medaegis.errors import ConfigError
 
 if TYPE_CHECKING:
-    from medaegis.attacks.catalogue import Entry
+    from medaegis.attacks.catalogue import CatalogueEntry
 
 
 @dataclass(frozen=True)
@@ -34,14 +34,14 @@ class AddOn:
     title: str
     paper: str
     join: Callable[[Attack], Attack]
-    obstacle: Callable[[Entry, Attack], str | None]
+    obstacle: Callable[[CatalogueEntry, Attack], str | None]
 
 
 def _transform(title: str, paper: str, transform: Transform) -> AddOn:
     def join(attack: Attack) -> Attack:
         return replace(attack, transforms=(*attack.transforms, transform))
 
-    def obstacle(entry: Entry, attack: Attack) -> str | None:
+    def obstacle(entry: CatalogueEntry, attack: Attack) -> str | None:
         return "has it already" if any(isinstance(t, type(transform)) for t in attack.transforms) else None
 
     return AddOn(title, paper, join, obstacle)
@@ -52,7 +52,7 @@ def _with_momentum(attack: Attack) -> Attack:
     return replace(attack, rule=replace(attack.rule, momentum=1.0))
 
 
-def _no_momentum(entry: Entry, attack: Attack) -> str | None:
+def _no_momentum(entry: CatalogueEntry, attack: Attack) -> str | None:
     if attack.steps == 1:
         return "takes one step, and momentum begins with the second"
     if not isinstance(attack.rule, Descent):
@@ -64,7 +64,7 @@ def _hidden(attack: Attack) -> Attack:
     return replace(attack, objective=attack.objective + HierarchicalFeature())
 
 
-def _no_hiding(entry: Entry, attack: Attack) -> str | None:
+def _no_hiding(entry: CatalogueEntry, attack: Attack) -> str | None:
     if not entry.misleads:
         return "shapes the features itself, and aims at no wrong answer"
     terms = _terms(attack.objective)
@@ -89,7 +89,7 @@ ADD_ONS: dict[str, AddOn] = {
 }
 
 
-def obstacle(entry: Entry, name: str) -> str | None:
+def obstacle(entry: CatalogueEntry, name: str) -> str | None:
     """Why the entry cannot take the add-on of this name; None if it can."""
     if not isinstance(entry.attack, Attack):
         return "is not one walk over each image"
@@ -100,7 +100,7 @@ def obstacle(entry: Entry, name: str) -> str | None:
     return ADD_ONS[name].obstacle(entry, entry.attack)
 
 
-def joined(entry: Entry, base: str, names: Sequence[str]) -> Entry:
+def joined(entry: CatalogueEntry, base: str, names: Sequence[str]) -> CatalogueEntry:
     """The entry `base` with add-ons, in the order of their table, whatever that of the names.
 
     Raises:

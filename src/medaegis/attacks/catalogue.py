@@ -16,7 +16,7 @@ from medaegis.attacks.decision import Decision, GuardDecision, HopSkipJump
 from medaegis.attacks.engine import Attack
 from medaegis.attacks.ensemble import Ensemble, Member
 from medaegis.attacks.estimation import Spsa, Zoo
-from medaegis.attacks.evasion import FeatureShift, KernelDensity, LocalDimension, Stability
+from medaegis.attacks.evasion import FeatureShift, KernelDensityEvasion, LocalDimensionEvasion, Stability
 from medaegis.attacks.evolution import OnePixel
 from medaegis.attacks.hfc import HierarchicalFeature
 from medaegis.attacks.matching import ClosestFeatureMatch, FeatureMatch, LogitMatch
@@ -41,7 +41,7 @@ Access = Literal["white-box", "black-box", "no-box"]
 
 
 @dataclass(frozen=True)
-class Entry:
+class CatalogueEntry:
     """A named attack.
 
     Attributes:
@@ -80,183 +80,183 @@ def _hopping(objective: Selective) -> Attack:
     return Attack(objective=objective, rule=Descent(keeps_best=True), random_start=True, steps=100)
 
 
-CATALOGUE: dict[str, Entry] = {
-    "fgsm": Entry("Fast gradient sign", "Goodfellow 2015", Attack(objective=_CE, steps=1, step_size=1.0)),
-    "bim": Entry("Basic iterative method", "Kurakin 2017", Attack(objective=_CE)),
-    "pgd": Entry("Projected gradient descent", "Madry 2018", Attack(objective=_CE, random_start=True)),
-    "pgd-l2": Entry(
+CATALOGUE: dict[str, CatalogueEntry] = {
+    "fgsm": CatalogueEntry("Fast gradient sign", "Goodfellow 2015", Attack(objective=_CE, steps=1, step_size=1.0)),
+    "bim": CatalogueEntry("Basic iterative method", "Kurakin 2017", Attack(objective=_CE)),
+    "pgd": CatalogueEntry("Projected gradient descent", "Madry 2018", Attack(objective=_CE, random_start=True)),
+    "pgd-l2": CatalogueEntry(
         "Projected gradient descent, L2", "Madry 2018", Attack(objective=_CE, ball=L2(), random_start=True)
     ),
-    "mim": Entry("Momentum iterative method", "Dong 2018", Attack(objective=_CE, rule=Descent(momentum=1.0))),
-    "cw-linf": Entry(
+    "mim": CatalogueEntry("Momentum iterative method", "Dong 2018", Attack(objective=_CE, rule=Descent(momentum=1.0))),
+    "cw-linf": CatalogueEntry(
         "Carlini-Wagner margin, L-infinity",
         "Carlini 2017, by PGD as in Madry 2018",
         Attack(objective=_CW, random_start=True),
     ),
-    "cw-l2": Entry(
+    "cw-l2": CatalogueEntry(
         "Carlini-Wagner, smallest L2 change",
         "Carlini 2017",
         Attack(objective=_CW, ball=L2(), rule=CarliniL2(), steps=900, exact=True),
         minimal=True,
     ),
-    "deepfool": Entry(
+    "deepfool": CatalogueEntry(
         "DeepFool, L-infinity",
         "Moosavi-Dezfooli 2016",
         Attack(objective=NearestBoundary(), rule=Boundary(), steps=50, exact=True),
         minimal=True,
     ),
-    "deepfool-l2": Entry(
+    "deepfool-l2": CatalogueEntry(
         "DeepFool, L2",
         "Moosavi-Dezfooli 2016",
         Attack(objective=NearestBoundary(L2()), ball=L2(), rule=Boundary(), steps=50, exact=True),
         minimal=True,
     ),
-    "jsma": Entry(
+    "jsma": CatalogueEntry(
         "Jacobian saliency map, few pixels",
         "Papernot 2016, single values",
         Attack(objective=Saliency(), rule=Sparse(), steps=100, step_size=1.0, exact=True),
         minimal=True,
     ),
-    "dim": Entry("Diverse inputs", "Xie 2019", Attack(objective=_CE, transforms=(InputDiversity(),))),
-    "tim": Entry(
+    "dim": CatalogueEntry("Diverse inputs", "Xie 2019", Attack(objective=_CE, transforms=(InputDiversity(),))),
+    "tim": CatalogueEntry(
         "Translation-invariant, with momentum",
         "Dong 2019",
         Attack(objective=_CE, rule=Descent(momentum=1.0), transforms=(Smoothing(),)),
     ),
-    "apgd-ce": Entry(
+    "apgd-ce": CatalogueEntry(
         "Auto-PGD, cross-entropy",
         "Croce 2020",
         Attack(objective=_CE, rule=Adaptive(), random_start=True, steps=100),
     ),
-    "apgd-cw": Entry(
+    "apgd-cw": CatalogueEntry(
         "Auto-PGD, margin",
         "Croce 2020, with the loss of Carlini 2017",
         Attack(objective=_CW, rule=Adaptive(), random_start=True, steps=100),
     ),
-    "apgd-dlr": Entry(
+    "apgd-dlr": CatalogueEntry(
         "Auto-PGD, difference of logits ratio",
         "Croce 2020",
         Attack(objective=LogitRatio(), rule=Adaptive(), random_start=True, steps=100),
         classes=4,
     ),
-    "hfc": Entry(
+    "hfc": CatalogueEntry(
         "BIM with the hierarchical feature constraint",
         "Yao 2021 (HFC), eq. 7",
         Attack(objective=_CE + HierarchicalFeature(), steps=100),
     ),
-    "kde-evasion": Entry(
+    "kde-evasion": CatalogueEntry(
         "Evasion of kernel density detection",
         "Carlini 2017b",
-        Attack(objective=10.0 * _CONFIDENT + KernelDensity(), steps=100),
+        Attack(objective=10.0 * _CONFIDENT + KernelDensityEvasion(), steps=100),
     ),
-    "lid-evasion": Entry(
+    "lid-evasion": CatalogueEntry(
         "Evasion of local intrinsic dimension detection",
         "Athalye 2018 on the estimate of Ma 2018",
-        Attack(objective=_CONFIDENT + LocalDimension(), steps=100),
+        Attack(objective=_CONFIDENT + LocalDimensionEvasion(), steps=100),
     ),
-    "sma": Entry(
+    "sma": CatalogueEntry(
         "Stabilised medical attack",
         "Qi 2021",
         Attack(objective=_CE + Stability()),
     ),
-    "stress-down": Entry(
+    "stress-down": CatalogueEntry(
         "Stress test: features down",
         "Yao 2021 (HFC), section 3; Medical Aegis, section 3",
         Attack(objective=FeatureShift(sign=-1)),
         misleads=False,
     ),
-    "stress-up": Entry(
+    "stress-up": CatalogueEntry(
         "Stress test: features up",
         "Yao 2021 (HFC), section 3; Medical Aegis, section 3",
         Attack(objective=FeatureShift(sign=1)),
         misleads=False,
     ),
-    "wb-hfc": Entry(
+    "wb-hfc": CatalogueEntry(
         "White-box (WB) with the hierarchical feature constraint",
         "Yao, Medical Aegis, and Yao 2021 (HFC), eq. 7",
         Attack(objective=_WHITE_BOX + HierarchicalFeature(), random_start=True, steps=100),
         adaptive=True,
     ),
-    "feature-match": Entry(
+    "feature-match": CatalogueEntry(
         "Feature match to an image of the wanted class",
         "Sabour 2016, by PGD",
         Attack(objective=FeatureMatch(), random_start=True, steps=100),
         misleads=False,
     ),
-    "feature-match-closest": Entry(
+    "feature-match-closest": CatalogueEntry(
         "Feature match to the nearest image of the wanted class",
         "Sabour 2016, by PGD",
         Attack(objective=ClosestFeatureMatch(), random_start=True, steps=100),
         misleads=False,
     ),
-    "logit-match": Entry(
+    "logit-match": CatalogueEntry(
         "Logit match to an image of the wanted class",
         "Tramer 2020",
         Attack(objective=LogitMatch(), random_start=True, steps=100),
         misleads=False,
     ),
-    "square": Entry(
+    "square": CatalogueEntry(
         "Square, random search",
         "Andriushchenko 2020",
         Attack(objective=_CW, rule=Square(), steps=5000),
         access="black-box",
     ),
-    "square-guard": Entry(
+    "square-guard": CatalogueEntry(
         "Square on classifier and Shield",
         "Andriushchenko 2020 on the loss of Medical Aegis",
         Attack(objective=_WHITE_BOX, rule=Square(), steps=5000),
         adaptive=True,
         access="black-box",
     ),
-    "square-l2": Entry(
+    "square-l2": CatalogueEntry(
         "Square, random search, L2",
         "Andriushchenko 2020",
         Attack(objective=_CW, ball=L2(), rule=Square(), steps=5000),
         access="black-box",
     ),
     # 20 rounds of 128 directions and a look at the new point, after one at the clean image; likewise ZOO.
-    "spsa": Entry(
+    "spsa": CatalogueEntry(
         "Random directions (SPSA), Adam",
         "Uesato 2018",
         Attack(objective=_CW, rule=Spsa(), steps=1 + 20 * 257),
         access="black-box",
     ),
-    "spsa-guard": Entry(
+    "spsa-guard": CatalogueEntry(
         "SPSA on classifier and Shield",
         "Uesato 2018 on the loss of Medical Aegis",
         Attack(objective=_WHITE_BOX, rule=Spsa(), steps=1 + 20 * 257),
         adaptive=True,
         access="black-box",
     ),
-    "zoo": Entry(
+    "zoo": CatalogueEntry(
         "Zeroth-order optimisation, by coordinates",
         "Chen 2017 (ZOO)",
         Attack(objective=_CW, rule=Zoo(), steps=1 + 20 * 257),
         access="black-box",
     ),
     # A first population and 50 generations.
-    "one-pixel": Entry(
+    "one-pixel": CatalogueEntry(
         "One pixel, differential evolution",
         "Su 2019",
         Attack(objective=_CW, rule=OnePixel(), steps=1 + 51 * 100),
         access="black-box",
         minimal=True,
     ),
-    "hopskipjump": Entry(
+    "hopskipjump": CatalogueEntry(
         "HopSkipJump, from decisions alone",
         "Chen 2020 (HopSkipJump)",
         Attack(objective=Decision(), rule=HopSkipJump(), steps=5000),
         access="black-box",
         minimal=True,
     ),
-    "hopskipjump-l2": Entry(
+    "hopskipjump-l2": CatalogueEntry(
         "HopSkipJump, from decisions alone, L2",
         "Chen 2020 (HopSkipJump)",
         Attack(objective=Decision(), ball=L2(), rule=HopSkipJump(), steps=5000),
         access="black-box",
         minimal=True,
     ),
-    "hopskipjump-guard": Entry(
+    "hopskipjump-guard": CatalogueEntry(
         "HopSkipJump on what the guard gives out or withholds, L2",
         "Chen 2020 (HopSkipJump) on the guard",
         Attack(objective=GuardDecision(), ball=L2(), rule=HopSkipJump(), steps=5000),
@@ -264,73 +264,73 @@ CATALOGUE: dict[str, Entry] = {
         access="black-box",
         minimal=True,
     ),
-    "shield-only": Entry(
+    "shield-only": CatalogueEntry(
         "Shield logit alone",
         "Yao, Medical Aegis, eq. 4",
         Attack(objective=_SHIELD, random_start=True, steps=100),
         adaptive=True,
     ),
-    "wb": Entry(
+    "wb": CatalogueEntry(
         "White-box (WB)",
         "Yao, Medical Aegis, section 4.1",
         Attack(objective=_WHITE_BOX, random_start=True, steps=100),
         adaptive=True,
     ),
-    "wb-0.1": Entry(
+    "wb-0.1": CatalogueEntry(
         "White-box, a tenth of the Shield's weight",
         "Yao, Medical Aegis, section 4.1; weights as Carlini 2017b",
         Attack(objective=_CONFIDENT + 0.1 * _SHIELD, random_start=True, steps=100),
         adaptive=True,
     ),
-    "wb-10": Entry(
+    "wb-10": CatalogueEntry(
         "White-box, ten times the Shield's weight",
         "Yao, Medical Aegis, section 4.1; weights as Carlini 2017b",
         Attack(objective=_CONFIDENT + 10.0 * _SHIELD, random_start=True, steps=100),
         adaptive=True,
     ),
-    "selective": Entry(
+    "selective": CatalogueEntry(
         "Selective PGD",
         "Bryniarski 2021",
         _hopping(Selective()),
         adaptive=True,
     ),
-    "orthogonal": Entry(
+    "orthogonal": CatalogueEntry(
         "Orthogonal PGD",
         "Bryniarski 2021",
         _hopping(Orthogonal()),
         adaptive=True,
     ),
-    "wb-decay": Entry(
+    "wb-decay": CatalogueEntry(
         "White-box with step decay (WB_d)",
         "Yao, Medical Aegis, section 4.1",
         Attack(objective=_WHITE_BOX, rule=Descent(decay=0.1), random_start=True, steps=100),
         adaptive=True,
     ),
-    "wb-momentum": Entry(
+    "wb-momentum": CatalogueEntry(
         "White-box with momentum, from the clean image",
         "Dong 2018 on the loss of Medical Aegis",
         Attack(objective=_WHITE_BOX, rule=Descent(momentum=1.0), steps=100),
         adaptive=True,
     ),
-    "wb-adaptive": Entry(
+    "wb-adaptive": CatalogueEntry(
         "White-box with Auto-PGD steps",
         "Croce 2020 on the loss of Medical Aegis",
         Attack(objective=_WHITE_BOX, rule=Adaptive(), random_start=True, steps=100),
         adaptive=True,
     ),
-    "uap": Entry(
+    "uap": CatalogueEntry(
         "Universal perturbation, learned on known images",
         "Moosavi-Dezfooli 2017, by the steps of Shafahi 2020",
         Universal(),
     ),
-    "uap-wb": Entry(
+    "uap-wb": CatalogueEntry(
         "Universal perturbation on classifier and Shield",
         "Shafahi 2020 on the loss of Medical Aegis",
         Universal(objective=_WHITE_BOX),
         adaptive=True,
     ),
     # AutoAttack's DLR loss needs more classes than most diagnoses have; the margin takes its place.
-    "auto": Entry(
+    "auto": CatalogueEntry(
         "Ensemble: Auto-PGD (cross-entropy, margin per class, DLR), Square",
         "after Croce 2020 (AutoAttack)",
         Ensemble(
@@ -342,7 +342,7 @@ CATALOGUE: dict[str, Entry] = {
             )
         ),
     ),
-    "auto-guard": Entry(
+    "auto-guard": CatalogueEntry(
         "Ensemble on the guard: WB of three weights, selective, orthogonal, Square",
         "after Croce 2020 (AutoAttack) and Bryniarski 2021",
         Ensemble(
@@ -360,8 +360,8 @@ CATALOGUE: dict[str, Entry] = {
 }
 
 
-def find_attack(name: str) -> Entry:
-    """Entry of the catalogue, with the add-ons that the name joins to it, as in `pgd+dim+hfc`.
+def find_attack(name: str) -> CatalogueEntry:
+    """CatalogueEntry of the catalogue, with the add-ons that the name joins to it, as in `pgd+dim+hfc`.
 
     Raises:
         ConfigError: no such attack or add-on; lists those there are. An add-on that the attack cannot take.

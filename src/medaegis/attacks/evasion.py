@@ -48,7 +48,7 @@ class FeatureShift(Objective):
 
 
 @dataclass(frozen=True)
-class KernelDensity(Begun):
+class KernelDensityEvasion(Begun):
     """Minus the log density of the features among clean ones of the wanted class, by Gaussian kernels (Carlini 2017b).
 
     Density as Feinman 2017: of the deepest layer that is known, of several surrogates the mean over them.
@@ -90,7 +90,7 @@ class _Dense(Objective):
 
 
 @dataclass(frozen=True)
-class LocalDimension(Begun):
+class LocalDimensionEvasion(Begun):
     """How far the local intrinsic dimension (LID) of the features exceeds that of clean ones, by share, mean over taps.
 
     Ma 2018: -1 / mean(log(r_i / r_k)), r_i the distance to the i-th nearest of a batch of clean images. The

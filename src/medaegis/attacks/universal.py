@@ -28,7 +28,7 @@ WHAT = "universal perturbation"
 
 
 @dataclass(frozen=True)
-class Lesson:
+class LearnedChange:
     """What was learned, and what it took.
 
     Attributes:
@@ -94,7 +94,7 @@ class Universal:
         target: int | None = None,
         seed: int = 0,
         progress: Progress = silent,
-    ) -> Lesson:
+    ) -> LearnedChange:
         """Learn the change for one wanted class, from the known images of all others; None: away from every class.
 
         Args:
@@ -130,7 +130,7 @@ class Universal:
         looks, pulls = self.objective.passes(goal, len(victim.exact.classes))
         spent = self.steps * len(images)
         change = (change * LEVELS).round() / LEVELS if rounds else change
-        return Lesson(change.cpu(), spent * looks, spent * pulls, time.perf_counter() - began)
+        return LearnedChange(change.cpu(), spent * looks, spent * pulls, time.perf_counter() - began)
 
     @own_modes()
     def run(

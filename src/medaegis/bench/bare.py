@@ -13,9 +13,9 @@ from medaegis.attacks.catalogue import CATALOGUE, AnyAttack, find_attack
 from medaegis.attacks.engine import pick_targets
 from medaegis.attacks.known import Known
 from medaegis.attacks.victim import Verdict, Victim
-from medaegis.bench.chosen import draw
 from medaegis.bench.code import code_fingerprint
 from medaegis.bench.lessons import taught
+from medaegis.bench.sample import draw
 from medaegis.bench.store import BATCH, Piece, Store, flops, images_per_piece
 from medaegis.cushions import Cushion, Gradient
 from medaegis.errors import ConfigError

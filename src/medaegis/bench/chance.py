@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from medaegis.bench.metrics import auroc, bootstrap_interval, design_effect
-from medaegis.bench.words import decimal, decimal_range, percent
+from medaegis.bench.report.words import decimal, decimal_range, percent
 from medaegis.images.datasets import Dataset
 from medaegis.models.classifier import Classifier
 

@@ -19,14 +19,23 @@ from medaegis.attacks.known import Known
 from medaegis.attacks.objectives import Goal
 from medaegis.attacks.transfer import transfer
 from medaegis.attacks.victim import Verdict, Victim
-from medaegis.bench.archive import Array
-from medaegis.bench.chosen import draw
 from medaegis.bench.lessons import taught
 from medaegis.bench.metrics import Interval, auroc, auroc_interval, share_interval, tpr_at_tnr
-from medaegis.bench.pieces import Outcomes, as_array, as_scores, broken_by, further, within
-from medaegis.bench.planned import Planned, attacker_of, norm_of
-from medaegis.bench.schema import Attacker, Cell, ClassResult, Confusion, Example, Missed, Through, WorstCase
-from medaegis.bench.schema import Verdict as ShownVerdict
+from medaegis.bench.outcome import Outcomes, as_array, as_scores, broken_by, further, within
+from medaegis.bench.plan import Planned, attacker_of, norm_of
+from medaegis.bench.records.archive import Array
+from medaegis.bench.records.evaluation import (
+    Attacker,
+    Cell,
+    ClassResult,
+    Confusion,
+    Example,
+    JudgedImage,
+    Missed,
+    Through,
+    WorstCase,
+)
+from medaegis.bench.sample import draw
 from medaegis.bench.store import BATCH, Piece, Store, flops, images_per_piece
 from medaegis.bench.surrogates import Surrogate
 from medaegis.cushions import Gradient
@@ -259,9 +268,9 @@ class Field:
         row = int(self.right[i])
         names = self.test.classes
 
-        def shown(predicted: Tensor, accepted: Tensor, score: Tensor) -> ShownVerdict:
+        def shown(predicted: Tensor, accepted: Tensor, score: Tensor) -> JudgedImage:
             value = float(score) if bool(score.isfinite()) else None
-            return ShownVerdict(predicted=names[int(predicted)], accepted=bool(accepted), score=value)
+            return JudgedImage(predicted=names[int(predicted)], accepted=bool(accepted), score=value)
 
         return Example(
             name=f"test image {int(self.test.ids[row])}",

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from medaegis.attacks.catalogue import AnyAttack
-from medaegis.bench.archive import replace_file
+from medaegis.bench.records.archive import replace_file
 
 Piece = dict[str, Tensor]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from medaegis.attacks.catalogue import find_attack
 from medaegis.attacks.transfer import check_alike, committee
 from medaegis.attacks.victim import Victim
-from medaegis.bench.schema import SurrogateFacts
+from medaegis.bench.records.evaluation import SurrogateFacts
 from medaegis.errors import ConfigError
 from medaegis.guard.fingerprint import weights_fingerprint
 from medaegis.models.classifier import Classifier

@@ -63,9 +63,9 @@ def analyse(
     from medaegis.artefact import kind_of
     from medaegis.attacks.catalogue import find_attack
     from medaegis.attacks.engine import parse_eps
-    from medaegis.bench.analysis.page import write_analysis
-    from medaegis.bench.analysis.study import study
-    from medaegis.bench.analysis.subjects import Plan
+    from medaegis.bench.analyse.page import write_analysis
+    from medaegis.bench.analyse.study import study
+    from medaegis.bench.analyse.subjects import Plan
     from medaegis.cushions import parse_cushion
 
     check_out(out)

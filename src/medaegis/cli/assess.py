@@ -31,7 +31,7 @@ from medaegis.cli.options import (
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from medaegis.bench.assessment_record import Assessment, Proportion
+    from medaegis.bench.records.assessment import Assessment, Proportion
 
 ALL = "all"
 
@@ -93,7 +93,7 @@ def assess(
     kill with the same options, it goes on where it was. Exit code 1 if a control failed: then the figures are not to
     be relied on yet.
     """
-    from medaegis.bench.assessment import ATTACKS, assess_classifier, every_attack, plan_assessment
+    from medaegis.bench.assess import ATTACKS, assess_classifier, every_attack, plan_assessment
     from medaegis.bench.bare import check_attacks
     from medaegis.cushions import parse_cushion
     from medaegis.models.store import load_classifier
@@ -148,7 +148,7 @@ def assess(
 
 def worst_table(found: Assessment) -> RenderableType:
     """Clean images, and a line per eps."""
-    from medaegis.bench.words import beyond
+    from medaegis.bench.report.words import beyond
 
     rows = [["clean", "", *_shares(found.clean.accuracy), *_recalls(found.clean.recall), ""]]
     rows += [
@@ -162,7 +162,7 @@ def worst_table(found: Assessment) -> RenderableType:
 
 def attacks_table(found: Assessment) -> RenderableType:
     """A line per attack, eps and way through the Cushion; passes and seconds are per image."""
-    from medaegis.bench.words import eps_name, gradient_name
+    from medaegis.bench.report.words import eps_name, gradient_name
 
     ways = found.cushion != "none"
     rows = [

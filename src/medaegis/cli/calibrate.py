@@ -43,7 +43,7 @@ def calibrate(
     that the guard learned from are left out. Classes are matched by name.
     """
     from medaegis.artefact import check_target
-    from medaegis.bench.calibration import calibrate_site
+    from medaegis.bench.calibrate import calibrate_site
     from medaegis.bench.chance import why_no_better_than_chance
     from medaegis.guard.guard import Guard
 

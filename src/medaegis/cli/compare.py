@@ -69,7 +69,7 @@ def compare(
     again after a kill with the same options, it goes on where it was.
     """
     from medaegis.attacks.engine import parse_eps
-    from medaegis.bench.comparison import SHIELD, check_comparison, compare_detectors
+    from medaegis.bench.compare import SHIELD, check_comparison, compare_detectors
     from medaegis.detectors.registry import DETECTORS
     from medaegis.guard.guard import Guard
     from medaegis.models.store import load_classifier

@@ -21,7 +21,7 @@ from medaegis.cli.options import Seed, check_out
 from medaegis.errors import ConfigError
 
 if TYPE_CHECKING:
-    from medaegis.bench.schema import Evaluation
+    from medaegis.bench.records.evaluation import Evaluation
     from medaegis.cli.screening import Screened
     from medaegis.guard.guard import Guard
     from medaegis.images import Dataset, Split
@@ -57,7 +57,7 @@ class Sizes:
     attacks: tuple[str, ...] = ("fgsm", "pgd", "wb")
     eps: tuple[str, ...] = ("2/256", "4/256", "8/256")
     mixed_eps: str = "4/256"
-    attacked: int = 32  # 28 that are rightly diagnosed are needed to judge every check (bench.exact)
+    attacked: int = 32  # 28 that are rightly diagnosed are needed to judge every check (bench.checks.exact)
     screened: int = 8
 
 
@@ -125,8 +125,8 @@ def run_demo(out: Path, data: str, *, seed: int, sizes: Sizes) -> None:
         found = _evaluation(guard, dataset, split, sizes, seed, data, out / "evaluation")
         figures += _key_figures(found, sizes.mixed_eps)
     with diary.stage(6, "Report", out / "report.html") as figures:
-        from medaegis.bench.report import write_report
-        from medaegis.bench.verdict import write_verdict
+        from medaegis.bench.report.report import write_report
+        from medaegis.bench.report.verdict import write_verdict
 
         page = write_report(out / "evaluation", out / "report.html")
         write_verdict(out / "evaluation", page.with_suffix(".verdict.html"))
@@ -238,7 +238,7 @@ def written_before(folder: Path) -> list[Path]:
 
 def _replace_mixed(folder: Path, files: Mapping[str, bytes]) -> None:
     """These files in the place of an earlier demo's; whose they are is written down before they are there."""
-    from medaegis.bench.archive import replace_file
+    from medaegis.bench.records.archive import replace_file
     from medaegis.safefiles import put_in_place
 
     for file in written_before(folder):
@@ -273,8 +273,8 @@ def _evaluation(
     guard: Guard, dataset: Dataset, split: Split, sizes: Sizes, seed: int, data: str, out: Path
 ) -> Evaluation:
     from medaegis.attacks.engine import parse_eps
-    from medaegis.bench.evaluation import evaluate_guard
-    from medaegis.bench.planned import plan
+    from medaegis.bench.evaluate import evaluate_guard
+    from medaegis.bench.plan import plan
     from medaegis.images import without_path
 
     with console.progress("Evaluating") as progress:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-    from medaegis.bench.schema import Control, Evaluation
+    from medaegis.bench.records.evaluation import Control, Evaluation
 
 
 def evaluate(
@@ -104,8 +104,8 @@ def evaluate(
     means that the figures are not to be relied on yet.
     """
     from medaegis.attacks.catalogue import find_attack
-    from medaegis.bench.evaluation import evaluate_guard
-    from medaegis.bench.planned import plan
+    from medaegis.bench.evaluate import evaluate_guard
+    from medaegis.bench.plan import plan
     from medaegis.bench.suites import MADE_TO_CARRY, applicable, find_suite
     from medaegis.bench.surrogates import transferable
     from medaegis.cushions import Gradient as Way
@@ -187,7 +187,7 @@ def evaluate(
 
 def worst_table(found: Evaluation) -> RenderableType:
     """A line per eps: for each image the strongest attack."""
-    from medaegis.bench.words import percent_range
+    from medaegis.bench.report.words import percent_range
 
     rows = [
         [
@@ -207,7 +207,7 @@ def worst_table(found: Evaluation) -> RenderableType:
 
 def cells_table(found: Evaluation) -> RenderableType:
     """A line per attack, eps and way through the Cushion."""
-    from medaegis.bench.words import eps_name, gradient_name
+    from medaegis.bench.report.words import eps_name, gradient_name
 
     ways = found.guard.cushion != "none"
     rows = [
@@ -231,7 +231,7 @@ def cells_table(found: Evaluation) -> RenderableType:
 
 def controls_table(controls: Sequence[Control]) -> RenderableType:
     """A line per control and alarm."""
-    from medaegis.bench.words import judged
+    from medaegis.bench.report.words import judged
 
     word = {True: "passed", False: "FAILED", None: "not judged"}
     rows = [[c.name, word[c.passed], c.measured, c.expectation, judged(c.judged)] for c in controls]

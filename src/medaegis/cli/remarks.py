@@ -34,7 +34,7 @@ def _rate(tnr: float, rejected: int, n: int) -> list[str]:
     expected = 1 - tnr
     if min(expected, tnr) ** n > LEVEL / 2:
         return []  # nothing would be odd yet
-    from medaegis.bench.exact import AtMost, at_least  # its library is slow to import
+    from medaegis.bench.checks.exact import AtMost, at_least  # its library is slow to import
 
     more, fewer = AtMost(rejected, n, expected).p, at_least(rejected, n, expected).p
     p = min(1.0, 2 * min(more, fewer))

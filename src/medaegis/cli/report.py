@@ -30,10 +30,10 @@ def report(
     Of several evaluations of one guard, at its own and at other sites, one page sets them side by side (--out). All are
     self-contained HTML that opens offline and prints. Prints their paths.
     """
-    from medaegis.bench.markdown import write_markdown
-    from medaegis.bench.report import write_report
-    from medaegis.bench.sites import write_sites
-    from medaegis.bench.verdict import write_verdict
+    from medaegis.bench.report.markdown import write_markdown
+    from medaegis.bench.report.report import write_report
+    from medaegis.bench.report.sites import write_sites
+    from medaegis.bench.report.verdict import write_verdict
     from medaegis.safefiles import check_place
 
     if out is not None:

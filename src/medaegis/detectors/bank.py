@@ -10,7 +10,7 @@ from typing import Any, Self, cast
 import torch
 from torch import Tensor
 
-from medaegis.detectors.base import REMEDY, Detector, DetectorManifest, Lesson
+from medaegis.detectors.base import REMEDY, Detector, DetectorManifest, FitData
 from medaegis.detectors.reader import Reading
 from medaegis.detectors.shield import Shield, ShieldBank, ShieldManifest, empty_bank, fill_bank
 from medaegis.errors import ConfigError
@@ -38,14 +38,14 @@ class Shields(Detector):
     def needs_images(self) -> bool:
         return True
 
-    def _fit(self, lesson: Lesson) -> None:
+    def _fit(self, data: FitData) -> None:
         bank = self._trained()
-        if len(bank.shields) != lesson.classes:
-            raise ConfigError("Shields", f"{len(bank.shields)} for {lesson.classes} classes", "give one per class")
-        self.bank = copy.deepcopy(bank).to(lesson.clean.device).eval().requires_grad_(False)
+        if len(bank.shields) != data.classes:
+            raise ConfigError("Shields", f"{len(bank.shields)} for {data.classes} classes", "give one per class")
+        self.bank = copy.deepcopy(bank).to(data.clean.device).eval().requires_grad_(False)
         with torch.no_grad():
-            logits = self.in_parts(self._logits, lesson.clean)
-        self.bank.calibrate(logits, lesson.clean.predicted, self.tnr)
+            logits = self.in_parts(self._logits, data.clean)
+        self.bank.calibrate(logits, data.clean.predicted, self.tnr)
 
     def _logits(self, seen: Reading) -> Tensor:
         reader, images = seen.source()

@@ -30,7 +30,7 @@ _KINDS: dict[str, type[Detector]] = {}
 
 
 @dataclass(frozen=True, eq=False)
-class Lesson:
+class FitData:
     """What a detector learns from.
 
     Attributes:
@@ -146,7 +146,7 @@ class Detector(ABC):
         refuse_constant(f"detector {self.kind!r}", used)
         self.channels = {tap: values.shape[1] for tap, values in used.items()}
         attacked = attacked if self.needs_attacked else None
-        self._fit(Lesson(clean, labels.to(clean.device), attacked, seed, progress))
+        self._fit(FitData(clean, labels.to(clean.device), attacked, seed, progress))
         self.classes = clean.logits.shape[1]
         return self
 
@@ -181,7 +181,7 @@ class Detector(ABC):
         return torch.cat([make(part) for part in seen.split(AT_ONCE)]) if len(seen) else seen.logits.new_zeros(0)
 
     @abstractmethod
-    def _fit(self, lesson: Lesson) -> None:
+    def _fit(self, data: FitData) -> None:
         """Fill `learned`."""
 
     @abstractmethod

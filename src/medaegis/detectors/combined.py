@@ -10,7 +10,7 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor
 
-from medaegis.detectors.base import REMEDY, Detector, DetectorManifest, Lesson, hold_out, rebuild
+from medaegis.detectors.base import REMEDY, Detector, DetectorManifest, FitData, hold_out, rebuild
 from medaegis.detectors.reader import Reading
 from medaegis.errors import ConfigError, DataError
 from medaegis.validation import Layout
@@ -60,14 +60,14 @@ class Combined(Detector):
     def wanted(self, seen: Reading) -> tuple[str, ...]:
         return tuple(dict.fromkeys(tap for member in self.members for tap in member.wanted(seen)))
 
-    def _fit(self, lesson: Lesson) -> None:
-        stay, held = hold_out(lesson.labels, self.held_out, lesson.seed)
-        clean, attacked = lesson.clean[stay], None
-        if lesson.attacked is not None:
-            attacked = lesson.pair(stay)[1]
+    def _fit(self, data: FitData) -> None:
+        stay, held = hold_out(data.labels, self.held_out, data.seed)
+        clean, attacked = data.clean[stay], None
+        if data.attacked is not None:
+            attacked = data.pair(stay)[1]
         for member in self.members:
-            member.fit(clean, lesson.labels[stay], attacked=attacked, seed=lesson.seed, progress=lesson.progress)
-        scores = torch.stack([member.score(lesson.clean[held]) for member in self.members]).sort(1).values
+            member.fit(clean, data.labels[stay], attacked=attacked, seed=data.seed, progress=data.progress)
+        scores = torch.stack([member.score(data.clean[held]) for member in self.members]).sort(1).values
         if not bool(scores.isfinite().all()):
             raise DataError("combined detectors", "a clean image's score is not finite", "leave that detector out")
         self.learned = {"scores": scores}

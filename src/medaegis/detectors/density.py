@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from medaegis.detectors.base import REMEDY, Lesson
+from medaegis.detectors.base import REMEDY, FitData
 from medaegis.detectors.distances import squared_distances
 from medaegis.detectors.layered import Layered, OnFeatures
 from medaegis.detectors.mixture import fit_gaussians
@@ -41,10 +41,10 @@ class KernelDensity(Layered):
         if not self.bandwidth > 0:
             raise ConfigError("kernel density", f"bandwidth {self.bandwidth}", "give a number above 0")
 
-    def _fit_layers(self, lesson: Lesson, rows: Tensor) -> None:
-        self.learned["labels"] = lesson.labels[rows]
+    def _fit_layers(self, data: FitData, rows: Tensor) -> None:
+        self.learned["labels"] = data.labels[rows]
         for tap in self.reads:
-            self.learned[f"{tap}/points"] = lesson.clean.feature(tap)[rows]
+            self.learned[f"{tap}/points"] = data.clean.feature(tap)[rows]
 
     def _layers(self, seen: Reading) -> Tensor:
         predicted, labels = seen.predicted, self.learned["labels"]
@@ -95,11 +95,11 @@ class Mahalanobis(Layered):
     def needs_images(self) -> bool:
         return self.magnitude > 0
 
-    def _fit_layers(self, lesson: Lesson, rows: Tensor) -> None:
-        labels = lesson.labels[rows]
+    def _fit_layers(self, data: FitData, rows: Tensor) -> None:
+        labels = data.labels[rows]
         for tap in self.reads:
-            x = lesson.clean.feature(tap)[rows].double()
-            means = torch.stack([x[labels == k].mean(0) for k in range(lesson.classes)])
+            x = data.clean.feature(tap)[rows].double()
+            means = torch.stack([x[labels == k].mean(0) for k in range(data.classes)])
             apart = x - means[labels]
             covariance = apart.T @ apart / len(x)
             mean_variance = covariance.diagonal().mean()
@@ -167,9 +167,9 @@ class GaussianMixture(OnFeatures):
             given = f"components {self.components}, covariance {self.covariance!r}"
             raise ConfigError("Gaussian mixture", given, "give 1 or more components, 'diag' or 'full'")
 
-    def _fit(self, lesson: Lesson) -> None:
-        count = self.components or lesson.classes
-        x = self.joined(lesson.clean).double()
+    def _fit(self, data: FitData) -> None:
+        count = self.components or data.classes
+        x = self.joined(data.clean).double()
         if len(x) < 2 * count:
             raise DataError("Gaussian mixture", f"{len(x)} images for {count} components", "give more")
         mixture = fit_gaussians(
@@ -177,7 +177,7 @@ class GaussianMixture(OnFeatures):
             count,
             covariance=self.covariance,
             regular=self.regular,
-            seed=lesson.seed,
+            seed=data.seed,
             source=f"Gaussian mixture of {', '.join(self.reads)}",
             rounds=1000,
         )

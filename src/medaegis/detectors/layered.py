@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from medaegis.detectors.base import REMEDY, Detector, Lesson, hold_out
+from medaegis.detectors.base import REMEDY, Detector, FitData, hold_out
 from medaegis.detectors.reader import PENULTIMATE, Reading
 from medaegis.errors import ConfigError
 from medaegis.validation import Layout
@@ -62,21 +62,21 @@ class Layered(OnFeatures):
     def needs_attacked(self) -> bool:
         return self.learn
 
-    def _fit(self, lesson: Lesson) -> None:
-        rows = torch.arange(len(lesson.clean), device=lesson.clean.device)
-        stay, held = self._divide(lesson) if self.learn else (rows, rows[:0])
-        self._fit_layers(lesson, stay)
+    def _fit(self, data: FitData) -> None:
+        rows = torch.arange(len(data.clean), device=data.clean.device)
+        stay, held = self._divide(data) if self.learn else (rows, rows[:0])
+        self._fit_layers(data, stay)
         if self.learn:
-            clean, attacked = lesson.pair(held)
+            clean, attacked = data.pair(held)
             scores = [self.in_parts(self._layers, seen) for seen in (clean, attacked)]
             self.learned |= fit_logistic(*scores)
 
-    def _divide(self, lesson: Lesson) -> tuple[Tensor, Tensor]:
+    def _divide(self, data: FitData) -> tuple[Tensor, Tensor]:
         """Rows for the statistics and rows for the regression."""
-        return hold_out(lesson.labels, 0.5, lesson.seed)
+        return hold_out(data.labels, 0.5, data.seed)
 
     @abstractmethod
-    def _fit_layers(self, lesson: Lesson, rows: Tensor) -> None:
+    def _fit_layers(self, data: FitData, rows: Tensor) -> None:
         """Take the statistics of all taps from these clean images."""
 
     @abstractmethod

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from medaegis.detectors.base import REMEDY, Lesson
+from medaegis.detectors.base import REMEDY, FitData
 from medaegis.detectors.distances import squared_distances
 from medaegis.detectors.layered import OnFeatures
 from medaegis.detectors.reader import Reading
@@ -26,9 +26,9 @@ class Supervised(OnFeatures):
     def needs_attacked(self) -> bool:
         return True
 
-    def examples(self, lesson: Lesson) -> tuple[Tensor, Tensor]:
+    def examples(self, data: FitData) -> tuple[Tensor, Tensor]:
         """Features `(N + M, C)` and what they are: 0 clean, 1 attacked."""
-        pair = [self.joined(seen) for seen in lesson.pair()]
+        pair = [self.joined(seen) for seen in data.pair()]
         kinds = [torch.full((len(x),), kind, device=x.device) for kind, x in enumerate(pair)]
         return torch.cat(pair), torch.cat(kinds)
 
@@ -53,10 +53,10 @@ class SupportVectors(Supervised):
             given = f"penalty {self.penalty}, levels {self.levels}"
             raise ConfigError("SVM", given, "give a penalty above 0, and 0 levels or at least 2")
 
-    def _fit(self, lesson: Lesson) -> None:
+    def _fit(self, data: FitData) -> None:
         from sklearn.svm import SVC
 
-        x, kinds = self.examples(lesson)
+        x, kinds = self.examples(data)
         if self.levels:
             ordered = x[kinds == 0].sort(0).values
             places = [round(i * (len(ordered) - 1) / self.levels) for i in range(1, self.levels)]
@@ -109,11 +109,11 @@ class RandomForest(Supervised):
         if self.trees < 1:
             raise ConfigError("random forest", f"{self.trees} trees", "give 1 or more")
 
-    def _fit(self, lesson: Lesson) -> None:
+    def _fit(self, data: FitData) -> None:
         from sklearn.ensemble import RandomForestClassifier
 
-        x, kinds = self.examples(lesson)
-        model = RandomForestClassifier(self.trees, class_weight="balanced", random_state=lesson.seed)
+        x, kinds = self.examples(data)
+        model = RandomForestClassifier(self.trees, class_weight="balanced", random_state=data.seed)
         model.fit(x.cpu().numpy(), kinds.cpu().numpy())
         trees = [member.tree_ for member in model.estimators_]
         # Every tree is padded to the longest; a leaf is its own child, so that walking on from it stays there.

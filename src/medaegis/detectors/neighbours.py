@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from medaegis.detectors.base import REMEDY, Lesson
+from medaegis.detectors.base import REMEDY, FitData
 from medaegis.detectors.distances import squared_distances
 from medaegis.detectors.layered import Layered
 from medaegis.detectors.reader import Reading
@@ -46,21 +46,21 @@ class LocalDimension(Layered):
     def fewest(self) -> int:
         return max(super().fewest, self.neighbours * (2 if self.learn else 1))  # half of few are learned from
 
-    def _divide(self, lesson: Lesson) -> tuple[Tensor, Tensor]:
-        order = torch.randperm(len(lesson.clean), generator=torch.Generator().manual_seed(lesson.seed))
-        order = order.to(lesson.clean.device)
+    def _divide(self, data: FitData) -> tuple[Tensor, Tensor]:
+        order = torch.randperm(len(data.clean), generator=torch.Generator().manual_seed(data.seed))
+        order = order.to(data.clean.device)
         # With few images half of them are left to learn from.
         count = min(self.reference, len(order) // 2)
         return order[:count], order[count:]
 
-    def _fit_layers(self, lesson: Lesson, rows: Tensor) -> None:
+    def _fit_layers(self, data: FitData, rows: Tensor) -> None:
         if not self.learn:
-            order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(lesson.seed))
+            order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(data.seed))
             rows = order[: self.reference].to(rows.device)
         if len(rows) < self.neighbours:
             raise DataError("LID", f"{len(rows)} reference images for {self.neighbours} neighbours", "give more images")
         for tap in self.reads:
-            self.learned[f"{tap}/reference"] = lesson.clean.feature(tap)[rows]
+            self.learned[f"{tap}/reference"] = data.clean.feature(tap)[rows]
 
     def _layers(self, seen: Reading) -> Tensor:
         return torch.stack([self.dimension(tap, seen.feature(tap)) for tap in self.reads], 1)

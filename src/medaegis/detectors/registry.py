@@ -20,7 +20,7 @@ from medaegis.errors import ArtefactError, ConfigError
 
 
 @dataclass(frozen=True)
-class Entry:
+class DetectorEntry:
     """A named detector.
 
     Attributes:
@@ -60,31 +60,33 @@ def _union(**options: object) -> Detector:
     return Combined(**{"members": members, **options})  # type: ignore[arg-type]
 
 
-DETECTORS: dict[str, Entry] = {
-    "kd": Entry("Kernel density, penultimate layer", "Feinman 2017", KernelDensity),
-    "kd-layers": Entry("Kernel density, average of all layers", "Yao, Medical Aegis, section 4", _kd_layers),
-    "bu": Entry("Bayesian uncertainty by dropout", "Feinman 2017", BayesianUncertainty),
-    "lid": Entry("Local intrinsic dimensionality, layers weighted by regression", "Ma 2018", LocalDimension),
-    "lid-layers": Entry("Local intrinsic dimensionality, average", "Yao, Medical Aegis, section 4", _lid_layers),
-    "mahalanobis": Entry(
+DETECTORS: dict[str, DetectorEntry] = {
+    "kd": DetectorEntry("Kernel density, penultimate layer", "Feinman 2017", KernelDensity),
+    "kd-layers": DetectorEntry("Kernel density, average of all layers", "Yao, Medical Aegis, section 4", _kd_layers),
+    "bu": DetectorEntry("Bayesian uncertainty by dropout", "Feinman 2017", BayesianUncertainty),
+    "lid": DetectorEntry("Local intrinsic dimensionality, layers weighted by regression", "Ma 2018", LocalDimension),
+    "lid-layers": DetectorEntry(
+        "Local intrinsic dimensionality, average", "Yao, Medical Aegis, section 4", _lid_layers
+    ),
+    "mahalanobis": DetectorEntry(
         "Mahalanobis distance, input preprocessing, layers weighted by regression", "Lee 2018", _mahalanobis_learned
     ),
-    "mahalanobis-layers": Entry("Mahalanobis distance, average", "Yao, Medical Aegis, section 4", Mahalanobis),
-    "svm": Entry("RBF-SVM on deep features", "Lu 2017, as in Yao 2021", SupportVectors),
-    "dnn": Entry("Network on each layer's activations, logits summed", "Metzen 2017", Subnetworks),
-    "dnn-plain": Entry(
+    "mahalanobis-layers": DetectorEntry("Mahalanobis distance, average", "Yao, Medical Aegis, section 4", Mahalanobis),
+    "svm": DetectorEntry("RBF-SVM on deep features", "Lu 2017, as in Yao 2021", SupportVectors),
+    "dnn": DetectorEntry("Network on each layer's activations, logits summed", "Metzen 2017", Subnetworks),
+    "dnn-plain": DetectorEntry(
         "Network on each layer's activations without batch norm and ReLU", "Yao 2021 (HFC), its code", _plain_networks
     ),
-    "dfeat": Entry("Random forest on deep features", "Ma 2021", RandomForest),
-    "qfeat": Entry("RBF-SVM on quantised deep features", "Lu 2017, Ma 2021", _quantised),
-    "gmm": Entry("Gaussian mixture of deep features", "Li 2020", GaussianMixture),
-    "squeezing": Entry("Feature squeezing: fewer bits, median", "Xu 2018", FeatureSqueezing),
-    "shield": Entry("Shields, trained by attacking them", "Yao, Medical Aegis, section 3", Shields),
-    "combined": Entry("KD, LID and Mahalanobis together, averages of layers", "ours: mean of ranks", _union),
+    "dfeat": DetectorEntry("Random forest on deep features", "Ma 2021", RandomForest),
+    "qfeat": DetectorEntry("RBF-SVM on quantised deep features", "Lu 2017, Ma 2021", _quantised),
+    "gmm": DetectorEntry("Gaussian mixture of deep features", "Li 2020", GaussianMixture),
+    "squeezing": DetectorEntry("Feature squeezing: fewer bits, median", "Xu 2018", FeatureSqueezing),
+    "shield": DetectorEntry("Shields, trained by attacking them", "Yao, Medical Aegis, section 3", Shields),
+    "combined": DetectorEntry("KD, LID and Mahalanobis together, averages of layers", "ours: mean of ranks", _union),
 }
 
 
-def find_detector(name: str) -> Entry:
+def find_detector(name: str) -> DetectorEntry:
     """Entry of the table.
 
     Raises:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medaegis.detectors.base import REMEDY, Detector, DetectorManifest, Lesson
+from medaegis.detectors.base import REMEDY, Detector, DetectorManifest, FitData
 from medaegis.detectors.reader import PENULTIMATE, Reading
 from medaegis.errors import ConfigError
 from medaegis.validation import LEARNED, Layout, check_size, check_state
@@ -58,15 +58,15 @@ class Subnetworks(Detector):
     def needs_images(self) -> bool:
         return True
 
-    def _fit(self, lesson: Lesson) -> None:
-        clean, attacked = lesson.pair()
+    def _fit(self, data: FitData) -> None:
+        clean, attacked = data.pair()
         reader, images = clean.source()
         _, hostile = attacked.source()
         taps = tuple(tap for tap in reader.taps if tap != PENULTIMATE) if self.taps is None else self.taps
         trial = reader.maps(images[:1], taps).features
         self.shapes = {tap: tuple(_as_map(trial[tap]).shape[1:]) for tap in taps}
-        draw = torch.Generator().manual_seed(lesson.seed)
-        self._build(lesson.seed)
+        draw = torch.Generator().manual_seed(data.seed)
+        self._build(data.seed)
         self.networks.to(clean.device).train()
         optimiser = torch.optim.Adam(self.networks.parameters(), lr=self.lr, weight_decay=self.weight_decay)
         half = self.batch_size // 2
@@ -81,7 +81,7 @@ class Subnetworks(Detector):
                 optimiser.zero_grad()
                 torch.stack(losses).sum().backward()
             optimiser.step()
-            lesson.progress(step + 1, self.steps, "steps of the subnetworks")
+            data.progress(step + 1, self.steps, "steps of the subnetworks")
         self.networks.eval().requires_grad_(False)
 
     def _logits(self, maps: Mapping[str, Tensor]) -> list[Tensor]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from medaegis.cushions import parse_cushion
-from medaegis.detectors.base import Detector, Lesson
+from medaegis.detectors.base import Detector, FitData
 from medaegis.detectors.reader import PENULTIMATE, Reading
 from medaegis.errors import ConfigError
 from medaegis.validation import Layout
@@ -38,13 +38,13 @@ class BayesianUncertainty(Detector):
     def wanted(self, seen: Reading) -> tuple[str, ...]:
         return (PENULTIMATE,)
 
-    def _fit(self, lesson: Lesson) -> None:
-        reader, _ = lesson.clean.source()
+    def _fit(self, data: FitData) -> None:
+        reader, _ = data.clean.source()
         if reader.head is None:
             raise ConfigError("Bayesian uncertainty", "the network does not end in a linear layer", "use another one")
         weight = reader.head.weight.detach().float()
         bias = torch.zeros_like(weight[:, 0]) if reader.head.bias is None else reader.head.bias.detach().float()
-        draw = torch.Generator().manual_seed(lesson.seed)
+        draw = torch.Generator().manual_seed(data.seed)
         kept = torch.rand((self.passes, weight.shape[1]), dtype=torch.float32, generator=draw) >= self.dropout
         self.learned = {"kept": kept.to(weight.device), "weight": weight.clone(), "bias": bias.clone()}
 
@@ -80,7 +80,7 @@ class FeatureSqueezing(Detector):
     def needs_images(self) -> bool:
         return True
 
-    def _fit(self, lesson: Lesson) -> None:
+    def _fit(self, data: FitData) -> None:
         """It has nothing to learn."""
 
     def _score(self, seen: Reading) -> Tensor:

@@ -26,7 +26,7 @@ PIXEL_VERSION = 6
 
 
 @dataclass(frozen=True, eq=False)
-class Decoded:
+class DecodedDataset:
     """What decoding a listing gave.
 
     Attributes:
@@ -81,12 +81,12 @@ def cache_key(names: Sequence[str], stamps: Sequence[str], *, root: str, size: i
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def read_cache(file: Path) -> Decoded | None:
+def read_cache(file: Path) -> DecodedDataset | None:
     """The decoded images in `file`, or None where there is none, or none that is whole (it is then made anew)."""
     try:
         with safe_open(file, framework="pt") as store:
             failures, kinds = (json.loads(store.metadata()[name]) for name in ("failures", "kinds"))
-            return Decoded(
+            return DecodedDataset(
                 store.get_tensor("images"),
                 store.get_tensor("kept"),
                 tuple(ImageError(*entry) for entry in failures),
@@ -96,7 +96,7 @@ def read_cache(file: Path) -> Decoded | None:
         return None
 
 
-def write_cache(file: Path, decoded: Decoded) -> None:
+def write_cache(file: Path, decoded: DecodedDataset) -> None:
     """Write atomically: another process sees the whole file or none.
 
     Raises `DataError` if the disk does not take it.

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from medaegis.errors import ConfigError, DataError, ImageError
-from medaegis.images.cache import Decoded, cache_folder, cache_key, read_cache, write_cache
+from medaegis.images.cache import DecodedDataset, cache_folder, cache_key, read_cache, write_cache
 from medaegis.images.given import regroup
 from medaegis.images.kinds import Kind
 from medaegis.images.readers import model_input
@@ -222,7 +222,7 @@ def _draw(labels: np.ndarray, limit: int, seed: int) -> np.ndarray:
     return np.sort(np.argsort(share, kind="stable")[:limit])
 
 
-def _decode(listing: Listing, chosen: np.ndarray, size: int, channels: Channels, progress: Progress) -> Decoded:
+def _decode(listing: Listing, chosen: np.ndarray, size: int, channels: Channels, progress: Progress) -> DecodedDataset:
     """Read all chosen pictures in parallel, in order."""
     images = np.empty((len(chosen), 1 if channels == "gray" else 3, size, size), dtype=np.uint8)
 
@@ -248,4 +248,4 @@ def _decode(listing: Listing, chosen: np.ndarray, size: int, channels: Channels,
             progress(place + 1, len(chosen), "decoding images")
     pictures = images if len(kept) == len(chosen) else images[kept]
     places = torch.tensor(kept, dtype=torch.int64)
-    return Decoded(torch.from_numpy(pictures), places, tuple(failures), tuple(sorted(kinds, key=astuple)))
+    return DecodedDataset(torch.from_numpy(pictures), places, tuple(failures), tuple(sorted(kinds, key=astuple)))

@@ -114,7 +114,7 @@ def window(values: Values, *, centre: float, width: float, function: str) -> Val
 
 
 @dataclass(frozen=True)
-class Modality:
+class ModalityLut:
     """Stored values to the modality's own (Hounsfield units, optical density): a table, or slope and intercept."""
 
     table: Table | None
@@ -134,7 +134,7 @@ class Modality:
         return f"rescaled: value x {self.slope:g} {'-' if self.intercept < 0 else '+'} {abs(self.intercept):g}"
 
 
-def read_modality(item: "Dataset", stored: "Stored") -> Modality:
+def read_modality(item: "Dataset", stored: "Stored") -> ModalityLut:
     """The modality LUT or the rescale of an item; the identity where it holds neither (PS3.3 C.11.1)."""
     slope, intercept = number(item, "RescaleSlope"), number(item, "RescaleIntercept")
     slope, intercept = 1.0 if slope is None else slope, intercept or 0.0
@@ -146,7 +146,7 @@ def read_modality(item: "Dataset", stored: "Stored") -> Modality:
             raise UnreadableError("it has a modality LUT and a rescale, of which only one may be", BAD_TAG)
     if slope == 0:
         raise UnreadableError("its RescaleSlope is 0, which makes every pixel the same", BAD_TAG)
-    return Modality(table, slope, intercept)
+    return ModalityLut(table, slope, intercept)
 
 
 def voi(values: Values, item: "Dataset", *, ends: Ends, big_endian: bool, steps: list[str]) -> Values | None:
@@ -230,7 +230,7 @@ def grey(
     modality = read_modality(transform, stored)
     if modality.changes and not stored.modality_shown:
         steps.append("modality LUT or rescale left out: of an angiogram it is not for display")
-        modality = Modality(None, 1.0, 0.0)
+        modality = ModalityLut(None, 1.0, 0.0)
     values = modality(levels)
     storable = modality(np.clip(levels, *stored.ends))
     ends = float(storable.min()), float(storable.max())

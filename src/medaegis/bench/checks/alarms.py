@@ -1,0 +1,324 @@
+"""Alarms: signs that gradients are masked, so that an attack by gradients says nothing about the guard.
+
+After Carlini et al. 2019 (On evaluating adversarial robustness, section 3.1) and Athalye 2018. An alarm that goes off
+does not say that the guard is weak; it says that these figures cannot show it to be strong. Shares are judged by exact
+tests (`exact`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from medaegis.attacks.balls import Linf
+from medaegis.attacks.catalogue import AnyAttack, find_attack
+from medaegis.attacks.engine import generator
+from medaegis.attacks.ensemble import Ensemble
+from medaegis.attacks.objectives import CarliniWagner, Goal, Objective, ShieldLogit
+from medaegis.attacks.victim import Victim
+from medaegis.bench.checks.exact import AtMost, gain, judge
+from medaegis.bench.field import Field
+from medaegis.bench.outcome import Outcomes, broken_by, elsewhere_nothing
+from medaegis.bench.plan import Planned, norm_of
+from medaegis.bench.records.evaluation import Control
+from medaegis.bench.store import Piece
+from medaegis.progress import Progress
+
+TOLERATED = 0.05  # more undetected success by more effort, or by less knowledge, that is let pass
+ADDED = 0.02  # the same of what a check adds to all that was broken
+ZERO = 0.01  # images without a gradient
+UPHILL = 0.10  # images whose loss rises one grey level along its steepest descent
+PROBED = 64  # images whose gradients are looked at
+PROBE_EPS = 8 / 256
+BLIND_IMAGES, BLIND_QUERIES = 16, 500
+STAMINA_IMAGES = 16
+STAMINA = ((10, 1), (1, 5), (1, 20))  # times the steps, and restarts
+
+
+def run_alarms(field: Field, outcomes: Outcomes) -> list[Control]:
+    """Every alarm that applies to what was measured; those that attack further are `run_guessing`, `run_stamina`."""
+    alarms = [*steps_beat_one(outcomes), *_patience(outcomes), *knowledge_helps(outcomes, adaptive=True)]
+    return alarms + gradient_alarms(field, outcomes)
+
+
+def followed(outcomes: Outcomes, classes: int, *always: Objective) -> dict[str, Objective]:
+    """The losses on the answer that these attacks follow, by what they are of, after those that are looked at always.
+
+    A loss can be flat where another is not: cross-entropy on saturated logits, whose margin has a slope everywhere.
+    """
+    planned = [p for p, _ in outcomes if find_attack(p.attack).misleads]
+    objectives = [objective for p in planned for objective in _objectives(p.value, classes)]
+    losses = (*always, *(loss for objective in objectives for loss in objective.walked()))
+    return {loss.title: loss for loss in losses}
+
+
+def _objectives(attack: AnyAttack, classes: int) -> list[Objective]:
+    if not isinstance(attack, Ensemble):
+        return [attack.objective]
+    return [member.attack.objective for member in attack.members if member.classes <= classes]
+
+
+def steps_beat_one(outcomes: Outcomes) -> list[Control]:
+    """PGD beside FGSM, where both were run."""
+    found = {(p.attack, p.eps): piece["fooled"] for p, piece in outcomes if not p.transferred}
+    pairs = [
+        (eps, found["pgd", eps], found["fgsm", eps]) for name, eps in found if name == "pgd" and ("fgsm", eps) in found
+    ]
+    if not pairs:
+        return []
+    passed, judged = judge([gain(fgsm, pgd, 0.0) for _, pgd, fgsm in pairs])
+    return [
+        Control(
+            kind="alarm",
+            name="Many steps beat one",
+            expectation="PGD fools at least as often as FGSM at every eps",
+            measured=", ".join(f"{eps * 256:g}/256: {_share(pgd)} and {_share(fgsm)}" for eps, pgd, fgsm in pairs),
+            passed=passed,
+            judged=judged,
+        )
+    ]
+
+
+def _share(hits: Tensor) -> str:
+    return f"{float(hits.float().mean()):.1%}"
+
+
+def _patience(outcomes: Outcomes) -> list[Control]:
+    """Long attacks beside short ones: training against short attacks must not pass for robustness.
+
+    Judged is the strongest of them, for one that is slow by nature gains by more steps and tells nothing of the rest.
+    """
+    pairs = [
+        (long, broken_by(long_piece), short, broken_by(short_piece))
+        for short, short_piece in outcomes
+        for long, long_piece in outcomes
+        if _alike(short) == _alike(long) and short.value.steps < long.value.steps
+    ]
+    alarms = []
+    for eps in sorted({long.eps for long, *_ in pairs}):
+        mine = [pair for pair in pairs if pair[0].eps == eps]
+        most = max((high for _, high, _, _ in mine), key=torch.sum)
+        fewest = max((low for *_, low in mine), key=torch.sum)
+        passed, judged = judge([gain(most, fewest, TOLERATED)])
+        alarms.append(
+            Control(
+                kind="alarm",
+                name=f"Long attacks beside short ones, {mine[0][0].eps_text}",
+                expectation="the strongest long one gets no more of the same images through than the strongest short "
+                f"one, {100 * TOLERATED:g} points let pass",
+                measured=", ".join(
+                    f"{long.attack} {_share(high)} ({long.value.steps} steps) and {_share(low)} ({short.value.steps})"
+                    for long, high, short, low in mine
+                ),
+                passed=passed,
+                judged=judged,
+                detail="What stops short attacks alone is no robustness; an attack that still gains was cut short.",
+            )
+        )
+    return alarms
+
+
+def _alike(planned: Planned) -> tuple[str, float, str, bool, int]:
+    """What two cells share that differ in their steps alone."""
+    return planned.attack, planned.eps, planned.gradient, planned.transferred, planned.value.restarts
+
+
+def knowledge_helps(outcomes: Outcomes, *, adaptive: bool) -> list[Control]:
+    """Who knows the gradients must get at least as much through as who does not.
+
+    Args:
+        adaptive: of a guard he must know the Shield too.
+    """
+    alarms = []
+    for eps in sorted({planned.eps for planned, _ in outcomes}):
+        mine = [(p, piece) for p, piece in outcomes if p.eps == eps and p.value.ball.name == "linf"]
+        knowing = _best(
+            (p, piece) for p, piece in mine if p.access == "white-box" and find_attack(p.attack).adaptive == adaptive
+        )
+        blind = _best((p, piece) for p, piece in mine if p.access != "white-box")
+        if knowing is None or blind is None:
+            continue
+        (by_gradient, most), (without, rest) = knowing, blind
+        passed, judged = judge([gain(rest, most, TOLERATED)])
+        alarms.append(
+            Control(
+                kind="alarm",
+                name=f"Gradients beat guessing, {eps * 256:g}/256",
+                expectation="no attack without gradients gets more of the same images through than the best one with "
+                f"them, {100 * TOLERATED:g} points let pass",
+                measured=f"{by_gradient} {_share(most)}, {without} {_share(rest)}",
+                passed=passed,
+                judged=judged,
+            )
+        )
+    return alarms
+
+
+def _best(outcomes: Iterable[tuple[Planned, Piece]]) -> tuple[str, Tensor] | None:
+    """The attack that got most through, and which images."""
+    found = [(p.attack + " on surrogates" * p.transferred, broken_by(piece)) for p, piece in outcomes]
+    return max(found, key=lambda pair: int(pair[1].sum())) if found else None
+
+
+def gradient_alarms(field: Field, outcomes: Outcomes) -> list[Control]:
+    """Slopes of the margin, of the Shield and of every loss that the attacks follow, without the Cushion: a loss that
+    is quantised by a codec steps by nature, and the ways through it have a control of their own.
+    """
+    small = field.only(field.few(PROBED))
+    victim = field.guard.victim(gradient="skip", dtype=torch.float32)
+    goal, ids = Goal(small.labels, small.targets), field.test.ids[small.right]
+    losses = followed(outcomes, len(victim.exact.classes), CarliniWagner(), ShieldLogit())
+    return slope_alarms(victim, field.test.pixels(small.right), goal, ids, field.seed, losses)
+
+
+def slope_alarms(
+    victim: Victim, clean: Tensor, goal: Goal, ids: Tensor, seed: int, losses: Mapping[str, Objective]
+) -> list[Control]:
+    """Whether there are gradients, and whether the losses fall along them, on clean images and random points near them.
+
+    Args:
+        victim: whose gradients are float32; clean: images `(N, C, H, W)`, ids: their numbers.
+        losses: by what they are of.
+    """
+    ball, eps = Linf(), torch.full_like(clean[:, :1, :1, :1], PROBE_EPS)
+    moved = ball.random(clean, eps, [generator(seed, int(i), 0) for i in ids])
+    goal = goal.to(victim.device)
+    none, uphill = {}, {}
+    for name, loss in losses.items():
+        seen = [probe(victim, part.to(victim.device), goal, loss) for part in (clean, moved)]
+        none[name], uphill[name] = zip(*seen, strict=True)
+    return [
+        _rare(
+            none,
+            ZERO,
+            name="There are gradients",
+            expectation=f"at most {ZERO:.0%} of images without one, for any loss that the attacks follow",
+            detail="A saturated or quantised network has none; then attacks by gradients stand still.",
+        ),
+        _rare(
+            uphill,
+            UPHILL,
+            name="Losses fall along their gradients",
+            expectation=f"one grey level along it, a loss rises for at most {UPHILL:.0%} of images",
+            detail="A surface so rough that its gradient leads nowhere looks robust to whoever follows it.",
+        ),
+    ]
+
+
+def _rare(seen: Mapping[str, tuple[Tensor, ...]], share: float, **about: str) -> Control:
+    """An alarm for what may be seen, by loss, of few images: of the clean ones, and of the points near them."""
+    passed, judged = judge([AtMost(int(part.sum()), len(part), share) for parts in seen.values() for part in parts])
+    measured = ", ".join(f"{_share(torch.cat(parts))} for the {name}" for name, parts in seen.items())
+    return Control(kind="alarm", **about, measured=measured, passed=passed, judged=judged)
+
+
+def probe(victim: Victim, images: Tensor, goal: Goal, loss: Objective) -> tuple[Tensor, Tensor]:
+    """For each image `(N, C, H, W)`: whether its gradient vanishes, and whether a small step along it fails to help.
+
+    The step is one grey level in each pixel against the sign of the gradient, not rounded; where there is no gradient
+    it fails.
+    """
+    z = images.clone().requires_grad_()
+    before, grad = loss.pull(victim.look(z, goal, loss), z)
+    vanished = ~grad.isfinite().flatten(1).all(1) | (grad.flatten(1) == 0).all(1)
+    with torch.no_grad():
+        after = loss(victim.look(images - grad.nan_to_num().sign() / 255, goal, loss))
+    return vanished, ~(after < before.detach())
+
+
+def guessing_alarm(square: Planned, usual: Tensor, ask: Callable[[Tensor], Tensor]) -> Control:
+    """Whether Square, which sees answers alone, breaks images that no attack did: then gradients were masked.
+
+    Args:
+        usual: which of a few images the attacks broke at an eps, bool `(n,)`.
+        ask: runs `square` on the images at these places among them; which it breaks.
+    """
+    left = (~usual).nonzero().squeeze(1)
+    added = int(ask(left).sum()) if len(left) else 0
+    passed, judged = judge([AtMost(added, len(usual), ADDED)])
+    return Control(
+        kind="alarm",
+        name=square.check,
+        expectation=f"Square, {square.steps} queries, adds at most {ADDED:.0%} to what all attacks broke",
+        measured=f"all attacks {_share(usual)}, Square {added / len(usual):.1%} more",
+        passed=passed,
+        judged=judged,
+        detail=f"On {len(usual)} images; Square is run on those of them that nothing broke, and what it "
+        "breaks counts in the worst case.",
+    )
+
+
+def square_check(attack: str, largest: Planned, queries: int) -> Planned:
+    """Square, by this name, as a check at the eps of a cell."""
+    check = f"Gradients beat Square, {largest.eps_text}"
+    return Planned(attack, largest.eps, largest.eps_text, steps=queries, check=check)
+
+
+def guessing_is_missing(outcomes: Outcomes, *, adaptive: bool) -> bool:
+    """Whether an attack in L-infinity followed gradients, and none with the same aim saw answers alone.
+
+    Args:
+        adaptive: the aim is a guard; else a classifier alone.
+    """
+    linf = [(p.access, find_attack(p.attack)) for p, _ in outcomes if p.value.ball.name == "linf"]
+    asked = any(access == "black-box" and entry.adaptive == adaptive and not entry.minimal for access, entry in linf)
+    return any(access == "white-box" for access, _ in linf) and not asked
+
+
+def run_guessing(field: Field, outcomes: Outcomes, progress: Progress) -> tuple[Control, Outcomes]:
+    """Square on classifier and Shield where nothing got through, on a few images at the largest eps.
+
+    Returns:
+        The alarm, and the outcome for the worst case, as `run_stamina`.
+    """
+    linf = [(p, piece) for p, piece in outcomes if p.value.ball.name == "linf"]
+    largest = max((p for p, _ in linf), key=lambda p: p.eps)
+    square = square_check("square-guard", largest, BLIND_QUERIES)
+    places, more = field.few(BLIND_IMAGES), []
+    usual = torch.stack([broken_by(piece)[places] for p, piece in linf if p.eps == largest.eps]).any(0)
+
+    def ask(left: Tensor) -> Tensor:
+        piece = field.only(places[left]).attack(square, progress)
+        more.append((square, elsewhere_nothing(piece, places[left], len(field.right))))
+        return broken_by(piece)
+
+    return guessing_alarm(square, usual, ask), more
+
+
+def run_stamina(field: Field, outcomes: Outcomes, progress: Progress) -> tuple[Control, Outcomes]:
+    """WB with far more steps and restarts on a few images at the largest eps, beside all that was tried there.
+
+    Returns:
+        The alarm, and the outcomes, in which the other images count as not fooled, for the worst case.
+    """
+    longest = max((p for p, _ in outcomes if p.attack == "wb"), key=lambda p: (p.eps, p.value.steps))
+    places = field.few(STAMINA_IMAGES)
+    small = field.only(places)
+    n, place = len(places), (longest.eps, norm_of(longest))
+    usual = torch.stack([broken_by(piece)[places] for p, piece in outcomes if (p.eps, norm_of(p)) == place]).any(0)
+    name, steps = f"Stamina: WB at {longest.eps_text} with more steps and restarts", longest.value.steps
+    efforts = [(1, 1), *STAMINA]
+    more = [replace(longest, steps=steps * times, restarts=restarts, check=name) for times, restarts in efforts]
+    pieces = [(p, small.attack(p, progress)) for p in more]
+    found = {_effort(p): broken_by(piece) for p, piece in pieces}
+    added = torch.stack(list(found.values())).any(0) & ~usual
+    passed, judged = judge([AtMost(int(added.sum()), n, ADDED)])
+    told = ", ".join(f"{effort}: {_share(broken)}" for effort, broken in {"all attacks": usual, **found}.items())
+    alarm = Control(
+        kind="alarm",
+        name=name,
+        expectation=f"ten times the steps and 20 restarts add at most {ADDED:.0%} to the worst case",
+        measured=f"{_share(added)} added; {told}",
+        passed=passed,
+        judged=judged,
+        detail=f"On {n} images, so one image is {1 / n:.1%}. What it breaks counts in the worst case.",
+    )
+    return alarm, [(p, elsewhere_nothing(piece, places, len(field.right))) for p, piece in pieces]
+
+
+def _effort(planned: Planned) -> str:
+    attack = planned.value
+    return f"{attack.steps} steps" + (f" x {attack.restarts}" if attack.restarts > 1 else "")

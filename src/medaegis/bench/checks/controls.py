@@ -1,0 +1,280 @@
+"""Controls: what must come out right in every evaluation, or the evaluation itself is broken (alarms are in `alarms`).
+
+From the field's experience with broken defences (Carlini et al. 2019; Tramer et al. 2020): noise must pass, the attacks
+must work where nothing protects, a deliberately weak Shield must fall, and more eps must end in full success. Shares
+are judged by exact tests at the n there is (`exact`); where that is too small, they are not judged.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from medaegis.attacks.balls import Linf
+from medaegis.attacks.catalogue import find_attack
+from medaegis.attacks.engine import generator
+from medaegis.attacks.universal import Universal
+from medaegis.bench.checks.exact import Gain, at_least, gain, judge
+from medaegis.bench.field import Field
+from medaegis.bench.outcome import Outcomes, broken_by, undetected
+from medaegis.bench.plan import Planned
+from medaegis.bench.records.evaluation import Control
+from medaegis.bench.report.words import PLANTED, gradient_name
+from medaegis.bench.sample import draw
+from medaegis.bench.store import Piece
+from medaegis.cushions import parse_cushion
+from medaegis.detectors.shield import ShieldBank
+from medaegis.guard.calibration import set_guard_thresholds
+from medaegis.guard.guard import Guard
+from medaegis.guard.shield_training import ShieldConfig, ShieldTraining
+from medaegis.images.datasets import Dataset
+from medaegis.images.splits import Split
+from medaegis.progress import Progress
+
+NOISE_EPS = 16 / 256
+HARMLESS_IMAGES = 200  # at least, where there are so many: of ten images one alone would decide
+TOLERATED = 0.05  # difference between two shares of the same images that is let pass, were it known exactly
+FULL = 0.99
+EVERYWHERE = 0.95  # undetected success that more eps must reach
+BROKEN = 0.90  # undetected success against the planted weakness
+FAR_EPS = 64 / 256  # a quarter of the range, where nothing can stand
+FAR_IMAGES = 64
+WAYS = "Ways through the Cushion"
+FULL_SUCCESS = "More eps ends in full success (WB)"
+PLANTED_UPDATES = 150
+PLANTED_EPS = 16 / 256
+
+
+def run_controls(
+    guard: Guard,
+    dataset: Dataset,
+    split: Split,
+    field: Field,
+    outcomes: Outcomes,
+    *,
+    planted: bool,
+    progress: Progress,
+) -> list[Control]:
+    """Every control that applies to what was measured."""
+    controls = [_noise(guard, field), _extra_jpeg(guard, field)]
+    controls += _undefended(field, outcomes, progress)
+    if not any(planned.attack == "wb" for planned, _ in outcomes):
+        asked = {WAYS: guard.cushion.spec != "none", FULL_SUCCESS: True, PLANTED: planted}
+        return controls + [not_measured(name) for name, wanted in asked.items() if wanted]
+    controls += _ways_through(outcomes)
+    controls.append(_full_success(field, outcomes, progress))
+    if planted:
+        samples = max(planned.samples for planned, _ in outcomes)
+        controls.append(_planted_weakness(guard, dataset, split, field, progress, samples=samples))
+    return controls
+
+
+def attacks_ahead(cells: Sequence[Planned], classes: int, *, planted: bool) -> int:
+    """How many attacks and trainings `run_controls` will make, for an estimate of what is left."""
+    largest = max((p.eps for p in cells if p.attack == "wb"), default=FAR_EPS)
+    farther = sum(eps > largest for eps in (FAR_EPS / 2, FAR_EPS))
+    weak = (classes + 1) * (planted and any(p.attack == "wb" for p in cells))
+    return len(far_out(filter(_must_win, cells))) + farther + weak
+
+
+def not_measured(name: str, kind: Literal["control", "alarm"] = "control") -> Control:
+    """The row of a check that WB makes, where WB is not among the attacks."""
+    return Control(
+        kind=kind, name=name, expectation="WB is among the attacks", measured="not measured: no wb", passed=None
+    )
+
+
+def _noise(guard: Guard, field: Field) -> Control:
+    rows = _harmless(field)
+    x = field.test.pixels(rows)
+    eps = torch.full_like(x[:, :1, :1, :1], NOISE_EPS)
+    ball = Linf()
+    noisy = ball.random(x, eps, [generator(field.seed, int(i), 0) for i in field.test.ids[rows]])
+    return _as_clean(guard, field, ball.to_8bit(noisy, x, eps), "Random noise of 16/256")
+
+
+def _extra_jpeg(guard: Guard, field: Field) -> Control:
+    again = parse_cushion("jpeg:90")(field.test.pixels(_harmless(field)))
+    return _as_clean(guard, field, again, "One more JPEG pass at quality 90")
+
+
+def _harmless(field: Field) -> torch.Tensor:
+    """Rows of the test images that harmless changes are tried on: the chosen ones, or more where those are few."""
+    if len(field.chosen) >= HARMLESS_IMAGES:
+        return field.chosen
+    return draw(field.test.labels, HARMLESS_IMAGES, field.seed)
+
+
+def _as_clean(guard: Guard, field: Field, images: torch.Tensor, name: str) -> Control:
+    """`images`: changed ones, of `_harmless`."""
+    rows = _harmless(field)
+    clean = field.clean.accepted[rows]
+    accepted = guard.judge(images, ids=field.test.ids[rows], seed=field.seed).accepted
+    passed, judged = judge([gain(clean, accepted, TOLERATED), gain(accepted, clean, TOLERATED)])
+    return Control(
+        name=name,
+        expectation=f"as many accepted as of the same clean images, {_points(TOLERATED)} more or fewer let pass",
+        measured=f"{float(accepted.float().mean()):.1%} accepted, clean {float(clean.float().mean()):.1%}",
+        passed=passed,
+        detail=f"{len(images)} images. A guard that rejects harmless changes cries wolf, which is no robustness.",
+        judged=judged,
+    )
+
+
+def far_out(cells: Iterable[Planned]) -> list[Planned]:
+    """Each attack once, at 64/256, where nothing can stand, or at its largest eps if that is farther."""
+    cells = list(cells)
+    far = max([FAR_EPS, *(planned.eps for planned in cells)])
+    return [replace(p, eps=far, eps_text=f"{far * 256:g}/256") for p in {p.attack: p for p in cells}.values()]
+
+
+def _undefended(field: Field, outcomes: Outcomes, progress: Progress) -> list[Control]:
+    """The same attacks, far out on a few images, where nothing protects, and behind the Cushion alone.
+
+    Of white-box attacks that aim at a wrong answer within an eps, image by image: one by answers may run out of
+    queries, one that imitates features may do so without a wrong answer, one that looks for the smallest change knows
+    no eps, a universal one need not fool for all, and none of that is a fault of the evaluation.
+    """
+    cells = far_out(planned for planned, _ in outcomes if _must_win(planned))
+    if not cells:
+        return []
+    small = field.only(field.few(FAR_IMAGES))
+    pieces = {planned.attack: small.attack(planned, progress) for planned in cells}
+    rows = (
+        ("Attacks on the classifier alone", "fooled_bare"),
+        ("Attacks through the Cushion, without Shield", "fooled"),
+    )
+    controls = []
+    for name, key in rows:
+        fooled = {attack: piece[key] for attack, piece in pieces.items()}
+        passed, judged = judge([at_least(int(hits.sum()), len(hits), FULL) for hits in fooled.values()])
+        controls.append(
+            Control(
+                name=f"{name}, {cells[0].eps_text}",
+                expectation=f"every iterated white-box attack on the answer succeeds on at least {FULL:.0%}",
+                measured=", ".join(f"{attack} {float(hits.float().mean()):.1%}" for attack, hits in fooled.items()),
+                passed=passed,
+                detail=f"On {len(small.right)} images. If they failed here, their failure against the guard would say "
+                "nothing.",
+                judged=judged,
+            )
+        )
+    return controls
+
+
+def _must_win(planned: Planned) -> bool:
+    entry, attack = find_attack(planned.attack), planned.value
+    iterated = attack.steps > 1 and attack.ball.name == "linf" and not isinstance(attack, Universal)
+    aims = entry.misleads and not entry.adaptive and not entry.minimal
+    return iterated and aims and planned.access == "white-box"
+
+
+def _ways_through(outcomes: Outcomes) -> list[Control]:
+    """WB through the Cushion by every gradient there is: none of them may do much better than the one used."""
+    found: dict[tuple[float, int], dict[str, Piece]] = {}
+    for planned, piece in outcomes:
+        if planned.attack == "wb":
+            found.setdefault((planned.eps, planned.value.steps), {})[planned.gradient] = piece
+    controls = []
+    for (eps, steps), by_way in found.items():
+        if len(by_way) < 2:
+            continue
+        used, *others = map(broken_by, by_way.values())
+        passed, judged = judge([gain(other, used, TOLERATED) for other in others])
+        controls.append(
+            Control(
+                name=f"{WAYS}, WB at {eps * 256:g}/256, {steps} steps",
+                expectation="no other way gets more of the same images through than the one used everywhere, "
+                f"{_points(TOLERATED)} let pass",
+                measured=", ".join(f"{gradient_name(way)} {undetected(piece):.1%}" for way, piece in by_way.items()),
+                passed=passed,
+                detail="A Shield can hide behind the Cushion's rounding, where no gradient leads, and look robust. "
+                "Should this fail, evaluate with the --gradient that gets most through.",
+                judged=judged,
+            )
+        )
+    return controls
+
+
+def _full_success(field: Field, outcomes: Outcomes, progress: Progress) -> Control:
+    """WB's undetected success over eps must rise to nearly all images."""
+    found = [(p, piece) for p, piece in outcomes if p.attack == "wb"]
+    longest = max((p for p, _ in found), key=lambda p: p.value.steps)
+    broken = {
+        p.eps: broken_by(piece)
+        for p, piece in found
+        if (p.value.steps, p.gradient) == (longest.value.steps, longest.gradient)
+    }
+    planned, places = sorted(broken), field.few(FAR_IMAGES)
+    falls = falls_of([broken[eps] for eps in planned])
+    before = broken[planned[-1]][places]
+    small = field.only(places)
+    for eps in (FAR_EPS / 2, FAR_EPS):
+        if eps > planned[-1]:
+            piece = small.attack(replace(longest, eps=eps, eps_text=f"{eps * 256:g}/256"), progress)
+            broken[eps] = broken_by(piece)
+            falls += falls_of([before, broken[eps]])
+            before = broken[eps]
+    # It is enough to reach it at one eps: where the data speak least against it.
+    reached = max((at_least(int(hits.sum()), len(hits), EVERYWHERE) for hits in broken.values()), key=lambda c: c.p)
+    passed, judged = judge([*falls, reached])
+    return Control(
+        name=FULL_SUCCESS,
+        expectation=f"undetected success does not fall as eps grows, {_points(TOLERATED)} let pass, and reaches "
+        f"{EVERYWHERE:.0%} somewhere (up to 64/256)",
+        measured=", ".join(f"{eps * 256:g}/256: {float(broken[eps].float().mean()):.1%}" for eps in sorted(broken)),
+        passed=passed,
+        detail="A curve that stays flat would mean that the attack is stuck, not that the guard is strong.",
+        judged=judged,
+    )
+
+
+def falls_of(hits: Sequence[Tensor]) -> list[Gain]:
+    """The claims that success does not fall from one to the next; bool `(N,)` each, of the same images."""
+    return [gain(earlier, later, TOLERATED) for earlier, later in pairwise(hits)]
+
+
+def _points(share: float) -> str:
+    return f"{100 * share:g} points"
+
+
+def _planted_weakness(
+    guard: Guard, dataset: Dataset, split: Split, field: Field, progress: Progress, *, samples: int = 1
+) -> Control:
+    """A Shield trained at 1/256 only must be broken by WB."""
+    learn = dataset.subset([*split.train, *split.adv_train])
+    config = ShieldConfig(
+        taps=guard.bank.taps,
+        updates=PLANTED_UPDATES,
+        eps_start=1 / 256,
+        eps_end=1 / 256,
+        inner_steps=3,
+        seed=field.seed,
+    )
+    made_of = hashlib.sha256(f"{guard.fingerprint()} {config.model_dump_json()}".encode()).hexdigest()[:16]
+    shields = []
+    for label in range(len(guard.classes)):
+        folder = field.store.folder.with_name("planted") / made_of / str(label)
+        training = ShieldTraining(guard.classifier, guard.cushion, learn, label, config, folder)
+        shields.append(training.train(progress))
+    weak = Guard(guard.classifier, guard.cushion, ShieldBank(shields), tnr=guard.tnr)
+    set_guard_thresholds(weak, dataset, split.val)
+    eps_text = f"{PLANTED_EPS * 256:g}/256"
+    planned = Planned("wb", PLANTED_EPS, eps_text, samples=samples)
+    piece = field.only(field.few(FAR_IMAGES)).against(weak).attack(planned, progress)
+    hits = broken_by(piece)
+    passed, judged = judge([at_least(int(hits.sum()), len(hits), BROKEN)])
+    return Control(
+        name=PLANTED,
+        expectation=f"WB at {eps_text} gets at least {BROKEN:.0%} through undetected",
+        measured=f"{undetected(piece):.1%} undetected ({len(hits)} images)",
+        passed=passed,
+        detail="Shows that the attacks find a Shield that is weak by construction.",
+        judged=judged,
+    )

@@ -1,0 +1,294 @@
+"""Detectors side by side: how well each tells attacked images from clean ones, with and without a Cushion.
+
+The protocol of HFC (Yao 2021, section 5.1; its Table 2) and of Medical Aegis (its Table 2): images that the classifier
+gets wrong are dropped, detectors learn from "adv_train" images and copies of them attacked in one way, and are judged
+on "adv_test" images attacked in every way. The attacker knows classifier and Cushion, and no detector.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from medaegis.attacks.catalogue import find_attack
+from medaegis.attacks.engine import check_eps
+from medaegis.attacks.known import Known
+from medaegis.bench.bare import Bare, Pictures, check_attacks, pixels_of
+from medaegis.bench.metrics import auroc_interval, tpr_at_tnr
+from medaegis.bench.records.archive import provenance, replace_file, write_record
+from medaegis.bench.records.comparison import Attacked, Comparison, DetectorResult, Separation, markdown
+from medaegis.bench.store import Piece, Store
+from medaegis.cushions import Cushion, parse_cushion
+from medaegis.cushions.filters import Unrounded
+from medaegis.detectors.base import Detector
+from medaegis.detectors.reader import Reader
+from medaegis.detectors.registry import find_detector
+from medaegis.detectors.shield import ShieldBank
+from medaegis.errors import ConfigError, DataError
+from medaegis.guard.fingerprint import weights_fingerprint
+from medaegis.guard.fitting import check_shields
+from medaegis.guard.guard import Guard
+from medaegis.images.datasets import Dataset
+from medaegis.images.splits import Split
+from medaegis.models.classifier import INPUT, Classifier
+from medaegis.progress import Meter, Progress, Resumed, silent
+
+SHIELD = "shield"  # the one detector that is not fitted here
+
+
+def compare_detectors(
+    classifier: Classifier,
+    dataset: Dataset,
+    split: Split,
+    *,
+    detectors: Sequence[str],
+    attacks: Sequence[str],
+    guard: Guard | None = None,
+    learn_from: str,
+    eps: float,
+    eps_text: str,
+    out_dir: Path,
+    taps: Sequence[str] | None = None,
+    cushions: Sequence[str] = ("none",),
+    steps: int | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    command: str = "",
+    progress: Progress = silent,
+) -> Comparison:
+    """Attack, fit and judge; writes comparison.json and comparison.md into `out_dir`.
+
+    Called again after a kill it goes on where it was: attacked images are stored chunk by chunk, scores by detector.
+
+    Args:
+        detectors: names from the table of detectors.
+        guard: whose Shields are the detector "shield"; of this classifier, or of another where they read pixels alone.
+        attacks: names from the catalogue; none may aim at a Shield.
+        learn_from: the attack whose images detectors learn from that need attacked ones.
+        eps: radius in pixel units, and how it is written.
+        taps: modules whose features detectors read and HFC imitates; None: those of the classifier.
+        cushions: filters in front of classifier and detectors; "none" for none, "float" for not even the rounding.
+        steps: of every iterated attack; None: their own.
+        limit: at most so many images to learn from, and as many to judge.
+
+    Raises:
+        ConfigError: an unknown name, an attack on a Shield, the same name twice, Shields of another classifier, an eps
+            below a grey level.
+        DataError: too few images are diagnosed rightly, or the Shields learned from other images or another split.
+    """
+    check_comparison(detectors, attacks, learn_from, cushions, guard, len(classifier.classes))
+    check_eps(eps_text, eps)
+    if guard is not None:
+        check_shields(guard, classifier, dataset, split)
+    about = provenance(seed, command)  # of the code that runs, whatever is committed meanwhile
+    progress = Resumed(progress)
+    store = Store(out_dir / "pieces", progress.begin)
+    taps = tuple(tap for tap in (classifier.taps if taps is None else taps) if tap != INPUT)
+    told, rows = [], []
+    part, parts = 0, len(cushions) * (len(attacks) + 2)
+
+    def under(message: str) -> Progress:
+        done = part
+        return lambda i, n, _: progress(1000 * done + 1000 * i // max(1, n), 1000 * parts, message)
+
+    for spec in cushions:
+        scene = _Scene(classifier, _filter(spec), dataset, split, taps, eps, steps, limit, seed, store)
+        scene.check_enough(detectors)
+        made = {}
+        for name in attacks:
+            made[name] = scene.attacked(name, scene.test, under(f"{name} behind {spec}"))
+            part += 1
+        taught = scene.attacked(learn_from, scene.learn, under(f"{learn_from} to learn from, behind {spec}"))
+        part += 1
+        bank = None if guard is None else guard.bank
+        rows += scene.judge(detectors, bank, pixels_of(taught), made, under(f"detectors behind {spec}"))
+        part += 1
+        told += [scene.tell(name, piece) for name, piece in made.items()]
+    found = Comparison(
+        **about,
+        data=dataset.spec.split(":")[0],
+        backbone=classifier.backbone,
+        size=classifier.size,
+        eps=eps_text,
+        steps=steps,
+        taps=list(taps),
+        learned_from=learn_from,
+        learned=len(scene.learn.labels),
+        tested=len(scene.test.labels),
+        attacks=told,
+        rows=rows,
+    )
+    replace_file(out_dir / "comparison.md", markdown(found).encode())
+    write_record(out_dir / "comparison.json", found)
+    return found
+
+
+class _Scene:
+    """Classifier behind a Cushion, the images to learn from and to judge."""
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        cushion: Cushion,
+        dataset: Dataset,
+        split: Split,
+        taps: tuple[str, ...],
+        eps: float,
+        steps: int | None,
+        limit: int | None,
+        seed: int,
+        store: Store,
+    ) -> None:
+        self.cushion, self.eps, self.steps, self.seed = cushion, eps, steps, seed
+        self.reader = Reader(classifier, cushion=cushion, taps=taps)
+        self.bare = Bare(classifier, cushion, Known(dataset.subset(split.train), taps=taps, seed=seed), seed, store)
+        self.learn = self._right(dataset.subset(split.adv_train), limit)
+        self.test = self._right(dataset.subset(split.adv_test), limit)
+
+    def _right(self, images: Dataset, limit: int | None) -> Pictures:
+        """The images that are diagnosed rightly behind the Cushion, spread over all of them where there is a limit."""
+        rows = (self.bare.judge(images.pixels(), images.ids).predicted == images.labels).nonzero().squeeze(1)
+        if limit is not None and limit < len(rows):
+            rows = rows[torch.linspace(0, len(rows) - 1, limit).long()]
+        if not len(rows):
+            raise DataError(images.spec, "no image is diagnosed rightly behind the Cushion", "train longer")
+        return Pictures.of(images, rows, self.seed)
+
+    def check_enough(self, detectors: Sequence[str]) -> None:
+        """Whether there are images enough to learn from, asked before any attack.
+
+        Raises:
+            DataError: which detector needs more.
+        """
+        n = len(self.learn)
+        for name in detectors:
+            needed = 0 if name == SHIELD else find_detector(name).make().fewest
+            if n < needed:
+                problem = f"{n} images of adv_train are diagnosed rightly behind {self.cushion.spec}, it needs {needed}"
+                raise DataError(f"detector {name!r}", problem, "give more images, a larger --limit, or leave it out")
+
+    def attacked(self, name: str, pictures: Pictures, progress: Progress) -> Piece:
+        """Attacked copies of the images, each driven to a class of its own, and whether any wrong one came out."""
+        attack = find_attack(name).attack
+        attack = attack.with_options(steps=self.steps if attack.steps > 1 else None)
+        piece = self.bare.attack(attack, pictures, self.eps, targeted=True, progress=progress)
+        return {**piece, "fooled": (piece["predicted"] != pictures.labels) & piece["accepted"]}
+
+    def judge(
+        self,
+        detectors: Sequence[str],
+        bank: ShieldBank | None,
+        taught: Tensor,
+        made: Mapping[str, Piece],
+        progress: Progress,
+    ) -> list[DetectorResult]:
+        """Every detector, fitted once, against every attack; scores are stored detector by detector."""
+        clean = self.reader.read(self.learn.pixels)
+        attacked = self.reader.read(taught)
+        test = self.reader.read(self.test.pixels)
+        hostile = {name: pixels_of(piece) for name, piece in made.items()}
+        seen = {name: self.reader.read(pixels) for name, pixels in hostile.items()}
+        images = [self.learn.pixels, taught, self.test.pixels, *hostile.values()]
+        key = {
+            **self.bare.key,
+            "taps": self.reader.taps,
+            "images": [hashlib.sha256(pixels.numpy().tobytes()).hexdigest() for pixels in images],
+            "attacks": list(made),
+        }
+        rows, meter = [], Meter(progress, 1000 * len(detectors))
+        for name in detectors:
+            entry = find_detector(name)
+            detector = entry.make(bank=bank) if name == SHIELD else entry.make()
+            told = meter.part(1000, name)
+
+            def compute(detector: Detector = detector, told: Progress = told) -> Piece:
+                began = time.perf_counter()
+                detector.fit(clean, self.learn.labels, attacked=attacked, seed=self.seed, progress=told)
+                fitted = time.perf_counter()
+                scores = {f"of {attack}": detector.score(reading).cpu() for attack, reading in seen.items()}
+                scores["clean"] = detector.score(test).cpu()
+                seconds = torch.tensor([[fitted - began, time.perf_counter() - fitted]], dtype=torch.float64)
+                return {**scores, "cost": seconds}
+
+            shields = weights_fingerprint(bank) if bank is not None and name == SHIELD else None
+            about = {"detector": name, "options": detector.options(), "shields": shields}
+            piece = self.bare.store.get({**key, **about}, compute)
+            fitted, scored = piece["cost"][0].tolist()
+            for attack in made:
+                scores, fooled = piece[f"of {attack}"], made[attack]["fooled"].bool()
+                rows.append(
+                    DetectorResult(
+                        **dict(self._separation(piece["clean"], scores, torch.ones_like(fooled))),
+                        cushion=self.cushion.spec,
+                        detector=name,
+                        title=entry.title,
+                        attack=attack,
+                        fooling=self._separation(piece["clean"], scores, fooled) if fooled.any() else None,
+                        fit_seconds=fitted,
+                        score_seconds=scored,
+                    )
+                )
+            told(1, 1, name)
+        return rows
+
+    def _separation(self, genuine: Tensor, attacked: Tensor, rows: Tensor) -> Separation:
+        """All clean test images beside the attacked ones of these rows, bool `(N,)`."""
+        patients = list(self.test.patients)
+        groups = [patients, [patient for patient, counts in zip(patients, rows.tolist(), strict=True) if counts]]
+        pair = [genuine.numpy(), attacked[rows].numpy()]
+        area = auroc_interval(pair[0], pair[1], groups, seed=self.seed)
+        return Separation(
+            n=int(rows.sum()),
+            auroc=area.value,
+            auroc_interval=(area.low, area.high),
+            tpr90=tpr_at_tnr(pair[0], pair[1], 0.90),
+        )
+
+    def tell(self, name: str, piece: Piece) -> Attacked:
+        return Attacked(
+            cushion=self.cushion.spec,
+            attack=name,
+            title=find_attack(name).title,
+            n=len(piece["fooled"]),
+            success=float(piece["fooled"].float().mean()),
+            seconds=float(piece["cost"][:, 0].sum()),
+        )
+
+
+def _filter(spec: str) -> Cushion:
+    unrounded = Unrounded()
+    return unrounded if spec == unrounded.spec else parse_cushion(spec)
+
+
+def check_comparison(
+    detectors: Sequence[str],
+    attacks: Sequence[str],
+    learn_from: str,
+    cushions: Sequence[str],
+    guard: Guard | None,
+    classes: int,
+) -> None:
+    """Whatever could stop the comparison, asked before any image is read.
+
+    Raises:
+        ConfigError: as `compare_detectors`.
+    """
+    for what, given in (("detectors", detectors), ("attacks", attacks), ("cushions", cushions)):
+        if not given or len(set(given)) != len(given):
+            raise ConfigError(what, "none, or one twice", "name at least one, each once")
+    check_attacks([learn_from, *attacks], classes)
+    for spec in cushions:
+        if _filter(spec).random:
+            problem = "is random, and detectors are compared on the same pixels"
+            raise ConfigError(f"cushion {spec!r}", problem, "name the cushions that it draws from, one by one")
+    for name in detectors:
+        find_detector(name)
+        if name == SHIELD and guard is None:
+            raise ConfigError(
+                "detector 'shield'", "its Shields are trained by attacking them", "name a guard (--guard)"
+            )

@@ -1,0 +1,78 @@
+"""What an attack made of the images, a row each, and what of it counts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from medaegis.attacks.balls import LEVELS, Ball
+from medaegis.bench.plan import Planned
+from medaegis.bench.records.archive import Array
+from medaegis.bench.records.evaluation import Further
+from medaegis.bench.store import Piece
+
+Outcomes = Sequence[tuple[Planned, Piece]]  # of the same images, row by row
+
+
+def within(piece: Piece, clean: Tensor, ball: Ball, eps: float) -> Tensor:
+    """Which attacked images lie in this ball by their pixels, whatever ball they were made in, bool `(N,)`.
+
+    Args:
+        clean: the images `(N, C, H, W)` that were attacked; eps: in pixel units.
+    """
+    radius = torch.full_like(clean[:, :1, :1, :1], eps)
+    return ball.holds(piece["images"].float() / LEVELS, clean, radius)
+
+
+def broken_by(piece: Piece) -> Tensor:
+    """Images that fool the classifier and are accepted, bool `(N,)`."""
+    return piece["fooled"] & piece["accepted"]
+
+
+def undetected(piece: Piece) -> float:
+    """Share of the attacked images that do."""
+    return float(broken_by(piece).float().mean())
+
+
+def elsewhere_nothing(piece: Piece, places: Tensor, n: int) -> Piece:
+    """What was found of some of n images as a piece of all n, in which the others were not fooled and score worst.
+
+    "tried" tells which are which.
+    """
+    whole = {
+        name: torch.full((n, *values.shape[1:]), torch.inf if values.is_floating_point() else 0, dtype=values.dtype)
+        for name, values in piece.items()
+        if name in ("images", "score", "wanted", "predicted", "fooled", "accepted")
+    }
+    for name, values in whole.items():
+        values[places] = piece[name]
+    return {**whole, "tried": torch.zeros(n, dtype=torch.bool).index_fill(0, places, True)}
+
+
+def further(outcomes: Outcomes, inside: Tensor, broken: Tensor) -> list[Further]:
+    """What checks among the outcomes tried beyond the plan, if anything of it lies in the ball that is looked at.
+
+    Args:
+        inside, broken: which images of each outcome lie in that ball, and which of those count, bool `(outcomes, N)`.
+    """
+    planned = torch.tensor([not p.check for p, _ in outcomes])
+    by_plan, told = broken[planned].any(0), []
+    for check in dict.fromkeys(p.check for p, _ in outcomes if p.check):
+        mine = torch.tensor([p.check == check for p, _ in outcomes])
+        tried = torch.stack([piece["tried"] for p, piece in outcomes if p.check == check]) & inside[mine]
+        if tried.any():
+            more = (broken[mine].any(0) & ~by_plan).sum()
+            told.append(Further(check=check, n=int(tried.any(0).sum()), more=int(more)))
+    return told
+
+
+def as_scores(values: Tensor) -> Tensor:
+    """Scores as float32; NaN becomes +inf: what cannot be scored is withheld."""
+    return torch.nan_to_num(values.float(), nan=torch.inf, posinf=torch.inf, neginf=-torch.inf)
+
+
+def as_array(values: Tensor) -> Array:
+    """The same as an array."""
+    return as_scores(values).numpy()

@@ -1,0 +1,205 @@
+"""An assessment of a classifier on disk: the definition of assessment.json, and the same figures as Markdown tables."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from medaegis.bench.records.evaluation import (
+    Amount,
+    Bounds,
+    Control,
+    Count,
+    DataFacts,
+    Further,
+    Measured,
+    Model,
+    Norm,
+    Share,
+)
+from medaegis.bench.report.markdown import controls_table, table
+from medaegis.bench.report.words import (
+    NOT_MEASURED,
+    beyond,
+    count,
+    duration,
+    eps_name,
+    gradient_name,
+    percent,
+    percent_range,
+)
+
+SMALLEST = "smallest"  # written for the eps of attacks that look for the smallest change
+
+
+class Proportion(Model):
+    """A share of n images, with its Wilson interval of 95 % by patient (`share_interval`); null of none."""
+
+    n: Count
+    share: Share | None
+    interval: Bounds | None
+
+
+class Standing(Model):
+    """Right diagnoses of the chosen images. recall: by true class; of two, the second's is the sensitivity, the first's
+    the specificity."""
+
+    accuracy: Proportion
+    recall: dict[str, Proportion]
+
+
+class ClassifierWorstCase(Standing):
+    """The same with each image as the strongest attack leaves it: wrong if any attack, of whatever norm or eps, made it
+    wrong within this ball. success: share of the attacked images that are. further: what checks tried on few of
+    them, and turned, which counts."""
+
+    eps: Amount
+    eps_text: str
+    norm: Norm
+    success: Proportion
+    further: list[Further]
+
+
+class Tried(Model):
+    """One attack at one eps, on images diagnosed rightly when clean, towards any wrong class or, if targeted, towards
+    one drawn for each image, which alone counts.
+
+    eps: in pixel units, for L2 the root mean square; null: the attack looks for the smallest change. robust_accuracy:
+    of all chosen images, those diagnosed wrongly from the start counted as lost. noise: share turned by the attack's
+    own changes with their pixels shuffled, which are as large in every norm. Medians over the images turned, null
+    where there is none: linf and l2 (Euclidean length) in pixel units, l0 in pixels. Passes and seconds are per image;
+    verdicts are not counted among the passes. gradient: way through the Cushion, null where answers alone are seen.
+    samples: draws of a random Cushion that a step averages over.
+    """
+
+    attack: str
+    title: str
+    access: str
+    eps: Amount | None
+    eps_text: str
+    norm: Norm
+    steps: Count
+    restarts: Count
+    gradient: str | None = "bpda"
+    samples: Count = 1
+    success: Proportion
+    robust_accuracy: Proportion
+    noise: Proportion
+    linf: Amount | None
+    l2: Amount | None
+    l0: Amount | None
+    forwards: Amount
+    backwards: Amount
+    seconds: Amount
+
+
+class Assessment(Measured):
+    """The whole of assessment.json. chosen: test images drawn; attacked: those of them diagnosed rightly."""
+
+    format: Literal["medaegis-assessment"] = "medaegis-assessment"
+    version: Literal[1] = 1
+    seconds: Amount
+    classifier: str
+    classes: list[str] = Field(min_length=2)
+    backbone: str
+    size: Annotated[int, Field(gt=0)]
+    channels: Literal["gray", "rgb"]
+    cushion: str
+    targeted: bool = False
+    data: DataFacts
+    chosen: Count
+    attacked: Count
+    clean: Standing
+    worst_case: list[ClassifierWorstCase]
+    attacks: list[Tried]
+    controls: list[Control]
+
+
+def markdown(found: Assessment) -> str:
+    """What was measured, how, and the tables."""
+    parts = [
+        _source(found),
+        "![Robust accuracy over the size of the change](robust-accuracy.svg)",
+        "Worst case: each image as the strongest of all attacks leaves it.",
+        _worst(found),
+        f"Attacks, each on the {found.attacked} images diagnosed rightly, towards {_goal(found)}; an eps of "
+        f"{SMALLEST!r} is of one that looks for the smallest change, or for few pixels, however far it takes. Noise: "
+        "the attack's own changes with their pixels shuffled. Medians are over the images turned; L2 is the Euclidean "
+        "length in units of full brightness, an eps in L2 its root mean square per value. Passes and time: per image.",
+        _attacks(found),
+        controls_table(found.controls),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _goal(found: Assessment) -> str:
+    return "a wrong class drawn for each, which alone counts" if found.targeted else "any wrong class"
+
+
+def _source(found: Assessment) -> str:
+    counts = ", ".join(f"{n} {name}" for name, n in found.data.counts.items())
+    behind = "no Cushion" if found.cushion == "none" else f"behind the Cushion {found.cushion}"
+    return (
+        f"Measured on {found.created:%Y-%m-%d} by `{found.command}`, commit {found.commit or 'unknown'}, seed "
+        f"{found.seed}, on {found.machine.get('cpu')} ({found.machine.get('cores')} cores), in "
+        f"{duration(found.seconds)}. Data: {found.data.spec}, {found.chosen} of the {found.data.n} images of "
+        f"{found.data.split} split by {found.data.split_by} ({counts}). Classifier {found.classifier[:12]}: "
+        f"{found.backbone}, {found.size} px {found.channels}, {behind}. The attacker knows it all. Shares with their "
+        "95 % intervals (Wilson, by patient where patients are known)."
+    )
+
+
+def _worst(found: Assessment) -> str:
+    names = [f"recall {name}" for name in found.classes]
+    if len(found.classes) == 2:
+        names = [f"specificity ({found.classes[0]})", f"sensitivity ({found.classes[1]})"]
+    rows = [["clean", *_standing(found.clean, found.classes), "", ""]]
+    rows += [
+        [
+            eps_name(worst.eps_text, worst.norm),
+            *_standing(worst, found.classes),
+            _told(worst.success),
+            beyond(worst.further),
+        ]
+        for worst in found.worst_case
+    ]
+    return table(["eps", "robust accuracy", *names, "success of the attacker", "of it by checks on few images"], rows)
+
+
+def _standing(standing: Standing, classes: list[str]) -> list[str]:
+    return [_told(standing.accuracy), *(_told(standing.recall[name]) for name in classes)]
+
+
+def _attacks(found: Assessment) -> str:
+    ways = found.cushion != "none"
+    heads = (
+        *("attack", "eps", "steps", *(["gradient"] if ways else []), "n", "success", "robust accuracy", "noise"),
+        *("median L∞", "median L2", "median pixels", "forwards", "backwards", "time"),
+    )
+    return table(heads, [_row(tried, ways) for tried in found.attacks])
+
+
+def _row(tried: Tried, ways: bool) -> list[str]:
+    draws = f", {tried.samples} draws" if tried.samples > 1 else ""
+    return [
+        tried.attack,
+        eps_name(tried.eps_text, tried.norm),
+        f"{tried.steps}" if tried.restarts == 1 else f"{tried.steps} x {tried.restarts}",
+        *([f"{gradient_name(tried.gradient)}{draws}"] if ways else []),
+        str(tried.success.n),
+        _told(tried.success),
+        _told(tried.robust_accuracy),
+        percent(tried.noise.share),
+        NOT_MEASURED if tried.linf is None else f"{255 * tried.linf:.0f}/255",
+        NOT_MEASURED if tried.l2 is None else f"{tried.l2:.2f}",
+        count(None if tried.l0 is None else round(tried.l0)),
+        count(round(tried.forwards)),
+        count(round(tried.backwards)),
+        duration(tried.seconds),
+    ]
+
+
+def _told(proportion: Proportion) -> str:
+    bounds = percent_range(proportion.interval)
+    return percent(proportion.share) + (f" ({bounds})" if bounds else "")

@@ -1,0 +1,26 @@
+"""What the HTML pages share: templates that escape every name from outside, and the words for numbers."""
+
+from __future__ import annotations
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from medaegis.bench.report import words
+
+_FILTERS = (
+    *("percent", "percent_range", "decimal", "decimal_range"),
+    *("duration", "count", "score", "shortened", "moment", "setting", "beyond", "judged"),
+)
+
+
+def page_environment() -> Environment:
+    """Templates of this package: strict about what is undefined, escaping, with the filters of `words`."""
+    environment = Environment(
+        loader=PackageLoader("medaegis.bench.report", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {name: getattr(words, name) for name in _FILTERS} | {"gradient": words.gradient_name}
+    environment.globals |= {"eps_name": words.eps_name, "of": words.of}
+    return environment

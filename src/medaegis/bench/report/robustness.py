@@ -1,0 +1,73 @@
+"""The figure of an assessment: robust accuracy over eps, a panel per norm, a line per attack and the worst case."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.ticker import PercentFormatter
+
+from medaegis.bench.analyse.figures import Drawn, saved
+from medaegis.bench.records.assessment import Assessment, Proportion, Tried
+from medaegis.bench.records.evaluation import Norm
+from medaegis.bench.report.plots import INK, LOOKS, MUTED, PLAIN, WIDTH, columns, eps_axis, legend, styled_figure
+from medaegis.bench.report.words import gradient_name, shortened
+
+
+def robustness_figure(found: Assessment) -> Drawn:
+    """Attacks that look for the smallest change have no eps; they count in the worst case alone."""
+    norms: list[Norm] = list(dict.fromkeys(worst.norm for worst in found.worst_case))
+    names = list(dict.fromkeys(_name(found, tried) for tried in found.attacks if tried.eps is not None))
+    looks = {name: LOOKS[k] if k < len(LOOKS) else PLAIN for k, name in enumerate(names)}
+    with styled_figure(WIDTH if len(norms) > 1 else 0.62 * WIDTH, 3.2 + 0.19 * ((len(names) + 4) // 3)) as figure:
+        panels = figure.subplots(1, len(norms), squeeze=False, sharey=True)[0]
+        for axes, norm in zip(panels, norms, strict=True):
+            _panel(axes, found, norm, looks)
+        panels[0].set_ylabel("robust accuracy")
+        legend(figure, *panels, above=True)
+        victim = f"{shortened(found.backbone, 24)}, {found.size} px, Cushion {found.cushion}"
+        return saved(figure, f"{victim} · {found.data.spec}, {found.chosen} images · seed {found.seed}")
+
+
+def _panel(axes: Axes, found: Assessment, norm: Norm, looks: dict[str, tuple[str, str, str]]) -> None:
+    worst = [(row.eps, row.accuracy) for row in found.worst_case if row.norm == norm]
+    points = [(eps, share.share) for eps, share in worst if share.share is not None]
+    axes.plot(*columns(points), color=INK, marker="o", markersize=4.5, linewidth=2.2, zorder=2.5, label="worst case")
+    band = [(eps, *share.interval) for eps, share in worst if share.interval is not None]
+    if band:
+        where, low, high = columns(band)
+        axes.fill_between(where, low, high, color=INK, alpha=0.10, linewidth=0)
+    _clean(axes, found.clean.accuracy)
+    for name, (colour, line, marker) in looks.items():
+        mine = [t for t in found.attacks if (_name(found, t), t.norm) == (name, norm) and t.eps is not None]
+        if mine:
+            axes.plot(
+                *columns(_points(mine)),
+                color=colour,
+                linestyle=line,
+                marker=marker,
+                markersize=3.5,
+                linewidth=1.3,
+                zorder=2 if (colour, line, marker) == PLAIN else 3,
+                label=name,
+            )
+    eps_axis(axes, [(row.eps, row.eps_text) for row in found.worst_case])
+    axes.set_title("L∞" if norm == "Linf" else "L2, root mean square")
+    axes.set_ylim(-0.02, 1.02)
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+
+
+def _name(found: Assessment, tried: Tried) -> str:
+    """With the way through the Cushion, where the attack was tried by several."""
+    several = len({other.gradient for other in found.attacks if other.attack == tried.attack}) > 1
+    return f"{tried.attack}, {gradient_name(tried.gradient)}" if several else tried.attack
+
+
+def _points(rows: Sequence[Tried]) -> list[tuple[float, float]]:
+    found = [(t.eps, t.robust_accuracy.share) for t in rows]
+    return sorted((eps, share) for eps, share in found if eps is not None and share is not None)
+
+
+def _clean(axes: Axes, accuracy: Proportion) -> None:
+    if accuracy.share is not None:
+        axes.axhline(accuracy.share, color=MUTED, linestyle=(0, (3, 2)), linewidth=1.0, label="clean images")
