@@ -14,7 +14,8 @@ from benchmarks.record import Record
 from benchmarks.subjects import Normalised, as_classifier, near_pictures, splitting_network
 from benchmarks.timing import Case
 from medaegis.attacks.engine import Attack
-from medaegis.attacks.objectives import CrossEntropy, Goal
+from medaegis.attacks.losses.answer import CrossEntropy
+from medaegis.attacks.objective import Goal
 from medaegis.attacks.victim import Victim
 from medaegis.models.classifier import Classifier
 

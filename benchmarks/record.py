@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from benchmarks.timing import Case, Ratio, Seconds, interleave, ratio
-from medaegis.environment import environment
+from medaegis.provenance import environment
 
 PEERS = ("torchattacks", "foolbox", "adversarial-robustness-toolbox")
 

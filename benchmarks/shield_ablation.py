@@ -17,11 +17,11 @@ from typing import Any
 
 from medaegis.cli.datasets import data_of_classifier
 from medaegis.cushions import parse_cushion
-from medaegis.environment import environment
 from medaegis.guard.fitting import robustness, shield_config
 from medaegis.guard.shield_training import ShieldTraining
 from medaegis.models.classifier import INPUT
 from medaegis.models.store import load_classifier
+from medaegis.provenance import environment
 
 LOOKS = 4  # at robustness, for each variant
 

@@ -17,9 +17,9 @@ import torch
 
 from medaegis.attacks.steps import Adaptive, Descent, StepRule
 from medaegis.cli.datasets import data_of_guard
-from medaegis.environment import environment
 from medaegis.guard import fitting
 from medaegis.guard.guard import Guard
+from medaegis.provenance import environment
 
 PARTS = ("train", "adv_train", "val", "adv_test")
 LOOK = "20 sign steps"

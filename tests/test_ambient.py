@@ -13,8 +13,8 @@ from tests.models.tiny_networks import tiny
 
 from medaegis.ambient import own_modes
 from medaegis.attacks.catalogue import CATALOGUE
-from medaegis.attacks.engine import pick_targets
-from medaegis.attacks.hfc import fit_mixtures
+from medaegis.attacks.choices import pick_targets
+from medaegis.attacks.normal import fit_mixtures
 from medaegis.attacks.universal import Universal
 from medaegis.attacks.victim import Victim
 from medaegis.cushions import parse_cushion

@@ -16,7 +16,7 @@ from torch import nn
 import medaegis as ma
 from medaegis import front
 from medaegis.attacks.engine import Attack
-from medaegis.attacks.objectives import CrossEntropy
+from medaegis.attacks.losses.answer import CrossEntropy
 from medaegis.attacks.victim import Victim
 from medaegis.errors import ConfigError, DataError
 from medaegis.models import normalisation, wrapping

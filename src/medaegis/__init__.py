@@ -9,6 +9,8 @@ docstring says; the rooms behind it are `medaegis.images`, `medaegis.models`, `m
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from medaegis.version import __version__
+
 if TYPE_CHECKING:
     from medaegis.attacks.engine import Attack, AttackResult
     from medaegis.attacks.victim import Victim
@@ -18,8 +20,6 @@ if TYPE_CHECKING:
     from medaegis.images import Dataset, Picture, load_dataset, model_input, read_image
     from medaegis.models.classifier import Classifier
     from medaegis.models.wrapping import wrap
-
-__version__ = "0.1.0"
 
 _HOMES = {
     "medaegis.attacks.engine": ("Attack", "AttackResult"),

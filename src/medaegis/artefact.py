@@ -18,9 +18,9 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from medaegis import signing
-from medaegis.environment import versions
 from medaegis.errors import ArtefactError, ConfigError
 from medaegis.plainjson import decode_json, encode_json
+from medaegis.provenance import versions
 from medaegis.safefiles import (
     AGAIN,
     DISK,

@@ -6,10 +6,12 @@ from tests.attacks.toys import toy_images, toy_labels, toy_victim
 
 from medaegis.attacks.addons import ADD_ONS, obstacle
 from medaegis.attacks.balls import L2
-from medaegis.attacks.catalogue import CATALOGUE, CatalogueEntry, find_attack
+from medaegis.attacks.catalogue import CATALOGUE, find_attack
 from medaegis.attacks.engine import Attack
-from medaegis.attacks.hfc import HierarchicalFeature, fit_mixtures
-from medaegis.attacks.objectives import CrossEntropy
+from medaegis.attacks.entry import CatalogueEntry
+from medaegis.attacks.losses.answer import CrossEntropy
+from medaegis.attacks.losses.hfc import HierarchicalFeature
+from medaegis.attacks.normal import fit_mixtures
 from medaegis.attacks.steps import Descent
 from medaegis.attacks.transforms import InputDiversity, Smoothing
 from medaegis.bench.bare import check_attacks

@@ -10,8 +10,9 @@ from tests.attacks.toys import toy_images, toy_labels, toy_victim
 
 from medaegis.attacks.balls import L2, Linf, whole_levels
 from medaegis.attacks.catalogue import find_attack
-from medaegis.attacks.engine import Attack, generator
-from medaegis.attacks.objectives import CrossEntropy
+from medaegis.attacks.choices import generator
+from medaegis.attacks.engine import Attack
+from medaegis.attacks.losses.answer import CrossEntropy
 from medaegis.errors import ConfigError
 
 SHAPE = (3, 1, 6, 5)

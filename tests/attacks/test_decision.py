@@ -8,9 +8,9 @@ from tests.attacks.toys import Rounding, drive, seeded, toy_classifier, toy_imag
 
 from medaegis.attacks.balls import L2, Linf, to_grid
 from medaegis.attacks.catalogue import find_attack
-from medaegis.attacks.decision import Decision, GuardDecision, HopSkipJump
 from medaegis.attacks.engine import Attack
-from medaegis.attacks.objectives import Goal, View
+from medaegis.attacks.objective import Goal, View
+from medaegis.attacks.search.decision import Decision, GuardDecision, HopSkipJump
 from medaegis.attacks.victim import Victim
 from medaegis.errors import ConfigError
 

@@ -9,11 +9,14 @@ from hypothesis import strategies as st
 from tests.attacks.toys import toy_bank, toy_classifier, toy_images, toy_labels, toy_victim
 from torch import nn
 
-from medaegis.attacks.balls import L2, Linf
+from medaegis.attacks.balls import L2, Linf, parse_eps
 from medaegis.attacks.catalogue import CATALOGUE, find_attack
-from medaegis.attacks.engine import Attack, generator, parse_eps, pick_guides, pick_targets
-from medaegis.attacks.hfc import fit_mixtures
-from medaegis.attacks.objectives import CarliniWagner, CrossEntropy, Goal, ShieldLogit, View, without
+from medaegis.attacks.choices import generator, pick_guides, pick_targets
+from medaegis.attacks.engine import Attack
+from medaegis.attacks.losses.answer import CarliniWagner, CrossEntropy
+from medaegis.attacks.losses.shield import ShieldLogit
+from medaegis.attacks.normal import fit_mixtures
+from medaegis.attacks.objective import Goal, View, without
 from medaegis.attacks.steps import Descent
 from medaegis.attacks.universal import Universal
 from medaegis.attacks.victim import Victim

@@ -10,7 +10,7 @@ from medaegis.attacks.balls import L2
 from medaegis.attacks.catalogue import find_attack
 from medaegis.attacks.engine import Attack
 from medaegis.attacks.ensemble import Ensemble, Member
-from medaegis.attacks.objectives import CrossEntropy, LogitRatio
+from medaegis.attacks.losses.answer import CrossEntropy, LogitRatio
 from medaegis.errors import ConfigError
 
 EPS = 8 / 256

@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from medaegis.attacks.balls import L2, Linf, to_grid
 from medaegis.attacks.engine import Attack
-from medaegis.attacks.estimation import Spsa, Zoo
-from medaegis.attacks.objectives import CarliniWagner
+from medaegis.attacks.losses.answer import CarliniWagner
+from medaegis.attacks.search.estimation import Spsa, Zoo
 from medaegis.attacks.victim import Victim
 from medaegis.errors import ConfigError, ImageError
 

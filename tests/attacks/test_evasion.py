@@ -9,9 +9,15 @@ from tests.attacks.test_engine import Passes, separate_victim
 from tests.attacks.toys import toy_images, toy_labels, toy_victim
 
 from medaegis.attacks.catalogue import find_attack
-from medaegis.attacks.evasion import FeatureShift, KernelDensityEvasion, LocalDimensionEvasion, Stability, dimension
-from medaegis.attacks.hfc import fit_mixtures
-from medaegis.attacks.objectives import Goal, View
+from medaegis.attacks.losses.evasion import (
+    FeatureShift,
+    KernelDensityEvasion,
+    LocalDimensionEvasion,
+    Stability,
+    dimension,
+)
+from medaegis.attacks.normal import fit_mixtures
+from medaegis.attacks.objective import Goal, View
 from medaegis.errors import ConfigError
 
 EPS = 16 / 256

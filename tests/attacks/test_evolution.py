@@ -9,8 +9,8 @@ from tests.attacks.toys import Rounding, drive, toy_classifier, toy_images
 
 from medaegis.attacks.balls import Linf
 from medaegis.attacks.engine import Attack
-from medaegis.attacks.evolution import OnePixel, painted
-from medaegis.attacks.objectives import CarliniWagner
+from medaegis.attacks.losses.answer import CarliniWagner
+from medaegis.attacks.search.evolution import OnePixel, painted
 from medaegis.attacks.steps import Problem
 from medaegis.attacks.victim import Victim
 from medaegis.errors import ConfigError

@@ -10,10 +10,12 @@ from tests.attacks.toys import SIZE, toy_classifier, toy_images, toy_victim
 from torch import nn
 
 from medaegis.attacks.catalogue import find_attack
-from medaegis.attacks.engine import Attack, pick_targets
+from medaegis.attacks.choices import pick_targets
+from medaegis.attacks.engine import Attack
 from medaegis.attacks.ensemble import Ensemble, Member
-from medaegis.attacks.hfc import fit_mixtures
-from medaegis.attacks.objectives import CarliniWagner, CrossEntropy, ShieldLogit
+from medaegis.attacks.losses.answer import CarliniWagner, CrossEntropy
+from medaegis.attacks.losses.shield import ShieldLogit
+from medaegis.attacks.normal import fit_mixtures
 from medaegis.attacks.steps import Descent, Walker
 from medaegis.attacks.transfer import transfer
 from medaegis.attacks.universal import Universal
@@ -256,7 +258,7 @@ def test_nobody_looks_or_judges_before_a_draw(victim, images):
         with pytest.raises(ConfigError, match="nothing is drawn"):
             call(images)
     with pytest.raises(ConfigError, match="draw first"):
-        victim.redraw("0/0")
+        victim.redrawn("0/0")
 
 
 def test_a_universal_perturbation_is_learned_over_draws(victim, images, labels, drawn):

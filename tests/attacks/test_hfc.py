@@ -8,8 +8,9 @@ from sklearn.mixture import GaussianMixture
 from tests.attacks.toys import toy_images, toy_labels, toy_victim
 
 from medaegis.attacks.catalogue import find_attack
-from medaegis.attacks.hfc import HierarchicalFeature, fit_mixtures
-from medaegis.attacks.objectives import Goal, View
+from medaegis.attacks.losses.hfc import HierarchicalFeature
+from medaegis.attacks.normal import fit_mixtures
+from medaegis.attacks.objective import Goal, View
 from medaegis.errors import ConfigError, DataError
 from medaegis.models.taps import pool
 

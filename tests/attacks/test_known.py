@@ -9,10 +9,10 @@ from tests.attacks.toys import SIZE, toy_images, toy_victim
 from medaegis.attacks.catalogue import find_attack
 from medaegis.attacks.engine import Attack
 from medaegis.attacks.ensemble import Ensemble, Member
-from medaegis.attacks.hfc import fit_mixtures
 from medaegis.attacks.known import Known
-from medaegis.attacks.matching import ClosestFeatureMatch
-from medaegis.attacks.objectives import CrossEntropy
+from medaegis.attacks.losses.answer import CrossEntropy
+from medaegis.attacks.losses.matching import ClosestFeatureMatch
+from medaegis.attacks.normal import fit_mixtures
 from medaegis.cushions import parse_cushion
 from medaegis.errors import ConfigError
 from medaegis.images.datasets import load_dataset

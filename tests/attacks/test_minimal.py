@@ -13,8 +13,9 @@ from torch import nn
 from medaegis.attacks.balls import L2, Linf
 from medaegis.attacks.catalogue import find_attack
 from medaegis.attacks.engine import Attack
+from medaegis.attacks.losses.answer import CarliniWagner
 from medaegis.attacks.minimal import Boundary, CarliniL2, NearestBoundary, Saliency, Sparse
-from medaegis.attacks.objectives import CarliniWagner, Goal, margin
+from medaegis.attacks.objective import Goal, margin
 from medaegis.attacks.victim import Victim
 from medaegis.errors import ConfigError
 from medaegis.models.classifier import Classifier

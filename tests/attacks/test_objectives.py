@@ -8,20 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import linprog
 
-from medaegis.attacks.objectives import (
-    NOT_YET,
-    CarliniWagner,
-    CrossEntropy,
-    Goal,
-    LogitRatio,
-    Orthogonal,
-    Selective,
-    ShieldLogit,
-    View,
-    margin,
-    orthogonal,
-    without,
-)
+from medaegis.attacks.losses.answer import CarliniWagner, CrossEntropy, LogitRatio
+from medaegis.attacks.losses.shield import NOT_YET, Orthogonal, Selective, ShieldLogit, orthogonal
+from medaegis.attacks.objective import Goal, View, margin, without
 from medaegis.errors import ConfigError
 
 LOGITS = torch.tensor([[-3.0, -1.0, -2.0], [4.0, 0.0, 1.0], [-5.0, -5.5, -9.0]])

@@ -16,7 +16,8 @@ from torch import nn
 
 from medaegis.attacks.balls import L2
 from medaegis.attacks.engine import Attack
-from medaegis.attacks.objectives import CrossEntropy, Goal
+from medaegis.attacks.losses.answer import CrossEntropy
+from medaegis.attacks.objective import Goal
 from medaegis.attacks.steps import Descent
 from medaegis.attacks.transforms import Smoothing
 from medaegis.attacks.victim import Victim

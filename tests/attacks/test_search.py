@@ -8,11 +8,13 @@ from tests.attacks.toys import Rounding, drive, seeded, toy_classifier, toy_imag
 
 from medaegis.attacks.balls import L2, Linf, to_grid
 from medaegis.attacks.catalogue import CATALOGUE, find_attack
-from medaegis.attacks.engine import Attack, generator
-from medaegis.attacks.estimation import Spsa
-from medaegis.attacks.evolution import OnePixel
-from medaegis.attacks.objectives import CarliniWagner, Goal
-from medaegis.attacks.search import Best, Square, bump
+from medaegis.attacks.choices import generator
+from medaegis.attacks.engine import Attack
+from medaegis.attacks.losses.answer import CarliniWagner
+from medaegis.attacks.objective import Goal
+from medaegis.attacks.search.estimation import Spsa
+from medaegis.attacks.search.evolution import OnePixel
+from medaegis.attacks.search.square import Best, Square, bump
 from medaegis.attacks.steps import Problem
 from medaegis.attacks.victim import Victim
 

@@ -6,12 +6,13 @@ import torch.nn.functional as F
 from tests.attacks.toys import toy_images, toy_victim
 from torch import nn
 
-from medaegis.attacks import objectives
 from medaegis.attacks.balls import L2
 from medaegis.attacks.catalogue import CATALOGUE, find_attack
 from medaegis.attacks.engine import Attack
-from medaegis.attacks.objectives import CarliniWagner, CrossEntropy, Goal, View
-from medaegis.attacks.search import Square
+from medaegis.attacks.losses import answer
+from medaegis.attacks.losses.answer import CarliniWagner, CrossEntropy
+from medaegis.attacks.objective import Goal, View
+from medaegis.attacks.search.square import Square
 from medaegis.attacks.transfer import transfer
 from medaegis.attacks.universal import Universal
 from medaegis.attacks.victim import Victim
@@ -264,6 +265,6 @@ def test_a_universal_perturbation_says_that_it_needs_known_images():
 
 def test_the_stand_in_slope_leads_only_where_nothing_else_does(monkeypatch):
     """Without it saturated logits stop PGD: what the other tests see is its doing."""
-    monkeypatch.setattr(objectives, "FAINT", 0.0)
+    monkeypatch.setattr(answer, "FAINT", 0.0)
     found = run("bim", victim(even, slope=8e6), brighter_left())
     assert found.still.all()

@@ -6,7 +6,7 @@ import pytest
 import torch
 from tests.attacks.toys import toy_images, toy_victim
 
-from medaegis.attacks.engine import generator
+from medaegis.attacks.choices import generator
 from medaegis.attacks.transforms import InputDiversity, Smoothing
 from medaegis.errors import ConfigError
 

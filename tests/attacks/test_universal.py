@@ -10,8 +10,8 @@ from tests.attacks.test_minimal import grey, plane
 from tests.attacks.toys import toy_images, toy_labels, toy_victim
 
 from medaegis.attacks.catalogue import find_attack
-from medaegis.attacks.engine import pick_targets
-from medaegis.attacks.objectives import CrossEntropy
+from medaegis.attacks.choices import pick_targets
+from medaegis.attacks.losses.answer import CrossEntropy
 from medaegis.attacks.universal import Universal, fixed, wanted
 from medaegis.errors import ConfigError
 

@@ -8,8 +8,10 @@ from tests.attacks.toys import toy_bank, toy_classifier, toy_images
 from tests.bench.test_controls import N, piece, planned
 from torch import nn
 
-from medaegis.attacks.engine import pick_targets
-from medaegis.attacks.objectives import CarliniWagner, Goal, ShieldLogit
+from medaegis.attacks.choices import pick_targets
+from medaegis.attacks.losses.answer import CarliniWagner
+from medaegis.attacks.losses.shield import ShieldLogit
+from medaegis.attacks.objective import Goal
 from medaegis.attacks.victim import Victim
 from medaegis.bench.checks import alarms
 from medaegis.bench.field import Field

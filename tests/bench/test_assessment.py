@@ -12,7 +12,8 @@ from tests.attacks.toys import toy_classifier, toy_images
 from tests.bench.small import data, learned
 
 from medaegis.attacks.catalogue import CATALOGUE, find_attack
-from medaegis.attacks.engine import Attack, pick_targets
+from medaegis.attacks.choices import pick_targets
+from medaegis.attacks.engine import Attack
 from medaegis.attacks.victim import Victim
 from medaegis.bench.analyse import figures
 from medaegis.bench.assess import assess_classifier, every_attack, plan_assessment, shuffled

@@ -9,10 +9,10 @@ from tests.bench.test_alarms import Rounded, wrapped
 from tests.bench.test_controls import N, piece, planned
 from torch import nn
 
-from medaegis.attacks import objectives
-from medaegis.attacks.engine import pick_targets
+from medaegis.attacks.choices import pick_targets
 from medaegis.attacks.known import Known
-from medaegis.attacks.objectives import CarliniWagner
+from medaegis.attacks.losses import answer
+from medaegis.attacks.losses.answer import CarliniWagner
 from medaegis.attacks.victim import Victim
 from medaegis.bench.bare import Bare, Pictures
 from medaegis.bench.checks import classifier as checks
@@ -187,7 +187,7 @@ def test_the_losses_that_attacks_follow_are_looked_at(tmp_path, monkeypatch):
     classifier, _ = wrapped(Scaled)
     found = run(classifier, tmp_path / "sound")
     assert found["There are gradients"] is found["Full success far out"] is found["Many steps beat one"] is True
-    monkeypatch.setattr(objectives, "FAINT", 0.0)
+    monkeypatch.setattr(answer, "FAINT", 0.0)
     found = run(classifier, tmp_path / "still")
     assert found["There are gradients"] is False
     assert found["Full success far out"] is False

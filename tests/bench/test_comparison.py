@@ -12,7 +12,8 @@ from sklearn.metrics import roc_auc_score
 from tests.attacks.toys import toy_classifier, toy_images
 from tests.bench.small import CONFIG, data, learned
 
-from medaegis.attacks.engine import Attack, pick_targets
+from medaegis.attacks.choices import pick_targets
+from medaegis.attacks.engine import Attack
 from medaegis.attacks.known import Known
 from medaegis.attacks.universal import Universal
 from medaegis.bench import bare

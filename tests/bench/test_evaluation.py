@@ -14,7 +14,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 from tests.bench.small import CELLS, data, fitted, measure
 
-from medaegis.attacks.engine import pick_targets
+from medaegis.attacks.choices import pick_targets
 from medaegis.bench import evaluate as evaluation
 from medaegis.bench import store
 from medaegis.bench.checks import alarms, controls

@@ -15,7 +15,7 @@ from tests.bench.test_analysis import NoHead
 from tests.bench.test_report import Page
 
 from medaegis.attacks.catalogue import find_attack
-from medaegis.attacks.engine import pick_targets
+from medaegis.attacks.choices import pick_targets
 from medaegis.attacks.victim import Victim
 from medaegis.bench.analyse import figures, page, shifts
 from medaegis.bench.analyse.study import Study, study

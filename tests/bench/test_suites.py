@@ -2,8 +2,8 @@
 
 import pytest
 
+from medaegis.attacks.balls import parse_eps
 from medaegis.attacks.catalogue import CATALOGUE, find_attack
-from medaegis.attacks.engine import parse_eps
 from medaegis.bench.plan import plan
 from medaegis.bench.suites import SUITES, applicable, find_suite
 from medaegis.errors import ConfigError

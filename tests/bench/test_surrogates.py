@@ -8,7 +8,7 @@ from tests.bench.small import SIZE, fitted, measure
 from tests.models.tiny_networks import Tiny
 
 from medaegis.attacks.catalogue import CATALOGUE
-from medaegis.attacks.engine import pick_targets
+from medaegis.attacks.choices import pick_targets
 from medaegis.attacks.known import Known
 from medaegis.attacks.transfer import committee, transfer
 from medaegis.attacks.victim import Victim

@@ -4,7 +4,7 @@ import torch
 from tests.attacks.toys import toy_bank, toy_classifier, toy_images
 
 from medaegis.attacks.catalogue import find_attack
-from medaegis.attacks.engine import pick_targets
+from medaegis.attacks.choices import pick_targets
 from medaegis.cli.attack import run_attack
 from medaegis.cushions import parse_cushion
 from medaegis.guard.guard import Guard

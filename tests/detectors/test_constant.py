@@ -4,7 +4,7 @@ import pytest
 import torch
 from tests.detectors.read import drawn
 
-from medaegis.attacks.hfc import fit_mixtures
+from medaegis.attacks.normal import fit_mixtures
 from medaegis.bench.analyse.shifts import embed
 from medaegis.detectors.combined import Combined
 from medaegis.detectors.density import GaussianMixture, KernelDensity, Mahalanobis

@@ -7,7 +7,7 @@ from tests.models.own_networks import TinyViT, images
 from torch import nn
 
 from medaegis.attacks.catalogue import find_attack
-from medaegis.attacks.hfc import fit_mixtures
+from medaegis.attacks.normal import fit_mixtures
 from medaegis.attacks.victim import Victim
 from medaegis.bench.analyse import maps
 from medaegis.detectors.reader import Reader

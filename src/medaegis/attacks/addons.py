@@ -10,14 +10,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from medaegis.attacks.engine import Attack
-from medaegis.attacks.hfc import HierarchicalFeature
-from medaegis.attacks.objectives import Objective, Sum
+from medaegis.attacks.losses.hfc import HierarchicalFeature
+from medaegis.attacks.objective import Objective, Sum
 from medaegis.attacks.steps import Descent
 from medaegis.attacks.transforms import InputDiversity, Smoothing, Transform
 from medaegis.errors import ConfigError
 
 if TYPE_CHECKING:
-    from medaegis.attacks.catalogue import CatalogueEntry
+    from medaegis.attacks.entry import CatalogueEntry
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from medaegis.errors import ConfigError
+
 LEVELS = 255  # an 8-bit pixel v stands for v / 255
 SHRINKINGS = 12  # bisections that bring a rounded change back into an L2 ball: to 1/2000 of its length
 
@@ -158,3 +160,33 @@ def _squares(levels: Tensor) -> Tensor:
 def _length(x: Tensor) -> Tensor:
     length: Tensor = torch.linalg.vector_norm(x, dim=(1, 2, 3), keepdim=True)
     return length
+
+
+def parse_eps(text: str, *, rounds: bool = True) -> float:
+    """Read `16/256`, `8/255` or `0.03`.
+
+    Raises:
+        ConfigError: not a number above 0 and at most 1, or less than a grey level where pixels are rounded to those.
+    """
+    parts = text.split("/")
+    try:
+        value = float(parts[0]) / float(parts[1]) if len(parts) == 2 else float(text)
+    except (ValueError, ZeroDivisionError):
+        value = -1.0
+    if not 0 < value <= 1:
+        raise ConfigError(
+            f"eps {text!r}", "not a radius above 0 and at most 1", "write pixel units, as 16/256 or 8/255"
+        )
+    if rounds:
+        check_eps(text, value)
+    return value
+
+
+def check_eps(text: str, value: float) -> None:
+    """Whether a radius, as it was written and in pixel units, leaves an attacker anything to do on 8-bit pixels.
+
+    Raises:
+        ConfigError: less than a grey level: whatever is attacked would seem to hold.
+    """
+    if whole_levels(torch.tensor(value)) < 1:
+        raise ConfigError(f"eps {text!r}", "is less than a grey level", "give 1/256 or more")

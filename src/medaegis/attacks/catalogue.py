@@ -6,69 +6,35 @@ Cushion, eps, steps and restarts are the caller's choice.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Literal
 
 from medaegis.attacks.addons import ADD_ONS, joined
 from medaegis.attacks.balls import L2
-from medaegis.attacks.decision import Decision, GuardDecision, HopSkipJump
 from medaegis.attacks.engine import Attack
 from medaegis.attacks.ensemble import Ensemble, Member
-from medaegis.attacks.estimation import Spsa, Zoo
-from medaegis.attacks.evasion import FeatureShift, KernelDensityEvasion, LocalDimensionEvasion, Stability
-from medaegis.attacks.evolution import OnePixel
-from medaegis.attacks.hfc import HierarchicalFeature
-from medaegis.attacks.matching import ClosestFeatureMatch, FeatureMatch, LogitMatch
+from medaegis.attacks.entry import CatalogueEntry
+from medaegis.attacks.losses.answer import CarliniWagner, CrossEntropy, LogitRatio
+from medaegis.attacks.losses.evasion import FeatureShift, KernelDensityEvasion, LocalDimensionEvasion, Stability
+from medaegis.attacks.losses.hfc import HierarchicalFeature
+from medaegis.attacks.losses.matching import ClosestFeatureMatch, FeatureMatch, LogitMatch
+from medaegis.attacks.losses.shield import Orthogonal, Selective, ShieldLogit
 from medaegis.attacks.minimal import Boundary, CarliniL2, NearestBoundary, Saliency, Sparse
-from medaegis.attacks.objectives import (
-    CarliniWagner,
-    CrossEntropy,
-    LogitRatio,
-    Objective,
-    Orthogonal,
-    Selective,
-    ShieldLogit,
-)
-from medaegis.attacks.search import Square
+from medaegis.attacks.objective import Objective
+from medaegis.attacks.search.decision import Decision, GuardDecision, HopSkipJump
+from medaegis.attacks.search.estimation import Spsa, Zoo
+from medaegis.attacks.search.evolution import OnePixel
+from medaegis.attacks.search.square import Square
 from medaegis.attacks.steps import Adaptive, Descent
 from medaegis.attacks.transforms import InputDiversity, Smoothing
 from medaegis.attacks.universal import Universal
 from medaegis.errors import ConfigError
 
-AnyAttack = Attack | Ensemble | Universal
-Access = Literal["white-box", "black-box", "no-box"]
-
-
-@dataclass(frozen=True)
-class CatalogueEntry:
-    """A named attack.
-
-    Attributes:
-        title: one line for tables.
-        paper: where it comes from.
-        attack: the attack with its default settings.
-        adaptive: aimed at the whole guard (needs a Shield), not at the classifier alone.
-        classes: fewest classes that it can attack.
-        misleads: aims at a wrong answer, and not at features alone.
-        minimal: looks for the smallest change, or for few pixels, without regard to eps; run it at eps 1.
-        access: what the attacker must have: "white-box" (weights), "black-box" (answers) or "no-box" (neither).
-    """
-
-    title: str
-    paper: str
-    attack: AnyAttack
-    adaptive: bool = False
-    classes: int = 2
-    misleads: bool = True
-    minimal: bool = False
-    access: Access = "white-box"
-
-
 _CE, _CW, _SHIELD = CrossEntropy(), CarliniWagner(), ShieldLogit()
+
 # Beside another aim a margin, up to this confidence: away from a class that a network is sure of, cross-entropy has no
 # slope left to weigh against the other one.
 _CONFIDENT = CarliniWagner(kappa=1.0)
+
 _WHITE_BOX = _CONFIDENT + _SHIELD
 
 
@@ -361,7 +327,7 @@ CATALOGUE: dict[str, CatalogueEntry] = {
 
 
 def find_attack(name: str) -> CatalogueEntry:
-    """CatalogueEntry of the catalogue, with the add-ons that the name joins to it, as in `pgd+dim+hfc`.
+    """Entry of the catalogue, with the add-ons that the name joins to it, as in `pgd+dim+hfc`.
 
     Raises:
         ConfigError: no such attack or add-on; lists those there are. An add-on that the attack cannot take.

@@ -6,7 +6,6 @@ again in float32; only that verdict counts.
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -15,9 +14,10 @@ import torch
 from torch import Tensor
 
 from medaegis.ambient import own_modes
-from medaegis.attacks.balls import Ball, Linf, whole_levels
-from medaegis.attacks.hfc import Mixtures
-from medaegis.attacks.objectives import Goal, Objective
+from medaegis.attacks.balls import Ball, Linf
+from medaegis.attacks.choices import generator
+from medaegis.attacks.normal import Mixtures
+from medaegis.attacks.objective import Goal, Objective
 from medaegis.attacks.steps import FLOAT_ERROR, Descent, Problem, StepRule
 from medaegis.attacks.transforms import Transform
 from medaegis.attacks.victim import Verdict, Victim
@@ -235,10 +235,10 @@ class Attack:
         losses, through = z.new_zeros(len(z)), torch.ones(len(z), dtype=torch.bool, device=z.device)
         draws = self.samples if victim.random else 1
         for sample in range(draws):
-            victim.redraw(f"verify/{sample}")
-            verdict = victim.judge(z)
+            drawn = victim.redrawn(f"verify/{sample}")
+            verdict = drawn.judge(z)
             through &= goal.reached(verdict.predicted) & verdict.accepted
-            losses += objective(victim.look(z, goal, objective))
+            losses += objective(drawn.look(z, goal, objective))
         return losses / draws, through
 
     def descend(
@@ -273,12 +273,12 @@ class Attack:
         for i in range(self.steps):
             seen, through = [], torch.ones(len(x), dtype=torch.bool, device=x.device)
             for sample in range(samples):
-                victim.redraw(f"{i}/{sample}")
+                drawn = victim.redrawn(f"{i}/{sample}")
                 with torch.set_grad_enabled(self.rule.needs_gradient):
                     shown = z.requires_grad_(self.rule.needs_gradient)
                     for transformer in transformers:
                         shown = transformer.image(shown, i)
-                    view = victim.look(shown, goal, objective)
+                    view = drawn.look(shown, goal, objective)
                     losses, grad = pull(view, z)
                 seen.append((losses.detach(), grad))
                 if kept is not None:
@@ -317,46 +317,6 @@ class _Kept:
         self.through = torch.where(better, through, self.through)
 
 
-def generator(seed: int, image: int, restart: int) -> torch.Generator:
-    """Random numbers of one image and restart: the same whatever the batch, the order or the number of workers."""
-    digest = hashlib.blake2b(f"{seed}/{image}/{restart}".encode(), digest_size=8).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest) >> 1)
-
-
-def pick_targets(labels: Tensor, classes: int, *, ids: Tensor | None = None, seed: int = 0) -> Tensor:
-    """Target classes: the other one of two; a random other one of more, drawn per image."""
-    ids = torch.arange(len(labels)) if ids is None else ids
-    shifts = [int(torch.randint(1, classes, (1,), generator=generator(seed, int(i), -1))) for i in ids]
-    return (labels + torch.tensor(shifts, device=labels.device)) % classes
-
-
-def pick_guides(labels: Tensor, targets: Tensor, *, ids: Tensor, seed: int = 0) -> Tensor:
-    """For each target class `(N,)` the row of a random image of that class among `labels` `(M,)`.
-
-    Raises:
-        ConfigError: a class of which there is no image.
-    """
-    rows = []
-    for target, image in zip(targets.tolist(), ids.tolist(), strict=True):
-        pool = _of_class(target, labels)
-        rows.append(pool[int(torch.randint(len(pool), (1,), generator=generator(seed, image, -2)))])
-    return torch.stack(rows)
-
-
-def closest_guides(labels: Tensor, targets: Tensor, far: Tensor) -> Tensor:
-    """As `pick_guides`, the image of the class that is closest by `far` `(N, M)`; of equal ones the first."""
-    pools = {target: _of_class(target, labels) for target in targets.unique().tolist()}
-    rows = [pools[target][line[pools[target]].argmin()] for target, line in zip(targets.tolist(), far, strict=True)]
-    return torch.stack(rows)
-
-
-def _of_class(target: int, labels: Tensor) -> Tensor:
-    rows = (labels == target).nonzero().squeeze(1)
-    if not len(rows):
-        raise ConfigError("guides", f"no image of class {target}", "give images of every class")
-    return rows
-
-
 def _reached(verdict: Verdict, goal: Goal) -> Tensor:
     return goal.reached(verdict.predicted) & verdict.logits.isfinite().all(1)
 
@@ -392,33 +352,3 @@ def _check_eps(n: int, eps: Tensor, largest: float) -> None:
     if not bool(((eps >= 0) & (eps <= largest)).all()):
         given = f"{eps.min().item():g} to {eps.max().item():g} is not in [0, {largest:g}]"
         raise ConfigError("attack eps", given, "give pixel units, as 16/256")
-
-
-def parse_eps(text: str, *, rounds: bool = True) -> float:
-    """Read `16/256`, `8/255` or `0.03`.
-
-    Raises:
-        ConfigError: not a number above 0 and at most 1, or less than a grey level where pixels are rounded to those.
-    """
-    parts = text.split("/")
-    try:
-        value = float(parts[0]) / float(parts[1]) if len(parts) == 2 else float(text)
-    except (ValueError, ZeroDivisionError):
-        value = -1.0
-    if not 0 < value <= 1:
-        raise ConfigError(
-            f"eps {text!r}", "not a radius above 0 and at most 1", "write pixel units, as 16/256 or 8/255"
-        )
-    if rounds:
-        check_eps(text, value)
-    return value
-
-
-def check_eps(text: str, value: float) -> None:
-    """Whether a radius, as it was written and in pixel units, leaves an attacker anything to do on 8-bit pixels.
-
-    Raises:
-        ConfigError: less than a grey level: whatever is attacked would seem to hold.
-    """
-    if whole_levels(torch.tensor(value)) < 1:
-        raise ConfigError(f"eps {text!r}", "is less than a grey level", "give 1/256 or more")

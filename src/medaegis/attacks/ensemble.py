@@ -16,8 +16,8 @@ from torch import Tensor
 from medaegis.ambient import own_modes
 from medaegis.attacks.balls import Ball
 from medaegis.attacks.engine import Attack, AttackResult
-from medaegis.attacks.hfc import Mixtures
-from medaegis.attacks.objectives import Goal, Objective, Sum, without
+from medaegis.attacks.normal import Mixtures
+from medaegis.attacks.objective import Goal, Objective, Sum, without
 from medaegis.attacks.victim import Verdict, Victim
 from medaegis.errors import ConfigError
 from medaegis.progress import Progress, silent

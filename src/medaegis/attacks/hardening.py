@@ -12,8 +12,10 @@ from torch import Tensor
 
 from medaegis.ambient import own_modes
 from medaegis.attacks.balls import Linf
-from medaegis.attacks.engine import Attack, generator
-from medaegis.attacks.objectives import CrossEntropy, Goal
+from medaegis.attacks.choices import generator
+from medaegis.attacks.engine import Attack
+from medaegis.attacks.losses.answer import CrossEntropy
+from medaegis.attacks.objective import Goal
 from medaegis.attacks.steps import Descent
 from medaegis.attacks.victim import Victim
 from medaegis.models.classifier import Classifier

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from medaegis.attacks.catalogue import AnyAttack
-from medaegis.attacks.engine import closest_guides, pick_guides
-from medaegis.attacks.evasion import apart
-from medaegis.attacks.hfc import Mixtures, fit_mixtures
+from medaegis.attacks.choices import closest_guides, pick_guides
+from medaegis.attacks.entry import AnyAttack
+from medaegis.attacks.losses.evasion import apart
+from medaegis.attacks.normal import Mixtures, fit_mixtures
 from medaegis.attacks.universal import Universal
 from medaegis.attacks.victim import Victim
 from medaegis.images.datasets import Dataset

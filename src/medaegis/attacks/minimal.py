@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from medaegis.attacks.balls import LEVELS, Ball, Linf
-from medaegis.attacks.objectives import CarliniWagner, Goal, Objective, View, margin
+from medaegis.attacks.losses.answer import CarliniWagner
+from medaegis.attacks.objective import Goal, Objective, View, margin
 from medaegis.attacks.steps import Problem, Walker
 from medaegis.errors import ConfigError
 

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from medaegis.ambient import own_modes
-from medaegis.attacks.catalogue import AnyAttack
 from medaegis.attacks.engine import AttackResult
-from medaegis.attacks.objectives import Goal
+from medaegis.attacks.entry import AnyAttack
+from medaegis.attacks.objective import Goal
 from medaegis.attacks.victim import Victim
 from medaegis.errors import ConfigError
 from medaegis.models.classifier import INPUT, Classifier

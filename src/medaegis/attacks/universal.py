@@ -18,7 +18,8 @@ from torch import Tensor
 from medaegis.ambient import own_modes
 from medaegis.attacks.balls import LEVELS, Ball, Linf, whole_levels
 from medaegis.attacks.engine import Attack, AttackResult
-from medaegis.attacks.objectives import CarliniWagner, Goal, Objective, View
+from medaegis.attacks.losses.answer import CarliniWagner
+from medaegis.attacks.objective import Goal, Objective, View
 from medaegis.attacks.steps import Problem, Walker
 from medaegis.attacks.victim import Victim
 from medaegis.errors import ConfigError

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from medaegis.ambient import own_modes
-from medaegis.attacks.objectives import Goal, Objective, View
+from medaegis.attacks.objective import Goal, Objective, View
 from medaegis.cushions import Cushion, Gradient, RandomCushion, cushion_with_gradient, parse_cushion
 from medaegis.detectors.shield import ShieldBank
 from medaegis.errors import ConfigError
@@ -128,14 +128,16 @@ class Victim:
         mine.cushion = self._dice.draw(*mine._draws)
         return mine
 
-    def redraw(self, turn: str) -> None:
-        """Other draws for the batch that it was drawn for, named within the stream; nothing if nothing is random."""
+    def redrawn(self, turn: str) -> Victim:
+        """The same at other draws for its batch, named within the stream; itself if nothing in it is random."""
         if self._dice is None:
-            return
+            return self
         if self._draws is None:
             raise ConfigError(f"cushion {self.cushion.spec}", "is random and nothing is drawn", "draw first")
         seed, stream, ids = self._draws
-        self.cushion = self._dice.draw(seed, f"{stream}/{turn}", ids)
+        mine = copy.copy(self)
+        mine.cushion = self._dice.draw(seed, f"{stream}/{turn}", ids)
+        return mine
 
     def rehearsal(self) -> Victim:
         """The same as the attacker tries it out at home, verdicts by draws of his own; itself if nothing is random."""
@@ -177,8 +179,8 @@ class Victim:
         network, shields = (self.fast, self._fast_shields) if torch.is_grad_enabled() else (self.exact, self.shields)
         seen = network.activations(x, logits=needs_logits, taps=taps)
         if self.shields is None:
-            return View(goal, seen.logits, seen.features, pixels=z)
-        return View(goal, seen.logits, seen.features, shields, self.shields.suspicion, z)
+            return View(goal, seen.logits, seen.features, pixels=z, target=self)
+        return View(goal, seen.logits, seen.features, shields, self.shields.suspicion, z, self)
 
     def _fast_shields(self, features: dict[str, Tensor], classes: Tensor) -> Tensor:
         assert self.shields is not None

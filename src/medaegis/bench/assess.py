@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from medaegis.attacks.balls import LEVELS
+from medaegis.attacks.balls import LEVELS, check_eps
 from medaegis.attacks.catalogue import CATALOGUE, find_attack
-from medaegis.attacks.engine import check_eps, generator
+from medaegis.attacks.choices import generator
 from medaegis.attacks.ensemble import Ensemble
 from medaegis.attacks.known import Known
 from medaegis.bench.bare import Bare, Pictures, check_attacks

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from medaegis.attacks.catalogue import CATALOGUE, AnyAttack, find_attack
-from medaegis.attacks.engine import pick_targets
+from medaegis.attacks.catalogue import CATALOGUE, find_attack
+from medaegis.attacks.choices import pick_targets
+from medaegis.attacks.entry import AnyAttack
 from medaegis.attacks.known import Known
 from medaegis.attacks.victim import Verdict, Victim
 from medaegis.bench.code import code_fingerprint

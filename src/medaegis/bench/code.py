@@ -6,13 +6,11 @@ import hashlib
 from functools import cache
 from pathlib import Path
 
-import medaegis
-
 ROOMS = ("attacks", "cushions", "detectors", "guard", "models")  # whose sources decide what is stored
 
 
 @cache
-def code_fingerprint(root: Path = Path(medaegis.__file__).parent) -> str:
+def code_fingerprint(root: Path = Path(__file__).parents[1]) -> str:
     """SHA-256 (hex) over the sources of the rooms, names and bytes: the same on every machine that has this code."""
     told = hashlib.sha256()
     sources = {file.relative_to(root).as_posix(): file for room in ROOMS for file in (root / room).rglob("*.py")}

@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from medaegis.attacks.balls import check_eps
 from medaegis.attacks.catalogue import find_attack
-from medaegis.attacks.engine import check_eps
 from medaegis.attacks.known import Known
 from medaegis.bench.bare import Bare, Pictures, check_attacks, pixels_of
 from medaegis.bench.metrics import auroc_interval, tpr_at_tnr

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from medaegis.attacks.balls import Linf
-from medaegis.attacks.catalogue import AnyAttack, find_attack
-from medaegis.attacks.engine import pick_targets
+from medaegis.attacks.catalogue import find_attack
+from medaegis.attacks.choices import pick_targets
+from medaegis.attacks.entry import AnyAttack
 from medaegis.attacks.known import Known
-from medaegis.attacks.objectives import Goal
+from medaegis.attacks.objective import Goal
 from medaegis.attacks.transfer import transfer
 from medaegis.attacks.victim import Verdict, Victim
 from medaegis.bench.lessons import taught

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from medaegis.attacks.catalogue import AnyAttack
+from medaegis.attacks.entry import AnyAttack
 from medaegis.attacks.known import Known
 from medaegis.attacks.universal import Universal, fixed, wanted
 from medaegis.attacks.victim import Victim

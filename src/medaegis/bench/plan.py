@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from medaegis.attacks.catalogue import Access, AnyAttack, find_attack
-from medaegis.attacks.engine import check_eps
+from medaegis.attacks.balls import check_eps
+from medaegis.attacks.catalogue import find_attack
 from medaegis.attacks.ensemble import Ensemble
+from medaegis.attacks.entry import Access, AnyAttack
 from medaegis.bench.records.evaluation import Attacker, Norm
 from medaegis.bench.surrogates import transferable
 from medaegis.cushions import Gradient

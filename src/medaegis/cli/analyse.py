@@ -61,8 +61,8 @@ def analyse(
     PNG (300 dpi) and SVG, and the numbers behind them in analysis.json.
     """
     from medaegis.artefact import kind_of
+    from medaegis.attacks.balls import parse_eps
     from medaegis.attacks.catalogue import find_attack
-    from medaegis.attacks.engine import parse_eps
     from medaegis.bench.analyse.page import write_analysis
     from medaegis.bench.analyse.study import study
     from medaegis.bench.analyse.subjects import Plan

@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 
-from medaegis import __version__
 from medaegis.cli import (
     analyse,
     assess,
@@ -27,6 +26,7 @@ from medaegis.cli import (
     wrap,
 )
 from medaegis.cli.command import add_command
+from medaegis.version import __version__
 
 app = typer.Typer(
     help="Guard a medical image classifier against adversarial images: Cushion, classifier, Shield.",

@@ -80,8 +80,8 @@ def attack(
 
     Writes one PNG each, of the classifier's size, attack.csv and attack.json. Every figure is of those 8-bit files.
     """
+    from medaegis.attacks.balls import parse_eps
     from medaegis.attacks.catalogue import find_attack
-    from medaegis.attacks.engine import parse_eps
     from medaegis.attacks.known import Known
     from medaegis.bench.surrogates import surrogate_of, transferable
     from medaegis.cushions import parse_cushion
@@ -197,7 +197,7 @@ def run_attack(
     `known`: other clean images, for attacks that imitate one or hide among normal features. `surrogate`: what is
     attacked instead of the guard, which then only judges.
     """
-    from medaegis.attacks.engine import pick_targets
+    from medaegis.attacks.choices import pick_targets
     from medaegis.attacks.transfer import transfer
 
     victim = guard.victim(gradient=gradient)  # type: ignore[arg-type]

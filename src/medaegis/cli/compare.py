@@ -68,7 +68,7 @@ def compare(
     The attacker knows classifier and Cushion, and no detector; `hfc` hides among normal features all the same. Called
     again after a kill with the same options, it goes on where it was.
     """
-    from medaegis.attacks.engine import parse_eps
+    from medaegis.attacks.balls import parse_eps
     from medaegis.bench.compare import SHIELD, check_comparison, compare_detectors
     from medaegis.detectors.registry import DETECTORS
     from medaegis.guard.guard import Guard

@@ -180,8 +180,8 @@ def _guard(classifier: Classifier, dataset: Dataset, split: Split, sizes: Sizes,
 
 def _mixed(guard: Guard, test: Dataset, sizes: Sizes, seed: int, out: Path) -> tuple[list[Screened], dict[str, str]]:
     """Clean images and attacked others in one folder, screened as a hospital would; and each file's true class."""
+    from medaegis.attacks.balls import parse_eps
     from medaegis.attacks.catalogue import find_attack
-    from medaegis.attacks.engine import parse_eps
     from medaegis.cli.attack import png, rightly_diagnosed, run_attack
     from medaegis.cli.screening import screen_files
     from medaegis.images import find_images
@@ -272,7 +272,7 @@ def _show(screened: list[Screened]) -> None:
 def _evaluation(
     guard: Guard, dataset: Dataset, split: Split, sizes: Sizes, seed: int, data: str, out: Path
 ) -> Evaluation:
-    from medaegis.attacks.engine import parse_eps
+    from medaegis.attacks.balls import parse_eps
     from medaegis.bench.evaluate import evaluate_guard
     from medaegis.bench.plan import plan
     from medaegis.images import without_path

@@ -13,8 +13,8 @@ from medaegis.cli.options import AsJson
 
 def doctor(as_json: AsJson = False) -> None:
     """Check that this installation and machine can do the work. Exit code 1 if something will not work."""
-    from medaegis.environment import doctor as check_up
-    from medaegis.environment import environment
+    from medaegis.cli.doctor import doctor as check_up
+    from medaegis.provenance import environment
 
     checks = check_up()
     if as_json:

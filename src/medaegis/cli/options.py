@@ -99,7 +99,7 @@ def check_out(out: Path, check: Callable[..., None] | None = None, *, option: st
 
 def eps_list(text: str) -> list[tuple[str, float]]:
     """`4/256,8/256` as (text, value) pairs."""
-    from medaegis.attacks.engine import parse_eps
+    from medaegis.attacks.balls import parse_eps
 
     return [(part, parse_eps(part)) for part in comma_separated(text, "--eps")]
 

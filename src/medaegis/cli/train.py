@@ -107,7 +107,7 @@ def train(
     To harden a trained one, start from its weights: --weights runs/classifier/network.safetensors --harden 8/256.
     """
     from medaegis.artefact import check_target
-    from medaegis.attacks.engine import parse_eps
+    from medaegis.attacks.balls import parse_eps
     from medaegis.attacks.hardening import Hardening
     from medaegis.bench.chance import why_no_better_than_chance
     from medaegis.images import split_dataset

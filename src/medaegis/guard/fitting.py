@@ -17,7 +17,7 @@ from torch import Tensor
 from medaegis.ambient import own_modes
 from medaegis.artefact import MANIFEST, check_target
 from medaegis.attacks.engine import Attack
-from medaegis.attacks.objectives import ShieldLogit
+from medaegis.attacks.losses.shield import ShieldLogit
 from medaegis.attacks.steps import Descent, StepRule
 from medaegis.attacks.victim import Victim
 from medaegis.cushions import Cushion

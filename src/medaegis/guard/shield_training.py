@@ -22,7 +22,9 @@ from torch import Tensor
 from medaegis.ambient import own_modes
 from medaegis.attacks.balls import Linf
 from medaegis.attacks.engine import Attack
-from medaegis.attacks.objectives import CarliniWagner, Goal, Objective, ShieldLogit
+from medaegis.attacks.losses.answer import CarliniWagner
+from medaegis.attacks.losses.shield import ShieldLogit
+from medaegis.attacks.objective import Goal, Objective
 from medaegis.attacks.steps import Descent
 from medaegis.attacks.victim import Victim
 from medaegis.cushions import Cushion

@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from medaegis.attacks.engine import generator
-from medaegis.attacks.objectives import CrossEntropy, Goal, without
+from medaegis.attacks.choices import generator
+from medaegis.attacks.losses.answer import CrossEntropy
+from medaegis.attacks.objective import Goal, without
 from medaegis.attacks.victim import Victim
 
 RINGS = 8  # grid points from the image to the edge of the ball

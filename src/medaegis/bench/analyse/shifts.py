@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medaegis.attacks.engine import Attack, generator
-from medaegis.attacks.evasion import FeatureShift
+from medaegis.attacks.choices import generator
+from medaegis.attacks.engine import Attack
+from medaegis.attacks.losses.evasion import FeatureShift
 from medaegis.attacks.victim import Victim
 from medaegis.models.classifier import Classifier
 from medaegis.models.taps import pool, refuse_constant

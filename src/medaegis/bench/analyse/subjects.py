@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from medaegis.attacks.balls import whole_levels
+from medaegis.attacks.balls import check_eps, whole_levels
 from medaegis.attacks.catalogue import find_attack
-from medaegis.attacks.engine import Attack, AttackResult, check_eps, pick_targets
+from medaegis.attacks.choices import pick_targets
+from medaegis.attacks.engine import Attack, AttackResult
 from medaegis.attacks.known import Known
 from medaegis.attacks.victim import Verdict, Victim
 from medaegis.cushions import Cushion, parse_cushion

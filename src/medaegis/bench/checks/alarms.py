@@ -14,10 +14,13 @@ import torch
 from torch import Tensor
 
 from medaegis.attacks.balls import Linf
-from medaegis.attacks.catalogue import AnyAttack, find_attack
-from medaegis.attacks.engine import generator
+from medaegis.attacks.catalogue import find_attack
+from medaegis.attacks.choices import generator
 from medaegis.attacks.ensemble import Ensemble
-from medaegis.attacks.objectives import CarliniWagner, Goal, Objective, ShieldLogit
+from medaegis.attacks.entry import AnyAttack
+from medaegis.attacks.losses.answer import CarliniWagner
+from medaegis.attacks.losses.shield import ShieldLogit
+from medaegis.attacks.objective import Goal, Objective
 from medaegis.attacks.victim import Victim
 from medaegis.bench.checks.exact import AtMost, gain, judge
 from medaegis.bench.field import Field

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from medaegis.attacks.catalogue import find_attack
 from medaegis.attacks.engine import Attack
-from medaegis.attacks.objectives import CarliniWagner, Goal
+from medaegis.attacks.losses.answer import CarliniWagner
+from medaegis.attacks.objective import Goal
 from medaegis.bench.bare import Bare, Pictures
 from medaegis.bench.checks.alarms import (
     ADDED,

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from medaegis.attacks.balls import Linf
 from medaegis.attacks.catalogue import find_attack
-from medaegis.attacks.engine import generator
+from medaegis.attacks.choices import generator
 from medaegis.attacks.universal import Universal
 from medaegis.bench.checks.exact import Gain, at_least, gain, judge
 from medaegis.bench.field import Field

@@ -20,8 +20,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from medaegis.bench.records.evaluation import Evaluation, Measured
-from medaegis.environment import environment
 from medaegis.errors import DataError
+from medaegis.provenance import environment
 
 Array = npt.NDArray[Any]
 

@@ -9,21 +9,16 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from medaegis.attacks.balls import L2, LEVELS
-from medaegis.attacks.objectives import Begun, Goal, Objective, View
-from medaegis.attacks.search import Answer, Best, Queries, Search, draw
+from medaegis.attacks.objective import Begun, Goal, Objective, Target, View
+from medaegis.attacks.search.square import Answer, Best, Queries, Search, draw
 from medaegis.attacks.steps import Problem
 from medaegis.detectors.shield import ShieldBank
 from medaegis.errors import ConfigError
-
-if TYPE_CHECKING:
-    from medaegis.attacks.victim import Victim
-
 
 FRACTION = 0.1  # of the distance that a probe is at most, where nothing is rounded
 
@@ -48,7 +43,7 @@ class GuardDecision(Begun):
     needs_guides = True
     needs_shield = True
 
-    def begin(self, victim: Victim, goal: Goal) -> Objective:
+    def begin(self, victim: Target, goal: Goal) -> Objective:
         if victim.shields is None:
             raise ConfigError("attack", "the objective needs a Shield and the victim has none", "attack a guard")
         return _GuardDecided(victim.shields)

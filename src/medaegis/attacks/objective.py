@@ -10,17 +10,27 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from medaegis.attacks.normal import Mixtures
+from medaegis.detectors.shield import ShieldBank
 from medaegis.errors import ConfigError
+from medaegis.models.classifier import Classifier
 
-if TYPE_CHECKING:
-    from medaegis.attacks.hfc import Mixtures
-    from medaegis.attacks.victim import Victim
+
+class Target(Protocol):
+    """What an objective may ask of the victim it is aimed at."""
+
+    exact: Classifier
+    shields: ShieldBank | None
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def look(self, z: Tensor, goal: Goal, objective: Objective) -> View: ...
 
 
 @dataclass(frozen=True)
@@ -80,7 +90,7 @@ class View:
     """What the victim shows for one batch: logits `(N, K)`, features by tap, and the logits of its Shields.
 
     `suspicion` puts a Shield's logits `(N,)` of given classes on the scale of the threshold. `pixels` are the images it
-    was shown, before its Cushion.
+    was shown, before its Cushion; `target` is who looked, at the draw it looked with.
     """
 
     goal: Goal
@@ -89,6 +99,7 @@ class View:
     shield_logits: Callable[[dict[str, Tensor], Tensor], Tensor] | None = None
     suspicion: Callable[[Tensor, Tensor], Tensor] | None = None
     pixels: Tensor | None = None
+    target: Target | None = None
 
     @cached_property
     def shield_logit(self) -> Tensor:
@@ -134,11 +145,11 @@ class Objective(ABC):
         """
         return () if self.needs_guides or self.needs_normal else (self,)
 
-    def begin(self, victim: Victim, goal: Goal) -> Objective:
+    def begin(self, victim: Target, goal: Goal) -> Objective:
         """The objective for one batch, with whatever stays the same over its steps worked out."""
         return self
 
-    def guide_taps(self, victim: Victim) -> tuple[str, ...]:
+    def guide_taps(self, victim: Target) -> tuple[str, ...]:
         """Modules in which each guide must be the nearest of its class; none: any image of the class is as good."""
         return ()
 
@@ -170,7 +181,7 @@ class Begun(Objective):
     """One that must look at something first, once a batch: what is run is what its `begin` gives."""
 
     @abstractmethod
-    def begin(self, victim: Victim, goal: Goal) -> Objective: ...
+    def begin(self, victim: Target, goal: Goal) -> Objective: ...
 
     def walked(self) -> tuple[Objective, ...]:
         return ()
@@ -199,10 +210,10 @@ class Sum(Objective):
     def walked(self) -> tuple[Objective, ...]:
         return tuple(dict.fromkeys(loss for _, objective in self.terms for loss in objective.walked()))
 
-    def begin(self, victim: Victim, goal: Goal) -> Objective:
+    def begin(self, victim: Target, goal: Goal) -> Objective:
         return Sum(tuple((weight, objective.begin(victim, goal)) for weight, objective in self.terms))
 
-    def guide_taps(self, victim: Victim) -> tuple[str, ...]:
+    def guide_taps(self, victim: Target) -> tuple[str, ...]:
         return tuple(dict.fromkeys(tap for _, objective in self.terms for tap in objective.guide_taps(victim)))
 
     def passes(self, goal: Goal, classes: int) -> tuple[int, int]:
@@ -213,53 +224,9 @@ class Sum(Objective):
         return torch.stack([weight * objective(view) for weight, objective in self.terms]).sum(0)
 
 
-FAINT = 1e-12  # weight of a slope that stands in for one that is lost: it leads where nothing else does
-
-
-@dataclass(frozen=True)
-class CrossEntropy(Objective):
-    """Cross-entropy to the target, or minus that of the true class (FGSM, BIM, PGD, MIM; Aegis eq. 1).
-
-    Of a class whose probability rounds to 1 in float32 the cross-entropy is 0 and has lost its slope, wholly or in
-    part (Carlini 2017, on defensive distillation). With l the logit of the true class less the log-sum-exp of the
-    others it is log(1 + exp(-l)), whose slope is that of -l by a factor above 0: taken from there it keeps its
-    direction, and at least the factor `FAINT`, on whatever scale the logits are.
-    """
-
-    title = "cross-entropy"
-
-    def __call__(self, view: View) -> Tensor:
-        logits, goal = view.known_logits(), view.goal
-        if goal.targets is not None:
-            return F.cross_entropy(logits, goal.targets, reduction="none")
-        loss, ahead = -F.cross_entropy(logits, goal.labels, reduction="none"), lead(logits, goal.labels)
-        return torch.where(loss == 0, FAINT * ahead - F.softplus(-ahead), loss)
-
-
 def lead(logits: Tensor, labels: Tensor) -> Tensor:
     """Log-odds of the class against all others, `(N,)`: a margin to all of them at once."""
     return logits.gather(1, labels.view(-1, 1)).squeeze(1) - without(logits, labels).logsumexp(1)
-
-
-@dataclass(frozen=True)
-class CarliniWagner(Objective):
-    """Margin of Carlini and Wagner: best other logit minus the target's, not below -kappa.
-
-    The paper's eq. 2 has the two terms the other way round, which minimised would drive away from the target.
-    Untargeted: true logit minus best wrong one.
-
-    Args:
-        kappa: confidence to stop at, in logits; infinity never stops.
-    """
-
-    kappa: float = torch.inf
-    title = "margin"
-
-    def walked(self) -> tuple[Objective, ...]:
-        return (CarliniWagner(),)  # at its confidence it is flat on purpose
-
-    def __call__(self, view: View) -> Tensor:
-        return margin(view.known_logits(), view.goal).clamp_min(-self.kappa)
 
 
 def margin(logits: Tensor, goal: Goal) -> Tensor:
@@ -274,114 +241,3 @@ def margin(logits: Tensor, goal: Goal) -> Tensor:
         ahead = lead(logits, goal.labels)
         return torch.where(far == 0, ahead - ahead.detach(), far)
     return without(logits, wanted).amax(1) - ours
-
-
-@dataclass(frozen=True)
-class LogitRatio(Objective):
-    """Difference of logits ratio (DLR; Croce and Hein 2020, eq. 6 and 7): a margin that no scale of the logits changes.
-
-    Untargeted it needs 3 classes, targeted 4.
-    """
-
-    title = "ratio of logits"
-
-    def __call__(self, view: View) -> Tensor:
-        logits, goal = view.known_logits(), view.goal
-        needed = 3 if goal.targets is None else 4
-        if logits.shape[1] < needed:
-            given = f"the classifier has {logits.shape[1]} classes"
-            raise ConfigError("DLR loss", f"{given}, it needs {needed}", "take the margin (CW) instead")
-        first, _, third, *more = logits.topk(needed, 1).values.unbind(1)
-        lower = third if goal.targets is None else (third + more[0]) / 2
-        true = logits.gather(1, goal.labels.view(-1, 1)).squeeze(1)
-        wanted = logits.gather(1, goal.class_to_be(logits).view(-1, 1)).squeeze(1)
-        return (true - wanted) / (first - lower + 1e-12)
-
-
-@dataclass(frozen=True)
-class ShieldLogit(Objective):
-    """Minus the logit of the Shield that will judge (J_shield, J_m.aegis: Aegis eq. 3 and 4).
-
-    With targets the classifier's logits are not needed, so the pass stops at the Shield's deepest tap.
-    """
-
-    needs_shield = True
-    needs_logits = False
-    title = "Shield"
-
-    def __call__(self, view: View) -> Tensor:
-        return -view.shield_logit
-
-
-NOT_YET = 1e6  # above every loss of a Shield's logit, and still exact to a tenth in float32
-
-
-@dataclass(frozen=True)
-class Selective(Objective):
-    """Selective PGD (Bryniarski 2021): the classifier's loss until an image fools it, the detector's from then on.
-
-    An image hops to and fro over the boundary, so where it stands last is chance: take a rule that keeps the best
-    point. Any value of an image that does not fool is above any of one that does.
-
-    Args:
-        sure: an image fools by at least so many logits (0.05 in the authors' code).
-    """
-
-    fooling: Objective = field(default_factory=CarliniWagner)
-    passing: Objective = field(default_factory=ShieldLogit)
-    sure: float = SURE
-    needs_shield = True
-
-    def walked(self) -> tuple[Objective, ...]:
-        return (*self.fooling.walked(), *self.passing.walked())
-
-    def __call__(self, view: View) -> Tensor:
-        return self._chosen(view, self.fooling(view), self.passing(view))
-
-    def fooled(self, view: View) -> Tensor:
-        """Whether each image has surely reached its goal, bool `(N,)`."""
-        return margin(view.known_logits(), view.goal) <= -self.sure
-
-    def _chosen(self, view: View, fooling: Tensor, passing: Tensor) -> Tensor:
-        return torch.where(self.fooled(view), passing, fooling + NOT_YET)
-
-
-@dataclass(frozen=True)
-class Orthogonal(Selective):
-    """Orthogonal PGD (Bryniarski 2021): as `Selective`, each step without its part along the other loss's gradient.
-
-    So no step towards fooling the classifier makes the detector more suspicious, to first order, nor the other way
-    round. That holds for the step by signs, of L-infinity: of step - c * other the c is taken whose signs are
-    orthogonal to the other gradient (`orthogonal`); with the projection of L2 they are not. Costs a second backward
-    pass.
-    """
-
-    def passes(self, goal: Goal, classes: int) -> tuple[int, int]:
-        return 1, 2
-
-    def pull(self, view: View, z: Tensor) -> tuple[Tensor, Tensor]:
-        fooling, passing = self.fooling(view), self.passing(view)
-        (to_fool,) = torch.autograd.grad(fooling.sum(), z, retain_graph=True)
-        (to_pass,) = torch.autograd.grad(passing.sum(), z)
-        chosen = self.fooled(view).view(-1, 1, 1, 1)
-        step, other = torch.where(chosen, to_pass, to_fool), torch.where(chosen, to_fool, to_pass)
-        return self._chosen(view, fooling, passing), orthogonal(step, other)
-
-
-def orthogonal(step: Tensor, other: Tensor) -> Tensor:
-    """`step - c * other`, whose signs have no part along `other` but for that of a single value, which is 0.
-
-    Of all steps d with |d| <= 1 and d * other = 0 these signs go the farthest along `step`. The dual of that problem
-    is to minimise sum |step - c * other| over c: c is the median of step / other, weighted by |other|. Gradients are
-    `(N, C, H, W)`.
-    """
-    weight = other.abs().flatten(1)
-    ratio = torch.where(other == 0, 0.0, step / other).flatten(1)
-    ratio, order = ratio.sort(1)
-    half = weight.gather(1, order).cumsum(1, dtype=torch.float64)
-    middle = (half < half[:, -1:] / 2).sum(1, keepdim=True)
-    found = (step - ratio.gather(1, middle).view(-1, 1, 1, 1) * other).flatten(1)
-    # 0 by definition; what rounding leaves there would have a sign by chance.
-    balanced = torch.where(weight.any(1, keepdim=True), order.gather(1, middle), -1)
-    places = torch.arange(found.shape[1], device=found.device)
-    return torch.where(places == balanced, 0.0, found).view_as(step)

@@ -6,16 +6,12 @@ Sabour 2016, section 3; Tramer 2020. What the guide shows is worked out once a b
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from medaegis.attacks.objectives import Begun, Goal, Objective, View
+from medaegis.attacks.objective import Begun, Goal, Objective, Target, View
 from medaegis.errors import ConfigError
-
-if TYPE_CHECKING:
-    from medaegis.attacks.victim import Victim
 
 
 @dataclass(frozen=True)
@@ -30,10 +26,10 @@ class FeatureMatch(Begun):
     needs_logits = False
     needs_guides = True
 
-    def begin(self, victim: Victim, goal: Goal) -> Objective:
+    def begin(self, victim: Target, goal: Goal) -> Objective:
         return _Matched(_guides(victim, goal, FeatureMatch(self.matched(victim))).features)
 
-    def matched(self, victim: Victim) -> tuple[str, ...]:
+    def matched(self, victim: Target) -> tuple[str, ...]:
         """The taps, of this victim where none are named."""
         return self.taps or victim.exact.deepest()
 
@@ -45,7 +41,7 @@ class ClosestFeatureMatch(FeatureMatch):
     Who has the images to pick from picks them (`Known`).
     """
 
-    def guide_taps(self, victim: Victim) -> tuple[str, ...]:
+    def guide_taps(self, victim: Target) -> tuple[str, ...]:
         return self.matched(victim)
 
 
@@ -58,7 +54,7 @@ class LogitMatch(Begun):
 
     needs_guides = True
 
-    def begin(self, victim: Victim, goal: Goal) -> Objective:
+    def begin(self, victim: Target, goal: Goal) -> Objective:
         return _MatchedLogits(_guides(victim, goal, self).known_logits())
 
 
@@ -89,7 +85,7 @@ class _MatchedLogits(Objective):
 
 
 @torch.no_grad()
-def _guides(victim: Victim, goal: Goal, objective: Objective) -> View:
+def _guides(victim: Target, goal: Goal, objective: Objective) -> View:
     """What the victim shows of the guides: once a batch, not once a step."""
     if goal.guides is None:
         raise ConfigError("attack", "the objective imitates guides and none are given", "set guides")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from medaegis.attacks.balls import LEVELS
-from medaegis.attacks.search import Best, Queries, Search, draw, signs
+from medaegis.attacks.search.square import Best, Queries, Search, draw, signs
 from medaegis.attacks.steps import Problem
 from medaegis.errors import ConfigError
 

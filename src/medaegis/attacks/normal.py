@@ -1,26 +1,17 @@
-"""Hierarchical feature constraint (HFC; Yao 2021): hide among the normal features of the wanted class, in every layer.
-
-Normal features of each layer and class are modelled by a Gaussian mixture; the add-on pulls an image's features towards
-the component that is most likely for them.
-"""
+"""How features of clean images are distributed: Gaussian mixtures by layer and class (HFC; Yao 2021, eq. 5 and 6)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from medaegis.ambient import own_modes
-from medaegis.attacks.objectives import Begun, Goal, Objective, View
 from medaegis.detectors.mixture import fit_gaussians
-from medaegis.errors import ConfigError, DataError
-from medaegis.models.taps import pool, refuse_constant
-
-if TYPE_CHECKING:
-    from medaegis.attacks.victim import Victim
+from medaegis.errors import DataError
+from medaegis.models.taps import refuse_constant
 
 REGULAR = 1e-2  # share of the features' mean variance that is added to each variance
 
@@ -116,34 +107,3 @@ def fit_mixtures(
         means[tap] = torch.stack([torch.from_numpy(fit.means_) for fit in fits]).float()
         roots[tap] = root.float()
     return Mixtures(constants, means, roots, {tap: values.float() for tap, values in features.items()}, labels)
-
-
-@dataclass(frozen=True)
-class HierarchicalFeature(Begun):
-    """The add-on J_HFC (eq. 7), with 1 / channels as the weight of a layer."""
-
-    needs_logits = False
-    needs_normal = True
-
-    def begin(self, victim: Victim, goal: Goal) -> Objective:
-        if goal.normal is None:
-            raise ConfigError("HFC", "it needs the mixtures of normal features", "set normal (fit_mixtures)")
-        return _Hidden(goal.normal.to(victim.device), goal.targets is None)
-
-
-@dataclass(frozen=True)
-class _Hidden(Objective):
-    normal: Mixtures
-    needs_logits: bool
-    taps: tuple[str, ...] = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "taps", self.normal.taps)
-
-    def __call__(self, view: View) -> Tensor:
-        wanted = view.goal.class_to_be(view.logits)
-        losses = []
-        for tap in self.taps:
-            features = pool(view.features[tap])
-            losses.append(self.normal.distance(tap, features, wanted) / (2 * features.shape[1]))
-        return torch.stack(losses).sum(0)

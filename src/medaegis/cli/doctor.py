@@ -1,4 +1,4 @@
-"""What results depend on besides the data: versions, processor, codec, commit; and a check-up of the installation."""
+"""The check-up behind `medaegis doctor`: whether installation and machine can do the work."""
 
 import os
 import platform
@@ -10,16 +10,14 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-from medaegis import __version__
 from medaegis.errors import MedaegisError
+from medaegis.provenance import GIB, codec, cores, first_line, lines
 
 _SLOW_IMPORT_SECONDS = 120
-_GIB = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -30,59 +28,6 @@ class Check:
     status: Literal["ok", "warn", "fail"]
     detail: str
     remedy: str = ""
-
-
-@cache
-def _versions() -> tuple[tuple[str, str], ...]:
-    import torch
-
-    return (
-        ("medaegis", __version__),
-        ("python", platform.python_version()),
-        ("torch", torch.__version__),
-        ("numpy", version("numpy")),
-        ("pydicom", version("pydicom")),
-        ("pillow", version("pillow")),
-        ("simplejpeg", version("simplejpeg")),
-        ("codec", _codec()),
-    )
-
-
-def versions() -> dict[str, str]:
-    """Versions of everything that pixels and scores depend on; `codec` names the JPEG libraries inside."""
-    return dict(_versions())
-
-
-def environment() -> dict[str, Any]:
-    """Versions, machine and commit, as stored with every result.
-
-    Returns:
-        `versions` as from `versions`; `machine` with `cpu`, `cores` (usable by this process), `memory_gib`, `gpu`
-        (name or None), `bf16` (whether the GPU, or without one the processor, computes in bfloat16); `commit`,
-        the checkout's commit with `-dirty` if files were changed, None outside a checkout of this package.
-    """
-    import torch
-
-    from medaegis.models.hardware import has_fast_bfloat16
-
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    machine = {
-        "cpu": _cpu_name(),
-        "cores": _cores(),
-        "memory_gib": round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / _GIB, 1),
-        "gpu": gpu,
-        "bf16": has_fast_bfloat16(torch.device("cuda" if gpu else "cpu")),
-    }
-    return {"versions": versions(), "machine": machine, "commit": commit()}
-
-
-def commit() -> str | None:
-    """The commit this package runs from, `-dirty` if files were changed; None if it is not run from its checkout."""
-    here = Path(__file__).resolve()
-    tracked = _git("ls-files", "--error-unmatch", here.name, folder=here.parent)
-    return (
-        _git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*", folder=here.parent) if tracked else None
-    )
 
 
 def doctor(*, cache_dir: Path | str | None = None) -> list[Check]:
@@ -122,7 +67,7 @@ def check_torch() -> Check:
 
         right = torch.equal(torch.ones(2, 3) @ torch.ones(3, 2), torch.full((2, 2), 3.0))
     except (ImportError, OSError, RuntimeError) as error:
-        return Check("PyTorch", "fail", f"does not work: {_first_line(error)}", "reinstall torch >= 2.8")
+        return Check("PyTorch", "fail", f"does not work: {first_line(error)}", "reinstall torch >= 2.8")
     if not right or _release(torch.__version__) < (2, 8):
         return Check("PyTorch", "fail", f"{torch.__version__} is too old or computes wrongly", "install torch >= 2.8")
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
@@ -162,7 +107,7 @@ def check_decoders() -> Check:
 
         from medaegis.images.codec import COMPRESSED
     except ImportError as error:
-        return Check("DICOM decoders", "fail", f"do not import: {_first_line(error)}", "reinstall pydicom >= 3.0.2")
+        return Check("DICOM decoders", "fail", f"do not import: {first_line(error)}", "reinstall pydicom >= 3.0.2")
     missing = [s.name for uid, s in COMPRESSED.items() if s.decoder not in get_decoder(uid).available_plugins]
     if missing:
         remedy = "install python-gdcm, pylibjpeg, pylibjpeg-openjpeg and Pillow"
@@ -177,11 +122,11 @@ def check_codec() -> Check:
 
         exact = codec_is_exact(80, True, 1) and codec_is_exact(80, True, 3)
     except (ImportError, OSError, ValueError) as error:
-        return Check("JPEG codec", "fail", f"does not work: {_first_line(error)}", "reinstall Pillow and simplejpeg")
+        return Check("JPEG codec", "fail", f"does not work: {first_line(error)}", "reinstall Pillow and simplejpeg")
     if not exact:
-        detail = f"its pixels are not the JPEG Cushion's, which computes them without it, but slower ({_codec()})"
+        detail = f"its pixels are not the JPEG Cushion's, which computes them without it, but slower ({codec()})"
         return Check("JPEG codec", "warn", detail, "for speed, install the versions in constraints.txt")
-    return Check("JPEG codec", "ok", _codec())
+    return Check("JPEG codec", "ok", codec())
 
 
 def check_bf16() -> Check:
@@ -208,17 +153,17 @@ def check_cache(cache_dir: Path | str | None = None) -> Check:
         folder = cache_folder(cache_dir)
         with tempfile.TemporaryFile(dir=folder) as stream:
             stream.write(b"0")
-        free = shutil.disk_usage(folder).free / _GIB
+        free = shutil.disk_usage(folder).free / GIB
     except (OSError, MedaegisError) as error:
-        return Check("Cache", "fail", f"cannot be written: {_first_line(error)}", remedy)
+        return Check("Cache", "fail", f"cannot be written: {first_line(error)}", remedy)
     detail = f"{folder}, {free:.1f} GiB free"
     return Check("Cache", "ok", detail) if free >= 2 else Check("Cache", "warn", detail, remedy)
 
 
 def check_memory() -> Check:
     """Enough memory is free for a training at the usual sizes."""
-    free = _free_memory() / _GIB
-    detail = f"{free:.1f} GiB free, {_cores()} cores"
+    free = _free_memory() / GIB
+    detail = f"{free:.1f} GiB free, {cores()} cores"
     return (
         Check("Memory", "ok", detail) if free >= 4 else Check("Memory", "warn", detail, "use smaller batches or images")
     )
@@ -241,62 +186,14 @@ def _time_convolution(kind: Any, device: str) -> float:
     return best
 
 
-def _codec() -> str:
-    try:
-        from PIL import features
-
-        turbo = features.version_feature("libjpeg_turbo") or "plain libjpeg"
-        return (
-            f"Pillow {version('pillow')} (libjpeg-turbo {turbo}), simplejpeg {version('simplejpeg')} ({_inner_turbo()})"
-        )
-    except (ImportError, PackageNotFoundError) as error:
-        return f"unknown ({_first_line(error)})"
-
-
-def _inner_turbo() -> str:
-    """simplejpeg does not tell which libjpeg-turbo it was built with; its binary carries the text."""
-    from simplejpeg import _jpeg
-
-    found = re.search(rb"libjpeg-turbo version (\d[\d.]*)", Path(_jpeg.__file__).read_bytes())
-    return f"libjpeg-turbo {found[1].decode()}" if found else "libjpeg-turbo of unknown version"
-
-
-def _git(*command: str, folder: Path) -> str | None:
-    try:
-        done = subprocess.run(["git", "-C", str(folder), *command], capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
-
-
-def _cpu_name() -> str:
-    for line in _lines("/proc/cpuinfo"):
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _free_memory() -> int:
-    for line in _lines("/proc/meminfo"):
+    for line in lines("/proc/meminfo"):
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) * 1024
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def _lines(file: str) -> list[str]:
-    try:
-        return Path(file).read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return []
-
-
 def _release(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", text.partition("+")[0])[:2])
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

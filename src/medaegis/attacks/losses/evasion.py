@@ -6,20 +6,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from medaegis.attacks.hfc import Mixtures
-from medaegis.attacks.objectives import Begun, Goal, Objective, View
+from medaegis.attacks.normal import Mixtures
+from medaegis.attacks.objective import Begun, Goal, Objective, Target, View
 from medaegis.attacks.transforms import Smoothing
 from medaegis.errors import ConfigError
 from medaegis.models.taps import pool
-
-if TYPE_CHECKING:
-    from medaegis.attacks.victim import Victim
 
 
 @dataclass(frozen=True)
@@ -39,7 +36,7 @@ class FeatureShift(Objective):
         if self.sign not in (-1, 1):
             raise ConfigError("stress test", f"sign is {self.sign}", "give 1 (up) or -1 (down)")
 
-    def begin(self, victim: Victim, goal: Goal) -> Objective:
+    def begin(self, victim: Target, goal: Goal) -> Objective:
         return FeatureShift(self.sign, self.taps or victim.exact.deepest())
 
     def __call__(self, view: View) -> Tensor:
@@ -65,7 +62,7 @@ class KernelDensityEvasion(Begun):
         if not self.bandwidth > 0:
             raise ConfigError("KDE evasion", f"bandwidth is {self.bandwidth}", "give a number above 0")
 
-    def begin(self, victim: Victim, goal: Goal) -> Objective:
+    def begin(self, victim: Target, goal: Goal) -> Objective:
         normal = _normal(goal, "KDE evasion").to(victim.device)
         return _Dense(normal, self.bandwidth, victim.exact.deepest(normal.taps), goal.targets is None)
 
@@ -111,7 +108,7 @@ class LocalDimensionEvasion(Begun):
         if not 2 <= self.neighbours < self.batch:
             raise ConfigError("LID evasion", f"{self.neighbours} neighbours of {self.batch}", "give 2 or more, of more")
 
-    def begin(self, victim: Victim, goal: Goal) -> Objective:
+    def begin(self, victim: Target, goal: Goal) -> Objective:
         normal = _normal(goal, "LID evasion").to(victim.device)
         n = min(self.batch, len(normal.labels))
         if n <= self.neighbours:
@@ -180,8 +177,8 @@ class Stability(Begun):
     def passes(self, goal: Goal, classes: int) -> tuple[int, int]:
         return 2, 1
 
-    def begin(self, victim: Victim, goal: Goal) -> Objective:
-        return _Stable(victim, self.kernel)
+    def begin(self, victim: Target, goal: Goal) -> Objective:
+        return _Stable(self.kernel)
 
 
 SPREAD = 2  # pixels between the points of SMA's kernel
@@ -189,13 +186,13 @@ SPREAD = 2  # pixels between the points of SMA's kernel
 
 @dataclass(frozen=True)
 class _Stable(Objective):
-    victim: Victim
     kernel: Smoothing
 
     def __call__(self, view: View) -> Tensor:
         assert view.pixels is not None
+        assert view.target is not None
         with torch.no_grad():
-            smoothed = self.victim.look(self.smooth(view.pixels), view.goal, self).known_logits()
+            smoothed = view.target.look(self.smooth(view.pixels), view.goal, self).known_logits()
         answer, wanted = view.known_logits().log_softmax(1), smoothed.log_softmax(1)
         return F.kl_div(answer, wanted, reduction="none", log_target=True).sum(1)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from medaegis.attacks.search import Answer, Best, Queries, Search, draw
+from medaegis.attacks.search.square import Answer, Best, Queries, Search, draw
 from medaegis.attacks.steps import Problem
 from medaegis.errors import ConfigError
 

@@ -1,0 +1,39 @@
+"""What the catalogue says of an attack."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from medaegis.attacks.engine import Attack
+from medaegis.attacks.ensemble import Ensemble
+from medaegis.attacks.universal import Universal
+
+AnyAttack = Attack | Ensemble | Universal
+
+Access = Literal["white-box", "black-box", "no-box"]
+
+
+@dataclass(frozen=True)
+class CatalogueEntry:
+    """A named attack.
+
+    Attributes:
+        title: one line for tables.
+        paper: where it comes from.
+        attack: the attack with its default settings.
+        adaptive: aimed at the whole guard (needs a Shield), not at the classifier alone.
+        classes: fewest classes that it can attack.
+        misleads: aims at a wrong answer, and not at features alone.
+        minimal: looks for the smallest change, or for few pixels, without regard to eps; run it at eps 1.
+        access: what the attacker must have: "white-box" (weights), "black-box" (answers) or "no-box" (neither).
+    """
+
+    title: str
+    paper: str
+    attack: AnyAttack
+    adaptive: bool = False
+    classes: int = 2
+    misleads: bool = True
+    minimal: bool = False
+    access: Access = "white-box"

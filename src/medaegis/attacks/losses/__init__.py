@@ -1,0 +1,1 @@
+"""What attacks minimise: losses on the answer, on the Shield, on features."""

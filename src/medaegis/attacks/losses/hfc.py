@@ -1,0 +1,48 @@
+"""Hierarchical feature constraint (HFC; Yao 2021): hide among the normal features of the wanted class, in every layer.
+
+Normal features of each layer and class are modelled by a Gaussian mixture; the add-on pulls an image's features towards
+the component that is most likely for them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from medaegis.attacks.normal import Mixtures
+from medaegis.attacks.objective import Begun, Goal, Objective, Target, View
+from medaegis.errors import ConfigError
+from medaegis.models.taps import pool
+
+
+@dataclass(frozen=True)
+class HierarchicalFeature(Begun):
+    """The add-on J_HFC (eq. 7), with 1 / channels as the weight of a layer."""
+
+    needs_logits = False
+    needs_normal = True
+
+    def begin(self, victim: Target, goal: Goal) -> Objective:
+        if goal.normal is None:
+            raise ConfigError("HFC", "it needs the mixtures of normal features", "set normal (fit_mixtures)")
+        return _Hidden(goal.normal.to(victim.device), goal.targets is None)
+
+
+@dataclass(frozen=True)
+class _Hidden(Objective):
+    normal: Mixtures
+    needs_logits: bool
+    taps: tuple[str, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "taps", self.normal.taps)
+
+    def __call__(self, view: View) -> Tensor:
+        wanted = view.goal.class_to_be(view.logits)
+        losses = []
+        for tap in self.taps:
+            features = pool(view.features[tap])
+            losses.append(self.normal.distance(tap, features, wanted) / (2 * features.shape[1]))
+        return torch.stack(losses).sum(0)

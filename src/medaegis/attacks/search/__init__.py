@@ -1,0 +1,1 @@
+"""Attacks that ask for answers and follow no gradient of the network."""
