@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from medaegis.version import __version__
 
 if TYPE_CHECKING:
-    from medaegis.attacks.engine import Attack, AttackResult
+    from medaegis.attacks.base import AttackResult
+    from medaegis.attacks.engine import Attack
     from medaegis.attacks.victim import Victim
     from medaegis.errors import MedaegisError
     from medaegis.front import ImageDetector, attack, detector, fit, load
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
     from medaegis.models.wrapping import wrap
 
 _HOMES = {
-    "medaegis.attacks.engine": ("Attack", "AttackResult"),
+    "medaegis.attacks.base": ("AttackResult",),
+    "medaegis.attacks.engine": ("Attack",),
     "medaegis.attacks.victim": ("Victim",),
     "medaegis.errors": ("MedaegisError",),
     "medaegis.front": ("ImageDetector", "attack", "detector", "fit", "load"),

@@ -20,10 +20,9 @@ from torch import Tensor, nn
 from medaegis.ambient import own_modes
 from medaegis.artefact import kind_of
 from medaegis.attacks.balls import parse_eps
+from medaegis.attacks.base import AnyAttack, AttackResult
 from medaegis.attacks.catalogue import find_attack
 from medaegis.attacks.choices import pick_targets
-from medaegis.attacks.engine import AttackResult
-from medaegis.attacks.entry import AnyAttack
 from medaegis.attacks.known import Known
 from medaegis.attacks.victim import Victim
 from medaegis.cushions import Gradient, parse_cushion

@@ -21,6 +21,7 @@ from medaegis.cushions import parse_cushion
 from medaegis.guard.fitting import fit_guard
 from medaegis.guard.guard import Guard
 from medaegis.guard.shield_training import ShieldConfig
+from medaegis.guard.site import Site
 from medaegis.images.datasets import Dataset, load_dataset
 from medaegis.images.splits import Split, split_dataset
 from medaegis.models.classifier import Classifier
@@ -87,7 +88,7 @@ def fitted(folder: Path) -> tuple[Guard, Dataset, Split]:
 
 def measure(folder: Path, out: Path, *, cells=CELLS, planted: bool = False, **options) -> Evaluation:
     guard, dataset, split = fitted(folder)
-    return evaluate_guard(guard, dataset, split, cells=cells, out_dir=out, planted=planted, **options)
+    return evaluate_guard(guard, Site(dataset, split), cells=cells, out_dir=out, planted=planted, **options)
 
 
 if __name__ == "__main__":

@@ -5,21 +5,33 @@ from types import SimpleNamespace
 import pytest
 import torch
 from tests.attacks.toys import toy_bank, toy_classifier, toy_images
+from tests.bench.campaigns import toy_campaign
 from tests.bench.test_controls import N, piece, planned
 from torch import nn
 
-from medaegis.attacks.choices import pick_targets
 from medaegis.attacks.losses.answer import CarliniWagner
 from medaegis.attacks.losses.shield import ShieldLogit
 from medaegis.attacks.objective import Goal
 from medaegis.attacks.victim import Victim
 from medaegis.bench.checks import alarms
-from medaegis.bench.field import Field
 from medaegis.models.classifier import Classifier
 from medaegis.models.normalisation import IMAGENET_MEAN, IMAGENET_STD
 from medaegis.progress import silent
 
 # ---- from outcomes alone
+
+
+class Few:
+    """A campaign of N images, of which a few are at these places."""
+
+    def __init__(self, places, only):
+        self.places, self.only = places, only
+
+    def __len__(self):
+        return N
+
+    def few(self, n):
+        return self.places
 
 
 @pytest.mark.parametrize(
@@ -79,12 +91,12 @@ def test_stamina_shows_what_more_effort_adds_to_the_worst_case(far, elsewhere, p
         return {**{name: values[places] for name, values in found.items()}, "score": places + 0.5}
 
     small = SimpleNamespace(attack=attack)
-    field = SimpleNamespace(few=lambda n: places, only=lambda given: small, right=range(N))
+    campaign = Few(places, lambda given: small)
     outcomes = [(planned("wb", levels, steps=7), piece(1.0, 0.5)) for levels in (4, 16)]
     outcomes += [(planned("wb", 16, steps=2), piece(1.0)), (planned("wb-adaptive", 16), piece(1.0, elsewhere))]
     # At another eps or in another norm all get through, which is no excuse here.
     outcomes += [(planned("selective", 32), piece(1.0, 1.0)), (planned("pgd-l2", 16), piece(1.0, 1.0))]
-    alarm, more = alarms.run_stamina(field, outcomes, silent)
+    alarm, more = alarms.run_stamina(campaign, outcomes, silent)
     assert alarm.passed is passed
     assert [(p.value.steps, p.value.restarts) for p, _ in more] == [(7, 1), (70, 1), (7, 5), (7, 20)]
     for cell, found in more:
@@ -110,12 +122,12 @@ def test_guessing_is_tried_where_nothing_got_through_and_counts(blind, passed, m
 
         return SimpleNamespace(attack=attack)
 
-    field = SimpleNamespace(few=lambda n: places, only=only, right=range(N))
+    campaign = Few(places, only)
     last = {name: torch.arange(N) >= 30 for name in ("fooled", "accepted")}
     outcomes = [(planned("wb", 16), piece(1.0, 0.5)), (planned("pgd", 16), last), (planned("wb", 4), piece(1.0, 1.0))]
     outcomes.append((planned("pgd-l2", 16), piece(1.0, 1.0)))
     assert alarms.guessing_is_missing(outcomes, adaptive=True)
-    alarm, ((_, found),) = alarms.run_guessing(field, outcomes, silent)
+    alarm, ((_, found),) = alarms.run_guessing(campaign, outcomes, silent)
     left = [20, 22, 24, 26, 28]
     assert asked == [("square-guard", 30, 16 / 256, left)]
     assert alarm.passed is passed
@@ -126,8 +138,8 @@ def test_guessing_is_tried_where_nothing_got_through_and_counts(blind, passed, m
 
 def test_nothing_is_guessed_where_all_got_through():
     places = torch.arange(N)
-    field = SimpleNamespace(few=lambda n: places, only=lambda left: pytest.fail("asked"), right=range(N))
-    alarm, more = alarms.run_guessing(field, [(planned("wb", 16), piece(1.0, 1.0))], silent)
+    campaign = Few(places, lambda left: pytest.fail("asked"))
+    alarm, more = alarms.run_guessing(campaign, [(planned("wb", 16), piece(1.0, 1.0))], silent)
     assert (alarm.passed, more) == (True, [])
 
 
@@ -188,20 +200,16 @@ class Saturated(nn.Module):
         return torch.sigmoid(self.shield(features) + 100)
 
 
-def field_of(classifier, bank, n=40):
-    images = toy_images(n, classifier)
-    labels = Victim(classifier, dtype=torch.float32).judge(images).predicted
-    test = SimpleNamespace(pixels=lambda rows: images[rows], ids=torch.arange(n))
+@pytest.fixture
+def slopes(tmp_path):
+    """The alarms of slopes for a classifier and its Shields, on images in an order of one's own."""
 
-    def victim(**options):
-        return Victim(classifier, shields=bank, **options)
+    def found(classifier, bank, n=40, order=None):
+        images = toy_images(n, classifier)
+        victim = Victim(classifier, shields=bank)
+        campaign = toy_campaign(victim, images if order is None else images[order(victim, images)], tmp_path)
+        return alarms.gradient_alarms(campaign, []), campaign
 
-    guard = SimpleNamespace(victim=victim)
-    accepted = torch.ones(n, dtype=torch.bool)
-    rows = {"right": torch.arange(n), "labels": labels, "targets": pick_targets(labels, 2), "accepted": accepted}
-    found = SimpleNamespace(guard=guard, test=test, seed=0, **rows)
-    found.few = lambda count: Field.few(found, count)
-    found.only = lambda places: Field.only(found, places)
     return found
 
 
@@ -221,30 +229,30 @@ def wrapped(wrapper):
     return odd, toy_bank(odd, taps=("input",))
 
 
-def test_a_sound_victim_sets_nothing_off():
+def test_a_sound_victim_sets_nothing_off(slopes):
     classifier = toy_classifier()
-    found = alarms.gradient_alarms(field_of(classifier, toy_bank(classifier)), [])
+    found, _ = slopes(classifier, toy_bank(classifier))
     assert [alarm.passed for alarm in found] == [True, True]
     assert {alarm.kind for alarm in found} == {"alarm"}
 
 
-def test_a_quantised_network_has_no_gradients():
-    none, uphill = alarms.gradient_alarms(field_of(*wrapped(Rounded)), [])
+def test_a_quantised_network_has_no_gradients(slopes):
+    (none, uphill), _ = slopes(*wrapped(Rounded))
     assert none.measured == "100.0% for the margin, 0.0% for the Shield"
     assert (none.passed, uphill.passed) == (False, False)
 
 
-def test_a_straight_through_gradient_that_leads_nowhere_is_noticed():
-    none, uphill = alarms.gradient_alarms(field_of(*wrapped(OneBit)), [])
+def test_a_straight_through_gradient_that_leads_nowhere_is_noticed(slopes):
+    (none, uphill), _ = slopes(*wrapped(OneBit))
     assert none.passed is True
     assert uphill.passed is False
 
 
-def test_a_saturated_shield_has_no_gradients():
+def test_a_saturated_shield_has_no_gradients(slopes):
     classifier = toy_classifier()
     bank = toy_bank(classifier)
     bank.shields = nn.ModuleList(Saturated(shield) for shield in bank.shields)
-    none, uphill = alarms.gradient_alarms(field_of(classifier, bank), [])
+    (none, uphill), _ = slopes(classifier, bank)
     assert none.passed is False
     assert none.measured.startswith("0.0% for the margin")
     assert uphill.passed is False
@@ -271,19 +279,19 @@ def test_a_probe_agrees_with_finite_differences():
 
 
 @pytest.mark.parametrize("masked", [0, 1])
-def test_one_shield_without_gradients_is_noticed_though_images_come_sorted_by_class(masked, monkeypatch):
+def test_one_shield_without_gradients_is_noticed_though_images_come_sorted_by_class(masked, slopes, monkeypatch):
     monkeypatch.setattr(alarms, "PROBED", 12)
     classifier = toy_classifier()
     bank = toy_bank(classifier)
     bank.shields[masked] = Saturated(bank.shields[masked])
-    field = field_of(classifier, bank, n=80)
-    by_class = field.labels.argsort(stable=True)
-    for name in ("right", "labels", "targets", "accepted"):
-        setattr(field, name, getattr(field, name)[by_class])
-    assert len(set(field.labels[:12].tolist())) == 1
-    none, _ = alarms.gradient_alarms(field, [])
+
+    def by_class(victim, images):
+        return victim.verdicts(images).predicted.argsort(stable=True)
+
+    (none, _), campaign = slopes(classifier, bank, 80, by_class)
+    assert len(set(campaign.sample.labels[:12].tolist())) == 1
     assert none.passed is False
-    share = float((field.targets[field.few(12)] == masked).float().mean())
+    share = float((campaign.sample.targets[campaign.few(12)] == masked).float().mean())
     assert none.measured == f"0.0% for the margin, {share:.1%} for the Shield"
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,15 +15,14 @@ from tests.bench.small import data, learned
 from medaegis.attacks.catalogue import CATALOGUE, find_attack
 from medaegis.attacks.choices import pick_targets
 from medaegis.attacks.engine import Attack
-from medaegis.attacks.victim import Victim
+from medaegis.attacks.victim import Verdict, Victim
 from medaegis.bench.analyse import figures
-from medaegis.bench.assess import assess_classifier, every_attack, plan_assessment, shuffled
-from medaegis.bench.bare import Pictures
+from medaegis.bench.assess import assess_classifier, every_attack, shuffled
 from medaegis.bench.checks import classifier as assessment_checks
 from medaegis.bench.metrics import share_interval
-from medaegis.bench.plan import Planned
+from medaegis.bench.plan import Planned, plan_assessment
 from medaegis.bench.records.assessment import SMALLEST, Assessment
-from medaegis.bench.sample import draw
+from medaegis.bench.sample import Sample, draw
 from medaegis.bench.store import Store
 from medaegis.cushions import parse_cushion
 from medaegis.errors import ConfigError, DataError
@@ -181,15 +181,16 @@ def test_attacks_that_rest_at_the_boundary_cross_it(whole):
 
 def test_noise_is_the_change_with_its_pixels_elsewhere(scene):
     _, dataset, _ = scene
-    pictures = Pictures.of(dataset, torch.arange(6), seed=0)
-    middle = torch.full_like(pictures.pixels, 128 / 255)
-    pictures = Pictures(middle, pictures.labels, pictures.targets, pictures.ids, pictures.patients)
+    test = dataset.subset(range(6))
+    test = replace(test, images=torch.full_like(test.images, 128))
+    rows, middle = torch.arange(6), test.pixels()
+    sample = Sample(test, Verdict(*torch.zeros(4, 6)), rows, rows, 0)
     change = torch.randint(-9, 10, middle.shape, generator=torch.Generator().manual_seed(1)) / 255
-    noise = ((shuffled(pictures, change, 0) - middle) * 255).round()
+    noise = ((shuffled(sample, change) - middle) * 255).round()
     assert torch.equal(noise.flatten(1).sort().values, (change * 255).round().flatten(1).sort().values)
     assert (noise != (change * 255).round()).float().mean() > 0.8
-    assert torch.equal(shuffled(pictures[2:4], change[2:4], 0), shuffled(pictures, change, 0)[2:4])
-    assert not torch.equal(shuffled(pictures, change, 1), shuffled(pictures, change, 0))
+    assert torch.equal(shuffled(sample.only(rows[2:4]), change[2:4]), shuffled(sample, change)[2:4])
+    assert not torch.equal(shuffled(replace(sample, seed=1), change), shuffled(sample, change))
 
 
 def test_the_folder(whole):

@@ -5,41 +5,49 @@ from types import SimpleNamespace
 import pytest
 import torch
 from tests.attacks.toys import toy_classifier, toy_images
+from tests.bench.campaigns import toy_campaign
 from tests.bench.test_alarms import Rounded, wrapped
 from tests.bench.test_controls import N, piece, planned
 from torch import nn
 
-from medaegis.attacks.choices import pick_targets
-from medaegis.attacks.known import Known
 from medaegis.attacks.losses import answer
 from medaegis.attacks.losses.answer import CarliniWagner
 from medaegis.attacks.victim import Victim
-from medaegis.bench.bare import Bare, Pictures
 from medaegis.bench.checks import classifier as checks
 from medaegis.bench.checks.alarms import followed
 from medaegis.bench.plan import Planned
-from medaegis.bench.store import Store
-from medaegis.cushions import parse_cushion
+from medaegis.bench.sample import draw
 from medaegis.progress import silent
 
 
-def pictures(n=N):
-    rows = torch.arange(n)
-    return Pictures(torch.zeros(n, 1, 4, 4), rows % 2, 1 - rows % 2, rows, tuple(map(str, range(n))))
-
-
 class Told:
-    """Answers with shares that are given beforehand, and remembers what it was asked."""
+    """A campaign of N images that answers with shares given beforehand, and remembers what it was asked."""
 
-    seed = 0
-    classifier = SimpleNamespace(classes=("a", "b"))
+    aim = "any wrong class"
+    smooth = SimpleNamespace(exact=SimpleNamespace(classes=("a", "b")))
 
-    def __init__(self, answer):
+    def __init__(self, answer, places=None):
         self.answer, self.asked = answer, []
+        self.places = torch.arange(N) if places is None else places
 
-    def attack(self, attack, few, eps, *, targeted, progress, gradient="bpda"):
-        self.asked.append((attack.steps, len(few), eps))
-        return piece(self.answer(attack, eps))
+    def __len__(self):
+        return N
+
+    @property
+    def sample(self):
+        return SimpleNamespace(labels=self.places % 2, targets=1 - self.places % 2, pixels=None, ids=None, seed=0)
+
+    def few(self, n):
+        return draw(self.places % 2, n, 0)
+
+    def only(self, places):
+        part = Told(self.answer, self.places[places])
+        part.asked = self.asked
+        return part
+
+    def attack(self, planned, progress):
+        self.asked.append((planned.value.steps, self.places.tolist(), planned.eps))
+        return self.answer(planned)
 
 
 @pytest.mark.parametrize(
@@ -58,11 +66,11 @@ def test_success_must_rise_with_eps(curve, passed):
 
 @pytest.mark.parametrize(("worst", "passed"), [(1.0, True), (0.975, True), (0.9, False)])
 def test_attacks_must_win_where_nothing_can_stand(worst, passed):
-    bare = Told(lambda attack, eps: worst if attack.random_start else 1.0)
+    campaign = Told(lambda planned: piece(worst if planned.value.random_start else 1.0))
     outcomes = [(planned(name, levels), piece(0.1)) for name in ("bim", "pgd") for levels in (2, 8)]
-    control = checks._full_success(bare, pictures(), outcomes, False, silent)
+    control = checks._full_success(campaign, outcomes, silent)
     assert control.passed is passed
-    assert bare.asked == [(10, N, 64 / 256)] * 2, "each attack once, far out"
+    assert campaign.asked == [(10, list(range(N)), 64 / 256)] * 2, "each attack once, far out"
 
 
 def test_what_is_judged_far_out():
@@ -80,12 +88,12 @@ def test_what_is_judged_far_out():
     ids=["the same", "little more", "noticeably more", "what another attack had turned", "and more", "worse"],
 )
 def test_more_steps_must_change_little(longer, elsewhere, passed):
-    bare = Told(lambda attack, eps: longer)
+    campaign = Told(lambda planned: piece(longer))
     outcomes = [(planned("auto", 8), piece(elsewhere)), (planned("pgd-l2", 8), piece(1.0))]
     outcomes += [(planned("pgd", levels), piece(share)) for levels, share in ((16, 1.0), (8, 0.5), (2, 0.1))]
-    alarm, ((cell, found),) = checks._more_steps(bare, pictures(), outcomes, False, silent)
+    alarm, ((cell, found),) = checks._more_steps(campaign, outcomes, silent)
     assert alarm.passed is passed
-    assert bare.asked == [(100, N, 8 / 256)], "where PGD did not turn all, at the largest such eps"
+    assert campaign.asked == [(100, list(range(N)), 8 / 256)], "where PGD did not turn all, at the largest such eps"
     added = max(0.0, longer - max(0.5, elsewhere))
     assert alarm.measured == f"10 steps: 50.0%, 100 steps: {longer:.1%}; {added:.1%} added"
     assert (cell.check, cell.steps, cell.eps) == (alarm.name, 100, 8 / 256)
@@ -95,21 +103,21 @@ def test_more_steps_must_change_little(longer, elsewhere, passed):
 @pytest.mark.parametrize(("blind", "passed"), [(0, True), (2, True), (3, False)])
 def test_guessing_is_tried_where_gradients_fail_and_must_add_little(blind, passed):
     """Of 32 images Square gets those that neither of two attacks by gradients turns, in their order."""
-    chosen, asked = pictures().few(checks.BLIND_IMAGES, 0).tolist(), []
 
-    def attack(attack, left, eps, **_):
-        asked.append((attack.steps, left.ids.tolist(), left.patients, eps))
-        return {"fooled": torch.arange(len(left)) < blind}
+    def answer(planned):
+        return {"fooled": torch.arange(len(campaign.asked[-1][1])) < blind}
 
+    campaign = Told(answer)
+    chosen = campaign.few(checks.BLIND_IMAGES).tolist()
     even = {"fooled": torch.arange(N) % 2 == 0}
     outcomes = [(planned("pgd", 8), piece(12 / N)), (planned("bim", 8), even), (planned("pgd", 2), piece(1.0))]
     outcomes.append((planned("pgd-l2", 8), piece(1.0)))
-    alarm, more = checks._guessing(SimpleNamespace(attack=attack, seed=0), pictures(), outcomes, False, silent)
+    alarm, more = checks._guessing(campaign, outcomes, silent)
     ((cell, found),) = more
     left = [i for i in chosen if i >= 12 and i % 2]
     turned = 1 - len(left) / len(chosen)
     assert 0.5 < turned < 0.8
-    assert asked == [(checks.BLIND_STEPS, left, tuple(map(str, left)), 8 / 256)]
+    assert campaign.asked == [(checks.BLIND_STEPS, left, 8 / 256)]
     assert alarm.passed is passed
     assert alarm.measured == f"all attacks {turned:.1%}, Square {blind / len(chosen):.1%} more"
     assert (cell.check, cell.attack) == (alarm.name, "square")
@@ -119,7 +127,7 @@ def test_guessing_is_tried_where_gradients_fail_and_must_add_little(blind, passe
 
 def test_nothing_is_guessed_where_gradients_turn_all():
     outcomes = [(planned("pgd", 8), piece(1.0))]
-    alarm, more = checks._guessing(SimpleNamespace(seed=0), pictures(), outcomes, False, silent)
+    alarm, more = checks._guessing(Told(lambda _: pytest.fail("asked")), outcomes, silent)
     assert (alarm.passed, more) == (True, [])
 
 
@@ -130,24 +138,17 @@ def test_guessing_is_tried_whatever_followed_gradients(attacks, asked, monkeypat
     monkeypatch.setattr(checks, "_full_success", lambda *_: None)
     monkeypatch.setattr(checks, "_more_steps", lambda *_: (None, []))
     monkeypatch.setattr(checks, "elsewhere_nothing", lambda *_: {})
-    bare = Told(lambda attack, eps: 0.5)
-    bare.smooth = None
+    campaign = Told(lambda _: piece(0.5))
     outcomes = [(planned(name, 8), piece(0.7 + 0.3 * (name == "square"), 1.0)) for name in attacks]
-    controls, _ = checks.run_checks(bare, pictures(), outcomes, False, silent)
+    controls, _ = checks.run_checks(campaign, outcomes, silent)
     found = {alarm.name: alarm.passed for alarm in controls if alarm}
     assert found == ({"Gradients beat Square, 8/256": False} if asked else {"Gradients beat guessing, 8/256": False})
 
 
 def run(classifier, folder):
-    images = toy_images(40, classifier)
-    labels = Victim(classifier, dtype=torch.float32).judge(images).predicted
-    ids = torch.arange(len(images))
-    mine = Pictures(images, labels, pick_targets(labels, 2), ids, tuple(map(str, ids.tolist())))
-    known = Known(SimpleNamespace(fingerprint="none"))
-    bare = Bare(classifier, parse_cushion("none"), known, 0, Store(folder))
+    campaign = toy_campaign(Victim(classifier), toy_images(40, classifier), folder, aim="any wrong class")
     cells = [Planned(name, 16 / 256, "16/256") for name in ("fgsm", "pgd")]
-    outcomes = [(p, bare.attack(p.value, mine, p.eps, targeted=False, progress=silent)) for p in cells]
-    found, _ = checks.run_checks(bare, mine, outcomes, False, silent)
+    found, _ = checks.run_checks(campaign, campaign.run(cells, silent), silent)
     return {control.name.split(",")[0]: control.passed for control in found}
 
 
@@ -206,9 +207,9 @@ def test_which_losses_those_are():
 def test_a_few_images_are_of_every_class():
     """Test images come sorted by class: the first ones would all be of one."""
     rows = torch.arange(60)
-    sorted_by_class = Pictures(torch.zeros(60, 1, 4, 4), (rows >= 40).long(), 1 - rows % 2, rows, ("",) * 60)
-    few = sorted_by_class.few(12, 3)
+    labels = (rows >= 40).long()
+    few = draw(labels, 12, 3)
     assert few.tolist() == sorted(set(few.tolist()))
-    assert sorted_by_class[few].labels.tolist() == [0] * 8 + [1] * 4
-    assert not torch.equal(few, sorted_by_class.few(12, 4))
-    assert sorted_by_class.few(100, 0).tolist() == rows.tolist()
+    assert labels[few].tolist() == [0] * 8 + [1] * 4
+    assert not torch.equal(few, draw(labels, 12, 4))
+    assert draw(labels, 100, 0).tolist() == rows.tolist()

@@ -4,17 +4,14 @@ import shutil
 from pathlib import Path
 
 import pytest
-from tests.attacks.toys import SIZE, toy_classifier
+from tests.attacks.toys import toy_classifier
 
 import medaegis
-from medaegis.attacks.known import Known
-from medaegis.bench import bare
-from medaegis.bench.bare import Bare
+from medaegis.bench import campaign
+from medaegis.bench.campaign import classifier_key
 from medaegis.bench.code import code_fingerprint
-from medaegis.bench.store import Store
 from medaegis.cushions import parse_cushion
 from medaegis.cushions.jpeg import JpegCushion
-from medaegis.images.datasets import load_dataset
 
 ROOT = Path(medaegis.__file__).parent
 
@@ -55,12 +52,11 @@ def test_what_only_shows_results_does_not_count(copied):
     assert code_fingerprint(copied) == code_fingerprint()
 
 
-def test_what_was_found_of_a_classifier_belongs_to_the_code_and_to_the_pixels_of_the_cushion(tmp_path, monkeypatch):
-    known = Known(load_dataset("phantom-xray?n=8", size=SIZE, channels="gray", cache_dir=tmp_path))
-    classifier, store = toy_classifier(), Store(tmp_path)
+def test_what_was_found_of_a_classifier_belongs_to_the_code_and_to_the_pixels_of_the_cushion(monkeypatch):
+    classifier = toy_classifier()
 
     def key():
-        return Bare(classifier, parse_cushion("jpeg:80"), known, 0, store).key
+        return classifier_key(classifier, parse_cushion("jpeg:80"), 0)
 
     before = key()
     assert key() == before
@@ -68,5 +64,5 @@ def test_what_was_found_of_a_classifier_belongs_to_the_code_and_to_the_pixels_of
         patch.setattr(JpegCushion, "_cushion", lambda self, pixels: pixels)
         assert key() != before, "another codec"
     with monkeypatch.context() as patch:
-        patch.setattr(bare, "code_fingerprint", lambda: "other")
+        patch.setattr(campaign, "code_fingerprint", lambda: "other")
         assert key() != before

@@ -3,24 +3,25 @@
 import copy
 import dataclasses
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 from tests.attacks.toys import toy_classifier, toy_images
+from tests.bench.campaigns import toy_campaign
 from tests.bench.small import CONFIG, data, learned
 
-from medaegis.attacks.choices import pick_targets
 from medaegis.attacks.engine import Attack
-from medaegis.attacks.known import Known
 from medaegis.attacks.universal import Universal
-from medaegis.bench import bare
-from medaegis.bench.bare import Bare, Pictures
-from medaegis.bench.compare import _Scene, compare_detectors
+from medaegis.attacks.victim import Victim
+from medaegis.bench import campaign
+from medaegis.bench.campaign import Campaign
+from medaegis.bench.compare import compare_detectors
+from medaegis.bench.plan import Planned
 from medaegis.bench.records import archive
 from medaegis.bench.records.comparison import Comparison
+from medaegis.bench.sample import draw
 from medaegis.bench.store import Store
 from medaegis.cushions import parse_cushion
 from medaegis.cushions.filters import Unrounded
@@ -61,7 +62,7 @@ def whole(scene, tmp_path_factory):
     out = tmp_path_factory.mktemp("out")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Store, "get", get)
-        patch.setattr(bare, "images_per_piece", lambda *_: 10)
+        patch.setattr(campaign, "images_per_piece", lambda *_: 10)
         found = compared(scene, out)
     return found, out, pieces
 
@@ -75,9 +76,9 @@ def test_every_figure_by_hand(scene, whole):
         parts = {}
         for name in ("adv_train", "adv_test"):
             part = dataset.subset(getattr(split, name))
-            right = (reader.read(part.pixels()).predicted == part.labels).nonzero().squeeze(1)
-            rows = right[torch.linspace(0, len(right) - 1, 24).long()] if len(right) > 24 else right
-            parts[name] = part.subset(rows)
+            chosen = draw(part.labels, 24, 0)
+            rightly = reader.read(part.pixels(chosen)).predicted == part.labels[chosen]
+            parts[name] = part.subset(chosen[rightly])
 
         def attacked(name, ids, spec=spec):
             mine = [
@@ -123,8 +124,8 @@ def test_float_pixels_are_stored_judged_and_learned_from_as_they_are(scene, tmp_
     reader, clean, hostile = Reader(classifier, cushion=Unrounded()), {}, {}
     for name in ("adv_train", "adv_test"):
         part = dataset.subset(getattr(split, name))
-        right = (reader.read(part.pixels()).predicted == part.labels).nonzero().squeeze(1)
-        clean[name] = part.subset(right[torch.linspace(0, len(right) - 1, 12).long()])
+        chosen = draw(part.labels, 12, 0)
+        clean[name] = part.subset(chosen[reader.read(part.pixels(chosen)).predicted == part.labels[chosen]])
         ids = set(clean[name].ids.tolist())
         made = [piece["images"] for key, piece in pieces if "attack" in key and set(key["ids"]) <= ids]
         hostile[name] = torch.cat(made)
@@ -151,7 +152,7 @@ def test_the_record_and_its_tables(whole):
 
 def test_a_second_run_attacks_and_fits_nothing(scene, whole, monkeypatch):
     found, out, _ = whole
-    monkeypatch.setattr(bare, "images_per_piece", lambda *_: 10)
+    monkeypatch.setattr(campaign, "images_per_piece", lambda *_: 10)
     monkeypatch.setattr(Attack, "run", lambda *_, **__: pytest.fail("attacked again"))
     monkeypatch.setattr(Detector, "fit", lambda *_, **__: pytest.fail("fitted again"))
     again = compared(scene, out)
@@ -160,13 +161,13 @@ def test_a_second_run_attacks_and_fits_nothing(scene, whole, monkeypatch):
 
 def test_what_detectors_learn_from_is_no_attack_on_the_test_images_unless_asked_for(scene, tmp_path, monkeypatch):
     _, dataset, split = scene
-    attacked, attack = [], Bare.attack
+    attacked, attack = [], Campaign.attack
 
-    def noted(self, value, pictures, *rest, **options):
-        attacked.append((value.steps, set(pictures.ids.tolist())))
-        return attack(self, value, pictures, *rest, **options)
+    def noted(self, planned, progress):
+        attacked.append((planned.value.steps, set(self.sample.ids.tolist())))
+        return attack(self, planned, progress)
 
-    monkeypatch.setattr(Bare, "attack", noted)
+    monkeypatch.setattr(Campaign, "attack", noted)
     told = []
     options = {"detectors": ("kd",), "attacks": ("fgsm",), "cushions": ("none",), "steps": 2}
     found = compared(scene, tmp_path, **options, progress=lambda *what: told.append(what))
@@ -191,7 +192,7 @@ def test_shields_of_another_classifier_or_split_are_refused_before_any_work(scen
     moved = dataclasses.replace(split, adv_train=split.adv_test, adv_test=split.adv_train)
     assert {*split.train, *split.adv_train} & {*moved.adv_test}, "the Shields learned from these test images"
     monkeypatch.setattr(Store, "get", lambda *_: pytest.fail("worked"))
-    monkeypatch.setattr(Bare, "judge", lambda *_: pytest.fail("judged"))
+    monkeypatch.setattr(Victim, "judge", lambda *_: pytest.fail("judged"))
     for scene_, error, told in (
         ((other, dataset, split), ConfigError, "features of another classifier"),
         ((classifier, dataset, moved), DataError, "another split of them, perhaps from those of the test"),
@@ -207,7 +208,7 @@ def test_a_universal_perturbation_is_learned_once_for_all_chunks(scene, tmp_path
         learned_for.append(options["target"])
         return learn(self, *images, **options)
 
-    monkeypatch.setattr(bare, "images_per_piece", lambda *_: 10)
+    monkeypatch.setattr(campaign, "images_per_piece", lambda *_: 10)
     monkeypatch.setattr(Universal, "learn", counted)
     options = {"detectors": ("kd",), "attacks": ("uap",), "cushions": ("none",), "steps": 2}
     found = compared(scene, tmp_path, **options)
@@ -237,23 +238,21 @@ def test_what_does_not_fit_is_refused_before_any_work(scene, tmp_path, monkeypat
 
 def test_a_detector_that_needs_more_images_is_named_before_any_attack(scene, tmp_path, monkeypatch):
     """LID compares with 20 neighbours among half of what it is given."""
-    monkeypatch.setattr(Bare, "attack", lambda *_, **__: pytest.fail("attacked"))
-    with pytest.raises(DataError, match=r"detector 'lid': 30 images of adv_train .* it needs 40"):
+    monkeypatch.setattr(Campaign, "attack", lambda *_, **__: pytest.fail("attacked"))
+    with pytest.raises(DataError, match=r"detector 'lid': \d+ images of adv_train .* it needs 40"):
         compared(scene, tmp_path / "few", detectors=("kd", "lid"), limit=30)
 
 
 def test_any_wrong_diagnosis_is_turned(tmp_path):
     """Of four classes each image is driven to one, and another wrong one is no right diagnosis."""
     classifier = toy_classifier(4)
-    images, rows = toy_images(60, classifier), torch.arange(60)
+    images = (toy_images(60, classifier) * 255).round() / 255
     labels = classifier(images).argmax(1)
-    pictures = Pictures(images, labels, pick_targets(labels, 4), rows, tuple(map(str, rows.tolist())))
-    victim = bare.Bare(classifier, parse_cushion("none"), Known(SimpleNamespace(fingerprint="")), 0, Store(tmp_path))
-    scene = SimpleNamespace(bare=victim, steps=3, eps=EPS)
-    piece = _Scene.attacked(scene, "pgd", pictures, silent)
+    pushed = toy_campaign(Victim(classifier), images, tmp_path)
+    piece = pushed.attack(Planned("pgd", EPS, "eps", steps=3), silent)
     predicted = classifier(piece["images"].float() / 255).argmax(1)
     assert torch.equal(piece["fooled"], predicted != labels)
-    assert ((predicted != labels) & (predicted != pictures.targets)).any()
+    assert ((predicted != labels) & (predicted != pushed.sample.targets)).any()
 
 
 def test_the_record_names_the_code_that_ran(scene, tmp_path, monkeypatch):

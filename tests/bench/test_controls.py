@@ -8,11 +8,12 @@ import torch
 from tests.bench.small import fitted
 
 from medaegis.attacks.catalogue import CATALOGUE
-from medaegis.attacks.victim import Verdict
+from medaegis.attacks.victim import Verdict, Victim
+from medaegis.bench.campaign import Campaign
 from medaegis.bench.checks import controls
 from medaegis.bench.checks.controls import run_controls
-from medaegis.bench.field import Field
 from medaegis.bench.plan import Planned
+from medaegis.bench.sample import Sample
 from medaegis.bench.store import Store
 from medaegis.progress import silent
 
@@ -38,9 +39,10 @@ def by_name(found):
 
 
 class Far:
-    """A field whose attacks get given shares through, by eps, and fool given shares with and without Cushion."""
+    """A campaign whose attacks get given shares through, by eps, and fool given shares with and without Cushion."""
 
-    right = range(N)
+    def __len__(self):
+        return N
 
     def __init__(self, shares=None, *, bare=1.0, cushioned=1.0):
         self.shares, self.bare, self.cushioned, self.asked = shares or {}, bare, cushioned, []
@@ -63,7 +65,7 @@ class Far:
 @pytest.mark.parametrize(("largest", "far"), [(1, 64), (16, 64), (96, 96)])
 def test_attacks_must_work_where_nothing_protects(bare, cushioned, expected, largest, far):
     """Whatever the plan's eps: that a small one does not fool all says nothing of the attack."""
-    field = Far(bare=bare, cushioned=cushioned)
+    campaign = Far(bare=bare, cushioned=cushioned)
     outcomes = [
         (planned("pgd", largest, steps=7), piece(0.1, bare=0.1)),
         (planned("bim", 1), piece(0.1, bare=0.1)),
@@ -77,9 +79,9 @@ def test_attacks_must_work_where_nothing_protects(bare, cushioned, expected, lar
         (planned("uap", 16), piece(0.1, bare=0.1)),
         (planned("mim", 16, transferred=True), piece(0.1, bare=0.1)),
     ]
-    alone, through = controls._undefended(field, outcomes, silent)
+    alone, through = controls._undefended(campaign, outcomes, silent)
     assert (alone.passed, through.passed) == expected
-    assert [(cell.attack, cell.eps, cell.value.steps) for cell in field.asked] == [
+    assert [(cell.attack, cell.eps, cell.value.steps) for cell in campaign.asked] == [
         ("pgd", far / 256, 7),
         ("bim", far / 256, 10),
     ]
@@ -116,14 +118,14 @@ def test_a_shield_that_hides_behind_the_cushion_is_noticed(skipped, passed):
     ],
 )
 def test_more_eps_must_end_in_full_success(curve, far, passed):
-    field = Far(far)
+    campaign = Far(far)
     outcomes = [(planned("wb", levels, steps=7), piece(1.0, share)) for levels, share in curve.items()]
     outcomes.append((planned("wb", max(curve), steps=2), piece(1.0, 0.0)))
     outcomes.append((planned("wb", max(curve), steps=7, gradient="skip"), piece(1.0, 0.0)))
-    control = controls._full_success(field, outcomes, silent)
+    control = controls._full_success(campaign, outcomes, silent)
     assert control.passed is passed
-    assert [cell.eps_text for cell in field.asked] == list(far)
-    assert all(cell.steps == 7 for cell in field.asked), "the far end is walked as long as the rest"
+    assert [cell.eps_text for cell in campaign.asked] == list(far)
+    assert all(cell.steps == 7 for cell in campaign.asked), "the far end is walked as long as the rest"
 
 
 # ---- with a real guard
@@ -138,9 +140,12 @@ def work(tmp_path_factory):
 def scene(work, tmp_path):
     guard, dataset, split = fitted(work)
     test = dataset.subset(split.adv_test)
-    key = {"guard": guard.fingerprint()}
-    field = Field(guard, test, guard.judge(test.pixels()), torch.arange(len(test)), 0, Store(tmp_path / "pieces"), key)
-    return guard, dataset, split, field
+    rows = torch.arange(len(test))
+    clean = guard.judge(test.pixels())
+    sample = Sample(test, clean, rows, rows[clean.predicted == test.labels], 0)
+    store = Store(tmp_path / "pieces")
+    campaign = Campaign(guard.victim(), sample, store, {}, "towards the drawn class", alone=Victim(guard.classifier))
+    return guard, dataset, split, campaign
 
 
 @pytest.mark.parametrize(
@@ -164,17 +169,18 @@ def test_harmless_changes_are_judged_at_the_n_there_is(n, lost, passed, monkeypa
     clean = SimpleNamespace(accepted=torch.arange(n) >= rejected)
     after = SimpleNamespace(accepted=torch.arange(n) >= rejected + lost)
     test = SimpleNamespace(ids=torch.arange(n), labels=torch.zeros(n))
-    field = SimpleNamespace(clean=clean, chosen=torch.arange(n), test=test, seed=0)
+    sample = SimpleNamespace(clean=clean, chosen=torch.arange(n), test=test)
+    campaign = SimpleNamespace(sample=sample, seed=0)
     monkeypatch.setattr(controls, "HARMLESS_IMAGES", 1)
     guard = SimpleNamespace(judge=lambda images, **_: after)
-    control = controls._as_clean(guard, field, torch.zeros(n, 1, 2, 2), "Random noise")
+    control = controls._as_clean(guard, campaign, torch.zeros(n, 1, 2, 2), "Random noise")
     assert control.passed is passed
     assert (control.judged.n, control.judged.level, control.judged.comparisons) == (n, 0.05, 2)
     assert (control.judged.p <= 0.05) is (passed is False)
 
 
 def test_harmless_changes_are_measured_on_real_noise(scene):
-    guard, _, _, field = scene
+    guard, _, _, campaign = scene
     seen = []
     judge = guard.judge
 
@@ -183,12 +189,14 @@ def test_harmless_changes_are_measured_on_real_noise(scene):
         return judge(images, **options)
 
     guard.judge = watching
-    for control, images in zip((controls._noise(guard, field), controls._extra_jpeg(guard, field)), seen, strict=True):
+    for control, images in zip(
+        (controls._noise(guard, campaign), controls._extra_jpeg(guard, campaign)), seen, strict=True
+    ):
         share = float(judge(images).accepted.float().mean())
-        clean = float(field.clean.accepted.float().mean())
+        clean = float(campaign.sample.clean.accepted.float().mean())
         assert control.passed in ((True, None) if abs(share - clean) <= 0.05 else (True, False, None))
         assert f"{share:.1%} accepted" in control.measured
-    noisy, pressed = ((images - field.test.pixels()) * 255 for images in seen)
+    noisy, pressed = ((images - campaign.sample.test.pixels()) * 255 for images in seen)
     assert noisy.round().abs().max() == 16
     assert noisy.mean().abs() < 1
     assert 0 < pressed.abs().mean() < 16
@@ -196,67 +204,68 @@ def test_harmless_changes_are_measured_on_real_noise(scene):
 
 def test_a_guard_that_cries_wolf_fails(scene):
     """It rejects whatever is not bit for bit an image it knows."""
-    _guard, _, _, field = scene
-    known = {bytes(image.numpy()) for image in field.test.images}
+    _guard, _, _, campaign = scene
+    known = {bytes(image.numpy()) for image in campaign.sample.test.images}
 
     def judge(images, **_):
         found = torch.tensor([bytes((image * 255).round().to(torch.uint8).numpy()) in known for image in images])
         return Verdict(torch.zeros(len(images), 2), torch.zeros(len(images)).long(), torch.zeros(len(images)), found)
 
     paranoid = SimpleNamespace(judge=judge)
-    field.clean = judge(field.test.pixels())
-    assert controls._noise(paranoid, field).passed is False
-    assert controls._extra_jpeg(paranoid, field).passed is False
+    told = dataclasses.replace(campaign.sample, clean=judge(campaign.sample.test.pixels()))
+    campaign = dataclasses.replace(campaign, sample=told)
+    assert controls._noise(paranoid, campaign).passed is False
+    assert controls._extra_jpeg(paranoid, campaign).passed is False
     calm = SimpleNamespace(
         judge=lambda images, **_: dataclasses.replace(judge(images), accepted=torch.ones(len(images)) > 0)
     )
-    assert controls._noise(calm, field).passed is True
+    assert controls._noise(calm, campaign).passed is True
 
 
 def test_harmless_changes_are_tried_on_many_images_where_few_are_attacked(scene, monkeypatch):
     """Of two attacked images one alone would be half."""
-    guard, _, _, field = scene
-    field.chosen = torch.tensor([0, 1])
+    guard, _, _, campaign = scene
+    campaign = dataclasses.replace(campaign, sample=dataclasses.replace(campaign.sample, chosen=torch.tensor([0, 1])))
     monkeypatch.setattr(controls, "HARMLESS_IMAGES", 30)
-    control = controls._noise(guard, field)
+    control = controls._noise(guard, campaign)
     assert control.detail.startswith("30 images")
-    rows = controls._harmless(field)
-    share = float(field.clean.accepted[rows].float().mean())
+    rows = controls._harmless(campaign)
+    share = float(campaign.sample.clean.accepted[rows].float().mean())
     assert len(rows) == 30
     assert f"clean {share:.1%}" in control.measured
-    assert len(set(field.test.labels[rows].tolist())) == 2
-    field.chosen = torch.arange(35)
-    assert torch.equal(controls._harmless(field), field.chosen)
+    assert len(set(campaign.sample.test.labels[rows].tolist())) == 2
+    campaign = dataclasses.replace(campaign, sample=dataclasses.replace(campaign.sample, chosen=torch.arange(35)))
+    assert torch.equal(controls._harmless(campaign), torch.arange(35))
 
 
 def test_the_planted_weakness_is_broken_and_blunt_attacks_are_found_out(scene, monkeypatch):
     """With an attack that stands still the control fails: it is not passed by construction."""
-    guard, dataset, split, field = scene
+    guard, dataset, split, campaign = scene
     monkeypatch.setattr(controls, "PLANTED_UPDATES", 6)
     monkeypatch.setattr(controls, "FAR_IMAGES", 16)
     entry = CATALOGUE["wb"]
     shorter = dataclasses.replace(entry, attack=entry.attack.with_options(steps=15))
     monkeypatch.setitem(CATALOGUE, "wb", shorter)
-    sharp = controls._planted_weakness(guard, dataset, split, field, silent)
+    sharp = controls._planted_weakness(guard, dataset, split, campaign, silent)
     blunt_entry = dataclasses.replace(
         entry, attack=entry.attack.with_options(steps=1, step_size=1e-9, random_start=False)
     )
     monkeypatch.setitem(CATALOGUE, "wb", blunt_entry)
-    blunt = controls._planted_weakness(guard, dataset, split, field, silent)
+    blunt = controls._planted_weakness(guard, dataset, split, campaign, silent)
     share = [float(control.measured.split("%")[0]) for control in (sharp, blunt)]
     assert share[0] > share[1] == 0
     assert blunt.passed is False
     assert sharp.passed is (round(share[0] * 16 / 100) > 11), "12 of 16 and more: binom.cdf(11, 16, 0.9) is 0.017"
     monkeypatch.setattr(controls, "PLANTED_UPDATES", 1)  # another recipe does not trip over the Shields of this one
-    assert controls._planted_weakness(guard, dataset, split, field, silent).passed is False
+    assert controls._planted_weakness(guard, dataset, split, campaign, silent).passed is False
 
 
 def test_run_controls_takes_what_applies(scene, monkeypatch):
-    guard, dataset, split, field = scene
+    guard, dataset, split, campaign = scene
     monkeypatch.setattr(controls, "_planted_weakness", lambda *_: pytest.fail("asked for"))
     monkeypatch.setattr(controls, "FAR_IMAGES", 4)
     few = [(planned("pgd", 8), piece(1.0, bare=1.0))]
-    names = by_name(run_controls(guard, dataset, split, field, few, planted=True, progress=silent))
+    names = by_name(run_controls(guard, dataset, split, campaign, few, planted=True, progress=silent))
     missing = ["Ways through the Cushion", "More eps ends in full success (WB)", "Planted weakness"]
     assert list(names) == [
         "Random noise of 16/256",
@@ -266,9 +275,9 @@ def test_run_controls_takes_what_applies(scene, monkeypatch):
         *missing,
     ]
     assert {(names[name].measured, names[name].passed) for name in missing} == {("not measured: no wb", None)}
-    names = by_name(run_controls(guard, dataset, split, field, few, planted=False, progress=silent))
+    names = by_name(run_controls(guard, dataset, split, campaign, few, planted=False, progress=silent))
     assert "Planted weakness" not in names, "nobody asked for it"
     more = [*few, (planned("fgsm", 8), piece(0.5, bare=0.5)), (planned("wb", 8, steps=2), piece(0.5))]
-    names = by_name(run_controls(guard, dataset, split, field, more, planted=False, progress=silent))
+    names = by_name(run_controls(guard, dataset, split, campaign, more, planted=False, progress=silent))
     assert names["More eps ends in full success (WB)"].measured.startswith("8/256: ")
     assert names["More eps ends in full success (WB)"].passed is None, "four images are too few to tell"

@@ -17,18 +17,19 @@ from tests.bench.small import CELLS, data, fitted, measure
 from medaegis.attacks.choices import pick_targets
 from medaegis.bench import evaluate as evaluation
 from medaegis.bench import store
+from medaegis.bench.campaign import Campaign
 from medaegis.bench.checks import alarms, controls
 from medaegis.bench.evaluate import evaluate_guard
-from medaegis.bench.field import Field
 from medaegis.bench.metrics import share_interval
 from medaegis.bench.outcome import elsewhere_nothing
 from medaegis.bench.plan import Planned, plan
 from medaegis.bench.records.archive import read_evaluation
 from medaegis.bench.records.evaluation import Further
-from medaegis.bench.sample import draw
+from medaegis.bench.sample import Sample, draw
 from medaegis.bench.store import Store
 from medaegis.errors import ConfigError, DataError
 from medaegis.guard.fitting import shield_logits
+from medaegis.guard.site import Site
 
 
 @pytest.fixture(scope="module")
@@ -219,9 +220,9 @@ def test_what_stamina_breaks_counts_in_the_worst_case(whole, scene, work, tmp_pa
         "images": torch.where(clean > 127, clean - 8, clean + 8),  # in the ball of L-infinity, just outside that of L2
     }
 
-    def run(field, outcomes, progress):
+    def run(campaign, outcomes, progress):
         alarm = controls.Control(kind="alarm", name="Stamina", expectation="none", measured="some", passed=False)
-        return alarm, [(harder, elsewhere_nothing(extra, places, len(field.right)))]
+        return alarm, [(harder, elsewhere_nothing(extra, places, len(campaign)))]
 
     monkeypatch.setattr(evaluation, "run_stamina", run)
     monkeypatch.setattr(store, "BATCH", 8)
@@ -295,9 +296,9 @@ def test_images_that_a_check_left_alone_are_not_most_suspicious(work, tmp_path, 
         "images": test.images[first],
     }
 
-    def run(field, outcomes, progress):
+    def run(campaign, outcomes, progress):
         alarm = controls.Control(kind="alarm", name="Stamina", expectation="none", measured="some", passed=True)
-        return alarm, [(harder, elsewhere_nothing(extra, torch.tensor([0]), len(field.right)))]
+        return alarm, [(harder, elsewhere_nothing(extra, torch.tensor([0]), len(campaign)))]
 
     monkeypatch.setattr(evaluation, "run_stamina", run)
     cells = [Planned("wb", 1 / 256, "1/256", steps=1), Planned("fgsm", 16 / 256, "16/256")]
@@ -405,7 +406,7 @@ def test_pieces_are_small_enough_to_lose_little(scene, tmp_path, monkeypatch):
     """By operations: for a patient attack on a large network down to one image, never more than a batch."""
     guard, test, clean, _right = scene
     some = torch.arange(len(test))
-    whole = Field(guard, test, clean, some, 0, Store(tmp_path), {})
+    whole = Campaign(guard.victim(), Sample(test, clean, some, some, 0), Store(tmp_path), {}, "any wrong class")
     conv = guard.classifier.network.conv1
     at_least = 2 * (guard.classifier.size // 2) ** 2 * conv.weight.numel()  # of one image in the first layer alone
 
@@ -440,7 +441,7 @@ def test_pieces_belong_to_their_guard_seed_and_images(work, tmp_path, monkeypatc
 
     def ask(dataset=dataset, seed=0):
         with pytest.raises(KeyboardInterrupt):
-            evaluate_guard(guard, dataset, split, cells=CELLS[:1], out_dir=tmp_path, seed=seed)
+            evaluate_guard(guard, Site(dataset, split), cells=CELLS[:1], out_dir=tmp_path, seed=seed)
         return keys[-1]
 
     first = ask()
@@ -524,7 +525,7 @@ def test_a_class_missing_from_the_test_part(work, tmp_path):
     only = tuple(i for i in split.adv_test if dataset.labels[i] == 1)
     moved = tuple(sorted({*split.adv_train, *split.adv_test} - {*only}))
     odd = dataclasses.replace(split, adv_test=only, adv_train=moved)
-    found = evaluate_guard(guard, dataset, odd, cells=CELLS[:2], out_dir=tmp_path, planted=False)
+    found = evaluate_guard(guard, Site(dataset, odd), cells=CELLS[:2], out_dir=tmp_path, planted=False)
     assert found.clean.auroc is None
     assert found.clean.specificity is None
     assert found.clean.tnr_by_class["clear"] is None
@@ -540,22 +541,22 @@ def test_what_does_not_fit_is_refused_before_any_work(work, tmp_path, monkeypatc
     colour = dataclasses.replace(dataset, images=dataset.images.repeat(1, 3, 1, 1))
     for other in (renamed, large, colour):
         with pytest.raises(DataError, match="the guard is for clear, opacity at 32 px gray"):
-            evaluate_guard(guard, other, split, cells=CELLS, out_dir=tmp_path)
+            evaluate_guard(guard, Site(other, split), cells=CELLS, out_dir=tmp_path)
     fewer, its_split = data(work, n=210)
     with pytest.raises(DataError, match="split was made for other images"):
-        evaluate_guard(guard, dataset, its_split, cells=CELLS, out_dir=tmp_path)
+        evaluate_guard(guard, Site(dataset, its_split), cells=CELLS, out_dir=tmp_path)
     assert len(fewer) == 210
     with pytest.raises(ConfigError, match="planned twice"):
-        evaluate_guard(guard, dataset, split, cells=[*CELLS, CELLS[0]], out_dir=tmp_path)
+        evaluate_guard(guard, Site(dataset, split), cells=[*CELLS, CELLS[0]], out_dir=tmp_path)
     with pytest.raises(ConfigError, match="no attack is planned"):
-        evaluate_guard(guard, dataset, split, cells=[], out_dir=tmp_path)
+        evaluate_guard(guard, Site(dataset, split), cells=[], out_dir=tmp_path)
     with pytest.raises(ConfigError, match="needs 4 classes, the guard has 2"):
-        evaluate_guard(guard, dataset, split, cells=[*CELLS, Planned("apgd-dlr", 0.1, "0.1")], out_dir=tmp_path)
+        evaluate_guard(guard, Site(dataset, split), cells=[*CELLS, Planned("apgd-dlr", 0.1, "0.1")], out_dir=tmp_path)
     with pytest.raises(ConfigError, match="limit 0"):
-        evaluate_guard(guard, dataset, split, cells=CELLS, out_dir=tmp_path, limit=0)
+        evaluate_guard(guard, Site(dataset, split), cells=CELLS, out_dir=tmp_path, limit=0)
     empty = dataclasses.replace(split, adv_test=(), train=split.train + split.adv_test)
     with pytest.raises(DataError, match="no adv_test"):
-        evaluate_guard(guard, dataset, empty, cells=CELLS, out_dir=tmp_path)
+        evaluate_guard(guard, Site(dataset, empty), cells=CELLS, out_dir=tmp_path)
 
 
 def test_cell_ids_are_what_the_format_takes():

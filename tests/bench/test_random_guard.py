@@ -13,6 +13,7 @@ from medaegis.bench.store import Store
 from medaegis.cushions import parse_cushion
 from medaegis.errors import ConfigError
 from medaegis.guard.guard import Guard
+from medaegis.guard.site import Site
 
 RANDOM = "random:jpeg:40-60+bits:3-4"
 
@@ -35,7 +36,7 @@ def test_verdicts_are_those_of_the_judging_draws(scene, tmp_path, monkeypatch):
     monkeypatch.setattr(Store, "get", get)
     cells = [Planned("bim", 8 / 256, "8/256", steps=2, samples=3)]
     options = {"cells": cells, "limit": 12, "planted": False, "seed": 5}
-    found = evaluate_guard(guard, dataset, split, out_dir=tmp_path / "a", **options)
+    found = evaluate_guard(guard, Site(dataset, split), out_dir=tmp_path / "a", **options)
     (cell,) = found.cells
     assert found.threat_model.endswith(RANDOM_CUSHION)
     assert (cell.id, cell.samples) == ("bim-8of256-2x1-bpda-3draws", 3)
@@ -48,7 +49,7 @@ def test_verdicts_are_those_of_the_judging_draws(scene, tmp_path, monkeypatch):
             assert piece["predicted"][i] == verdict.predicted[0]
             assert piece["accepted"][i] == verdict.accepted[0]
             torch.testing.assert_close(piece["score"][i], verdict.score[0], rtol=1e-4, atol=1e-4)
-    again = evaluate_guard(guard, dataset, split, out_dir=tmp_path / "b", **options)
+    again = evaluate_guard(guard, Site(dataset, split), out_dir=tmp_path / "b", **options)
     left_out = {"seconds"}
     assert again.cells[0].model_dump(exclude=left_out) == cell.model_dump(exclude=left_out)
     assert again.clean == found.clean
@@ -61,12 +62,12 @@ def test_a_plan_carries_the_samples_into_every_cell():
         assert cell.samples == cell.value.samples == (1 if cell.attack == "square-guard" else 4)
 
 
-def test_what_happens_inside_is_not_shown_by_chance(scene):
+def test_what_happens_inside_is_not_shown_by_chance(scene, tmp_path):
     guard, dataset, split = scene
     test = dataset.subset(split.adv_test)
     for victim, cushion in ((guard.victim(), "none"), (Victim(guard.classifier), RANDOM)):
         with pytest.raises(ConfigError, match="is random, and what is looked at here is one network"):
-            Subjects(victim, test, Plan(cushion=parse_cushion(cushion)), None)
+            Subjects(victim, test, Plan(cushion=parse_cushion(cushion)), Store(tmp_path), key={})
 
 
 def test_detectors_are_not_compared_by_chance(scene, tmp_path):

@@ -1,8 +1,10 @@
 """The study of an attack, and the folder of figures and numbers that it writes."""
 
 import json
+import tempfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -37,14 +39,19 @@ def some_data(victim: Victim, n: int = 24, classes: tuple[str, ...] | None = Non
 
 
 def a_plan(victim: Victim, **options: object) -> Plan:
-    return Plan(**{"cushion": victim.cushion, "limit": 10, "steps": 4, **options})  # type: ignore[arg-type]
+    return Plan(**{"cushion": victim.cushion, "limit": 12, "steps": 4, **options})  # type: ignore[arg-type]
+
+
+def studied(victim: Victim, data: Dataset, plan: Plan, **options: Any) -> Study:
+    with tempfile.TemporaryDirectory() as folder:
+        return study(victim, data, plan, key={}, out_dir=Path(folder), **options)
 
 
 @pytest.fixture(scope="module")
 def guarded() -> tuple[Victim, Dataset, Study]:
     victim = toy_victim(3, cushion="jpeg:80", shields=True)
     data = some_data(victim, classes=("<b>no $x$ finding</b>", "b" * 90, "ç"))
-    return victim, data, study(victim, data, a_plan(victim, attack="wb"))
+    return victim, data, studied(victim, data, a_plan(victim, attack="wb"))
 
 
 def test_the_study_shows_the_attack_of_the_engine(guarded: tuple[Victim, Dataset, Study]):
@@ -52,7 +59,7 @@ def test_the_study_shows_the_attack_of_the_engine(guarded: tuple[Victim, Dataset
     rows = found.rows
     predicted = victim.judge(data.pixels()).predicted
     assert torch.equal(predicted[rows], data.labels[rows])
-    assert len(rows) == 10
+    assert len(rows) == 10, "two of twelve are diagnosed wrongly"
     targets = pick_targets(data.labels[rows], 3, ids=data.ids[rows], seed=0)
     attack = find_attack("wb").attack.with_options(steps=4)
     expected = attack.run(
@@ -76,7 +83,7 @@ def test_a_walk_is_looked_at_while_it_goes_on():
     """The direction after k of BIM's steps is that of a walk of k such steps, not of k longer ones."""
     victim = toy_victim()
     data = some_data(victim)
-    found = study(victim, data, a_plan(victim, attack="bim", steps=5))
+    found = studied(victim, data, a_plan(victim, attack="bim", steps=5))
     assert found.direction is not None
     assert found.direction.steps == (1, 2, 5)
     attack = find_attack("bim").attack.with_options(steps=2, step_size=0.5)
@@ -93,7 +100,7 @@ def test_a_walk_is_looked_at_while_it_goes_on():
 def test_attacks_that_imitate_get_what_they_imitate(name: str):
     victim = toy_victim(3)
     data = some_data(victim, 40)
-    found = study(victim, data, a_plan(victim, attack=name, steps=2), known=data)
+    found = studied(victim, data, a_plan(victim, attack=name, steps=2), known=data)
     assert found.direction is not None
     assert found.direction.names[0] == name
     assert not torch.equal(found.attacked, found.images)
@@ -103,7 +110,7 @@ def test_progress_ends_at_its_total_and_never_goes_back():
     victim = toy_victim(cushion="jpeg:80")
     told: list[tuple[int, int]] = []
     plan = a_plan(victim, attack="pgd", steps=3)
-    study(victim, some_data(victim), plan, progress=lambda done, total, _: told.append((done, total)))
+    studied(victim, some_data(victim), plan, progress=lambda done, total, _: told.append((done, total)))
     assert len({total for _, total in told}) == 1
     assert [done for done, _ in told] == sorted(done for done, _ in told)
     assert told[-1][0] == told[-1][1]
@@ -147,9 +154,9 @@ def test_a_study_repeats_itself_with_its_seed():
     victim = toy_victim()
     data = some_data(victim)
     plan = a_plan(victim, attack="pgd", steps=2)
-    first, second = (json.dumps(page.numbers(study(victim, data, plan))) for _ in range(2))
+    first, second = (json.dumps(page.numbers(studied(victim, data, plan))) for _ in range(2))
     assert first == second
-    assert json.dumps(page.numbers(study(victim, data, replace(plan, seed=1)))) != first
+    assert json.dumps(page.numbers(studied(victim, data, replace(plan, seed=1)))) != first
 
 
 def test_without_a_head_the_direction_is_left_out_and_said_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -168,7 +175,7 @@ def test_without_a_head_the_direction_is_left_out_and_said_so(tmp_path: Path, mo
     with torch.no_grad():
         network.out.bias -= classifier(toy_images(30, classifier)).mean(0)
     victim = Victim(classifier, dtype=torch.float32)
-    found = study(victim, some_data(victim), a_plan(victim, steps=2, cushion=parse_cushion("bits:3")))
+    found = studied(victim, some_data(victim), a_plan(victim, steps=2, cushion=parse_cushion("bits:3")))
     monkeypatch.setattr(figures, "DPI", 60)
     assert found.direction is None
     assert set(found.spectra) == {"clean", "attack", "noise", "attack, cushioned", "noise, cushioned"}
@@ -192,15 +199,15 @@ def test_without_a_head_the_direction_is_left_out_and_said_so(tmp_path: Path, mo
 def test_what_cannot_be_studied_is_refused(options: dict[str, object], problem: str):
     victim = toy_victim()
     with pytest.raises(ConfigError, match=problem):
-        study(victim, some_data(victim), a_plan(victim, **options))
+        studied(victim, some_data(victim), a_plan(victim, **options))
 
 
 def test_too_few_right_images_and_numbers_that_are_none_are_refused(tmp_path: Path):
     victim = toy_victim()
     data = some_data(victim)
     with pytest.raises(DataError, match="8 are needed"):
-        study(victim, data.subset(range(7)), a_plan(victim))
-    found = study(victim, data, a_plan(victim, steps=1))
+        studied(victim, data.subset(range(7)), a_plan(victim))
+    found = studied(victim, data, a_plan(victim, steps=1))
     broken = replace(found, apart={tap: float("nan") for tap in found.apart})
     with pytest.raises(DataError, match="not finite"):
         page.write_analysis(broken, tmp_path / "out", about={"victim": "x", "data": "y"})

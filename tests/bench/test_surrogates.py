@@ -22,6 +22,7 @@ from medaegis.bench.store import Store
 from medaegis.bench.surrogates import surrogate_of, transferable
 from medaegis.errors import ConfigError
 from medaegis.guard.fingerprint import weights_fingerprint
+from medaegis.guard.site import Site
 from medaegis.models.classifier import Classifier
 from medaegis.models.normalisation import IMAGENET_MEAN, IMAGENET_STD
 
@@ -179,7 +180,7 @@ def test_surrogates_that_do_not_fit_are_refused_before_any_work(work, others, tm
     guard, dataset, split = fitted(work)
 
     def ask(surrogates, cells=CELLS):
-        evaluate_guard(guard, dataset, split, cells=cells, out_dir=tmp_path, surrogates=surrogates)
+        evaluate_guard(guard, Site(dataset, split), cells=cells, out_dir=tmp_path, surrogates=surrogates)
 
     def stranger(classes=2, size=SIZE, channels="gray"):
         names = [f"class {k}" for k in range(classes)] if classes != 2 else guard.classes

@@ -1,18 +1,22 @@
 """Options that several commands share."""
 
 from pathlib import Path
+from typing import Annotated
 
 import pytest
+import typer
+from typer.testing import CliRunner
 
-from medaegis.cli.options import gradient_list, recorded_command
+from medaegis.bench.plan import ways_through
+from medaegis.cli.options import Gradient, recorded_command
 from medaegis.cushions import parse_cushion
 from medaegis.errors import ConfigError
 
 
 def test_a_way_that_nothing_would_go_is_refused():
     jpeg, none = parse_cushion("jpeg:80"), parse_cushion("none")
-    assert gradient_list("bpda,twin", jpeg, ["square", "pgd"]) == ["bpda", "twin"]
-    assert gradient_list("bpda", none, ["square"]) == ["bpda"]
+    assert ways_through(jpeg, ["bpda", "twin"], ["square", "pgd"]) == ["bpda", "twin"]
+    assert ways_through(none, ["bpda"], ["square"]) == ["bpda"]
     for text, cushion, attacks, told in (
         ("sideways", jpeg, ["pgd"], "is no way through a Cushion"),
         ("twin", none, ["pgd"], "without a Cushion every way is the same"),
@@ -21,22 +25,33 @@ def test_a_way_that_nothing_would_go_is_refused():
         ("bpda,twin", jpeg, ["square"], "without gradients; leave it out"),
     ):
         with pytest.raises(ConfigError, match=told):
-            gradient_list(text, cushion, attacks)
+            ways_through(cushion, text.split(","), attacks)
 
 
 def test_a_recorded_command_can_be_typed_again_and_names_no_folder_of_this_machine():
-    options = {
-        "--eps": "8/256",
-        "--limit": None,
-        "--seed": 0,
-        "--no-planted": True,
-        "--signed": False,
-        "--guard": Path("/home/me/runs/guard"),
-        "--surrogate": [Path("/home/me/a"), Path("/home/me/b")],
-    }
-    told = recorded_command("evaluate", Path("/home/me/runs/mine"), "folder:/home/me/scans?size=3", options)
-    assert told == (
-        "medaegis evaluate mine folder:PATH?size=3 --eps 8/256 --seed 0 --no-planted --guard guard"
-        " --surrogate a --surrogate b"
-    )
-    assert recorded_command("assess", Path("c"), "phantom-xray?n=60", {}) == "medaegis assess c phantom-xray?n=60"
+    told = []
+    app = typer.Typer()
+
+    @app.command()
+    def evaluate(
+        context: typer.Context,
+        guard_dir: Path,
+        spec: Annotated[str, typer.Argument()],
+        out: Annotated[Path, typer.Option("--out")],
+        eps: Annotated[str, typer.Option("--eps")] = "4/256",
+        planted: Annotated[bool, typer.Option()] = True,
+        guard: Annotated[Path | None, typer.Option("--guard")] = None,
+        surrogate: Annotated[list[Path] | None, typer.Option("--surrogate")] = None,
+        gradient: Annotated[Gradient, typer.Option("--gradient")] = Gradient.bpda,
+        limit: Annotated[int | None, typer.Option("--limit")] = None,
+        as_json: Annotated[bool, typer.Option("--json")] = False,
+    ) -> None:
+        told.append(recorded_command(context))
+
+    words = "/home/me/runs/mine folder:/home/me/scans?size=3 --out /home/me/out --json --no-planted --eps 8/256"
+    words += " --guard /home/me/runs/guard --gradient twin --surrogate /home/me/a --surrogate /home/me/b"
+    CliRunner().invoke(app, words.split(), prog_name="evaluate", catch_exceptions=False)
+    assert told == [
+        "medaegis evaluate mine folder:PATH?size=3 --eps 8/256 --no-planted --guard guard --surrogate a --surrogate b"
+        " --gradient twin"
+    ]

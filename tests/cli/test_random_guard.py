@@ -11,13 +11,12 @@ from tests.guard.fitted import learned_classifier
 from tests.models.drawn import squares
 from tests.models.tiny_networks import tiny
 
-from medaegis.attacks.catalogue import find_attack
-from medaegis.cli.attack import png, rightly_diagnosed, run_attack, write_attacked
-from medaegis.cli.options import SAMPLES, samples_for
+from medaegis.bench.attack import attack_guard, png
+from medaegis.bench.plan import SAMPLES, Planned, samples_for
 from medaegis.cushions import parse_cushion
 from medaegis.errors import ConfigError
 from medaegis.guard.guard import Guard
-from medaegis.progress import silent
+from medaegis.guard.site import Site
 
 RANDOM = "random:jpeg:20-60+bits:4-5"
 OWN = ("--factory", "tests.models.tiny_networks:tiny", "--format", "jsonl")
@@ -81,13 +80,10 @@ def test_records_of_deterministic_guards_stay_as_they_are(place):
 def test_the_table_of_an_attack_names_the_draws_that_judged(place):
     guard = Guard.load(place / "random", factory=tiny)
     dataset, split = squares(240)
-    test = dataset.subset(split.adv_test)
-    rows = rightly_diagnosed(guard, test, 5, seed=7)
-    chosen = find_attack("bim").attack.with_options(steps=2, samples=2)
-    found = run_attack(guard, test, rows, chosen, eps=8 / 256, gradient="bpda", seed=7, progress=silent)
-    assert found.forwards == 2 * 2 * len(rows)
     out = place / "attacked"
-    write_attacked(out, guard, test, rows, found, {"attack": "bim", "eps": "8/256", "seed": 7})
+    planned = Planned("bim", 8 / 256, "8/256", steps=2, samples=2)
+    told = attack_guard(guard, Site(dataset, split), planned, out_dir=out, limit=5, seed=7)
+    assert told["forwards"] == 2 * 2 * told["images"]
     with (out / "attack.csv").open(encoding="utf-8") as stream:
         for row in csv.DictReader(stream):
             (one,) = screened(place / "random", out / row["file"], "--draw", row["cushion"])

@@ -35,7 +35,7 @@ RUNS = {
     "--queries 40 --limit 24",
     "compare": f"compare {CLASSIFIER} {SPEC} --detectors kd,mahalanobis-layers,svm --attacks bim,hfc --eps 8/256 "
     "--steps 6 --limit 24",
-    "analyse": f"analyse {GUARD} {SPEC} --attack wb --eps 8/256 --steps 4 --limit 10",
+    "analyse": f"analyse {GUARD} {SPEC} --attack wb --eps 8/256 --steps 4 --limit 24",
 }
 # What tells of the run and not of its result; and t-SNE, where the last bit of an image moves every point.
 LEFT_OUT = {"versions", "machine", "tsne"}

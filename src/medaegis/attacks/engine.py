@@ -13,69 +13,18 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from medaegis.ambient import own_modes
 from medaegis.attacks.balls import Ball, Linf
+from medaegis.attacks.base import AnyAttack, AttackResult, Request, is_reached
 from medaegis.attacks.choices import generator
-from medaegis.attacks.normal import Mixtures
 from medaegis.attacks.objective import Goal, Objective
 from medaegis.attacks.steps import FLOAT_ERROR, Descent, Problem, StepRule
 from medaegis.attacks.transforms import Transform
 from medaegis.attacks.victim import Verdict, Victim
 from medaegis.errors import ConfigError
-from medaegis.progress import Progress, silent
-
-
-@dataclass(frozen=True)
-class AttackResult:
-    """What an attack made of each image; all tensors have one row per image.
-
-    Attributes:
-        images: adversarial images, 8-bit values k / 255 in float32 (any float where the victim's Cushion does not
-            round), inside the ball.
-        verdict: of the victim on those images.
-        reached: the classifier says what the attacker wants: his target, or where any wrong class will do, one of them.
-        wrong: the classifier was wrong from the start, about the clean image.
-        unmoved: the image is where the walk began.
-        forwards, backwards: passes over single images that were spent on gradients; verdicts are not counted.
-        seconds: wall time.
-    """
-
-    images: Tensor
-    verdict: Verdict
-    reached: Tensor
-    wrong: Tensor
-    unmoved: Tensor
-    forwards: int
-    backwards: int
-    seconds: float
-
-    @property
-    def fooled(self) -> Tensor:
-        """The attack made the classifier say what the attacker wants; what was wrong from the start does not count."""
-        return self.reached & ~self.wrong
-
-    @property
-    def broken(self) -> Tensor:
-        """Fooled and accepted by the Shield: the attack got through."""
-        return self.fooled & self.verdict.accepted
-
-    @property
-    def still(self) -> Tensor:
-        """The attack stood still, without success: neither a gradient nor an answer led it away from its start."""
-        return self.unmoved & ~self.reached
-
-    def judged(self, verdict: Verdict, goal: Goal, *, clean: Verdict | None = None) -> AttackResult:
-        """The same images under another verdict, or for another goal.
-
-        Args:
-            clean: the other verdict on the clean images; None: what was wrong from the start is so still.
-        """
-        wrong = self.wrong if clean is None else clean.predicted != goal.labels
-        return replace(self, verdict=verdict, reached=_reached(verdict, goal), wrong=wrong)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Attack:
+class Attack(AnyAttack):
     """An attack: what to minimise, where, and how to walk.
 
     Args:
@@ -119,58 +68,24 @@ class Attack:
         """A copy with some settings changed; None leaves a setting as it is."""
         return replace(self, **{name: value for name, value in options.items() if value is not None})  # type: ignore[arg-type]
 
-    @own_modes()
-    def run(
-        self,
-        victim: Victim,
-        images: Tensor,
-        labels: Tensor,
-        *,
-        eps: float | Tensor,
-        targets: Tensor | None = None,
-        only_target: bool = True,
-        guides: Tensor | None = None,
-        normal: Mixtures | None = None,
-        ids: Tensor | None = None,
-        seed: int = 0,
-        batch_size: int = 32,
-        progress: Progress = silent,
-    ) -> AttackResult:
-        """Attack every image.
-
-        Args:
-            images: `(N, C, H, W)` in [0, 1], on the 8-bit grid (values k / 255) where the victim rounds, float32 or
-                float64; results are float32 and come back to their device.
-            labels: true classes, int64 `(N,)`.
-            eps: radius in pixel units, one number or one per image `(N,)`.
-            targets: wanted classes `(N,)`; None: untargeted.
-            only_target: with targets, no other wrong class counts as success, nor ends a restart.
-            guides: clean images to imitate, `(N, C, H, W)`, for objectives that do.
-            normal: mixtures of clean features (`fit_mixtures`), for objectives that hide among them.
-            ids: one number per image that seeds its random starts, and the draws of a random Cushion; None: its
-                position.
-
-        Raises:
-            ConfigError: no images, or some outside [0, 1] or off the 8-bit grid; labels, targets, ids or eps that do
-                not fit; a target equal to the label; a batch size below 1.
-        """
+    def _run(self, victim: Victim, request: Request) -> AttackResult:
         started = time.perf_counter()
-        radius = torch.as_tensor(eps, dtype=torch.float32)
-        ids = torch.arange(len(images)) if ids is None else ids
-        _check_images(images, batch_size, grid=victim.cushion.rounds)
+        images, labels, ids, seed = request.images, request.labels, request.ids, request.seed
+        _check_images(images, request.batch_size, grid=victim.cushion.rounds)
         images = images.float()  # 8-bit values in float64 are the same ones
-        _check_rows(len(images), len(victim.exact.classes), labels, targets, ids)
-        _check_eps(len(images), radius, self.ball.largest(images[0].numel()))
-        if guides is not None and guides.shape != images.shape:
-            raise ConfigError("attack guides", f"got {tuple(guides.shape)}", f"give {tuple(images.shape)}, one each")
-        radius = radius.expand(len(images))
+        _check_rows(len(images), len(victim.exact.classes), labels, request.targets, ids)
+        _check_eps(len(images), request.eps, self.ball.largest(images[0].numel()))
+        if request.guides is not None and request.guides.shape != images.shape:
+            given = f"got {tuple(request.guides.shape)}"
+            raise ConfigError("attack guides", given, f"give {tuple(images.shape)}, one each")
+        radius = request.eps.expand(len(images))
         victim = victim.in_float32() if self.exact else victim
-        everyone = Goal(labels, targets, guides, normal, only_target)
+        everyone = request.goal
         verdicts: list[Verdict] = []
         done: list[tuple[Tensor, Tensor, Tensor]] = []
         forwards = 0
-        for start in range(0, len(images), batch_size):
-            rows = slice(start, start + batch_size)
+        for start in range(0, len(images), request.batch_size):
+            rows = slice(start, start + request.batch_size)
             goal = everyone[rows].to(victim.device)
             x = images[rows].to(victim.device)
             found, unmoved, spent = self._batch(victim, x, goal, radius[rows], ids[rows], seed)
@@ -179,14 +94,14 @@ class Attack:
             verdicts.append(verdict.to(labels.device))
             done.append((found.to(images.device), wrong.to(labels.device), unmoved.to(labels.device)))
             forwards += spent
-            progress(min(start + batch_size, len(images)), len(images), "images attacked")
+            request.progress(min(rows.stop, len(images)), len(images), "images attacked")
         verdict = Verdict.concatenate(verdicts)
         found, wrong, unmoved = map(torch.cat, zip(*done, strict=True))
         seconds = time.perf_counter() - started
         looks, pulls = self.objective.passes(everyone, len(victim.exact.classes))
         backwards = forwards * pulls if self.rule.needs_gradient else 0
         forwards *= looks
-        reached = _reached(verdict, everyone)
+        reached = is_reached(verdict, everyone)
         return AttackResult(found, verdict, reached, wrong, unmoved, forwards, backwards, seconds)
 
     def _batch(
@@ -315,10 +230,6 @@ class _Kept:
         self.point = torch.where(better.view(-1, 1, 1, 1), z.detach(), self.point)
         self.lowest = torch.where(better, losses, self.lowest)
         self.through = torch.where(better, through, self.through)
-
-
-def _reached(verdict: Verdict, goal: Goal) -> Tensor:
-    return goal.reached(verdict.predicted) & verdict.logits.isfinite().all(1)
 
 
 def _check_images(images: Tensor, batch_size: int, *, grid: bool) -> None:

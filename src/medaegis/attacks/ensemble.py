@@ -13,14 +13,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from medaegis.ambient import own_modes
 from medaegis.attacks.balls import Ball
-from medaegis.attacks.engine import Attack, AttackResult
-from medaegis.attacks.normal import Mixtures
+from medaegis.attacks.base import AnyAttack, AttackResult, Request
+from medaegis.attacks.engine import Attack
 from medaegis.attacks.objective import Goal, Objective, Sum, without
 from medaegis.attacks.victim import Verdict, Victim
 from medaegis.errors import ConfigError
-from medaegis.progress import Progress, silent
+from medaegis.progress import silent
 
 MOST_TARGETS = 9  # classes that AutoAttack aims at, likeliest first
 
@@ -40,8 +39,12 @@ class Member:
 
 
 @dataclass(frozen=True)
-class Ensemble:
-    """Attacks in one ball, run like one attack; `run` takes and gives what `Attack.run` does.
+class Ensemble(AnyAttack):
+    """Attacks in one ball, run one after the other on what the others left.
+
+    Passes add up over all members. Every run has a seed of its own, so that none starts where another did. Before a
+    random Cushion the members are chosen between by draws of the attacker's own (`Attack.samples`), and what stays gets
+    one verdict at the end.
 
     Args:
         members: in the order they run, cheap and strong ones first.
@@ -96,63 +99,34 @@ class Ensemble:
 
         return Ensemble(tuple(replace(member, attack=changed(member.attack)) for member in self.members))
 
-    @own_modes()
-    def run(
-        self,
-        victim: Victim,
-        images: Tensor,
-        labels: Tensor,
-        *,
-        eps: float | Tensor,
-        targets: Tensor | None = None,
-        only_target: bool = True,
-        guides: Tensor | None = None,
-        normal: Mixtures | None = None,
-        ids: Tensor | None = None,
-        seed: int = 0,
-        batch_size: int = 32,
-        progress: Progress = silent,
-    ) -> AttackResult:
-        """Attack every image with one member after the other; arguments and errors as `Attack.run`.
+    def followed(self, classes: int) -> tuple[Objective, ...]:
+        return tuple(member.attack.objective for member in self.members if member.classes <= classes)
 
-        Passes add up over all members. Every run has a seed of its own, so that none starts where another did.
-        Before a random Cushion the members are chosen between by draws of the attacker's own (`Attack.samples`), and
-        what stays gets one verdict at the end.
-        """
+    def _run(self, victim: Victim, request: Request) -> AttackResult:
         started = time.perf_counter()
-        ids = torch.arange(len(images)) if ids is None else ids
-        radius = torch.as_tensor(eps, dtype=torch.float32)
+        images, labels, ids, seed = request.images, request.labels, request.ids, request.seed
+        wanted = Goal(labels, request.targets, only_target=request.only_target)
         best: AttackResult | None = None
-        runs = list(self._runs(len(victim.exact.classes), targets is None))
+        runs = list(self._runs(len(victim.exact.classes), request.targets is None))
         likeliest: Tensor | None = None
         practice = victim.rehearsal()
         for number, (attack, rank) in enumerate(runs):
             if rank is None:
-                aims = targets
+                aims = request.targets
             else:
                 if likeliest is None:
-                    seen = practice.verdicts(images, ids, seed=seed, batch_size=batch_size)
+                    seen = practice.verdicts(images, ids, seed=seed, batch_size=request.batch_size)
                     likeliest = _likeliest(seen.logits.to(labels.device), labels)
                 aims = likeliest[:, rank]
             rows = torch.arange(len(images))
             if best is not None:  # nothing is left to do where the answer was wrong from the start
                 rows = (~(best.broken | best.wrong).cpu()).nonzero().squeeze(1)
             if len(rows):
-                found = attack.run(
-                    practice,
-                    images[rows],
-                    labels[rows],
-                    eps=radius[rows] if radius.ndim else radius,
-                    targets=None if aims is None else aims[rows],
-                    only_target=only_target,
-                    guides=None if guides is None else guides[rows],
-                    normal=normal,
-                    ids=ids[rows],
-                    seed=seed + number,
-                    batch_size=batch_size,
-                )
+                part = replace(request[rows], seed=seed + number, progress=silent)
+                part = replace(part, targets=None if aims is None else aims[rows])
+                found = attack._run(practice, part)
                 # By what was wanted, not by the class that this run aimed at.
-                goal = Goal(labels, targets, only_target=only_target)[rows]
+                goal = wanted[rows]
                 found = found.judged(found.verdict, goal)
                 if victim.random:
                     for again in range(1, attack.samples):
@@ -161,16 +135,16 @@ class Ensemble:
                             ids[rows],
                             seed=seed + number,
                             stream=f"again/{again}",
-                            batch_size=batch_size,
+                            batch_size=request.batch_size,
                         )
                         found = _as_well(found, verdict.to(labels.device), goal)
                 best = found if best is None else _stronger(best, found, rows)
-            progress(number + 1, len(runs), "attacks of the ensemble")
+            request.progress(number + 1, len(runs), "attacks of the ensemble")
         if best is None:
             raise ConfigError("ensemble", "every attack needs more classes", "add one that does with fewer")
         if victim.random:
-            verdict = victim.verdicts(best.images, ids, seed=seed, batch_size=batch_size)
-            best = best.judged(verdict.to(labels.device), Goal(labels, targets, only_target=only_target))
+            verdict = victim.verdicts(best.images, ids, seed=seed, batch_size=request.batch_size)
+            best = best.judged(verdict.to(labels.device), wanted)
         return replace(best, seconds=time.perf_counter() - started)
 
     def _runs(self, classes: int, untargeted: bool) -> Iterator[tuple[Attack, int | None]]:

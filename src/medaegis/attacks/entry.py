@@ -5,11 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from medaegis.attacks.engine import Attack
-from medaegis.attacks.ensemble import Ensemble
-from medaegis.attacks.universal import Universal
-
-AnyAttack = Attack | Ensemble | Universal
+from medaegis.attacks.base import AnyAttack
 
 Access = Literal["white-box", "black-box", "no-box"]
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from medaegis.attacks.base import AnyAttack
 from medaegis.attacks.choices import closest_guides, pick_guides
-from medaegis.attacks.entry import AnyAttack
 from medaegis.attacks.losses.evasion import apart
 from medaegis.attacks.normal import Mixtures, fit_mixtures
 from medaegis.attacks.universal import Universal
@@ -46,7 +46,7 @@ class Known:
     def serve(attack: AnyAttack) -> bool:
         """Whether the attack needs clean images at all."""
         needs = attack.objective
-        return isinstance(attack, Universal) or needs.needs_guides or needs.needs_normal
+        return attack.learns or needs.needs_guides or needs.needs_normal
 
     def options(
         self, attack: AnyAttack, victim: Victim, images: Tensor, targets: Tensor, ids: Tensor

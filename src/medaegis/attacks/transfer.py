@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from medaegis.ambient import own_modes
-from medaegis.attacks.engine import AttackResult
-from medaegis.attacks.entry import AnyAttack
+from medaegis.attacks.base import AnyAttack, AttackResult
 from medaegis.attacks.objective import Goal
 from medaegis.attacks.victim import Victim
 from medaegis.errors import ConfigError

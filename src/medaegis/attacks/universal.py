@@ -17,7 +17,8 @@ from torch import Tensor
 
 from medaegis.ambient import own_modes
 from medaegis.attacks.balls import LEVELS, Ball, Linf, whole_levels
-from medaegis.attacks.engine import Attack, AttackResult
+from medaegis.attacks.base import AnyAttack, AttackResult, Request
+from medaegis.attacks.engine import Attack
 from medaegis.attacks.losses.answer import CarliniWagner
 from medaegis.attacks.objective import Goal, Objective, View
 from medaegis.attacks.steps import Problem, Walker
@@ -45,7 +46,7 @@ class LearnedChange:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Universal:
+class Universal(AnyAttack):
     """One change for every image, or one for each wanted class; an attack like every other, given known images.
 
     Args:
@@ -66,6 +67,7 @@ class Universal:
     restarts: ClassVar[int] = 1
     samples: ClassVar[int] = 1
     random_start: ClassVar[bool] = False
+    learns: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if min(self.steps, self.learning_batch, self.images) < 1:
@@ -133,51 +135,18 @@ class Universal:
         change = (change * LEVELS).round() / LEVELS if rounds else change
         return LearnedChange(change.cpu(), spent * looks, spent * pulls, time.perf_counter() - began)
 
-    @own_modes()
-    def run(
-        self,
-        victim: Victim,
-        images: Tensor,
-        labels: Tensor,
-        *,
-        eps: float | Tensor,
-        known: tuple[Tensor, Tensor] | None = None,
-        targets: Tensor | None = None,
-        only_target: bool = True,
-        ids: Tensor | None = None,
-        seed: int = 0,
-        batch_size: int = 32,
-        progress: Progress = silent,
-    ) -> AttackResult:
+    def _run(self, victim: Victim, request: Request) -> AttackResult:
         """Learn on the known images, then add what was learned to every image; passes and seconds are of both.
 
         What is learned depends on the known images, the seed and the largest eps; what it does to an image, on that
         image alone.
-
-        Args:
-            known: images and labels to learn from, none of the attacked ones among them. The rest as `Attack.run`.
-
-        Raises:
-            ConfigError: as `learn` and `Attack.run`; no known images.
         """
-        if known is None:
+        if request.known is None:
             remedy = "give known=(images, labels), none of the attacked ones"
             raise ConfigError(WHAT, "it is learned from known images, and none are given", remedy)
-        radius = float(torch.as_tensor(eps, dtype=torch.float32).max())
-        lessons = {k: self.learn(victim, *known, eps=radius, target=k, seed=seed) for k in wanted(targets)}
-        attack = fixed({k: lesson.change for k, lesson in lessons.items()})
-        found = attack.run(
-            victim,
-            images,
-            labels,
-            eps=eps,
-            targets=targets,
-            only_target=only_target,
-            ids=ids,
-            seed=seed,
-            batch_size=batch_size,
-            progress=progress,
-        )
+        radius, classes = float(request.eps.max()), wanted(request.targets)
+        lessons = {k: self.learn(victim, *request.known, eps=radius, target=k, seed=request.seed) for k in classes}
+        found = fixed({k: lesson.change for k, lesson in lessons.items()})._run(victim, request)
         return replace(
             found,
             forwards=sum(lesson.forwards for lesson in lessons.values()),

@@ -40,6 +40,9 @@ class Verdict:
     score: Tensor
     accepted: Tensor
 
+    def __getitem__(self, rows: Tensor) -> Verdict:
+        return Verdict(*(value[rows] for value in self._columns()))
+
     def to(self, device: torch.device) -> Verdict:
         return Verdict(*(value.to(device) for value in self._columns()))
 

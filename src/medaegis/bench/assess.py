@@ -14,88 +14,30 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from medaegis.attacks.balls import LEVELS, check_eps
-from medaegis.attacks.catalogue import CATALOGUE, find_attack
+from medaegis.attacks.balls import LEVELS
+from medaegis.attacks.catalogue import find_attack
 from medaegis.attacks.choices import generator
-from medaegis.attacks.ensemble import Ensemble
 from medaegis.attacks.known import Known
-from medaegis.bench.bare import Bare, Pictures, check_attacks
+from medaegis.attacks.victim import Victim
+from medaegis.bench.campaign import Campaign, classifier_key
 from medaegis.bench.checks.classifier import run_checks
 from medaegis.bench.metrics import share_interval
-from medaegis.bench.outcome import Outcomes, further, within
-from medaegis.bench.plan import Planned, norm_of
+from medaegis.bench.outcome import Outcomes, pixels_of
+from medaegis.bench.plan import Planned, check_attacks, norm_of
 from medaegis.bench.records.archive import provenance, replace_file, write_record
-from medaegis.bench.records.assessment import (
-    SMALLEST,
-    Assessment,
-    ClassifierWorstCase,
-    Proportion,
-    Standing,
-    Tried,
-    markdown,
-)
+from medaegis.bench.records.assessment import Assessment, ClassifierWorstCase, Proportion, Standing, Tried, markdown
 from medaegis.bench.report.robustness import robustness_figure
-from medaegis.bench.sample import check_images, data_facts, draw
+from medaegis.bench.sample import Sample, check_images, data_facts
 from medaegis.bench.store import Piece, Store
-from medaegis.cushions import Gradient, parse_cushion
-from medaegis.errors import ConfigError, DataError
+from medaegis.bench.worst_case import Reached
+from medaegis.cushions import parse_cushion
 from medaegis.images.datasets import Dataset
 from medaegis.images.splits import Split
 from medaegis.models.classifier import Classifier
-from medaegis.progress import Meter, Progress, Resumed, silent
+from medaegis.progress import Progress, Resumed, silent
 
 ATTACKS = ("fgsm", "bim", "pgd", "mim", "cw-linf", "pgd-l2", "deepfool", "cw-l2", "auto")
-EVERYTHING = 1.0  # eps of an attack that looks for the smallest change: the ball holds every image
 SHUFFLE = -3  # in the place of a restart: the random numbers of an image's shuffled change
-
-
-def plan_assessment(
-    attacks: Sequence[str],
-    eps: Sequence[tuple[str, float]],
-    *,
-    steps: int | None = None,
-    queries: int | None = None,
-    gradients: Sequence[Gradient] = ("bpda",),
-    samples: int = 1,
-) -> list[Planned]:
-    """Every attack at every eps by every way through the Cushion; those that look for the smallest change at one eps.
-
-    Args:
-        steps: of the iterated attacks by gradients within an eps; None: their own.
-        queries: of the attacks that see answers alone, and the most that any attack of an ensemble takes; None: their
-            own.
-        gradients: ways through the Cushion; attacks that see answers alone have none and are run once.
-        samples: draws of a random Cushion that each step averages over; attacks that see answers alone get one a query.
-
-    Raises:
-        ConfigError: no attack, no eps or no way, one twice, an eps below a grey level.
-    """
-    sizes = [value for _, value in eps]
-    for what, given in (("attacks", list(attacks)), ("eps", sizes), ("gradient", list(gradients))):
-        if not given or len(set(given)) != len(given):
-            raise ConfigError(what, "none, or one twice", "name at least one, each once")
-    for text, value in eps:
-        check_eps(text, value)
-    cells = []
-    for name in attacks:
-        entry = find_attack(name)
-        blind = entry.access == "black-box"
-        if blind or isinstance(entry.attack, Ensemble):
-            length = queries
-        else:
-            length = None if entry.minimal or entry.attack.steps == 1 else steps
-        sizes_of = [(SMALLEST, EVERYTHING)] if entry.minimal else eps
-        cells += [
-            Planned(name, value, text, steps=length, gradient=way, samples=1 if blind else samples)
-            for way in (gradients[:1] if blind else gradients)
-            for text, value in sizes_of
-        ]
-    return cells
-
-
-def every_attack(classes: int) -> list[str]:
-    """Names of all attacks that can be aimed at a classifier alone, of so many classes."""
-    return [name for name, entry in CATALOGUE.items() if not entry.adaptive and entry.classes <= classes]
 
 
 def assess_classifier(
@@ -137,28 +79,23 @@ def assess_classifier(
     about = provenance(seed, command)  # of the code that runs, whatever is committed meanwhile
     progress = Resumed(progress)
     store = Store(out_dir / "pieces", progress.begin)
-    known = Known(dataset.subset([*split.train, *split.adv_train]), seed=seed)
-    bare = Bare(classifier, filtering, known, seed, store)
-    chosen = draw(test.labels, limit, seed)
-    right = bare.judge(test.pixels(chosen), test.ids[chosen]).predicted == test.labels[chosen]
-    if not right.any():
-        raise DataError(dataset.spec, "no test image is diagnosed rightly, so none can be attacked", "train longer")
-    pictures = Pictures.of(test, chosen[right], seed)
-    patients = [test.patients[i] for i in chosen.tolist()]
-    count = _Count(test.labels[chosen], patients, right, classifier.classes)
-    meter = Meter(progress, sum(cell.value.steps for cell in cells))
-    outcomes = []
-    for planned in cells:
-        told = meter.part(planned.value.steps, planned.id)
-        piece = bare.attack(
-            planned.value, pictures, planned.eps, targeted=targeted, gradient=planned.gradient, progress=told
-        )
-        outcomes.append((planned, piece))
-    controls, more = run_checks(bare, pictures, outcomes, targeted, progress)
+    victim = Victim(classifier, cushion=filtering)
+    campaign = Campaign(
+        victim,
+        Sample.draw(test, lambda x, ids: victim.verdicts(x, ids, seed=seed, batch_size=64), limit=limit, seed=seed),
+        store,
+        classifier_key(classifier, filtering, seed),
+        "drawn class" if targeted else "any wrong class",
+        known=Known(dataset.subset([*split.train, *split.adv_train]), seed=seed),
+    )
+    sample = campaign.sample
+    outcomes = campaign.run(cells, progress)
+    controls, more = run_checks(campaign, outcomes, progress)
+    count = _Count(sample)
     found = Assessment(
         **about,
         seconds=time.perf_counter() - started + store.spent_before,
-        classifier=str(bare.key["classifier"]),
+        classifier=str(campaign.key["classifier"]),
         classes=list(classifier.classes),
         backbone=classifier.backbone,
         size=classifier.size,
@@ -166,11 +103,11 @@ def assess_classifier(
         cushion=filtering.spec,
         targeted=targeted,
         data=data_facts(test, split),
-        chosen=len(chosen),
-        attacked=len(pictures),
-        clean=count.standing(torch.zeros(len(pictures), dtype=torch.bool)),
-        worst_case=_worst_cases([*outcomes, *more], pictures, eps, count),
-        attacks=[_tried(bare, planned, piece, pictures, count) for planned, piece in outcomes],
+        chosen=len(sample.chosen),
+        attacked=len(sample),
+        clean=count.standing(torch.zeros(len(sample), dtype=torch.bool)),
+        worst_case=_worst_cases([*outcomes, *more], eps, count),
+        attacks=[_tried(campaign, planned, piece, count) for planned, piece in outcomes],
         controls=controls,
     )
     drawn = robustness_figure(found)
@@ -183,27 +120,20 @@ def assess_classifier(
 
 @dataclass(frozen=True)
 class _Count:
-    """The chosen images: their classes and patients, and which are diagnosed rightly when clean; those, in order, are
-    attacked.
-    """
+    """What is left of the chosen images: right from the start, and not lost to attacks."""
 
-    labels: Tensor
-    patients: Sequence[str]
-    right: Tensor
-    classes: Sequence[str]
+    sample: Sample
 
     def standing(self, broken: Tensor) -> Standing:
         """What is left when the attacked images `broken`, bool `(N,)`, are lost."""
-        safe = self.right.clone()
-        safe[self.right] = ~broken
-        of_class = [self.labels == k for k in range(len(self.classes))]
-        recall = {name: self._of(safe, rows) for name, rows in zip(self.classes, of_class, strict=True)}
-        return Standing(accuracy=self._of(safe, torch.ones_like(safe)), recall=recall)
+        chosen, labels = self.sample.chosen, self.sample.test.labels
+        safe = torch.zeros(len(labels), dtype=torch.bool)
+        safe[self.sample.rows] = ~broken
+        recall = {name: self._of(safe, chosen[labels[chosen] == k]) for k, name in enumerate(self.sample.test.classes)}
+        return Standing(accuracy=self._of(safe, chosen), recall=recall)
 
-    def _of(self, hits: Tensor, rows: Tensor) -> Proportion:
-        """Share of these rows, both bool over the chosen images."""
-        patients = [patient for patient, counts in zip(self.patients, rows.tolist(), strict=True) if counts]
-        return proportion(hits[rows], patients)
+    def _of(self, safe: Tensor, rows: Tensor) -> Proportion:
+        return proportion(safe[rows], self.sample.patients_of(rows))
 
 
 def proportion(hits: Tensor, patients: Sequence[str]) -> Proportion:
@@ -214,16 +144,13 @@ def proportion(hits: Tensor, patients: Sequence[str]) -> Proportion:
     return Proportion(n=len(hits), share=found.value, interval=(found.low, found.high))
 
 
-def _worst_cases(
-    outcomes: Outcomes, pictures: Pictures, eps: Sequence[tuple[str, float]], count: _Count
-) -> list[ClassifierWorstCase]:
+def _worst_cases(outcomes: Outcomes, eps: Sequence[tuple[str, float]], count: _Count) -> list[ClassifierWorstCase]:
     """At each eps, in each norm that was attacked in."""
-    found = []
+    found, sample = [], count.sample
     for ball in {planned.value.ball.name: planned.value.ball for planned, _ in outcomes}.values():
         for text, value in sorted(eps, key=lambda pair: pair[1]):
-            inside = torch.stack([within(piece, pictures.pixels, ball, value) for _, piece in outcomes])
-            fooled = torch.stack([piece["fooled"] for _, piece in outcomes]) & inside
-            broken = fooled.any(0)
+            reached = Reached.of(outcomes, sample.pixels, ball, value)
+            broken = reached.fooled.any(0)
             standing = count.standing(broken)
             found.append(
                 ClassifierWorstCase(
@@ -232,19 +159,20 @@ def _worst_cases(
                     eps=value,
                     eps_text=text,
                     norm="L2" if ball.name == "l2" else "Linf",
-                    success=proportion(broken, pictures.patients),
-                    further=further(outcomes, inside, fooled),
+                    success=proportion(broken, sample.patients),
+                    further=reached.further(),
                 )
             )
     return found
 
 
-def _tried(bare: Bare, planned: Planned, piece: Piece, pictures: Pictures, count: _Count) -> Tried:
-    entry, fooled = find_attack(planned.attack), piece["fooled"]
-    change = piece["images"].float() / LEVELS - pictures.pixels
+def _tried(campaign: Campaign, planned: Planned, piece: Piece, count: _Count) -> Tried:
+    entry, fooled, sample = find_attack(planned.attack), piece["fooled"], campaign.sample
+    change = pixels_of(piece) - sample.pixels
     turned = change[fooled]
-    seconds, forwards, backwards = (piece["cost"].sum(0) / len(pictures)).tolist()
-    noise = bare.judge(shuffled(pictures, change, bare.seed), pictures.ids).predicted != pictures.labels
+    seconds, forwards, backwards = (piece["cost"].sum(0) / len(sample)).tolist()
+    blind = campaign.victim.verdicts(shuffled(sample, change), sample.ids, seed=sample.seed, batch_size=64)
+    noise = blind.predicted != sample.labels
     return Tried(
         attack=planned.attack,
         title=entry.title,
@@ -256,9 +184,9 @@ def _tried(bare: Bare, planned: Planned, piece: Piece, pictures: Pictures, count
         restarts=planned.value.restarts,
         gradient=None if entry.access == "black-box" else planned.gradient,
         samples=planned.samples,
-        success=proportion(fooled, pictures.patients),
+        success=proportion(fooled, sample.patients),
         robust_accuracy=count.standing(fooled).accuracy,
-        noise=proportion(noise, pictures.patients),
+        noise=proportion(noise, sample.patients),
         linf=_median(turned.abs().amax((1, 2, 3))),
         l2=_median(turned.flatten(1).norm(dim=1)),
         l0=_median((turned != 0).any(1).sum((1, 2))),
@@ -272,10 +200,10 @@ def _median(values: Tensor) -> float | None:
     return float(values.double().quantile(0.5)) if len(values) else None
 
 
-def shuffled(pictures: Pictures, change: Tensor, seed: int) -> Tensor:
+def shuffled(sample: Sample, change: Tensor) -> Tensor:
     """The images under their changes `(N, C, H, W)`, the pixels of each change put elsewhere: as large, but blind."""
     moved = []
-    for one, i in zip(change.flatten(2), pictures.ids.tolist(), strict=True):
-        moved.append(one[:, torch.randperm(one.shape[1], generator=generator(seed, i, SHUFFLE))])
-    blind = pictures.pixels + torch.stack(moved).view_as(change)
+    for one, i in zip(change.flatten(2), sample.ids.tolist(), strict=True):
+        moved.append(one[:, torch.randperm(one.shape[1], generator=generator(sample.seed, i, SHUFFLE))])
+    blind = sample.pixels + torch.stack(moved).view_as(change)
     return (blind.clamp(0, 1) * LEVELS).round() / LEVELS

@@ -18,10 +18,14 @@ from torch import Tensor
 from medaegis.attacks.balls import check_eps
 from medaegis.attacks.catalogue import find_attack
 from medaegis.attacks.known import Known
-from medaegis.bench.bare import Bare, Pictures, check_attacks, pixels_of
+from medaegis.attacks.victim import Victim
+from medaegis.bench.campaign import Campaign, classifier_key
 from medaegis.bench.metrics import auroc_interval, tpr_at_tnr
+from medaegis.bench.outcome import pixels_of
+from medaegis.bench.plan import Planned, check_attacks
 from medaegis.bench.records.archive import provenance, replace_file, write_record
 from medaegis.bench.records.comparison import Attacked, Comparison, DetectorResult, Separation, markdown
+from medaegis.bench.sample import Sample
 from medaegis.bench.store import Piece, Store
 from medaegis.cushions import Cushion, parse_cushion
 from medaegis.cushions.filters import Unrounded
@@ -96,14 +100,17 @@ def compare_detectors(
         done = part
         return lambda i, n, _: progress(1000 * done + 1000 * i // max(1, n), 1000 * parts, message)
 
+    def planned(name: str) -> Planned:
+        return Planned(name, eps, eps_text, steps=steps if find_attack(name).attack.steps > 1 else None)
+
     for spec in cushions:
-        scene = _Scene(classifier, _filter(spec), dataset, split, taps, eps, steps, limit, seed, store)
+        scene = _Scene(classifier, _filter(spec), dataset, split, taps, limit, seed, store)
         scene.check_enough(detectors)
         made = {}
         for name in attacks:
-            made[name] = scene.attacked(name, scene.test, under(f"{name} behind {spec}"))
+            made[name] = scene.test.attack(planned(name), under(f"{name} behind {spec}"))
             part += 1
-        taught = scene.attacked(learn_from, scene.learn, under(f"{learn_from} to learn from, behind {spec}"))
+        taught = scene.learn.attack(planned(learn_from), under(f"{learn_from} to learn from, behind {spec}"))
         part += 1
         bank = None if guard is None else guard.bank
         rows += scene.judge(detectors, bank, pixels_of(taught), made, under(f"detectors behind {spec}"))
@@ -118,8 +125,8 @@ def compare_detectors(
         steps=steps,
         taps=list(taps),
         learned_from=learn_from,
-        learned=len(scene.learn.labels),
-        tested=len(scene.test.labels),
+        learned=len(scene.learn),
+        tested=len(scene.test),
         attacks=told,
         rows=rows,
     )
@@ -138,26 +145,26 @@ class _Scene:
         dataset: Dataset,
         split: Split,
         taps: tuple[str, ...],
-        eps: float,
-        steps: int | None,
         limit: int | None,
         seed: int,
         store: Store,
     ) -> None:
-        self.cushion, self.eps, self.steps, self.seed = cushion, eps, steps, seed
+        self.cushion, self.seed, self.store = cushion, seed, store
         self.reader = Reader(classifier, cushion=cushion, taps=taps)
-        self.bare = Bare(classifier, cushion, Known(dataset.subset(split.train), taps=taps, seed=seed), seed, store)
-        self.learn = self._right(dataset.subset(split.adv_train), limit)
-        self.test = self._right(dataset.subset(split.adv_test), limit)
+        self.key = classifier_key(classifier, cushion, seed)
+        victim = Victim(classifier, cushion=cushion)
+        known = Known(dataset.subset(split.train), taps=taps, seed=seed)
 
-    def _right(self, images: Dataset, limit: int | None) -> Pictures:
-        """The images that are diagnosed rightly behind the Cushion, spread over all of them where there is a limit."""
-        rows = (self.bare.judge(images.pixels(), images.ids).predicted == images.labels).nonzero().squeeze(1)
-        if limit is not None and limit < len(rows):
-            rows = rows[torch.linspace(0, len(rows) - 1, limit).long()]
-        if not len(rows):
-            raise DataError(images.spec, "no image is diagnosed rightly behind the Cushion", "train longer")
-        return Pictures.of(images, rows, self.seed)
+        def on(part: Sequence[int]) -> Campaign:
+            sample = Sample.draw(
+                dataset.subset(part),
+                lambda x, ids: victim.verdicts(x, ids, seed=seed, batch_size=64),
+                limit=limit,
+                seed=seed,
+            )
+            return Campaign(victim, sample, store, self.key, "towards the drawn class", known=known)
+
+        self.learn, self.test = on(split.adv_train), on(split.adv_test)
 
     def check_enough(self, detectors: Sequence[str]) -> None:
         """Whether there are images enough to learn from, asked before any attack.
@@ -172,13 +179,6 @@ class _Scene:
                 problem = f"{n} images of adv_train are diagnosed rightly behind {self.cushion.spec}, it needs {needed}"
                 raise DataError(f"detector {name!r}", problem, "give more images, a larger --limit, or leave it out")
 
-    def attacked(self, name: str, pictures: Pictures, progress: Progress) -> Piece:
-        """Attacked copies of the images, each driven to a class of its own, and whether any wrong one came out."""
-        attack = find_attack(name).attack
-        attack = attack.with_options(steps=self.steps if attack.steps > 1 else None)
-        piece = self.bare.attack(attack, pictures, self.eps, targeted=True, progress=progress)
-        return {**piece, "fooled": (piece["predicted"] != pictures.labels) & piece["accepted"]}
-
     def judge(
         self,
         detectors: Sequence[str],
@@ -188,14 +188,14 @@ class _Scene:
         progress: Progress,
     ) -> list[DetectorResult]:
         """Every detector, fitted once, against every attack; scores are stored detector by detector."""
-        clean = self.reader.read(self.learn.pixels)
+        clean = self.reader.read(self.learn.sample.pixels)
         attacked = self.reader.read(taught)
-        test = self.reader.read(self.test.pixels)
+        test = self.reader.read(self.test.sample.pixels)
         hostile = {name: pixels_of(piece) for name, piece in made.items()}
         seen = {name: self.reader.read(pixels) for name, pixels in hostile.items()}
-        images = [self.learn.pixels, taught, self.test.pixels, *hostile.values()]
+        images = [self.learn.sample.pixels, taught, self.test.sample.pixels, *hostile.values()]
         key = {
-            **self.bare.key,
+            **self.key,
             "taps": self.reader.taps,
             "images": [hashlib.sha256(pixels.numpy().tobytes()).hexdigest() for pixels in images],
             "attacks": list(made),
@@ -208,7 +208,7 @@ class _Scene:
 
             def compute(detector: Detector = detector, told: Progress = told) -> Piece:
                 began = time.perf_counter()
-                detector.fit(clean, self.learn.labels, attacked=attacked, seed=self.seed, progress=told)
+                detector.fit(clean, self.learn.sample.labels, attacked=attacked, seed=self.seed, progress=told)
                 fitted = time.perf_counter()
                 scores = {f"of {attack}": detector.score(reading).cpu() for attack, reading in seen.items()}
                 scores["clean"] = detector.score(test).cpu()
@@ -217,7 +217,7 @@ class _Scene:
 
             shields = weights_fingerprint(bank) if bank is not None and name == SHIELD else None
             about = {"detector": name, "options": detector.options(), "shields": shields}
-            piece = self.bare.store.get({**key, **about}, compute)
+            piece = self.store.get({**key, **about}, compute)
             fitted, scored = piece["cost"][0].tolist()
             for attack in made:
                 scores, fooled = piece[f"of {attack}"], made[attack]["fooled"].bool()
@@ -238,7 +238,7 @@ class _Scene:
 
     def _separation(self, genuine: Tensor, attacked: Tensor, rows: Tensor) -> Separation:
         """All clean test images beside the attacked ones of these rows, bool `(N,)`."""
-        patients = list(self.test.patients)
+        patients = self.test.sample.patients
         groups = [patients, [patient for patient, counts in zip(patients, rows.tolist(), strict=True) if counts]]
         pair = [genuine.numpy(), attacked[rows].numpy()]
         area = auroc_interval(pair[0], pair[1], groups, seed=self.seed)

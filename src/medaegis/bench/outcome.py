@@ -1,4 +1,4 @@
-"""What an attack made of the images, a row each, and what of it counts."""
+"""What attacks made of the images, a row each, and what of it counts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from torch import Tensor
 from medaegis.attacks.balls import LEVELS, Ball
 from medaegis.bench.plan import Planned
 from medaegis.bench.records.archive import Array
-from medaegis.bench.records.evaluation import Further
 from medaegis.bench.store import Piece
 
 Outcomes = Sequence[tuple[Planned, Piece]]  # of the same images, row by row
@@ -23,7 +22,13 @@ def within(piece: Piece, clean: Tensor, ball: Ball, eps: float) -> Tensor:
         clean: the images `(N, C, H, W)` that were attacked; eps: in pixel units.
     """
     radius = torch.full_like(clean[:, :1, :1, :1], eps)
-    return ball.holds(piece["images"].float() / LEVELS, clean, radius)
+    return ball.holds(pixels_of(piece), clean, radius)
+
+
+def pixels_of(piece: Piece) -> Tensor:
+    """The attacked images of a piece, float in [0, 1]."""
+    images = piece["images"]
+    return images.float() / LEVELS if images.dtype == torch.uint8 else images
 
 
 def broken_by(piece: Piece) -> Tensor:
@@ -49,23 +54,6 @@ def elsewhere_nothing(piece: Piece, places: Tensor, n: int) -> Piece:
     for name, values in whole.items():
         values[places] = piece[name]
     return {**whole, "tried": torch.zeros(n, dtype=torch.bool).index_fill(0, places, True)}
-
-
-def further(outcomes: Outcomes, inside: Tensor, broken: Tensor) -> list[Further]:
-    """What checks among the outcomes tried beyond the plan, if anything of it lies in the ball that is looked at.
-
-    Args:
-        inside, broken: which images of each outcome lie in that ball, and which of those count, bool `(outcomes, N)`.
-    """
-    planned = torch.tensor([not p.check for p, _ in outcomes])
-    by_plan, told = broken[planned].any(0), []
-    for check in dict.fromkeys(p.check for p, _ in outcomes if p.check):
-        mine = torch.tensor([p.check == check for p, _ in outcomes])
-        tried = torch.stack([piece["tried"] for p, piece in outcomes if p.check == check]) & inside[mine]
-        if tried.any():
-            more = (broken[mine].any(0) & ~by_plan).sum()
-            told.append(Further(check=check, n=int(tried.any(0).sum()), more=int(more)))
-    return told
 
 
 def as_scores(values: Tensor) -> Tensor:

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import get_args
 
 from medaegis.attacks.balls import check_eps
-from medaegis.attacks.catalogue import find_attack
+from medaegis.attacks.base import AnyAttack
+from medaegis.attacks.catalogue import CATALOGUE, find_attack
+from medaegis.attacks.engine import Attack
 from medaegis.attacks.ensemble import Ensemble
-from medaegis.attacks.entry import Access, AnyAttack
+from medaegis.attacks.entry import Access
+from medaegis.bench.records.assessment import SMALLEST
 from medaegis.bench.records.evaluation import Attacker, Norm
 from medaegis.bench.surrogates import transferable
-from medaegis.cushions import Gradient
+from medaegis.cushions import Cushion, Gradient
 from medaegis.errors import ConfigError
+
+EVERYTHING = 1.0  # eps of an attack that looks for the smallest change: the ball holds every image
 
 
 @dataclass(frozen=True)
 class Planned:
     """One cell to measure: a catalogue entry, eps in pixel units and as text, and what to change of its defaults.
 
-    `transferred`: made on the field's surrogate, and only judged by the guard. `check`: the control or alarm that
+    `transferred`: made on the surrogate, and only judged by the guard. `check`: the control or alarm that
     runs it on a few images; none: a cell of the plan, on all.
     """
 
@@ -31,12 +37,17 @@ class Planned:
     gradient: Gradient = "bpda"
     transferred: bool = False
     samples: int = 1
+    step_size: float | None = None
     check: str = ""
 
     @property
     def value(self) -> AnyAttack:
         attack = find_attack(self.attack).attack
-        return attack.with_options(steps=self.steps, restarts=self.restarts, samples=self.samples)
+        attack = attack.with_options(steps=self.steps, restarts=self.restarts, samples=self.samples)
+        if self.step_size is None:
+            return attack
+        assert isinstance(attack, Attack), "asked of a walk alone"
+        return replace(attack, step_size=self.step_size)
 
     @property
     def access(self) -> Access:
@@ -95,7 +106,7 @@ def plan(
         return l2_eps if l2_eps and find_attack(name).attack.ball.name == "l2" else eps
 
     blind = {name for name in attacks if find_attack(name).access == "black-box"}
-    asking = {name: queries for name in attacks if name in blind or isinstance(find_attack(name).attack, Ensemble)}
+    asking = {name: queries for name in attacks if _counts_queries(name)}
     adaptive = {name: asking.get(name, steps) for name in attacks if find_attack(name).adaptive}
     cells = [
         Planned(
@@ -123,6 +134,12 @@ def plan(
     return cells + [Planned(name, value, text, transferred=True) for name in transferred for text, value in sizes(name)]
 
 
+def _counts_queries(name: str) -> bool:
+    """Whether its steps are queries; of an ensemble they are the most that any of its attacks takes."""
+    entry = find_attack(name)
+    return entry.access == "black-box" or isinstance(entry.attack, Ensemble)
+
+
 def attacker_of(planned: Planned) -> Attacker:
     """What one must know to run a cell."""
     if planned.access == "white-box":
@@ -133,3 +150,106 @@ def attacker_of(planned: Planned) -> Attacker:
 def norm_of(planned: Planned) -> Norm:
     """As the evaluation format writes it."""
     return "L2" if planned.value.ball.name == "l2" else "Linf"
+
+
+def plan_assessment(
+    attacks: Sequence[str],
+    eps: Sequence[tuple[str, float]],
+    *,
+    steps: int | None = None,
+    queries: int | None = None,
+    gradients: Sequence[Gradient] = ("bpda",),
+    samples: int = 1,
+) -> list[Planned]:
+    """Every attack at every eps by every way through the Cushion; those that look for the smallest change at one eps.
+
+    Args:
+        steps: of the iterated attacks by gradients within an eps; None: their own.
+        queries: of the attacks that see answers alone, and the most that any attack of an ensemble takes; None: their
+            own.
+        gradients: ways through the Cushion; attacks that see answers alone have none and are run once.
+        samples: draws of a random Cushion that each step averages over; attacks that see answers alone get one a query.
+
+    Raises:
+        ConfigError: no attack, no eps or no way, one twice, an eps below a grey level.
+    """
+    sizes = [value for _, value in eps]
+    for what, given in (("attacks", list(attacks)), ("eps", sizes), ("gradient", list(gradients))):
+        if not given or len(set(given)) != len(given):
+            raise ConfigError(what, "none, or one twice", "name at least one, each once")
+    for text, value in eps:
+        check_eps(text, value)
+    cells = []
+    for name in attacks:
+        entry = find_attack(name)
+        blind = entry.access == "black-box"
+        own = entry.minimal or entry.attack.steps == 1
+        length = queries if _counts_queries(name) else None if own else steps
+        sizes_of = [(SMALLEST, EVERYTHING)] if entry.minimal else eps
+        cells += [
+            Planned(name, value, text, steps=length, gradient=way, samples=1 if blind else samples)
+            for way in (gradients[:1] if blind else gradients)
+            for text, value in sizes_of
+        ]
+    return cells
+
+
+def every_attack(classes: int) -> list[str]:
+    """Names of all attacks that can be aimed at a classifier alone, of so many classes."""
+    return [name for name, entry in CATALOGUE.items() if not entry.adaptive and entry.classes <= classes]
+
+
+def check_attacks(names: Iterable[str], classes: int | None = None, *, shields: bool = False) -> None:
+    """Whether each can be aimed at a classifier of so many classes, where that is known, with or without Shields.
+
+    Raises:
+        ConfigError: an attack on a Shield, with what to take in its place; one that needs more classes; an unknown one.
+    """
+    for name in names:
+        entry = find_attack(name)
+        if entry.adaptive and not shields:
+            base, plus, added = name.partition("+")
+            twin = base.removesuffix("-guard").removesuffix("-wb").removeprefix("wb-")
+            instead = twin if twin in CATALOGUE and not CATALOGUE[twin].adaptive else "cw-linf"
+            instead += plus + added
+            raise ConfigError(f"attack {name!r}", "aims at a Shield; here there is none", f"take {instead!r}")
+        if classes is not None and entry.classes > classes:
+            raise ConfigError(f"attack {name!r}", f"needs {entry.classes} classes, there are {classes}", "leave it out")
+
+
+SAMPLES = 4  # draws of a random Cushion, if nothing else is asked for
+
+
+def ways_through(cushion: Cushion, asked: Sequence[str], attacks: Sequence[str]) -> list[Gradient]:
+    """The ways for gradients through this Cushion that are asked for, for these attacks.
+
+    Raises:
+        ConfigError: there is no such way; or one is asked for that nothing would go: there is no Cushion, or no attack
+            has gradients.
+    """
+    known: tuple[Gradient, ...] = get_args(Gradient)
+    text = ",".join(asked)
+    for one in asked:
+        if one not in known:
+            raise ConfigError(f"--gradient {one}", "is no way through a Cushion", f"take {', '.join(known)}")
+    ways = [way for one in asked for way in known if way == one]
+    if cushion.spec == "none" and ways != ["bpda"]:
+        raise ConfigError(f"--gradient {text}", "without a Cushion every way is the same", "leave it out")
+    if ways != ["bpda"] and all(find_attack(name).access == "black-box" for name in attacks):
+        problem = f"{', '.join(attacks)}: by answers alone, without gradients"
+        raise ConfigError(f"--gradient {text}", problem, "leave it out")
+    return ways
+
+
+def samples_for(cushion: Cushion, asked: int | None) -> int:
+    """Draws that an attack through this Cushion averages over; 1 where nothing is drawn.
+
+    Raises:
+        ConfigError: several are asked for, and the Cushion is not random: they would all be the same.
+    """
+    if cushion.random:
+        return SAMPLES if asked is None else asked
+    if asked is not None and asked > 1:
+        problem = f"the Cushion {cushion.spec} is not random, so every draw is the same"
+        raise ConfigError(f"--samples {asked}", problem, "leave it out")
+    return 1

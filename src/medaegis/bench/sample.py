@@ -1,16 +1,112 @@
-"""Which test images are attacked: of the right data set, spread over the classes."""
+"""Which images are attacked: of a draw from the test images, classes in proportion, those diagnosed rightly.
+
+Every verb chooses in this way, so that the same `--limit` and seed attack the same images everywhere.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from medaegis.attacks.choices import pick_targets
+from medaegis.attacks.victim import Verdict
 from medaegis.bench.records.evaluation import DataFacts
 from medaegis.errors import ConfigError, DataError
 from medaegis.guard.site import Site
 from medaegis.images.datasets import Dataset
 from medaegis.images.splits import Split, kept_together
 from medaegis.models.classifier import Classifier
+
+Judge = Callable[[Tensor, Tensor], Verdict]  # of images `(N, C, H, W)` and their numbers `(N,)`
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Images under attack.
+
+    Attributes:
+        test: images, attacked or not.
+        clean: what the victim says of each of them when it is clean.
+        chosen: rows of `test` that shares are taken over.
+        rows: rows of `test` that are attacked: the chosen ones that are diagnosed rightly.
+        seed: of the draw and of the targets.
+    """
+
+    test: Dataset
+    clean: Verdict
+    chosen: Tensor
+    rows: Tensor
+    seed: int
+
+    @classmethod
+    def draw(cls, test: Dataset, judge: Judge, *, limit: int | None, seed: int, judge_all: bool = False) -> Sample:
+        """At most `limit` of the test images.
+
+        Args:
+            judge_all: also judge the test images that are not chosen, and keep them in `test`.
+
+        Raises:
+            DataError: none is diagnosed rightly.
+        """
+        chosen = draw(test.labels, limit, seed)
+        if not judge_all:
+            test, chosen = test.subset(chosen), torch.arange(len(chosen))
+        clean = judge(test.pixels(), test.ids)
+        rows = chosen[diagnosed_rightly(clean, test.labels)[chosen]]
+        if not len(rows):
+            raise DataError(test.spec, "no test image is diagnosed rightly, so none can be attacked", "train longer")
+        return cls(test, clean, chosen, rows, seed)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def few(self, n: int) -> Tensor:
+        """Places of at most n attacked images, the classes in proportion: test images come sorted by class."""
+        return draw(self.labels, n, self.seed)
+
+    def only(self, places: Tensor) -> Sample:
+        """With the attacked images at these places only."""
+        return replace(self, rows=self.rows[places])
+
+    @property
+    def pixels(self) -> Tensor:
+        """The attacked images, float `(N, C, H, W)` in [0, 1]."""
+        return self.test.pixels(self.rows)
+
+    @cached_property
+    def labels(self) -> Tensor:
+        return self.test.labels[self.rows]
+
+    @cached_property
+    def ids(self) -> Tensor:
+        return self.test.ids[self.rows]
+
+    @cached_property
+    def targets(self) -> Tensor:
+        """A wrong class for each, drawn by seed and number of the image."""
+        return pick_targets(self.labels, len(self.test.classes), ids=self.ids, seed=self.seed)
+
+    @cached_property
+    def accepted(self) -> Tensor:
+        """Whether each is accepted when it is clean."""
+        return self.clean.accepted[self.rows]
+
+    @property
+    def patients(self) -> list[str]:
+        return self.patients_of(self.rows)
+
+    def patients_of(self, rows: Tensor) -> list[str]:
+        """Of these rows of `test`."""
+        return [self.test.patients[i] for i in rows.tolist()]
+
+
+def diagnosed_rightly(clean: Verdict, labels: Tensor) -> Tensor:
+    """Whether each clean image is, bool `(N,)`; what has no finite logits is not."""
+    return (clean.predicted == labels) & clean.logits.isfinite().all(1)
 
 
 def check_images(classifier: Classifier, dataset: Dataset, split: Split, limit: int | None, what: str) -> None:

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from medaegis.attacks.entry import AnyAttack
+from medaegis.attacks.base import AnyAttack
 from medaegis.bench.records.archive import replace_file
 
 Piece = dict[str, Tensor]

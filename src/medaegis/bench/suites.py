@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import get_args
 
+from medaegis.attacks.balls import parse_eps
 from medaegis.attacks.catalogue import find_attack
+from medaegis.bench.plan import Planned, plan, samples_for
+from medaegis.bench.surrogates import transferable
+from medaegis.cushions import Gradient
 from medaegis.errors import ConfigError
+from medaegis.guard.guard import Guard
 
 
 @dataclass(frozen=True)
@@ -88,3 +94,78 @@ def find_suite(name: str) -> Suite:
     if name not in SUITES:
         raise ConfigError(f"suite {name!r}", "unknown", f"choose from {', '.join(SUITES)}")
     return SUITES[name]
+
+
+@dataclass(frozen=True)
+class EvaluationPlan:
+    """What an evaluation runs.
+
+    Attributes:
+        cells: what is measured.
+        limit: test images drawn to be attacked; None: all.
+        stamina: also a few images with far more steps and restarts.
+    """
+
+    cells: list[Planned]
+    limit: int | None
+    stamina: bool
+
+
+def check_suite(suite: str, *, attacks: Sequence[str] | None, eps: Sequence[str] | None) -> None:
+    """Raises ConfigError for a suite, an attack or an eps that there is not."""
+    asked = find_suite(suite)
+    for name in asked.attacks if attacks is None else attacks:
+        find_attack(name)
+    for text in asked.eps if eps is None else eps:
+        parse_eps(text)
+
+
+def plan_suite(
+    guard: Guard,
+    suite: str = "standard",
+    *,
+    attacks: Sequence[str] | None = None,
+    eps: Sequence[str] | None = None,
+    steps: int | None = None,
+    queries: int | None = None,
+    limit: int | None = None,
+    gradient: Gradient = "bpda",
+    samples: int | None = None,
+    transfer: bool = False,
+) -> EvaluationPlan:
+    """What a suite runs against this guard, with what is given in place of its own.
+
+    Args:
+        attacks, eps: names and radii as text; None: the suite's. An L2 eps of the suite goes with its own eps.
+        steps: of the attacks that know the guard; queries: of those that see answers alone.
+        gradient: way through the Cushion. WB goes the others too.
+        samples: draws of a random Cushion that each step averages over; None: 4 where it is random.
+        transfer: conventional attacks also on surrogates.
+
+    Raises:
+        ConfigError: an unknown suite or attack, a useless eps, draws of a Cushion that is not random, or nothing to
+            transfer.
+    """
+    asked = find_suite(suite)
+    names = list(asked.attacks if attacks is None else attacks)
+    if attacks is None:
+        names = applicable(names, len(guard.classes))
+    carried = dict.fromkeys(name for name in names if transferable(name)) if transfer else {}
+    if transfer and attacks is None:
+        carried |= dict.fromkeys(MADE_TO_CARRY)
+    if transfer and not carried:
+        problem = "none of these attacks can be made on another classifier"
+        raise ConfigError("--surrogate with --attacks", problem, "name one on the classifier too, as dim")
+    cells = plan(
+        names,
+        [(text, parse_eps(text)) for text in (asked.eps if eps is None else eps)],
+        l2_eps=[(text, parse_eps(text)) for text in asked.l2_eps] if eps is None else [],
+        steps=asked.steps if steps is None else steps,
+        queries=asked.queries if queries is None else queries,
+        gradient=gradient,
+        # Without a Cushion every way through it is the same.
+        other_ways=[way for way in get_args(Gradient) if way != gradient and guard.cushion.spec != "none"],
+        samples=samples_for(guard.cushion, samples),
+        transferred=list(carried),
+    )
+    return EvaluationPlan(cells, asked.limit if limit is None else limit, asked.stamina)

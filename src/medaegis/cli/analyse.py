@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from medaegis.cli import console, datasets
-from medaegis.cli.options import AsJson, Factory, Gradient, Images, Seed, Spec, check_out, factory, gradient_list
+from medaegis.cli.options import AsJson, Factory, Gradient, Images, Seed, Spec, check_out, factory
 from medaegis.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -73,14 +73,15 @@ def analyse(
     radius, filtering = parse_eps(eps), parse_cushion("jpeg:80" if cushion is None else cushion)
     if cushion is not None and kind_of(victim_dir) == "guard":
         raise ConfigError(f"--cushion {cushion}", "a guard has its own, and that one is shown", "leave it out")
-    victim, dataset, split, about = load_victim(
-        victim_dir, spec, attack=attack, gradient=gradient.value, images=images, build=factory(network)
+    victim, key, dataset, split, about = load_victim(
+        victim_dir, spec, attack=attack, gradient=gradient.value, images=images, seed=seed, build=factory(network)
     )
     plan = Plan(
         attack=attack,
         eps=radius,
         eps_text=eps,
         steps=steps,
+        gradient=victim.gradient,
         limit=limit,
         examples=examples,
         layer=layer,
@@ -89,7 +90,9 @@ def analyse(
     )
     known = dataset.subset([*split.train, *split.adv_train])
     with console.progress("Analysing") as progress:
-        found = study(victim, dataset.subset(split.adv_test), plan, known=known, progress=progress)
+        found = study(
+            victim, dataset.subset(split.adv_test), plan, key=key, out_dir=out, known=known, progress=progress
+        )
     page = write_analysis(found, out, about=about)
     n, fooled = len(found.rows), int(found.fooled.sum())
     if as_json:
@@ -106,11 +109,20 @@ def analyse(
 
 
 def load_victim(
-    folder: Path, spec: str, *, attack: str, gradient: str, images: int | None, build: Callable[..., nn.Module] | None
-) -> tuple[Victim, Dataset, Split, dict[str, str | None]]:
-    """A guard or a classifier as the target of attacks, its data and split, and what both are called."""
+    folder: Path,
+    spec: str,
+    *,
+    attack: str,
+    gradient: str,
+    images: int | None,
+    seed: int,
+    build: Callable[..., nn.Module] | None,
+) -> tuple[Victim, dict[str, object], Dataset, Split, dict[str, str | None]]:
+    """A guard or a classifier as the target of attacks and what names it, its data and split, what both are called."""
     from medaegis.artefact import digest, kind_of
     from medaegis.attacks.victim import Victim
+    from medaegis.bench.campaign import classifier_key, guard_key
+    from medaegis.bench.plan import ways_through
     from medaegis.cushions import parse_cushion
     from medaegis.guard.guard import Guard
     from medaegis.images import without_path
@@ -118,16 +130,16 @@ def load_victim(
 
     if kind_of(folder) == "guard":
         guard = Guard.load(folder, factory=build)
-        gradient_list(gradient, guard.cushion, [attack])
+        ways_through(guard.cushion, [gradient], [attack])
         dataset, split = datasets.data_of_guard(guard, spec, images=images)
-        victim = guard.victim(gradient=gradient)  # type: ignore[arg-type]
+        victim, key = guard.victim(gradient=gradient), guard_key(guard, seed)  # type: ignore[arg-type]
         name = f"{guard.classifier.backbone} behind {guard.cushion.spec}, with Shields"
     else:
         classifier = load_classifier(folder, build)
-        gradient_list(gradient, parse_cushion("none"), [attack])
+        ways_through(parse_cushion("none"), [gradient], [attack])
         dataset, split = datasets.data_of_classifier(folder, classifier, spec, images=images)
-        victim = Victim(classifier)
+        victim, key = Victim(classifier), classifier_key(classifier, parse_cushion("none"), seed)
         name = f"{classifier.backbone} alone"
     way = gradient if victim.cushion.spec != "none" else None
     about = {"victim": name, "digest": digest(folder), "data": without_path(spec), "split": "adv_test"}
-    return victim, dataset, split, {**about, "gradient": way}
+    return victim, key, dataset, split, {**about, "gradient": way}

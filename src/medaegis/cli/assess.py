@@ -23,9 +23,7 @@ from medaegis.cli.options import (
     comma_separated,
     eps_list,
     factory,
-    gradient_list,
     recorded_command,
-    samples_for,
 )
 
 if TYPE_CHECKING:
@@ -37,6 +35,7 @@ ALL = "all"
 
 
 def assess(
+    context: typer.Context,
     classifier_dir: Annotated[
         Path, typer.Argument(metavar="CLASSIFIER_DIR", help="Folder that `medaegis train` or `wrap` wrote.")
     ],
@@ -93,8 +92,8 @@ def assess(
     kill with the same options, it goes on where it was. Exit code 1 if a control failed: then the figures are not to
     be relied on yet.
     """
-    from medaegis.bench.assess import ATTACKS, assess_classifier, every_attack, plan_assessment
-    from medaegis.bench.bare import check_attacks
+    from medaegis.bench.assess import ATTACKS, assess_classifier
+    from medaegis.bench.plan import check_attacks, every_attack, plan_assessment, samples_for, ways_through
     from medaegis.cushions import parse_cushion
     from medaegis.models.store import load_classifier
 
@@ -109,17 +108,9 @@ def assess(
     if ALL in names:  # whatever stands beside it
         names = every_attack(len(classifier.classes))
     check_attacks(names, len(classifier.classes))
-    ways = gradient_list(gradient, filtering, names)
+    ways = ways_through(filtering, comma_separated(gradient, "--gradient"), names)
     cells = plan_assessment(names, sizes, steps=steps, queries=queries, gradients=ways, samples=draws)
     dataset, split = datasets.data_of_classifier(classifier_dir, classifier, spec, images=images)
-    given: dict[str, object] = {"--attacks": attacks, "--eps": eps, "--cushion": cushion, "--steps": steps}
-    given |= {
-        "--targeted": targeted,
-        "--gradient": gradient if filtering.spec != "none" else None,
-        "--samples": draws if draws > 1 else None,
-    }
-    given |= {"--queries": queries, "--limit": limit, "--images": images, "--seed": seed, "--factory": network}
-    command = recorded_command("assess", classifier_dir, spec, given)
     with console.progress("Assessing") as progress:
         found = assess_classifier(
             classifier,
@@ -132,7 +123,7 @@ def assess(
             targeted=targeted,
             limit=limit,
             seed=seed,
-            command=command,
+            command=recorded_command(context),
             progress=progress,
         )
     if as_json:

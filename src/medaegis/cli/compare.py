@@ -22,6 +22,7 @@ from medaegis.cli.options import (
 
 
 def compare(
+    context: typer.Context,
     classifier_dir: Annotated[
         Path, typer.Argument(metavar="CLASSIFIER_DIR", help="Folder that `medaegis train` or `wrap` wrote.")
     ],
@@ -84,10 +85,6 @@ def compare(
     shielded = None if guard is None else Guard.load(guard, factory=factory(network))
     check_comparison(names, named, learn_from, filters, shielded, len(classifier.classes))
     dataset, split = datasets.data_of_classifier(classifier_dir, classifier, spec, images=images)
-    given: dict[str, object] = {"--detectors": detectors, "--attacks": attacks, "--learn-from": learn_from}
-    given |= {"--cushions": cushions, "--eps": eps, "--steps": steps, "--guard": guard, "--taps": taps}
-    given |= {"--limit": limit, "--images": images, "--seed": seed, "--factory": network}
-    command = recorded_command("compare", classifier_dir, spec, given)
     with console.progress("Comparing") as progress:
         found = compare_detectors(
             classifier,
@@ -105,7 +102,7 @@ def compare(
             steps=steps,
             limit=limit,
             seed=seed,
-            command=command,
+            command=recorded_command(context),
             progress=progress,
         )
     if as_json:

@@ -180,31 +180,36 @@ def _guard(classifier: Classifier, dataset: Dataset, split: Split, sizes: Sizes,
 
 def _mixed(guard: Guard, test: Dataset, sizes: Sizes, seed: int, out: Path) -> tuple[list[Screened], dict[str, str]]:
     """Clean images and attacked others in one folder, screened as a hospital would; and each file's true class."""
+    import torch
+
     from medaegis.attacks.balls import parse_eps
     from medaegis.attacks.catalogue import find_attack
-    from medaegis.cli.attack import png, rightly_diagnosed, run_attack
+    from medaegis.bench.attack import png
+    from medaegis.bench.sample import Sample
     from medaegis.cli.screening import screen_files
     from medaegis.images import find_images
 
-    rows = rightly_diagnosed(guard, test, 3 * sizes.screened)
+    sample = Sample.draw(test, lambda x, ids: guard.judge(x, ids=ids), limit=None, seed=seed)
+    sample = sample.only(sample.few(3 * sizes.screened))
     truth: dict[str, str] = {}
     files: dict[str, bytes] = {}
     for part, name in enumerate(("clean", "pgd", "wb")):
-        mine = rows[part::3]
-        images = test.pixels(mine)
+        mine = sample.only(torch.arange(part, len(sample), 3))
+        images, eps = mine.pixels, parse_eps(sizes.mixed_eps)
         if name != "clean":
+            attack = find_attack(name).attack
             with console.progress(f"Attacking ({name})") as progress:
-                images = run_attack(
-                    guard,
-                    test,
-                    mine,
-                    find_attack(name).attack,
-                    eps=parse_eps(sizes.mixed_eps),
-                    gradient="bpda",
+                images = attack.run(
+                    guard.victim(),
+                    images,
+                    mine.labels,
+                    eps=eps,
+                    targets=mine.targets,
+                    ids=mine.ids,
                     seed=seed,
                     progress=progress,
                 ).images
-        for row, image in zip(mine.tolist(), images, strict=True):
+        for row, image in zip(mine.rows.tolist(), images, strict=True):
             label = test.classes[int(test.labels[row])]
             file = f"{name}-{int(test.ids[row]):06d}-{''.join(c if c.isalnum() else '-' for c in label)}.png"
             truth[file], files[file] = label, png(image)
@@ -275,13 +280,13 @@ def _evaluation(
     from medaegis.attacks.balls import parse_eps
     from medaegis.bench.evaluate import evaluate_guard
     from medaegis.bench.plan import plan
+    from medaegis.guard.site import Site
     from medaegis.images import without_path
 
     with console.progress("Evaluating") as progress:
         return evaluate_guard(
             guard,
-            dataset,
-            split,
+            Site(dataset, split, home=True),
             cells=plan(sizes.attacks, [(text, parse_eps(text)) for text in sizes.eps]),
             out_dir=out,
             limit=sizes.attacked,

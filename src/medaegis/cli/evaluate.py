@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, get_args
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,14 +20,10 @@ from medaegis.cli.options import (
     Spec,
     check_out,
     comma_separated,
-    eps_list,
     factory,
-    gradient_list,
     next_step,
     recorded_command,
-    samples_for,
 )
-from medaegis.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,6 +34,7 @@ if TYPE_CHECKING:
 
 
 def evaluate(
+    context: typer.Context,
     guard_dir: GuardDir,
     spec: Spec,
     out: Annotated[Path, typer.Option("--out", help="Folder for figures and scores.", show_default=False)],
@@ -103,72 +100,44 @@ def evaluate(
     Called again after a kill with the same options, it goes on where it was. Exit code 1 if a control failed, which
     means that the figures are not to be relied on yet.
     """
-    from medaegis.attacks.catalogue import find_attack
     from medaegis.bench.evaluate import evaluate_guard
-    from medaegis.bench.plan import plan
-    from medaegis.bench.suites import MADE_TO_CARRY, applicable, find_suite
-    from medaegis.bench.surrogates import transferable
-    from medaegis.cushions import Gradient as Way
+    from medaegis.bench.plan import ways_through
+    from medaegis.bench.suites import check_suite, find_suite, plan_suite
     from medaegis.guard.guard import Guard
     from medaegis.models.store import load_classifier
 
     check_out(out)
-    asked = find_suite(suite)
-    names = list(asked.attacks) if attacks is None else comma_separated(attacks, "--attacks")
-    for name in names:
-        find_attack(name)
-    sizes = eps_list(",".join(asked.eps) if eps is None else eps)
-    in_l2 = eps_list(",".join(asked.l2_eps)) if eps is None and asked.l2_eps else []
-    steps = asked.steps if steps is None else steps
-    queries = asked.queries if queries is None else queries
-    limit = asked.limit if limit is None else limit
+    names = None if attacks is None else comma_separated(attacks, "--attacks")
+    sizes = None if eps is None else comma_separated(eps, "--eps")
+    check_suite(suite, attacks=names, eps=sizes)  # before the guard is read, which takes longer
     guard = Guard.load(guard_dir, factory=factory(network))
-    if attacks is None:
-        names = applicable(names, len(guard.classes))
-    (way,) = gradient_list(gradient.value, guard.cushion, names)
-    # Without a Cushion every way through it is the same.
-    other_ways = [other for other in get_args(Way) if other != way and guard.cushion.spec != "none"]
-    surrogates = surrogate or []
-    carried = dict.fromkeys(name for name in names if transferable(name)) if surrogates else {}
-    if surrogates and attacks is None:
-        carried |= dict.fromkeys(MADE_TO_CARRY)
-    if surrogates and not carried:
-        problem = "none of these attacks can be made on another classifier"
-        raise ConfigError("--surrogate with --attacks", problem, "name one on the classifier too, as dim")
-    draws = samples_for(guard.cushion, samples)
-    cells = plan(
-        names,
-        sizes,
-        l2_eps=in_l2,
+    (way,) = ways_through(guard.cushion, [gradient.value], names or find_suite(suite).attacks)
+    planned = plan_suite(
+        guard,
+        suite,
+        attacks=names,
+        eps=sizes,
         steps=steps,
         queries=queries,
+        limit=limit,
         gradient=way,
-        other_ways=other_ways,
-        samples=draws,
-        transferred=list(carried),
+        samples=samples,
+        transfer=bool(surrogate),
     )
-    stand_ins = [load_classifier(path, factory(network)) for path in surrogates]
     site = datasets.site_for(guard, spec, images=images)
-    given: dict[str, object] = {"--suite": suite, "--seed": seed, "--attacks": attacks, "--eps": eps, "--steps": steps}
-    given |= {"--queries": queries, "--limit": limit, "--images": images, "--gradient": way}
-    given |= {"--samples": draws if draws > 1 else None, "--surrogate": surrogates, "--no-planted": not planted}
-    given |= {"--healthy": healthy}
-    command = recorded_command("evaluate", guard_dir, spec, given | {"--factory": network})
     with console.progress("Evaluating") as progress:
         found = evaluate_guard(
             guard,
-            site.dataset,
-            site.split,
-            cells=cells,
-            surrogates=stand_ins,
-            site=site,
+            site,
+            cells=planned.cells,
+            surrogates=[load_classifier(path, factory(network)) for path in surrogate or []],
             out_dir=out,
-            limit=limit,
+            limit=planned.limit,
             planted=planted,
-            stamina=asked.stamina,
+            stamina=planned.stamina,
             healthy=healthy,
             seed=seed,
-            command=command,
+            command=recorded_command(context),
             progress=progress,
         )
     if as_json:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
     from torch import nn
 
-    from medaegis.cushions import Cushion
-    from medaegis.cushions import Gradient as Way
 
 Spec = Annotated[
     str, typer.Argument(metavar="SPEC", help="Data set: phantom-xray, chest-xray:PATH, folder:PATH … (data schemes).")
@@ -104,45 +102,6 @@ def eps_list(text: str) -> list[tuple[str, float]]:
     return [(part, parse_eps(part)) for part in comma_separated(text, "--eps")]
 
 
-def gradient_list(text: str, cushion: Cushion, attacks: Sequence[str]) -> list[Way]:
-    """Ways through this Cushion for these attacks, as `bpda,twin`.
-
-    Raises:
-        ConfigError: there is no such way; or one is asked for that nothing would go: there is no Cushion, or no attack
-            has gradients.
-    """
-    from medaegis.attacks.catalogue import find_attack
-
-    parts = comma_separated(text, "--gradient")
-    for part in parts:
-        if part not in list(Gradient):
-            raise ConfigError(f"--gradient {part}", "is no way through a Cushion", f"take {', '.join(Gradient)}")
-    ways: list[Way] = [Gradient(part).value for part in parts]
-    if cushion.spec == "none" and ways != [Gradient.bpda.value]:
-        raise ConfigError(f"--gradient {text}", "without a Cushion every way is the same", "leave it out")
-    if ways != [Gradient.bpda.value] and all(find_attack(name).access == "black-box" for name in attacks):
-        problem = f"{', '.join(attacks)}: by answers alone, without gradients"
-        raise ConfigError(f"--gradient {text}", problem, "leave it out")
-    return ways
-
-
-SAMPLES = 4
-
-
-def samples_for(cushion: Cushion, asked: int | None) -> int:
-    """Draws that an attack through this Cushion averages over; 1 where nothing is drawn.
-
-    Raises:
-        ConfigError: several are asked for, and the Cushion is not random: they would all be the same.
-    """
-    if cushion.random:
-        return SAMPLES if asked is None else asked
-    if asked is not None and asked > 1:
-        problem = f"the Cushion {cushion.spec} is not random, so every draw is the same"
-        raise ConfigError(f"--samples {asked}", problem, "leave it out")
-    return 1
-
-
 def factory(spec: str | None) -> Callable[..., nn.Module] | None:
     """The function that builds a user's own network."""
     if spec is None:
@@ -176,17 +135,31 @@ def checked(model: type[Model], **values: Any) -> Model:
         raise ConfigError(name, message, "see --help for its range") from None
 
 
-def recorded_command(verb: str, folder: Path, spec: str, options: Mapping[str, object]) -> str:
-    """The call for a record: names without their folders; an option that is None or False was not given.
+def recorded_command(context: typer.Context) -> str:
+    """The call that is running, for a record: names without their folders, and the options that were given.
 
-    Args:
-        options: by name with its dashes; True stands alone, a list is one option again and again.
+    Where it is written, and in which form it is answered, is left out.
     """
     from medaegis.images import without_path
 
-    words = ["medaegis", verb, folder.name, without_path(spec)]
-    for name, value in options.items():
-        for one in value if isinstance(value, list) else [value]:
-            if one is not None and one is not False:
-                words += [name] if one is True else [name, one.name if isinstance(one, Path) else str(one)]
-    return " ".join(words)
+    words, options = ["medaegis", str(context.info_name)], []
+    for parameter in context.command.params:
+        if parameter.name not in context.params:  # as --help
+            continue
+        given = context.params[parameter.name]
+        source = context.get_parameter_source(parameter.name)
+        if parameter.param_type_name == "argument":
+            words.append(given.name if isinstance(given, Path) else without_path(given))
+        elif source is not None and source.name == "COMMANDLINE" and parameter.name not in ("out", "as_json"):
+            options += _as_given(parameter, given)
+    return " ".join(words + options)
+
+
+def _as_given(parameter: Any, value: object) -> list[str]:
+    """An option and its value; one that was given several times, again and again."""
+    if isinstance(value, bool):
+        return [parameter.opts[0] if value else parameter.secondary_opts[0]]
+    told = []
+    for one in value if isinstance(value, list | tuple) else [value]:
+        told += [parameter.opts[0], one.name if isinstance(one, Path) else str(getattr(one, "value", one))]
+    return told

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from medaegis.attacks.engine import Attack, AttackResult
+from medaegis.attacks.engine import Attack
 from medaegis.attacks.victim import Verdict, Victim
 from medaegis.bench.analyse import maps, shifts
 from medaegis.bench.analyse.landscape import Landscape, landscape
 from medaegis.bench.analyse.spectra import Spectrum, passed, radial_spectrum
 from medaegis.bench.analyse.subjects import Plan, Subjects
+from medaegis.bench.outcome import broken_by, pixels_of
+from medaegis.bench.plan import Planned
+from medaegis.bench.store import Store
 from medaegis.errors import ConfigError
 from medaegis.images.datasets import Dataset
 from medaegis.models.classifier import Classifier
 from medaegis.models.taps import refuse_constant
-from medaegis.progress import Meter, Progress, silent
+from medaegis.progress import Meter, Progress, Resumed, silent
 
 STRESSED = 16  # images of the stress test
 LANDSCAPES = 3
@@ -90,12 +94,22 @@ class Study:
 
 
 def study(
-    victim: Victim, test: Dataset, plan: Plan, *, known: Dataset | None = None, progress: Progress = silent
+    victim: Victim,
+    test: Dataset,
+    plan: Plan,
+    *,
+    key: Mapping[str, object],
+    out_dir: Path,
+    known: Dataset | None = None,
+    progress: Progress = silent,
 ) -> Study:
     """Attack test images that are diagnosed rightly and look at what that does.
 
+    Called again after a kill it goes on where it was: attacked images are stored in `out_dir` chunk by chunk.
+
     Args:
         victim: with or without Cushion and Shields.
+        key: names it (`campaign.guard_key` or `classifier_key`).
         known: other clean images, for attacks that imitate one or hide among normal features.
 
     Raises:
@@ -103,19 +117,21 @@ def study(
         DataError: fewer than 8 test images diagnosed rightly; a tap that gives the same for all of them.
     """
     layer = _layer(victim.exact, plan.layer)
-    subjects = Subjects(victim, test, plan, known)
+    progress = Resumed(progress)
+    subjects = Subjects(victim, test, plan, Store(out_dir / "pieces", progress.begin), key=key, known=known)
     images, here = subjects.images, victim.device
     head = shifts.find_head(victim.exact, victim.cushion(images[:4].to(here)))
     taps = tuple(dict.fromkeys((*victim.exact.taps, *([head.tap] if head else []))))
     clean = _pooled(victim, images, taps)
     refuse_constant("analysis", clean)  # before the attack, which may take long
     meter = Meter(progress, _passes(subjects, taps, head))
-    found = subjects.run(plan.value, meter.part(subjects.cost(plan.value), plan.attack))
-    attacked = found.images
+    found = subjects.campaign.attack(plan.planned, meter.part(subjects.cost(plan.planned), plan.attack))
+    attacked = pixels_of(found)
+    after = victim.verdicts(attacked, subjects.ids, seed=plan.seed)
     pooled = [clean, _pooled(victim, attacked, taps)]
     looks, drawn = [], []
     shown = subjects.examples(plan.examples)
-    for x, verdict in ((images, subjects.before), (attacked, found.verdict)):
+    for x, verdict in ((images, subjects.before), (attacked, after)):
         seen = victim.cushion(x.to(here))
         looks.append(_on_cpu(maps.attention(victim.exact, seen, verdict.predicted.to(here), layer)))
         drawn.append(maps.activation_maps(victim.exact, seen[shown.to(here)], victim.exact.taps))
@@ -132,15 +148,15 @@ def study(
         labels=subjects.labels,
         targets=subjects.targets,
         before=subjects.before,
-        after=found.verdict,
-        fooled=found.fooled,
-        broken=found.broken if victim.shields is not None else None,
+        after=after,
+        fooled=found["fooled"],
+        broken=broken_by(found) if victim.shields is not None else None,
         layer=layer,
         embedding={
             tap: shifts.embed(torch.cat([part[tap] for part in pooled]), seed=plan.seed, tap=tap) for tap in taps
         },
         apart={tap: shifts.told_apart(pooled[0][tap], pooled[1][tap]) for tap in taps},
-        direction=None if head is None else _direction(subjects, head, found, pooled, meter),
+        direction=None if head is None else _direction(subjects, head, pooled, meter),
         attention=(looks[0], looks[1]),
         activations={tap: (before.cpu(), drawn[1][tap].cpu()) for tap, before in drawn[0].items()},
         landscape=surfaces,
@@ -170,24 +186,22 @@ def _marks(attack: Attack) -> tuple[int, ...]:
     return (*(k * 10**p for p in range(5) for k in (1, 2, 5) if k * 10**p < attack.steps), attack.steps)
 
 
-def _others(subjects: Subjects) -> dict[str, Attack]:
-    plans = {name: replace(subjects.plan, attack=name, steps=None) for name in COMPARED}
-    return {name: plan.value for name, plan in plans.items() if name != subjects.plan.attack}
+def _others(subjects: Subjects) -> dict[str, Planned]:
+    planned = subjects.plan.planned
+    return {name: replace(planned, attack=name, steps=None) for name in COMPARED if name != planned.attack}
 
 
 def _passes(subjects: Subjects, taps: Sequence[str], head: shifts.Head | None) -> int:
     """What the whole study costs, as the meter counts it."""
     attack = subjects.plan.value
-    passes = subjects.cost(attack) + len(subjects.stressed()) * _stress_cost(subjects, taps)
+    passes = subjects.cost(subjects.plan.planned) + len(subjects.stressed()) * _stress_cost(subjects, taps)
     if head is not None:
         passes += sum(_marks(attack)[:-1]) * attack.restarts * len(subjects.rows)
         passes += sum(map(subjects.cost, _others(subjects).values()))
     return passes
 
 
-def _direction(
-    subjects: Subjects, head: shifts.Head, found: AttackResult, pooled: Sequence[dict[str, Tensor]], meter: Meter
-) -> Direction:
+def _direction(subjects: Subjects, head: shifts.Head, pooled: Sequence[dict[str, Tensor]], meter: Meter) -> Direction:
     attack, labels, targets = subjects.plan.value, subjects.labels, subjects.targets
     clean, weight = pooled[0][head.tap], head.weight.cpu()
 
@@ -202,11 +216,12 @@ def _direction(
     size = attack.step_size or max(2.5 / attack.steps, 1 / (8 * 255 * subjects.plan.eps))
     walk = []
     for steps in marks[:-1]:
-        shorter = attack.with_options(steps=steps, step_size=size)
-        walk.append(cosine(shift(subjects.run(shorter, meter.part(subjects.cost(shorter), "direction")).images)))
+        shorter = replace(subjects.plan.planned, steps=steps, step_size=size)
+        walk.append(cosine(shift(subjects.attacked(shorter, meter.part(subjects.cost(shorter), "direction")))))
     compared = {subjects.plan.attack: last}
     for name, other in _others(subjects).items():
-        compared[name] = shift(subjects.run(other, meter.part(subjects.cost(other), f"direction of {name}")).images)
+        told = meter.part(subjects.cost(other), f"direction of {name}")
+        compared[name] = shift(subjects.attacked(other, told))
     random = shifts.noise(subjects.images, subjects.plan.levels, subjects.ids, seed=subjects.plan.seed)
     pairs = Counter(tuple(sorted(pair)) for pair in zip(labels.tolist(), targets.tolist(), strict=True))
     (low, high), _ = pairs.most_common(1)[0]

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from medaegis.attacks.balls import check_eps, whole_levels
 from medaegis.attacks.catalogue import find_attack
-from medaegis.attacks.choices import pick_targets
-from medaegis.attacks.engine import Attack, AttackResult
+from medaegis.attacks.engine import Attack
 from medaegis.attacks.known import Known
-from medaegis.attacks.victim import Verdict, Victim
-from medaegis.cushions import Cushion, parse_cushion
+from medaegis.attacks.victim import Victim
+from medaegis.bench.campaign import Campaign
+from medaegis.bench.outcome import pixels_of
+from medaegis.bench.plan import Planned
+from medaegis.bench.sample import Sample, draw
+from medaegis.bench.store import Store
+from medaegis.cushions import Cushion, Gradient, parse_cushion
 from medaegis.errors import ConfigError, DataError
 from medaegis.images.datasets import Dataset
 from medaegis.progress import Progress
@@ -32,7 +36,8 @@ class Plan:
     Attributes:
         attack: name in the catalogue; steps None: its own.
         eps: radius in pixel units; eps_text as it was written.
-        limit: images at most.
+        gradient: way through the Cushion.
+        limit: test images drawn at most; those of them that are diagnosed rightly are attacked.
         examples: pictures shown in the maps.
         layer: where Grad-CAM looks; None: the deepest tap with places.
         cushion: whose effect on the perturbation is shown.
@@ -42,6 +47,7 @@ class Plan:
     eps: float = 8 / 256
     eps_text: str = "8/256"
     steps: int | None = None
+    gradient: Gradient = "bpda"
     limit: int = 64
     examples: int = 4
     layer: str | None = None
@@ -49,11 +55,15 @@ class Plan:
     seed: int = 0
 
     @property
+    def planned(self) -> Planned:
+        return Planned(self.attack, self.eps, self.eps_text, steps=self.steps, gradient=self.gradient)
+
+    @property
     def value(self) -> Attack:
-        attack = find_attack(self.attack).attack
+        attack = self.planned.value
         if not isinstance(attack, Attack):
             raise ConfigError(f"attack {self.attack!r}", "is not one walk over each image", "take one that is")
-        return attack.with_options(steps=self.steps)
+        return attack
 
     @property
     def levels(self) -> int:
@@ -61,46 +71,48 @@ class Plan:
 
 
 class Subjects:
-    """The attacked images and what an attack on them needs."""
+    """The attacked images, and the attacks on them.
 
-    def __init__(self, victim: Victim, test: Dataset, plan: Plan, known: Dataset | None) -> None:
+    Args:
+        key: names the victim where outcomes are stored.
+        known: other clean images, in the attacker's hands.
+    """
+
+    def __init__(
+        self,
+        victim: Victim,
+        test: Dataset,
+        plan: Plan,
+        store: Store,
+        *,
+        key: Mapping[str, object],
+        known: Dataset | None = None,
+    ) -> None:
         _check(victim, plan)
         self.victim, self.plan = victim, plan
-        pixels = test.pixels()
-        verdict = Verdict.concatenate([victim.judge(x.to(victim.device)) for x in pixels.split(BATCH)])
-        verdict = verdict.to(pixels.device)
-        right = ((verdict.predicted == test.labels) & verdict.logits.isfinite().all(1)).nonzero().squeeze(1)
-        if len(right) < FEWEST:
-            problem = f"only {len(right)} test images are diagnosed rightly, {FEWEST} are needed"
-            raise DataError(test.spec, problem, "give more images, or train longer")
-        if plan.limit < len(right):
-            right = right[torch.linspace(0, len(right) - 1, plan.limit).long()]
-        self.rows, self.images, self.ids, self.labels = right, pixels[right], test.ids[right], test.labels[right]
-        self.before = Verdict(
-            verdict.logits[right], verdict.predicted[right], verdict.score[right], verdict.accepted[right]
+        sample = Sample.draw(
+            test,
+            lambda x, ids: victim.verdicts(x, ids, seed=plan.seed, batch_size=BATCH),
+            limit=plan.limit,
+            seed=plan.seed,
         )
-        self.targets = pick_targets(self.labels, len(test.classes), ids=self.ids, seed=plan.seed)
-        self.knowledge: dict[str, Any] = {}
-        if known is not None:
-            taught = Known(known, seed=plan.seed)
-            self.knowledge = taught.options(plan.value, victim, self.images, self.targets, self.ids)
+        if len(sample) < FEWEST:
+            problem = f"only {len(sample)} test images are diagnosed rightly, {FEWEST} are needed"
+            raise DataError(test.spec, problem, "give more images or a larger --limit, or train longer")
+        taught = None if known is None else Known(known, seed=plan.seed)
+        self.campaign = Campaign(victim, sample, store, key, "drawn class", known=taught)
+        self.rows = draw(test.labels, plan.limit, plan.seed)[sample.rows]  # of all test images
+        self.images, self.ids = sample.pixels, sample.ids
+        self.labels, self.targets = sample.labels, sample.targets
+        self.before = sample.clean[sample.rows]
 
-    def cost(self, attack: Attack) -> int:
-        """Passes over single images that `run` takes."""
-        return attack.steps * attack.restarts * len(self.rows)
+    def cost(self, planned: Planned) -> int:
+        """Passes over single images that an attack takes."""
+        return planned.value.steps * planned.value.restarts * len(self.rows)
 
-    def run(self, attack: Attack, progress: Progress) -> AttackResult:
-        return attack.run(
-            self.victim,
-            self.images,
-            self.labels,
-            eps=self.plan.eps,
-            targets=self.targets,
-            ids=self.ids,
-            seed=self.plan.seed,
-            progress=progress,
-            **self.knowledge,
-        )
+    def attacked(self, planned: Planned, progress: Progress) -> Tensor:
+        """The images under another attack."""
+        return pixels_of(self.campaign.attack(planned, progress))
 
     def examples(self, count: int) -> Tensor:
         """Rows of `count` images, the classes in turn."""

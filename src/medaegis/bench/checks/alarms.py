@@ -16,14 +16,12 @@ from torch import Tensor
 from medaegis.attacks.balls import Linf
 from medaegis.attacks.catalogue import find_attack
 from medaegis.attacks.choices import generator
-from medaegis.attacks.ensemble import Ensemble
-from medaegis.attacks.entry import AnyAttack
 from medaegis.attacks.losses.answer import CarliniWagner
 from medaegis.attacks.losses.shield import ShieldLogit
 from medaegis.attacks.objective import Goal, Objective
 from medaegis.attacks.victim import Victim
+from medaegis.bench.campaign import Campaign
 from medaegis.bench.checks.exact import AtMost, gain, judge
-from medaegis.bench.field import Field
 from medaegis.bench.outcome import Outcomes, broken_by, elsewhere_nothing
 from medaegis.bench.plan import Planned, norm_of
 from medaegis.bench.records.evaluation import Control
@@ -41,10 +39,10 @@ STAMINA_IMAGES = 16
 STAMINA = ((10, 1), (1, 5), (1, 20))  # times the steps, and restarts
 
 
-def run_alarms(field: Field, outcomes: Outcomes) -> list[Control]:
+def run_alarms(campaign: Campaign, outcomes: Outcomes) -> list[Control]:
     """Every alarm that applies to what was measured; those that attack further are `run_guessing`, `run_stamina`."""
     alarms = [*steps_beat_one(outcomes), *_patience(outcomes), *knowledge_helps(outcomes, adaptive=True)]
-    return alarms + gradient_alarms(field, outcomes)
+    return alarms + gradient_alarms(campaign, outcomes)
 
 
 def followed(outcomes: Outcomes, classes: int, *always: Objective) -> dict[str, Objective]:
@@ -53,15 +51,9 @@ def followed(outcomes: Outcomes, classes: int, *always: Objective) -> dict[str, 
     A loss can be flat where another is not: cross-entropy on saturated logits, whose margin has a slope everywhere.
     """
     planned = [p for p, _ in outcomes if find_attack(p.attack).misleads]
-    objectives = [objective for p in planned for objective in _objectives(p.value, classes)]
+    objectives = [objective for p in planned for objective in p.value.followed(classes)]
     losses = (*always, *(loss for objective in objectives for loss in objective.walked()))
     return {loss.title: loss for loss in losses}
-
-
-def _objectives(attack: AnyAttack, classes: int) -> list[Objective]:
-    if not isinstance(attack, Ensemble):
-        return [attack.objective]
-    return [member.attack.objective for member in attack.members if member.classes <= classes]
 
 
 def steps_beat_one(outcomes: Outcomes) -> list[Control]:
@@ -166,15 +158,13 @@ def _best(outcomes: Iterable[tuple[Planned, Piece]]) -> tuple[str, Tensor] | Non
     return max(found, key=lambda pair: int(pair[1].sum())) if found else None
 
 
-def gradient_alarms(field: Field, outcomes: Outcomes) -> list[Control]:
+def gradient_alarms(campaign: Campaign, outcomes: Outcomes) -> list[Control]:
     """Slopes of the margin, of the Shield and of every loss that the attacks follow, without the Cushion: a loss that
     is quantised by a codec steps by nature, and the ways through it have a control of their own.
     """
-    small = field.only(field.few(PROBED))
-    victim = field.guard.victim(gradient="skip", dtype=torch.float32)
-    goal, ids = Goal(small.labels, small.targets), field.test.ids[small.right]
+    few, victim = campaign.only(campaign.few(PROBED)).sample, campaign.smooth
     losses = followed(outcomes, len(victim.exact.classes), CarliniWagner(), ShieldLogit())
-    return slope_alarms(victim, field.test.pixels(small.right), goal, ids, field.seed, losses)
+    return slope_alarms(victim, few.pixels, Goal(few.labels, few.targets), few.ids, few.seed, losses)
 
 
 def slope_alarms(
@@ -271,7 +261,7 @@ def guessing_is_missing(outcomes: Outcomes, *, adaptive: bool) -> bool:
     return any(access == "white-box" for access, _ in linf) and not asked
 
 
-def run_guessing(field: Field, outcomes: Outcomes, progress: Progress) -> tuple[Control, Outcomes]:
+def run_guessing(campaign: Campaign, outcomes: Outcomes, progress: Progress) -> tuple[Control, Outcomes]:
     """Square on classifier and Shield where nothing got through, on a few images at the largest eps.
 
     Returns:
@@ -280,26 +270,26 @@ def run_guessing(field: Field, outcomes: Outcomes, progress: Progress) -> tuple[
     linf = [(p, piece) for p, piece in outcomes if p.value.ball.name == "linf"]
     largest = max((p for p, _ in linf), key=lambda p: p.eps)
     square = square_check("square-guard", largest, BLIND_QUERIES)
-    places, more = field.few(BLIND_IMAGES), []
+    places, more = campaign.few(BLIND_IMAGES), []
     usual = torch.stack([broken_by(piece)[places] for p, piece in linf if p.eps == largest.eps]).any(0)
 
     def ask(left: Tensor) -> Tensor:
-        piece = field.only(places[left]).attack(square, progress)
-        more.append((square, elsewhere_nothing(piece, places[left], len(field.right))))
+        piece = campaign.only(places[left]).attack(square, progress)
+        more.append((square, elsewhere_nothing(piece, places[left], len(campaign))))
         return broken_by(piece)
 
     return guessing_alarm(square, usual, ask), more
 
 
-def run_stamina(field: Field, outcomes: Outcomes, progress: Progress) -> tuple[Control, Outcomes]:
+def run_stamina(campaign: Campaign, outcomes: Outcomes, progress: Progress) -> tuple[Control, Outcomes]:
     """WB with far more steps and restarts on a few images at the largest eps, beside all that was tried there.
 
     Returns:
         The alarm, and the outcomes, in which the other images count as not fooled, for the worst case.
     """
     longest = max((p for p, _ in outcomes if p.attack == "wb"), key=lambda p: (p.eps, p.value.steps))
-    places = field.few(STAMINA_IMAGES)
-    small = field.only(places)
+    places = campaign.few(STAMINA_IMAGES)
+    small = campaign.only(places)
     n, place = len(places), (longest.eps, norm_of(longest))
     usual = torch.stack([broken_by(piece)[places] for p, piece in outcomes if (p.eps, norm_of(p)) == place]).any(0)
     name, steps = f"Stamina: WB at {longest.eps_text} with more steps and restarts", longest.value.steps
@@ -319,7 +309,7 @@ def run_stamina(field: Field, outcomes: Outcomes, progress: Progress) -> tuple[C
         judged=judged,
         detail=f"On {n} images, so one image is {1 / n:.1%}. What it breaks counts in the worst case.",
     )
-    return alarm, [(p, elsewhere_nothing(piece, places, len(field.right))) for p, piece in pieces]
+    return alarm, [(p, elsewhere_nothing(piece, places, len(campaign))) for p, piece in pieces]
 
 
 def _effort(planned: Planned) -> str:

@@ -14,7 +14,7 @@ from medaegis.attacks.catalogue import find_attack
 from medaegis.attacks.engine import Attack
 from medaegis.attacks.losses.answer import CarliniWagner
 from medaegis.attacks.objective import Goal
-from medaegis.bench.bare import Bare, Pictures
+from medaegis.bench.campaign import Campaign
 from medaegis.bench.checks.alarms import (
     ADDED,
     PROBED,
@@ -39,13 +39,8 @@ LONGER = 10  # times the steps
 BLIND_STEPS, BLIND_IMAGES = 1000, 32
 
 
-def run_checks(
-    bare: Bare, pictures: Pictures, outcomes: Outcomes, targeted: bool, progress: Progress
-) -> tuple[list[Control], Outcomes]:
+def run_checks(campaign: Campaign, outcomes: Outcomes, progress: Progress) -> tuple[list[Control], Outcomes]:
     """Every control and alarm that applies to what was measured, by the first way through the Cushion.
-
-    Args:
-        pictures: those that were attacked, in the order of the outcomes' rows.
 
     Returns:
         Them, and the outcomes of further attacks on few images, in which the others are not fooled, for the worst case.
@@ -57,17 +52,17 @@ def run_checks(
     found = [*_more_change(bounded), *steps_beat_one(bounded), *knowledge_helps(bounded, adaptive=False)]
     further = [_guessing] if guessing_is_missing(bounded, adaptive=False) else []
     if plain:
-        found.append(_full_success(bare, pictures, plain, targeted, progress))
+        found.append(_full_success(campaign, plain, progress))
         further.insert(0, _more_steps)
     more: list[tuple[Planned, Piece]] = []
     for run in further:
-        alarm, outcome = run(bare, pictures, bounded, targeted, progress)
+        alarm, outcome = run(campaign, bounded, progress)
         found.append(alarm)
         more += outcome
-    few = pictures[pictures.few(PROBED, bare.seed)]
-    goal = Goal(few.labels, few.targets if targeted else None)
-    losses = followed(outcomes, len(bare.classifier.classes), CarliniWagner())
-    found += slope_alarms(bare.smooth, few.pixels, goal, few.ids, bare.seed, losses)
+    few, victim = campaign.only(campaign.few(PROBED)).sample, campaign.smooth
+    goal = Goal(few.labels, None if campaign.aim == "any wrong class" else few.targets)
+    losses = followed(outcomes, len(victim.exact.classes), CarliniWagner())
+    found += slope_alarms(victim, few.pixels, goal, few.ids, few.seed, losses)
     return found, more
 
 
@@ -101,9 +96,9 @@ def _more_change(outcomes: Outcomes) -> list[Control]:
     ]
 
 
-def _full_success(bare: Bare, pictures: Pictures, plain: Outcomes, targeted: bool, progress: Progress) -> Control:
-    few, cells = pictures[pictures.few(FAR_IMAGES, bare.seed)], far_out(planned for planned, _ in plain)
-    fooled = {p.attack: _further(bare, few, p, targeted, progress)["fooled"] for p in cells}
+def _full_success(campaign: Campaign, plain: Outcomes, progress: Progress) -> Control:
+    few, cells = campaign.only(campaign.few(FAR_IMAGES)), far_out(planned for planned, _ in plain)
+    fooled = {p.attack: few.attack(p, progress)["fooled"] for p in cells}
     passed, judged = judge([at_least(int(hits.sum()), len(hits), FULL) for hits in fooled.values()])
     return Control(
         name=f"Full success far out, {cells[0].eps_text}",
@@ -116,20 +111,18 @@ def _full_success(bare: Bare, pictures: Pictures, plain: Outcomes, targeted: boo
     )
 
 
-def _more_steps(
-    bare: Bare, pictures: Pictures, bounded: Outcomes, targeted: bool, progress: Progress
-) -> tuple[Control, Outcomes]:
+def _more_steps(campaign: Campaign, bounded: Outcomes, progress: Progress) -> tuple[Control, Outcomes]:
     """PGD, or the first plain attack there is, with ten times the steps where it did not break all."""
     plain = [(p, piece) for p, piece in bounded if _plain(p)]
     names = [planned.attack for planned, _ in plain]
     name = "pgd" if "pgd" in names else names[0]
-    rows = pictures.few(FAR_IMAGES, bare.seed)
+    rows = campaign.few(FAR_IMAGES)
     found = sorted(((p, piece["fooled"][rows]) for p, piece in plain if p.attack == name), key=lambda pair: pair[0].eps)
     short = [pair for pair in found if float(pair[1].float().mean()) < FULL]
     planned, usual = max(short, key=lambda pair: pair[0].eps, default=found[0])
     check = f"More steps change little, {planned.eps_text}"
     longer = replace(planned, steps=LONGER * planned.value.steps, check=check)
-    piece = _further(bare, pictures[rows], longer, targeted, progress)
+    piece = campaign.only(rows).attack(longer, progress)
     turned = _at(bounded, planned.eps, rows)
     more, added = piece["fooled"], piece["fooled"] & ~turned
     passed, judged = judge([*falls_of([usual, more]), AtMost(int(added.sum()), len(added), ADDED)])
@@ -144,27 +137,21 @@ def _more_steps(
         judged=judged,
         detail=f"On {len(rows)} images. Where many more fall, take more --steps; they count in the worst case.",
     )
-    return alarm, [(longer, elsewhere_nothing(piece, rows, len(pictures)))]
+    return alarm, [(longer, elsewhere_nothing(piece, rows, len(campaign)))]
 
 
-def _guessing(
-    bare: Bare, pictures: Pictures, bounded: Outcomes, targeted: bool, progress: Progress
-) -> tuple[Control, Outcomes]:
+def _guessing(campaign: Campaign, bounded: Outcomes, progress: Progress) -> tuple[Control, Outcomes]:
     """Square on a few images, at the largest eps."""
     largest = max((p for p, _ in bounded if p.value.ball.name == "linf"), key=lambda p: p.eps)
     square = square_check("square", largest, BLIND_STEPS)
-    rows, more = pictures.few(BLIND_IMAGES, bare.seed), []
+    rows, more = campaign.few(BLIND_IMAGES), []
 
     def ask(left: Tensor) -> Tensor:
-        piece = _further(bare, pictures[rows[left]], square, targeted, progress)
-        more.append((square, elsewhere_nothing(piece, rows[left], len(pictures))))
+        piece = campaign.only(rows[left]).attack(square, progress)
+        more.append((square, elsewhere_nothing(piece, rows[left], len(campaign))))
         return piece["fooled"]
 
     return guessing_alarm(square, _at(bounded, largest.eps, rows), ask), more
-
-
-def _further(bare: Bare, few: Pictures, planned: Planned, targeted: bool, progress: Progress) -> Piece:
-    return bare.attack(planned.value, few, planned.eps, targeted=targeted, gradient=planned.gradient, progress=progress)
 
 
 def _at(outcomes: Outcomes, eps: float, rows: Tensor) -> Tensor:

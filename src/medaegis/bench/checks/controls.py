@@ -19,9 +19,8 @@ from torch import Tensor
 from medaegis.attacks.balls import Linf
 from medaegis.attacks.catalogue import find_attack
 from medaegis.attacks.choices import generator
-from medaegis.attacks.universal import Universal
+from medaegis.bench.campaign import Campaign
 from medaegis.bench.checks.exact import Gain, at_least, gain, judge
-from medaegis.bench.field import Field
 from medaegis.bench.outcome import Outcomes, broken_by, undetected
 from medaegis.bench.plan import Planned
 from medaegis.bench.records.evaluation import Control
@@ -55,23 +54,23 @@ def run_controls(
     guard: Guard,
     dataset: Dataset,
     split: Split,
-    field: Field,
+    campaign: Campaign,
     outcomes: Outcomes,
     *,
     planted: bool,
     progress: Progress,
 ) -> list[Control]:
     """Every control that applies to what was measured."""
-    controls = [_noise(guard, field), _extra_jpeg(guard, field)]
-    controls += _undefended(field, outcomes, progress)
+    controls = [_noise(guard, campaign), _extra_jpeg(guard, campaign)]
+    controls += _undefended(campaign, outcomes, progress)
     if not any(planned.attack == "wb" for planned, _ in outcomes):
         asked = {WAYS: guard.cushion.spec != "none", FULL_SUCCESS: True, PLANTED: planted}
         return controls + [not_measured(name) for name, wanted in asked.items() if wanted]
     controls += _ways_through(outcomes)
-    controls.append(_full_success(field, outcomes, progress))
+    controls.append(_full_success(campaign, outcomes, progress))
     if planted:
         samples = max(planned.samples for planned, _ in outcomes)
-        controls.append(_planted_weakness(guard, dataset, split, field, progress, samples=samples))
+        controls.append(_planted_weakness(guard, dataset, split, campaign, progress, samples=samples))
     return controls
 
 
@@ -90,32 +89,32 @@ def not_measured(name: str, kind: Literal["control", "alarm"] = "control") -> Co
     )
 
 
-def _noise(guard: Guard, field: Field) -> Control:
-    rows = _harmless(field)
-    x = field.test.pixels(rows)
+def _noise(guard: Guard, campaign: Campaign) -> Control:
+    rows = _harmless(campaign)
+    x = campaign.sample.test.pixels(rows)
     eps = torch.full_like(x[:, :1, :1, :1], NOISE_EPS)
     ball = Linf()
-    noisy = ball.random(x, eps, [generator(field.seed, int(i), 0) for i in field.test.ids[rows]])
-    return _as_clean(guard, field, ball.to_8bit(noisy, x, eps), "Random noise of 16/256")
+    noisy = ball.random(x, eps, [generator(campaign.seed, int(i), 0) for i in campaign.sample.test.ids[rows]])
+    return _as_clean(guard, campaign, ball.to_8bit(noisy, x, eps), "Random noise of 16/256")
 
 
-def _extra_jpeg(guard: Guard, field: Field) -> Control:
-    again = parse_cushion("jpeg:90")(field.test.pixels(_harmless(field)))
-    return _as_clean(guard, field, again, "One more JPEG pass at quality 90")
+def _extra_jpeg(guard: Guard, campaign: Campaign) -> Control:
+    again = parse_cushion("jpeg:90")(campaign.sample.test.pixels(_harmless(campaign)))
+    return _as_clean(guard, campaign, again, "One more JPEG pass at quality 90")
 
 
-def _harmless(field: Field) -> torch.Tensor:
+def _harmless(campaign: Campaign) -> torch.Tensor:
     """Rows of the test images that harmless changes are tried on: the chosen ones, or more where those are few."""
-    if len(field.chosen) >= HARMLESS_IMAGES:
-        return field.chosen
-    return draw(field.test.labels, HARMLESS_IMAGES, field.seed)
+    if len(campaign.sample.chosen) >= HARMLESS_IMAGES:
+        return campaign.sample.chosen
+    return draw(campaign.sample.test.labels, HARMLESS_IMAGES, campaign.seed)
 
 
-def _as_clean(guard: Guard, field: Field, images: torch.Tensor, name: str) -> Control:
+def _as_clean(guard: Guard, campaign: Campaign, images: torch.Tensor, name: str) -> Control:
     """`images`: changed ones, of `_harmless`."""
-    rows = _harmless(field)
-    clean = field.clean.accepted[rows]
-    accepted = guard.judge(images, ids=field.test.ids[rows], seed=field.seed).accepted
+    rows = _harmless(campaign)
+    clean = campaign.sample.clean.accepted[rows]
+    accepted = guard.judge(images, ids=campaign.sample.test.ids[rows], seed=campaign.seed).accepted
     passed, judged = judge([gain(clean, accepted, TOLERATED), gain(accepted, clean, TOLERATED)])
     return Control(
         name=name,
@@ -134,7 +133,7 @@ def far_out(cells: Iterable[Planned]) -> list[Planned]:
     return [replace(p, eps=far, eps_text=f"{far * 256:g}/256") for p in {p.attack: p for p in cells}.values()]
 
 
-def _undefended(field: Field, outcomes: Outcomes, progress: Progress) -> list[Control]:
+def _undefended(campaign: Campaign, outcomes: Outcomes, progress: Progress) -> list[Control]:
     """The same attacks, far out on a few images, where nothing protects, and behind the Cushion alone.
 
     Of white-box attacks that aim at a wrong answer within an eps, image by image: one by answers may run out of
@@ -144,7 +143,7 @@ def _undefended(field: Field, outcomes: Outcomes, progress: Progress) -> list[Co
     cells = far_out(planned for planned, _ in outcomes if _must_win(planned))
     if not cells:
         return []
-    small = field.only(field.few(FAR_IMAGES))
+    small = campaign.only(campaign.few(FAR_IMAGES))
     pieces = {planned.attack: small.attack(planned, progress) for planned in cells}
     rows = (
         ("Attacks on the classifier alone", "fooled_bare"),
@@ -160,7 +159,7 @@ def _undefended(field: Field, outcomes: Outcomes, progress: Progress) -> list[Co
                 expectation=f"every iterated white-box attack on the answer succeeds on at least {FULL:.0%}",
                 measured=", ".join(f"{attack} {float(hits.float().mean()):.1%}" for attack, hits in fooled.items()),
                 passed=passed,
-                detail=f"On {len(small.right)} images. If they failed here, their failure against the guard would say "
+                detail=f"On {len(small)} images. If they failed here, their failure against the guard would say "
                 "nothing.",
                 judged=judged,
             )
@@ -170,7 +169,7 @@ def _undefended(field: Field, outcomes: Outcomes, progress: Progress) -> list[Co
 
 def _must_win(planned: Planned) -> bool:
     entry, attack = find_attack(planned.attack), planned.value
-    iterated = attack.steps > 1 and attack.ball.name == "linf" and not isinstance(attack, Universal)
+    iterated = attack.steps > 1 and attack.ball.name == "linf" and not attack.learns
     aims = entry.misleads and not entry.adaptive and not entry.minimal
     return iterated and aims and planned.access == "white-box"
 
@@ -202,7 +201,7 @@ def _ways_through(outcomes: Outcomes) -> list[Control]:
     return controls
 
 
-def _full_success(field: Field, outcomes: Outcomes, progress: Progress) -> Control:
+def _full_success(campaign: Campaign, outcomes: Outcomes, progress: Progress) -> Control:
     """WB's undetected success over eps must rise to nearly all images."""
     found = [(p, piece) for p, piece in outcomes if p.attack == "wb"]
     longest = max((p for p, _ in found), key=lambda p: p.value.steps)
@@ -211,10 +210,10 @@ def _full_success(field: Field, outcomes: Outcomes, progress: Progress) -> Contr
         for p, piece in found
         if (p.value.steps, p.gradient) == (longest.value.steps, longest.gradient)
     }
-    planned, places = sorted(broken), field.few(FAR_IMAGES)
+    planned, places = sorted(broken), campaign.few(FAR_IMAGES)
     falls = falls_of([broken[eps] for eps in planned])
     before = broken[planned[-1]][places]
-    small = field.only(places)
+    small = campaign.only(places)
     for eps in (FAR_EPS / 2, FAR_EPS):
         if eps > planned[-1]:
             piece = small.attack(replace(longest, eps=eps, eps_text=f"{eps * 256:g}/256"), progress)
@@ -245,7 +244,7 @@ def _points(share: float) -> str:
 
 
 def _planted_weakness(
-    guard: Guard, dataset: Dataset, split: Split, field: Field, progress: Progress, *, samples: int = 1
+    guard: Guard, dataset: Dataset, split: Split, campaign: Campaign, progress: Progress, *, samples: int = 1
 ) -> Control:
     """A Shield trained at 1/256 only must be broken by WB."""
     learn = dataset.subset([*split.train, *split.adv_train])
@@ -255,19 +254,19 @@ def _planted_weakness(
         eps_start=1 / 256,
         eps_end=1 / 256,
         inner_steps=3,
-        seed=field.seed,
+        seed=campaign.seed,
     )
     made_of = hashlib.sha256(f"{guard.fingerprint()} {config.model_dump_json()}".encode()).hexdigest()[:16]
     shields = []
     for label in range(len(guard.classes)):
-        folder = field.store.folder.with_name("planted") / made_of / str(label)
+        folder = campaign.store.folder.with_name("planted") / made_of / str(label)
         training = ShieldTraining(guard.classifier, guard.cushion, learn, label, config, folder)
         shields.append(training.train(progress))
     weak = Guard(guard.classifier, guard.cushion, ShieldBank(shields), tnr=guard.tnr)
     set_guard_thresholds(weak, dataset, split.val)
     eps_text = f"{PLANTED_EPS * 256:g}/256"
     planned = Planned("wb", PLANTED_EPS, eps_text, samples=samples)
-    piece = field.only(field.few(FAR_IMAGES)).against(weak).attack(planned, progress)
+    piece = campaign.only(campaign.few(FAR_IMAGES)).against(weak).attack(planned, progress)
     hits = broken_by(piece)
     passed, judged = judge([at_least(int(hits.sum()), len(hits), BROKEN)])
     return Control(

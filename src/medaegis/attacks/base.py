@@ -1,0 +1,188 @@
+"""What every attack has in common: how it is run, and what comes out."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from medaegis.ambient import own_modes
+from medaegis.attacks.balls import Ball
+from medaegis.attacks.normal import Mixtures
+from medaegis.attacks.objective import Goal, Objective
+from medaegis.attacks.victim import Verdict, Victim
+from medaegis.progress import Progress, silent
+
+
+@dataclass(frozen=True)
+class AttackResult:
+    """What an attack made of each image; all tensors have one row per image.
+
+    Attributes:
+        images: adversarial images, 8-bit values k / 255 in float32 (any float where the victim's Cushion does not
+            round), inside the ball.
+        verdict: of the victim on those images.
+        reached: the classifier says what the attacker wants: his target, or where any wrong class will do, one of them.
+        wrong: the classifier was wrong from the start, about the clean image.
+        unmoved: the image is where the walk began.
+        forwards, backwards: passes over single images that were spent on gradients; verdicts are not counted.
+        seconds: wall time.
+    """
+
+    images: Tensor
+    verdict: Verdict
+    reached: Tensor
+    wrong: Tensor
+    unmoved: Tensor
+    forwards: int
+    backwards: int
+    seconds: float
+
+    @property
+    def fooled(self) -> Tensor:
+        """The attack made the classifier say what the attacker wants; what was wrong from the start does not count."""
+        return self.reached & ~self.wrong
+
+    @property
+    def broken(self) -> Tensor:
+        """Fooled and accepted by the Shield: the attack got through."""
+        return self.fooled & self.verdict.accepted
+
+    @property
+    def still(self) -> Tensor:
+        """The attack stood still, without success: neither a gradient nor an answer led it away from its start."""
+        return self.unmoved & ~self.reached
+
+    def judged(self, verdict: Verdict, goal: Goal, *, clean: Verdict | None = None) -> AttackResult:
+        """The same images under another verdict, or for another goal.
+
+        Args:
+            clean: the other verdict on the clean images; None: what was wrong from the start is so still.
+        """
+        wrong = self.wrong if clean is None else clean.predicted != goal.labels
+        return replace(self, verdict=verdict, reached=is_reached(verdict, goal), wrong=wrong)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What an attack is asked for; the attributes are the arguments of `AnyAttack.run`."""
+
+    images: Tensor
+    labels: Tensor
+    eps: Tensor
+    targets: Tensor | None
+    only_target: bool
+    guides: Tensor | None
+    normal: Mixtures | None
+    known: tuple[Tensor, Tensor] | None
+    ids: Tensor
+    seed: int
+    batch_size: int
+    progress: Progress
+
+    def __getitem__(self, rows: Tensor) -> Request:
+        return replace(
+            self,
+            images=self.images[rows],
+            labels=self.labels[rows],
+            eps=self.eps[rows] if self.eps.ndim else self.eps,
+            targets=None if self.targets is None else self.targets[rows],
+            guides=None if self.guides is None else self.guides[rows],
+            ids=self.ids[rows],
+        )
+
+    @property
+    def goal(self) -> Goal:
+        return Goal(self.labels, self.targets, self.guides, self.normal, self.only_target)
+
+
+class AnyAttack(ABC):
+    """A walk over each image (`Attack`), several of them (`Ensemble`), or one change for all images (`Universal`).
+
+    Attributes:
+        objective: what it minimises; of several attacks together, it says what any of them needs.
+        ball: where its images are.
+        steps, restarts, samples: gradient steps of one start, starts, and draws of a random Cushion at each step.
+        random_start: whether it starts at a random point of the ball.
+        learns: whether it learns from known images before it attacks others.
+    """
+
+    learns: ClassVar[bool] = False
+
+    if TYPE_CHECKING:
+
+        @property
+        def objective(self) -> Objective: ...
+        @property
+        def ball(self) -> Ball: ...
+        @property
+        def steps(self) -> int: ...
+        @property
+        def restarts(self) -> int: ...
+        @property
+        def samples(self) -> int: ...
+        @property
+        def random_start(self) -> bool: ...
+
+    @abstractmethod
+    def with_options(
+        self, *, steps: int | None = None, restarts: int | None = None, samples: int | None = None
+    ) -> Self:
+        """A copy with some settings changed; None leaves a setting as it is."""
+
+    def followed(self, classes: int) -> tuple[Objective, ...]:
+        """The losses that it walks by on a classifier of so many classes."""
+        return (self.objective,)
+
+    @own_modes()
+    def run(
+        self,
+        victim: Victim,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        eps: float | Tensor,
+        targets: Tensor | None = None,
+        only_target: bool = True,
+        guides: Tensor | None = None,
+        normal: Mixtures | None = None,
+        known: tuple[Tensor, Tensor] | None = None,
+        ids: Tensor | None = None,
+        seed: int = 0,
+        batch_size: int = 32,
+        progress: Progress = silent,
+    ) -> AttackResult:
+        """Attack every image.
+
+        Args:
+            images: `(N, C, H, W)` in [0, 1], on the 8-bit grid (values k / 255) where the victim rounds, float32 or
+                float64; results are float32 and come back to their device.
+            labels: true classes, int64 `(N,)`.
+            eps: radius in pixel units, one number or one per image `(N,)`.
+            targets: wanted classes `(N,)`; None: untargeted.
+            only_target: with targets, no other wrong class counts as success, nor ends a restart.
+            guides: clean images to imitate, `(N, C, H, W)`, for objectives that do.
+            normal: mixtures of clean features (`fit_mixtures`), for objectives that hide among them.
+            known: images and labels to learn from, none of the attacked ones among them, for attacks that do.
+            ids: one number per image that seeds its random starts, and the draws of a random Cushion; None: its
+                position.
+
+        Raises:
+            ConfigError: no images, or some outside [0, 1] or off the 8-bit grid; labels, targets, ids or eps that do
+                not fit; a target equal to the label; a batch size below 1.
+        """
+        radius = torch.as_tensor(eps, dtype=torch.float32)
+        ids = torch.arange(len(images)) if ids is None else ids
+        options = (targets, only_target, guides, normal, known, ids, seed, batch_size, progress)
+        return self._run(victim, Request(images, labels, radius, *options))
+
+    @abstractmethod
+    def _run(self, victim: Victim, request: Request) -> AttackResult: ...
+
+
+def is_reached(verdict: Verdict, goal: Goal) -> Tensor:
+    """Whether each verdict is what the attacker wants, and not for want of a number."""
+    return goal.reached(verdict.predicted) & verdict.logits.isfinite().all(1)

@@ -1,0 +1,220 @@
+"""Attacks on a sample of images: cell by cell, in chunks of images, each chunk stored when it is done."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from medaegis.attacks.base import AnyAttack
+from medaegis.attacks.catalogue import find_attack
+from medaegis.attacks.known import Known
+from medaegis.attacks.objective import Goal
+from medaegis.attacks.transfer import transfer
+from medaegis.attacks.universal import Universal, fixed, wanted
+from medaegis.attacks.victim import Victim
+from medaegis.bench.code import code_fingerprint
+from medaegis.bench.outcome import as_scores
+from medaegis.bench.plan import Planned
+from medaegis.bench.sample import Sample
+from medaegis.bench.store import BATCH, Piece, Store, flops, images_per_piece
+from medaegis.bench.surrogates import Surrogate
+from medaegis.cushions import Cushion
+from medaegis.errors import ConfigError
+from medaegis.guard.fingerprint import weights_fingerprint
+from medaegis.guard.guard import Guard
+from medaegis.models.classifier import Classifier
+from medaegis.models.store import describe_classifier
+from medaegis.progress import Meter, Progress
+
+Aim = Literal["any wrong class", "drawn class", "towards the drawn class"]
+
+
+@dataclass(frozen=True)
+class Campaign:
+    """What is attacked, with what is known, and where outcomes are kept.
+
+    Attributes:
+        victim: gives the verdicts; attacks follow its gradients, or those of the surrogate in transferred cells.
+        key: names the victim and all else that outcomes depend on beside the cell and the images.
+        aim: what counts as success, and where images are driven to: to "any wrong class"; to the "drawn class" of each
+            image, which alone counts; "towards the drawn class", where any wrong class counts.
+        known: other clean images, in the attacker's hands; None: no attack may need them.
+        alone: the classifier without Cushion and Shield, for how often the same attack fools that; None: not asked.
+        surrogate: what an attacker attacks who knows nothing of the victim; None where no cell is transferred.
+    """
+
+    victim: Victim
+    sample: Sample
+    store: Store
+    key: Mapping[str, object]
+    aim: Aim
+    known: Known | None = None
+    alone: Victim | None = None
+    surrogate: Surrogate | None = None
+
+    def __len__(self) -> int:
+        return len(self.sample)
+
+    @property
+    def seed(self) -> int:
+        return self.sample.seed
+
+    def few(self, n: int) -> Tensor:
+        """Places of at most n attacked images, the classes in proportion."""
+        return self.sample.few(n)
+
+    def only(self, places: Tensor) -> Campaign:
+        """On the attacked images at these places only."""
+        return replace(self, sample=self.sample.only(places))
+
+    def against(self, guard: Guard) -> Campaign:
+        """The same images against another guard."""
+        return replace(self, victim=guard.victim(), key=guard_key(guard, self.seed))
+
+    @cached_property
+    def smooth(self) -> Victim:
+        """Where slopes are looked at: in float32 and without the Cushion, whose rounding would step."""
+        return self.victim.by("skip").in_float32()
+
+    def run(self, cells: Sequence[Planned], progress: Progress) -> list[tuple[Planned, Piece]]:
+        """The outcomes of all cells; progress is counted in their steps."""
+        meter = Meter(progress, sum(planned.value.steps for planned in cells))
+        return [(planned, self.attack(planned, meter.part(planned.value.steps, planned.id))) for planned in cells]
+
+    def attack(self, planned: Planned, progress: Progress) -> Piece:
+        """Attacked images, verdicts and costs of a cell.
+
+        Returns:
+            "images" (uint8 where the victim rounds, else float32), "predicted", "accepted", "score", "fooled" and
+            "still", a row each; "cost", float64 `(chunks, 3)`: seconds, forwards and backwards; with Shields "wanted",
+            the suspicion by the Shield of the drawn class; "fooled_bare" where `alone` was attacked in the same way.
+        """
+        parts, size = [], self._piece_size(planned)
+        attack, cost = self._learned(planned, self._attacked(planned), self._key(planned))
+        for start in range(0, len(self), size):
+            chunk = self.only(torch.arange(start, min(start + size, len(self))))
+            parts.append(chunk._chunk(attack, planned))
+            progress(min(start + size, len(self)), len(self), planned.id)
+        piece = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        piece["cost"] = torch.cat([cost, piece["cost"]])
+        return piece
+
+    def _attacked(self, planned: Planned) -> Victim:
+        """Whose gradients are followed."""
+        if planned.transferred:
+            assert self.surrogate is not None, "checked before any hour is spent"
+            return self.surrogate.victim
+        return self.victim.by(planned.gradient)
+
+    def _key(self, planned: Planned) -> dict[str, object]:
+        if planned.transferred and self.surrogate is not None:
+            return {**self.key, "surrogates": self.surrogate.key}
+        return {**self.key, "gradient": planned.gradient}
+
+    @cached_property
+    def _flops(self) -> int:
+        first = self.victim.drawn(self.sample.ids[:1], seed=self.seed)
+        return flops(first.judge, self.sample.only(torch.arange(1)).pixels.to(self.victim.device))
+
+    def _piece_size(self, planned: Planned) -> int:
+        return images_per_piece(planned.value, self._flops, self.victim.device)
+
+    def _learned(self, planned: Planned, victim: Victim, key: Mapping[str, object]) -> tuple[AnyAttack, Tensor]:
+        """What is run on each chunk, and the cost of learning it, float64 `(lessons, 3)`.
+
+        A universal perturbation is learned once for each wanted class of all images. Any other attack is itself.
+        """
+        attack = planned.value
+        if not isinstance(attack, Universal):
+            return attack, torch.zeros((0, 3), dtype=torch.float64)
+        if self.known is None:
+            raise ConfigError("universal perturbation", "no known images to learn from", "give some")
+        known = self.known
+
+        def lesson(target: int | None) -> Piece:
+            def compute() -> Piece:
+                found = attack.learn(victim, *known.lessons(attack), eps=planned.eps, target=target, seed=known.seed)
+                cost = torch.tensor([[found.seconds, found.forwards, found.backwards]], dtype=torch.float64)
+                return {"change": found.change, "cost": cost}
+
+            about = {"lesson": repr(attack), "eps": planned.eps, "target": target, "dtype": str(victim.dtype)}
+            return self.store.get({**key, **about, "known": known.key}, compute)
+
+        lessons = {target: lesson(target) for target in wanted(self._targets)}
+        changes = {target: piece["change"] for target, piece in lessons.items()}
+        return fixed(changes), torch.cat([piece["cost"] for piece in lessons.values()])
+
+    @property
+    def _targets(self) -> Tensor | None:
+        return None if self.aim == "any wrong class" else self.sample.targets
+
+    def _chunk(self, attack: AnyAttack, planned: Planned) -> Piece:
+        """All images at once. `attack`: the value of `planned`, or what that learned."""
+        sample, attacked, targets = self.sample, self._attacked(planned), self._targets
+        key = {
+            **self._key(planned),
+            "attack": repr(planned.value),
+            "eps": planned.eps,
+            "aim": self.aim,
+            "dtype": str(attacked.dtype),
+            "ids": sample.ids.tolist(),
+            "labels": sample.labels.tolist(),
+            "images": hashlib.sha256(sample.test.images[sample.rows].numpy().tobytes()).hexdigest(),
+        }
+        if self.known is not None and self.known.serve(planned.value):
+            key["known"] = self.known.key_for(planned.value)
+
+        def compute() -> Piece:
+            pixels, labels, victim = sample.pixels, sample.labels, self.victim.by(planned.gradient)
+            options: dict[str, Any] = {"eps": planned.eps, "targets": targets, "ids": sample.ids, "seed": self.seed}
+            options |= {"only_target": self.aim == "drawn class", "batch_size": BATCH}
+            if self.known is not None:
+                options |= self.known.options(attack, attacked, pixels, sample.targets, sample.ids)
+            if planned.transferred:
+                found = transfer(attack, attacked, victim, pixels, labels, **options)
+            else:
+                found = attack.run(victim, pixels, labels, **options)
+            images = found.images.to(victim.device)
+            piece = {
+                "images": (found.images * 255).round().to(torch.uint8) if victim.cushion.rounds else found.images,
+                "predicted": found.verdict.predicted,
+                "accepted": found.verdict.accepted,
+                "score": as_scores(found.verdict.score),
+                "fooled": found.fooled,
+                "still": found.still,
+                "cost": torch.tensor([[found.seconds, found.forwards, found.backwards]], dtype=torch.float64),
+            }
+            if victim.shields is not None:
+                judge = victim.drawn(sample.ids, seed=self.seed)
+                piece["wanted"] = as_scores(judge.suspicion(images, sample.targets.to(victim.device)).cpu())
+            if self.alone is not None and planned.transferred:
+                bare = self.alone.judge(images).to(labels.device)
+                piece["fooled_bare"] = found.judged(bare, Goal(labels)).reached
+            elif self.alone is not None and not find_attack(planned.attack).adaptive:
+                same, _ = self._learned(planned, self.alone, {**self._key(planned), "victim": "classifier"})
+                piece["fooled_bare"] = same.run(self.alone, pixels, labels, **options).reached
+            return piece
+
+        return self.store.get(key, compute)
+
+
+def guard_key(guard: Guard, seed: int) -> dict[str, object]:
+    """What names a guard, the seed and the code that outcomes depend on."""
+    return {"guard": guard.fingerprint(), "seed": seed, "code": code_fingerprint()}
+
+
+def classifier_key(classifier: Classifier, cushion: Cushion, seed: int) -> dict[str, object]:
+    """The same of a classifier behind a Cushion."""
+    return {
+        "classifier": weights_fingerprint(classifier),
+        "network": describe_classifier(classifier),
+        "cushion": cushion.manifest(),
+        "seed": seed,
+        "code": code_fingerprint(),
+    }
