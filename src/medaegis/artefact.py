@@ -12,12 +12,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
-import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from medaegis import signing
+from medaegis.artefact_files import (
+    MANIFEST,
+    MAX_BYTES,
+    MAX_FILES,
+    MAX_MANIFEST_BYTES,
+    MAX_TOTAL_BYTES,
+    STEM,
+    encode,
+    encode_files,
+    parse_object,
+    parse_tensors,
+)
 from medaegis.errors import ArtefactError, ConfigError
 from medaegis.plainjson import decode_json, encode_json
 from medaegis.provenance import versions
@@ -26,7 +35,6 @@ from medaegis.safefiles import (
     DISK,
     changed,
     check_place,
-    guise,
     guise_of,
     list_files,
     listed,
@@ -48,20 +56,15 @@ __all__ = [
 ]
 
 FORMAT = "medaegis"
+
 FORMAT_VERSION = 1
-MANIFEST = "manifest.json"
+
 SIGNATURE = "manifest.sig"
+
 WRITERS = {"classifier": "`medaegis train`", "guard": "`medaegis fit`"}
+
 RESERVED = frozenset({"format", "format_version", "kind", "versions", "files", "signer", "checksum"})
 
-# Far above anything this package writes, far below what would hurt the machine that reads it.
-MAX_MANIFEST_BYTES = 1 << 20
-MAX_BYTES = {".json": 16 << 20, ".safetensors": 4 << 30}
-MAX_TOTAL_BYTES = 8 << 30
-MAX_HEADER_BYTES = 16 << 20
-MAX_FILES = 256
-
-_STEM = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _HEX64 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -138,7 +141,7 @@ def write_folder(
     if taken:
         raise ConfigError(f"manifest for {target.name}", f"the names {taken} are reserved", "rename these entries")
     key = None if signing_key is None else signing.load_signing_key(signing_key)
-    files = _encode_files(tensors, documents or {})
+    files = encode_files(tensors, documents or {})
     content = {
         **manifest,
         "format": FORMAT,
@@ -148,7 +151,7 @@ def write_folder(
         "signer": None if key is None else signing.key_text(key.public_key()),
         "files": {name: {"size": len(data), "sha256": _sha256(data)} for name, data in files.items()},
     }
-    encoded = _encode(MANIFEST, {**content, "checksum": _sha256(_encode(MANIFEST, content))})
+    encoded = encode(MANIFEST, {**content, "checksum": _sha256(encode(MANIFEST, content))})
     if len(encoded) > MAX_MANIFEST_BYTES:
         raise ConfigError(MANIFEST, f"{len(encoded)} bytes, {MAX_MANIFEST_BYTES} allowed", "store more in a document")
     files[MANIFEST] = encoded
@@ -230,9 +233,9 @@ def read_folder(path: Path | str, *, kind: str, public_key: Path | str | None = 
         if _sha256(data) != sha256:
             raise changed(file, "its SHA-256 is not the manifest's", data)
         if file.suffix == ".safetensors":
-            tensors[file.stem] = _parse_tensors(file, data)
+            tensors[file.stem] = parse_tensors(file, data)
         else:
-            documents[file.stem] = _parse_object(file, data)
+            documents[file.stem] = parse_object(file, data)
     return Folder(root, manifest, _sha256(raw), signer, tensors, documents)
 
 
@@ -250,51 +253,10 @@ def kind_of(path: Path | str) -> str:
     """
     _check_made(Path(path), *WRITERS)
     file = Path(path) / MANIFEST
-    kind = _parse_object(file, read_file(file, limit=MAX_MANIFEST_BYTES)).get("kind")
+    kind = parse_object(file, read_file(file, limit=MAX_MANIFEST_BYTES)).get("kind")
     if not isinstance(kind, str):
         raise ArtefactError(path, "is not a folder made by this program", "give a folder that medaegis made")
     return kind
-
-
-# ---- writing
-
-
-def _encode_files(
-    tensors: Mapping[str, Mapping[str, Tensor]], documents: Mapping[str, Mapping[str, Any]]
-) -> dict[str, bytes]:
-    files: dict[str, bytes] = {}
-    for stem, content in tensors.items():
-        try:
-            # Copies: safetensors refuses tensors that share memory or are strided, such as channels-last weights.
-            plain = {
-                name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
-                for name, tensor in content.items()
-            }
-            files[f"{stem}.safetensors"] = safetensors.torch.save(plain)
-        except (SafetensorError, ValueError, RuntimeError, KeyError, AttributeError) as error:
-            raise ConfigError(
-                f"{stem}.safetensors", f"cannot be encoded ({error})", "give dense, plain tensors"
-            ) from None
-    for stem, document in documents.items():
-        files[f"{stem}.json"] = _encode(f"{stem}.json", dict(document))
-    for name, data in files.items():
-        stem, suffix = os.path.splitext(name)
-        if not _STEM.fullmatch(stem) or name.lower() == MANIFEST:
-            raise ConfigError(name, "is no name for a file here", "use up to 100 letters, digits, dots, dashes")
-        if len(data) > MAX_BYTES[suffix]:
-            raise ConfigError(name, f"{len(data)} bytes, more than the {MAX_BYTES[suffix]} allowed", "split it")
-    if len({name.lower() for name in files}) != len(files):
-        raise ConfigError(f"{sorted(files)}", "two names differ in case only", "rename one; some disks ignore case")
-    if len(files) > MAX_FILES:
-        raise ConfigError(f"{len(files)} files", f"a folder holds {MAX_FILES} at most", "put several into one file")
-    return files
-
-
-def _encode(name: str, value: dict[str, Any]) -> bytes:
-    try:
-        return encode_json(value)
-    except ValueError as error:
-        raise ConfigError(name, f"cannot be encoded ({error})", "give plain JSON values") from None
 
 
 def _check_replaceable(target: Path, kind: str | None) -> None:
@@ -317,9 +279,6 @@ def _check_replaceable(target: Path, kind: str | None) -> None:
         raise ArtefactError(target, f"would be replaced, but also holds {listed(strangers)}", remedy)
 
 
-# ---- reading
-
-
 def _check_made(root: Path, *kinds: str) -> None:
     """A folder without a manifest is most likely another one than was meant, not a copy that lost it."""
     try:
@@ -340,7 +299,7 @@ def _check_made(root: Path, *kinds: str) -> None:
 
 def _parse_manifest(root: Path, raw: bytes, kind: str) -> dict[str, Any]:
     file = root / MANIFEST
-    manifest = _parse_object(file, raw)
+    manifest = parse_object(file, raw)
     if manifest.get("format") != FORMAT:
         raise ArtefactError(root, "is not a folder made by this program", "give a folder that medaegis made")
     version = manifest.get("format_version")
@@ -377,7 +336,7 @@ def _expected_files(root: Path, entries: Any) -> dict[str, tuple[int, str]]:
     files: dict[str, tuple[int, str]] = {}
     for name, entry in entries.items():
         stem, suffix = os.path.splitext(name)
-        if suffix not in MAX_BYTES or not _STEM.fullmatch(stem) or name == MANIFEST:
+        if suffix not in MAX_BYTES or not STEM.fullmatch(stem) or name == MANIFEST:
             raise ArtefactError(file, f"lists {listed([name])}, which is no name for a file here", AGAIN)
         match entry:
             case {"size": int(size), "sha256": str(sha256), **rest} if (
@@ -399,30 +358,6 @@ def _compare_names(root: Path, present: set[str], expected: set[str]) -> None:
         first = root / min(foreign)
         found = f"holds {listed(foreign)}, foreign to its manifest{guise_of(first)}"
         raise ArtefactError(root, found, "remove what does not belong there, or copy the folder again")
-
-
-def _parse_object(file: Path, data: bytes) -> dict[str, Any]:
-    try:
-        value = decode_json(data)
-    except ValueError as error:
-        raise ArtefactError(file, f"is not valid JSON ({error}){guise(data)}", AGAIN) from None
-    if not isinstance(value, dict):
-        raise ArtefactError(file, "holds no JSON object", AGAIN)
-    return value
-
-
-def _parse_tensors(file: Path, data: bytes) -> dict[str, Tensor]:
-    header = int.from_bytes(data[:8], "little")
-    if len(data) < 8 or header > min(MAX_HEADER_BYTES, len(data) - 8):
-        raise ArtefactError(file, f"is not a safetensors file{guise(data)}", AGAIN)
-    try:
-        # Python's reader of the same header refuses what the library leaves open (duplicate names, numbers).
-        decode_json(data[8 : 8 + header])
-        return safetensors.torch.load(data)
-    except (SafetensorError, ValueError, KeyError, RuntimeError, TypeError) as error:
-        raise ArtefactError(
-            file, f"is not a sound safetensors file ({str(error)!a:.200}){guise(data)}", AGAIN
-        ) from None
 
 
 def _sha256(data: bytes) -> str:

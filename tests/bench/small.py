@@ -20,7 +20,7 @@ from medaegis.bench.store import Store
 from medaegis.cushions import parse_cushion
 from medaegis.guard.fitting import fit_guard
 from medaegis.guard.guard import Guard
-from medaegis.guard.shield_training import ShieldConfig
+from medaegis.guard.shield_config import ShieldConfig
 from medaegis.guard.site import Site
 from medaegis.images.datasets import Dataset, load_dataset
 from medaegis.images.splits import Split, split_dataset

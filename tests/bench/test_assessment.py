@@ -17,10 +17,10 @@ from medaegis.attacks.choices import pick_targets
 from medaegis.attacks.engine import Attack
 from medaegis.attacks.victim import Verdict, Victim
 from medaegis.bench.analyse import figures
-from medaegis.bench.assess import assess_classifier, every_attack, shuffled
+from medaegis.bench.assess import assess_classifier, shuffled
 from medaegis.bench.checks import classifier as assessment_checks
 from medaegis.bench.metrics import share_interval
-from medaegis.bench.plan import Planned, plan_assessment
+from medaegis.bench.plan import Planned, every_attack, plan_assessment
 from medaegis.bench.records.assessment import SMALLEST, Assessment
 from medaegis.bench.sample import Sample, draw
 from medaegis.bench.store import Store

@@ -15,7 +15,8 @@ from tests.models.tiny_networks import Tiny
 
 from medaegis.cushions import parse_cushion
 from medaegis.guard import shield_training
-from medaegis.guard.shield_training import ShieldConfig, ShieldTraining
+from medaegis.guard.shield_config import ShieldConfig
+from medaegis.guard.shield_training import ShieldTraining
 from medaegis.models.classifier import Classifier
 from medaegis.models.normalisation import IMAGENET_MEAN, IMAGENET_STD
 

@@ -21,7 +21,8 @@ from medaegis.errors import ArtefactError, ConfigError, DataError
 from medaegis.guard import shield_training
 from medaegis.guard.calibration import calibrate
 from medaegis.guard.guard import Guard
-from medaegis.guard.shield_training import ShieldConfig, ShieldTraining
+from medaegis.guard.shield_config import ShieldConfig
+from medaegis.guard.shield_training import ShieldTraining
 from medaegis.models.checkpoint import load_checkpoint
 from medaegis.progress import GOES_ON
 

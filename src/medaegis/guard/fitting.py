@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from medaegis.ambient import own_modes
-from medaegis.artefact import MANIFEST, check_target
+from medaegis.artefact import check_target
+from medaegis.artefact_files import MANIFEST
 from medaegis.attacks.engine import Attack
 from medaegis.attacks.losses.shield import ShieldLogit
 from medaegis.attacks.steps import Descent, StepRule
@@ -30,7 +31,8 @@ from medaegis.guard.guard import KIND, Guard
 from medaegis.guard.looks import BETWEEN_LOOKS, LOOKS, WATCHED_EPS, soundness
 from medaegis.guard.purpose import PURPOSE, Purpose, purpose_of
 from medaegis.guard.seen import Seen
-from medaegis.guard.shield_training import ShieldConfig, ShieldTraining
+from medaegis.guard.shield_config import ShieldConfig
+from medaegis.guard.shield_training import ShieldTraining
 from medaegis.images.datasets import Dataset
 from medaegis.images.sources import without_path
 from medaegis.images.splits import FRACTIONS, Split

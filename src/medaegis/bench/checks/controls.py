@@ -31,7 +31,8 @@ from medaegis.cushions import parse_cushion
 from medaegis.detectors.shield import ShieldBank
 from medaegis.guard.calibration import set_guard_thresholds
 from medaegis.guard.guard import Guard
-from medaegis.guard.shield_training import ShieldConfig, ShieldTraining
+from medaegis.guard.shield_config import ShieldConfig
+from medaegis.guard.shield_training import ShieldTraining
 from medaegis.images.datasets import Dataset
 from medaegis.images.splits import Split
 from medaegis.progress import Progress
