@@ -14,8 +14,7 @@ from medaegis.attacks.losses.hfc import HierarchicalFeature
 from medaegis.attacks.normal import fit_mixtures
 from medaegis.attacks.steps import Descent
 from medaegis.attacks.transforms import InputDiversity, Smoothing
-from medaegis.bench.bare import check_attacks
-from medaegis.bench.plan import Planned
+from medaegis.bench.plan import Planned, check_attacks
 from medaegis.bench.suites import applicable
 from medaegis.errors import ConfigError
 

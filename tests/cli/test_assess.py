@@ -53,9 +53,9 @@ def test_a_failed_control_is_an_exit_code(shop: Shop, tmp_path: Path, monkeypatc
 
 
 def test_all_takes_in_whatever_stands_beside_it(shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    from medaegis.bench import assess as assessment
+    from medaegis.bench import plan
 
-    monkeypatch.setattr(assessment, "every_attack", lambda classes: ["fgsm"])
+    monkeypatch.setattr(plan, "every_attack", lambda classes: ["fgsm"])
     options = ("--attacks", "pgd,all", "--eps", "4/256", "--limit", 2, "--out", tmp_path, "--json")
     told = json.loads(call("assess", shop.classifier, shop.spec, *options).stdout)
     assert [tried["attack"] for tried in told["attacks"]] == ["fgsm"]
