@@ -56,7 +56,15 @@ class Cushion(ABC):
             ConfigError: shape, number of channels or type do not fit.
             ImageError: a value is NaN or rounds to something outside 0..255. Nothing is clamped.
         """
-        return self._cushion(self._to_bytes(x)).to(x.dtype).div_(255)
+        self._check(x)
+        self._check_range(x)
+        return self.within_range(x)
+
+    @torch.no_grad()
+    def within_range(self, x: Tensor) -> Tensor:
+        """As the call itself, of images that are known to lie in [0, 1]: nothing is read back from the device."""
+        self._check(x)
+        return self._cushion(in_bytes(x)).to(x.dtype).div_(255)
 
     @abstractmethod
     def _cushion(self, pixels: Tensor) -> Tensor:
@@ -110,19 +118,22 @@ class Cushion(ABC):
                 "divide uint8 images by 255; do not feed half precision, which cannot hold 8-bit pixels",
             )
 
-    def _to_bytes(self, x: Tensor) -> Tensor:
-        self._check(x)
-        scaled = x.mul(255).round_()
-        if scaled.numel():
-            low, high = scaled.aminmax()
-            if not bool((low >= 0) & (high <= 255)):  # NaN compares false: refused as well
-                raise ImageError(
-                    f"cushion {self.spec}",
-                    "an image holds NaN or values outside [0, 1]"
-                    f" (smallest {low.item() / 255:.4g}, largest {high.item() / 255:.4g})",
-                    "find out where these pixels come from; they are not clamped, and no diagnosis may rest on them",
-                )
-        return scaled.to(torch.uint8)
+    def _check_range(self, x: Tensor) -> None:
+        if not x.numel():
+            return
+        low, high = x.mul(255).round_().aminmax()
+        if not bool((low >= 0) & (high <= 255)):  # NaN compares false: refused as well
+            raise ImageError(
+                f"cushion {self.spec}",
+                "an image holds NaN or values outside [0, 1]"
+                f" (smallest {low.item() / 255:.4g}, largest {high.item() / 255:.4g})",
+                "find out where these pixels come from; they are not clamped, and no diagnosis may rest on them",
+            )
+
+
+def in_bytes(x: Tensor) -> Tensor:
+    """Images in [0, 1] as uint8, halves to even."""
+    return x.mul(255).round_().to(torch.uint8)
 
 
 def probe_images(channels: int) -> Tensor:
@@ -154,7 +165,7 @@ def cushion_with_gradient(cushion: Cushion, x: Tensor, gradient: Gradient) -> Te
 
     Args:
         cushion: any cushion.
-        x: float32 or float64 `(N, C, H, W)` in [0, 1].
+        x: float32 or float64 `(N, C, H, W)` in [0, 1], which is not looked at again here.
         gradient: "bpda" passes the gradient through unchanged (straight-through identity; Athalye et al. 2018);
             "twin" takes the derivative of `cushion.twin` at x; "skip" leaves the cushion out, value and all: what is
             found that way meets the cushion only when it is judged, and shows defences that hide behind its rounding.
@@ -163,8 +174,7 @@ def cushion_with_gradient(cushion: Cushion, x: Tensor, gradient: Gradient) -> Te
         Bit for bit `cushion(x)`, whatever the gradient; x itself for "skip".
 
     Raises:
-        ConfigError: the gradient is unknown, the cushion has no twin, or x does not fit.
-        ImageError: as `Cushion.__call__`.
+        ConfigError: the gradient is unknown, or the cushion has no twin.
     """
     if gradient not in get_args(Gradient):
         raise ConfigError("gradient", f"got {gradient!r}", f"choose from {', '.join(get_args(Gradient))}")
@@ -172,7 +182,7 @@ def cushion_with_gradient(cushion: Cushion, x: Tensor, gradient: Gradient) -> Te
         return x
     if gradient == "twin" and not cushion.has_twin:
         raise ConfigError(f"cushion {cushion.spec}", "it has no differentiable twin", "use gradient 'bpda'")
-    exact = cushion(x)
+    exact = cushion.within_range(x.detach())
     if not (torch.is_grad_enabled() and x.requires_grad):
         return exact
     return _substitute(x if gradient == "bpda" else cushion.twin(x), exact)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from medaegis.cushions.base import Cushion
+from medaegis.cushions.base import Cushion, in_bytes
 from medaegis.cushions.planes import pad_edges
 
 # Of dual steps from 0.01 to 1, this one came nearest to the minimum in 50 iterations (radiographs and drawings at 112
@@ -48,7 +48,7 @@ class TotalVariation(Cushion):
 
     def _twin(self, x: Tensor) -> Tensor:
         """The same iterations, unrolled; the choice of kept values counts as constant."""
-        return self._minimise(x, self._mask(self._to_bytes(x.detach())).to(x.dtype))
+        return self._minimise(x, self._mask(in_bytes(x.detach())).to(x.dtype))
 
     def _mask(self, pixels: Tensor) -> Tensor:
         masks = []
