@@ -54,14 +54,10 @@ class Mixtures:
             features: pooled, `(N, C)`.
             classes: `(N,)`.
         """
-        far = features.new_zeros(len(features))
-        for k in classes.unique().tolist():
-            rows = (classes == k).nonzero().squeeze(1)
-            apart = features[rows][:, None] - self.means[tap][k]
-            squares = torch.einsum("nmc,mcd->nmd", apart, self.roots[tap][k]).square().sum(2)
-            likeliest = (self.constants[tap][k] - squares / 2).argmax(1, keepdim=True)
-            far = far.index_put((rows,), squares.gather(1, likeliest).squeeze(1))
-        return far
+        apart = features[:, None, None] - self.means[tap]
+        squares = torch.einsum("nkmc,kmcd->nkmd", apart, self.roots[tap]).square().sum(3)
+        likeliest = (self.constants[tap] - squares / 2).argmax(2, keepdim=True)
+        return squares.gather(2, likeliest).squeeze(2).gather(1, classes.view(-1, 1)).squeeze(1)
 
 
 @own_modes()
