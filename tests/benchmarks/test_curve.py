@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 from benchmarks.curve import DOCS, draw, read
-from tests.bench.test_report import small
-
 from medaegis.bench.markdown import markdown
+from tests.bench.test_report import small
 
 WORST_CASE = DOCS / "results" / "chest-xray-worst-case.md"
 

@@ -3,11 +3,14 @@
 import shutil
 import sys
 from dataclasses import replace
+from importlib.metadata import version
 
 import pytest
+import simplejpeg
 
 from medaegis.cli import doctor as check_up
 from medaegis.cli.doctor import doctor
+from medaegis.cushions.jpeg import codec_is_exact
 
 
 def test_doctor_finds_this_installation_able(tmp_path):
@@ -73,6 +76,18 @@ def test_missing_decoder_is_named(monkeypatch):
     check = check_up.check_decoders()
     assert check.status == "warn"
     assert check.detail.endswith("none for JPEG 2000 Lossless")
+
+
+def test_a_codec_with_other_pixels_is_warned_of(monkeypatch):
+    decode = simplejpeg.decode_jpeg
+    monkeypatch.setattr(simplejpeg, "decode_jpeg", lambda *data, **how: decode(*data, **how | {"fastdct": True}))
+    codec_is_exact.cache_clear()
+    try:
+        check = check_up.check_codec()
+    finally:
+        codec_is_exact.cache_clear()
+    assert check.status == "warn"
+    assert version("simplejpeg") in check.detail
 
 
 def test_little_memory_and_disk_are_warned_of(tmp_path, monkeypatch):

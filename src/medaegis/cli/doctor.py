@@ -186,8 +186,6 @@ def _time_convolution(kind: Any, device: str) -> float:
     return best
 
 
-
-
 def _free_memory() -> int:
     for line in lines("/proc/meminfo"):
         if line.startswith("MemAvailable:"):
