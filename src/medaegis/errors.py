@@ -7,6 +7,13 @@ A caller that handles `MedaegisError` handles all of them; anything else that es
 class MedaegisError(Exception):
     """Base of all typed errors; its text reads `<source>: <problem>; <remedy>`.
 
+    >>> import medaegis as ma
+    >>> try:
+    ...     ma.read_image("no/such/file.png")
+    ... except ma.MedaegisError as error:
+    ...     print(f"{type(error).__name__}: {error}")
+    ImageError: no/such/file.png: no such file or directory; check the path and your right to read it
+
     Args:
         source: what was being worked on (a file, a spec, an option).
         problem: what is wrong with it, what was expected.

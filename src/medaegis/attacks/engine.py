@@ -29,6 +29,15 @@ RESTS_ASKED = 8  # steps between two looks at whether all images rest, where a l
 class Attack(AnyAttack):
     """An attack: what to minimise, where, and how to walk.
 
+    >>> import torch, medaegis as ma
+    >>> from medaegis.attacks.objectives import CrossEntropy
+    >>> mine = ma.Attack(objective=CrossEntropy(), steps=20, random_start=True, restarts=2)
+    >>> network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 16 * 16, 2))
+    >>> model = ma.wrap(network, classes=("normal", "pneumonia"), size=16, normalise=None)
+    >>> x = torch.randint(0, 256, (4, 3, 16, 16), dtype=torch.uint8)
+    >>> ma.attack(mine, model, x, model(x / 255).argmax(1), eps="32/255").fooled.tolist()
+    [True, True, True, True]
+
     Args:
         objective: loss per image, minimised.
         ball: where the adversarial image may be.

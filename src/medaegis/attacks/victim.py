@@ -63,6 +63,14 @@ def check_batch_size(batch_size: object) -> None:
 class Victim:
     """What an attack is aimed at.
 
+    >>> import medaegis as ma
+    >>> from medaegis.cushions import parse_cushion
+    >>> guard = ma.load("tests/golden/guard", factory="tests.models.tiny_networks:tiny")
+    >>> data = ma.load_dataset("phantom-xray?n=8", size=32, channels="gray")
+    >>> behind = ma.Victim(guard.classifier, cushion=parse_cushion("jpeg:60"))  # with a Cushion and without Shields
+    >>> ma.attack("pgd", behind, data.images, data.labels, eps="8/256", steps=2).fooled.shape
+    torch.Size([8])
+
     Where its Cushion is random, a batch needs its draws first (`drawn`). Draws are a function of seed, stream and the
     image's number, and each purpose has a stream of its own: the attacker knows the distribution and draws as often as
     he likes, but the draw that judges an image is one that he neither knows nor meets on the way, and there is one

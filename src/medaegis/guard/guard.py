@@ -49,6 +49,12 @@ Reason = Literal["accepted", "suspicious", "blank", "error"]
 class Finding:
     """What the guard says of one image.
 
+    >>> import torch, medaegis as ma
+    >>> guard = ma.load("tests/golden/guard", factory="tests.models.tiny_networks:tiny")
+    >>> (finding,) = guard.inspect(torch.full((1, 1, 32, 32), 0.5))
+    >>> finding.diagnosis is None, finding.accepted, finding.reason, finding.detail
+    (True, False, 'blank', 'blank or nearly so: 0 of 255 grey levels, 16 are the least')
+
     Attributes:
         accepted: only then is there a diagnosis.
         reason: "accepted"; "suspicious" (the Shield does not trust the activations); "blank" (there is next to nothing
@@ -118,6 +124,14 @@ class GuardManifest(BaseModel):
 
 class Guard:
     """A classifier behind its protection.
+
+    >>> import medaegis as ma
+    >>> guard = ma.load("tests/golden/guard", factory="tests.models.tiny_networks:tiny")  # or ma.fit(...)
+    >>> data = ma.load_dataset("phantom-xray?n=8", size=32, channels="gray")
+    >>> [finding.reason in ("accepted", "suspicious") for finding in guard.inspect(data.pixels([0, 1]))]
+    [True, True]
+    >>> guard.judge(data.pixels()).score.shape
+    torch.Size([8])
 
     Args:
         classifier: the protected network, not frozen.

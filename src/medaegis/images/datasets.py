@@ -33,6 +33,13 @@ Channels = Literal["gray", "rgb"]
 class Dataset:
     """N labelled images of one size.
 
+    >>> import medaegis as ma
+    >>> data = ma.load_dataset("phantom-xray?n=12", size=32, channels="gray")
+    >>> len(data), data.classes, data.images.dtype
+    (12, ('clear', 'opacity'), torch.uint8)
+    >>> data.subset(data.labels == 1).pixels().amax() <= 1
+    tensor(True)
+
     Attributes:
         spec: the spec it was loaded from.
         images: uint8 (N, C, S, S), C = 1 ("gray") or 3 ("rgb").
@@ -142,6 +149,10 @@ def load_dataset(
     """Load the data set that `spec` names, `scheme:PATH?option=value&flag` (see `dataset_schemes`).
 
     With `?classes=No DR=0,DR=1|2|3|4` the classes are those, in that order, of any set.
+
+    >>> import medaegis as ma
+    >>> ma.load_dataset("phantom-xray?n=12", size=32, channels="gray").images.shape
+    torch.Size([12, 1, 32, 32])
 
     Args:
         size: side S of the square images.

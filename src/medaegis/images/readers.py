@@ -31,6 +31,11 @@ BAND_PIXELS = 1 << 20  # converted to float at once
 class Picture:
     """One decoded frame.
 
+    >>> import numpy as np, medaegis as ma
+    >>> picture = ma.Picture(np.full((1, 40, 30), 51, np.uint8), 8, "drawn", 0, 1, "PNG", (), white=255)
+    >>> picture.pixels.shape, float(picture.pixels.max())
+    ((1, 40, 30), 0.20000000298023224)
+
     Args:
         values: `(C, H, W)`, C = 1 (high = light) or 3 (RGB), uint8, uint16 or float32.
         bits: bits per sample that the values really carry.
@@ -61,6 +66,14 @@ class Picture:
 
 def read_image(path: str | os.PathLike[str], *, frame: int = 0, limits: Limits = DEFAULT_LIMITS) -> Picture:
     """Read one frame of a PNG, JPEG, TIFF, BMP, WebP or DICOM file, whatever its name.
+
+    >>> import tempfile, medaegis as ma
+    >>> from PIL import Image
+    >>> with tempfile.NamedTemporaryFile(suffix=".png") as file:
+    ...     Image.new("L", (30, 40), 51).save(file.name)
+    ...     picture = ma.read_image(file.name)
+    >>> picture.format, picture.values.shape, picture.bits
+    ('PNG', (1, 40, 30), 8)
 
     DICOM grey is shown as its file asks: modality LUT or rescale, VOI LUT or else the first window, padding black,
     MONOCHROME1 inverted. Without VOI LUT and window, 8-bit values keep their range and deeper ones are stretched from
@@ -196,6 +209,12 @@ def _reader(file: BinaryIO, kind: str, limits: Limits) -> Callable[[int], Decode
 
 def model_input(picture: Picture, *, size: int, channels: Literal["gray", "rgb"]) -> npt.NDArray[np.uint8]:
     """Resize to a square and round to 8 bits once.
+
+    >>> import numpy as np, medaegis as ma
+    >>> picture = ma.Picture(np.full((1, 40, 30), 51, np.uint8), 8, "drawn", 0, 1, "PNG", (), white=255)
+    >>> pixels = ma.model_input(picture, size=16, channels="rgb")
+    >>> pixels.shape, pixels.dtype, int(pixels.max())
+    ((3, 16, 16), dtype('uint8'), 51)
 
     The picture is stretched to the square, not cropped or padded, as in the papers: no finding is cut off. Resizing is
     Pillow's bilinear filter in float (mode F), which averages over the area when it makes smaller (antialiasing).

@@ -48,6 +48,14 @@ class _DoesNotRun(ConfigError):
 class Classifier(nn.Module):
     """A network with its normalisation, class names and taps.
 
+    >>> import torch, medaegis as ma
+    >>> network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 16 * 16, 2))
+    >>> model = ma.wrap(network, classes=("normal", "pneumonia"), size=16, normalise=None)
+    >>> type(model).__name__, model.classes, model.tap_names()
+    ('Classifier', ('normal', 'pneumonia'), ['input', '0', '1'])
+    >>> model.activations(torch.rand(5, 3, 16, 16), taps=["0"]).features["0"].shape
+    torch.Size([5, 768])
+
     Tap names are module names of ``network`` (``layer2.0``), or ``"input"``: the pixels as given.
 
     Args:

@@ -1,0 +1,10 @@
+"""The front door of the library: attack a network, guard it, detect attacks on it, load what was saved, in a line each.
+
+What images and labels may be is told in `medaegis.arrays`.
+"""
+
+from medaegis.front.attacking import attack
+from medaegis.front.detecting import ImageDetector, detector
+from medaegis.front.guarding import fit, load
+
+__all__ = ["ImageDetector", "attack", "detector", "fit", "load"]

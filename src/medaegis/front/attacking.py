@@ -1,0 +1,159 @@
+"""Attack images: an attack by name or value, on a network alone or on a whole guard."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, overload
+
+import torch
+
+from medaegis.ambient import own_modes
+from medaegis.arrays import Images, Labels, Rounding, array_dataset, class_numbers, pixels
+from medaegis.attacks.catalogue import AnyAttack, find_attack
+from medaegis.attacks.engine import AttackResult, parse_eps, pick_targets
+from medaegis.attacks.known import Known
+from medaegis.attacks.victim import Victim
+from medaegis.cushions import Gradient
+from medaegis.cushions.filters import Unrounded
+from medaegis.errors import ConfigError
+from medaegis.guard.guard import Guard
+from medaegis.models.classifier import Classifier
+from medaegis.progress import Progress, silent
+
+Eps = float | str
+
+
+@overload
+def attack(
+    attack: str | AnyAttack,
+    target: Classifier | Guard | Victim,
+    images: Images,
+    labels: Labels,
+    *,
+    eps: Eps,
+    targets: Labels | Literal["random"] | None = None,
+    known: tuple[Images, Labels] | None = None,
+    steps: int | None = None,
+    restarts: int | None = None,
+    gradient: Gradient = "bpda",
+    rounding: Rounding = "8bit",
+    seed: int = 0,
+    batch_size: int = 32,
+    progress: Progress = silent,
+) -> AttackResult: ...
+@overload
+def attack(
+    attack: str | AnyAttack,
+    target: Classifier | Guard | Victim,
+    images: Images,
+    labels: Labels,
+    *,
+    eps: list[Eps],
+    targets: Labels | Literal["random"] | None = None,
+    known: tuple[Images, Labels] | None = None,
+    steps: int | None = None,
+    restarts: int | None = None,
+    gradient: Gradient = "bpda",
+    rounding: Rounding = "8bit",
+    seed: int = 0,
+    batch_size: int = 32,
+    progress: Progress = silent,
+) -> list[AttackResult]: ...
+@own_modes()
+def attack(
+    attack: str | AnyAttack,
+    target: Classifier | Guard | Victim,
+    images: Images,
+    labels: Labels,
+    *,
+    eps: Eps | list[Eps],
+    targets: Labels | Literal["random"] | None = None,
+    known: tuple[Images, Labels] | None = None,
+    steps: int | None = None,
+    restarts: int | None = None,
+    gradient: Gradient = "bpda",
+    rounding: Rounding = "8bit",
+    seed: int = 0,
+    batch_size: int = 32,
+    progress: Progress = silent,
+) -> AttackResult | list[AttackResult]:
+    """Attack images.
+
+    >>> import torch, medaegis as ma
+    >>> network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 16 * 16, 2))
+    >>> model = ma.wrap(network, classes=("normal", "pneumonia"), size=16, normalise=None)
+    >>> x = torch.randint(0, 256, (4, 3, 16, 16), dtype=torch.uint8)
+    >>> y = model(x / 255).argmax(1)  # what it says of the clean images
+    >>> result = ma.attack("pgd", model, x, y, eps="32/255", steps=5)
+    >>> result.fooled.tolist()
+    [True, True, True, True]
+    >>> curve = ma.attack("fgsm", model, x, y, eps=["1/255", "8/255", "32/255"])
+    >>> [int(one.fooled.sum()) for one in curve][-1]
+    4
+
+    Args:
+        attack: a name of the catalogue (`medaegis attacks` lists them), with add-ons as in "pgd+dim+hfc"; or a value.
+        target: a classifier alone, a guard, or any other `Victim`.
+        labels: the true classes.
+        eps: radius in pixel units, "8/255" or 0.03; a list gives a list of results. Attacks that look for the smallest
+            change take it as a bound.
+        targets: wanted classes, one for each image; "random": another one than its label, drawn for each image by the
+            seed; None: any wrong class.
+        known: clean images and labels that the attacker has beside those he attacks, for attacks that imitate one, hide
+            among normal features, or learn one perturbation for all.
+        steps, restarts: of the attack; None: those it is known with.
+        gradient: how gradients pass a guard's Cushion, see `Victim`.
+        rounding: "8bit": the result is an image that a file can carry, and so must the given images be: others are
+            rounded, with a warning. "none": float pixels, as other libraries attack; of a classifier alone.
+        seed: of everything random; an image's draws depend on its place.
+
+    Raises:
+        ConfigError: an unknown attack; one that needs a Shield, or known images, without; images, labels, targets or
+            eps that do not fit.
+    """
+    victim = _victim(target, gradient, rounding)
+    names = victim.exact.classes
+    if isinstance(attack, str):
+        entry = find_attack(attack)
+        if entry.adaptive and victim.shields is None:
+            raise ConfigError(f"attack {attack!r}", "is aimed at a Shield, and the target has none", "attack a guard")
+        attack = entry.attack
+    chosen: AnyAttack = attack.with_options(steps=steps, restarts=restarts)
+    x = pixels(images, victim.exact, rounding)
+    y = class_numbers(labels, names, len(x))
+    ids = torch.arange(len(x))
+    aims = pick_targets(y, len(names), ids=ids, seed=seed)
+    wanted = aims if isinstance(targets, str) and targets == "random" else None
+    if targets is not None and wanted is None:
+        aims = wanted = class_numbers(targets, names, len(x))
+    options: dict[str, Any] = {"targets": wanted, "ids": ids, "seed": seed}
+    if Known.serve(chosen):
+        if known is None:
+            raise ConfigError(
+                "attack", "it learns from clean images of the attacker's own", "give known=(images, labels)"
+            )
+        own = array_dataset(*known, victim.exact, name="known images")
+        options |= Known(own, seed=seed).options(chosen, victim, x, aims, ids)
+    texts = [str(one) for one in (eps if isinstance(eps, list) else [eps])]
+    radii = [parse_eps(text, rounds=victim.cushion.rounds) for text in texts]
+    found: list[AttackResult] = []
+    for place, radius in enumerate(radii):
+
+        def told(done: int, total: int, message: str, before: int = place) -> None:
+            progress(before * total + done, len(radii) * total, message)
+
+        found.append(chosen.run(victim, x, y, eps=radius, batch_size=batch_size, progress=told, **options))
+    return found if isinstance(eps, list) else found[0]
+
+
+def _victim(target: Classifier | Guard | Victim, gradient: Gradient, rounding: Rounding) -> Victim:
+    if rounding not in ("8bit", "none"):
+        raise ConfigError(f"rounding {rounding!r}", "unknown", "give '8bit' or 'none'")
+    if isinstance(target, Victim):
+        return target
+    if isinstance(target, Classifier):
+        return Victim(target, cushion=Unrounded() if rounding == "none" else None, gradient=gradient)
+    if isinstance(target, Guard):
+        if rounding == "none":
+            raise ConfigError("rounding 'none'", "a guard judges images that a file can carry", "attack its classifier")
+        return target.victim(gradient=gradient)
+    raise ConfigError("target", f"is a {type(target).__name__}", "give a Classifier (ma.wrap), a Guard or a Victim")
