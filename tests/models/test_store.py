@@ -64,6 +64,26 @@ def test_an_own_network_needs_its_factory(tmp_path):
     assert torch.equal(again(x), c(x))
 
 
+@pytest.mark.parametrize(
+    ("stored", "built", "found"),
+    [
+        (torch.float64, torch.float32, torch.float64),
+        (torch.float32, torch.float16, torch.float32),
+        (torch.float16, torch.bfloat16, torch.float32),
+        (torch.float16, torch.float32, torch.float32),
+        (torch.bfloat16, torch.bfloat16, torch.bfloat16),
+    ],
+)
+def test_no_weight_is_rounded_on_its_way_in(tmp_path, stored, built, found):
+    c = own()
+    c.network.to(stored)
+    save_classifier(c, tmp_path / "c")
+    again = load_classifier(tmp_path / "c", factory=lambda classes: Tiny(classes).to(built))
+    assert again.dtype == found
+    for name, weight in c.network.state_dict().items():
+        assert torch.equal(again.network.state_dict()[name].double(), weight.double()), name
+
+
 def test_a_frozen_classifier_is_not_stored(tmp_path):
     with pytest.raises(ConfigError, match="store the one it was frozen from"):
         save_classifier(own().frozen(), tmp_path / "c")

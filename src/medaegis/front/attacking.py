@@ -7,7 +7,7 @@ from typing import Any, Literal, overload
 import torch
 
 from medaegis.ambient import own_modes
-from medaegis.arrays import Images, Labels, Rounding, array_dataset, class_numbers, pixels
+from medaegis.arrays import Arrays, Images, Labelled, Labels, Rounding, as_dataset, class_numbers, labelled
 from medaegis.attacks.catalogue import AnyAttack, find_attack
 from medaegis.attacks.engine import AttackResult, parse_eps, pick_targets
 from medaegis.attacks.known import Known
@@ -27,11 +27,11 @@ def attack(
     attack: str | AnyAttack,
     target: Classifier | Guard | Victim,
     images: Images,
-    labels: Labels,
+    labels: Labels | None = None,
     *,
     eps: Eps,
     targets: Labels | Literal["random"] | None = None,
-    known: tuple[Images, Labels] | None = None,
+    known: tuple[Arrays, Labels] | Labelled | None = None,
     steps: int | None = None,
     restarts: int | None = None,
     gradient: Gradient = "bpda",
@@ -45,11 +45,11 @@ def attack(
     attack: str | AnyAttack,
     target: Classifier | Guard | Victim,
     images: Images,
-    labels: Labels,
+    labels: Labels | None = None,
     *,
     eps: list[Eps],
     targets: Labels | Literal["random"] | None = None,
-    known: tuple[Images, Labels] | None = None,
+    known: tuple[Arrays, Labels] | Labelled | None = None,
     steps: int | None = None,
     restarts: int | None = None,
     gradient: Gradient = "bpda",
@@ -63,11 +63,11 @@ def attack(
     attack: str | AnyAttack,
     target: Classifier | Guard | Victim,
     images: Images,
-    labels: Labels,
+    labels: Labels | None = None,
     *,
     eps: Eps | list[Eps],
     targets: Labels | Literal["random"] | None = None,
-    known: tuple[Images, Labels] | None = None,
+    known: tuple[Arrays, Labels] | Labelled | None = None,
     steps: int | None = None,
     restarts: int | None = None,
     gradient: Gradient = "bpda",
@@ -93,13 +93,15 @@ def attack(
     Args:
         attack: a name of the catalogue (`medaegis attacks` lists them), with add-ons as in "pgd+dim+hfc"; or a value.
         target: a classifier alone, a guard, or any other `Victim`.
-        labels: the true classes.
+        images: arrays with `labels`, a torch `Dataset` or `DataLoader` of pairs, a `Dataset` or a spec
+            (`medaegis.arrays`).
+        labels: the true classes; None: they come with the images.
         eps: radius in pixel units, "8/255" or 0.03; a list gives a list of results. Attacks that look for the smallest
             change take it as a bound.
         targets: wanted classes, one for each image; "random": another one than its label, drawn for each image by the
             seed; None: any wrong class.
-        known: clean images and labels that the attacker has beside those he attacks, for attacks that imitate one, hide
-            among normal features, or learn one perturbation for all.
+        known: clean images and labels, `(images, labels)` or what holds both, that the attacker has beside those he
+            attacks, for attacks that imitate one, hide among normal features, or learn one perturbation for all.
         steps, restarts: of the attack; None: those it is known with.
         gradient: how gradients pass a guard's Cushion, see `Victim`.
         rounding: "8bit": the result is an image that a file can carry, and so must the given images be: others are
@@ -107,8 +109,9 @@ def attack(
         seed: of everything random; an image's draws depend on its place.
 
     Raises:
-        ConfigError: an unknown attack; one that needs a Shield, or known images, without; images, labels, targets or
-            eps that do not fit.
+        ConfigError: an unknown attack; one that needs a Shield, or known images, without; targets or eps that do not
+            fit.
+        ConfigError, DataError: images or labels that do not fit, see `medaegis.arrays.labelled`.
     """
     victim = _victim(target, gradient, rounding)
     names = victim.exact.classes
@@ -118,20 +121,20 @@ def attack(
             raise ConfigError(f"attack {attack!r}", "is aimed at a Shield, and the target has none", "attack a guard")
         attack = entry.attack
     chosen: AnyAttack = attack.with_options(steps=steps, restarts=restarts)
-    x = pixels(images, victim.exact, rounding)
-    y = class_numbers(labels, names, len(x))
+    x, y = labelled(images, labels, victim.exact, rounding)
     ids = torch.arange(len(x))
     aims = pick_targets(y, len(names), ids=ids, seed=seed)
     wanted = aims if isinstance(targets, str) and targets == "random" else None
     if targets is not None and wanted is None:
-        aims = wanted = class_numbers(targets, names, len(x))
+        aims = wanted = class_numbers(targets, names, len(x)).to(x.device)
     options: dict[str, Any] = {"targets": wanted, "ids": ids, "seed": seed}
     if Known.serve(chosen):
         if known is None:
             raise ConfigError(
                 "attack", "it learns from clean images of the attacker's own", "give known=(images, labels)"
             )
-        own = array_dataset(*known, victim.exact, name="known images")
+        theirs, their_labels = known if isinstance(known, tuple) else (known, None)
+        own = as_dataset(theirs, their_labels, victim.exact, name="known images")
         options |= Known(own, seed=seed).options(chosen, victim, x, aims, ids)
     texts = [str(one) for one in (eps if isinstance(eps, list) else [eps])]
     radii = [parse_eps(text, rounds=victim.cushion.rounds) for text in texts]

@@ -7,7 +7,8 @@ from typing import Self
 
 from torch import Tensor
 
-from medaegis.arrays import Images, Labels, class_numbers, pixels
+from medaegis.ambient import own_modes
+from medaegis.arrays import Images, Labels, labelled, pixels
 from medaegis.cushions import parse_cushion
 from medaegis.detectors.base import Detector
 from medaegis.detectors.reader import Reader
@@ -35,10 +36,11 @@ class ImageDetector:
     def __init__(self, detector: Detector, reader: Reader) -> None:
         self.detector, self.reader = detector, reader
 
+    @own_modes()
     def fit(
         self,
         images: Images,
-        labels: Labels,
+        labels: Labels | None = None,
         *,
         attacked: Images | None = None,
         seed: int = 0,
@@ -46,21 +48,25 @@ class ImageDetector:
     ) -> Self:
         """Learn from clean images and, where the detector does, from attacked copies of those very images, in order.
 
+        Args:
+            images: arrays with `labels`, or what holds both, see `medaegis.attack`.
+
         Raises:
-            ConfigError, DataError: see `Detector.fit`.
+            ConfigError, DataError: see `Detector.fit` and `medaegis.arrays.labelled`.
         """
         model = self.reader.classifier
-        clean = self.reader.read(pixels(images, model))
+        x, y = labelled(images, labels, model)
         copies = None if attacked is None else self.reader.read(pixels(attacked, model))
-        numbers = class_numbers(labels, model.classes, len(clean))
-        self.detector.fit(clean, numbers, attacked=copies, seed=seed, progress=progress)
+        self.detector.fit(self.reader.read(x), y, attacked=copies, seed=seed, progress=progress)
         return self
 
+    @own_modes()
     def score(self, images: Images) -> Tensor:
         """One number for each image `(N,)`, higher for more suspicious."""
         return self.detector.score(self.reader.read(pixels(images, self.reader.classifier)))
 
 
+@own_modes()
 def detector(
     name: str, model: Classifier, *, cushion: str = "none", taps: Sequence[str] | None = None, **options: object
 ) -> ImageDetector:

@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import nn
 
 from medaegis.ambient import own_modes
-from medaegis.arrays import Images, Labels, array_dataset
+from medaegis.arrays import Images, Labels, as_dataset
 from medaegis.artefact import kind_of
 from medaegis.cushions import parse_cushion
 from medaegis.detectors import base as detectors
@@ -18,19 +18,17 @@ from medaegis.errors import ConfigError
 from medaegis.guard import guard as guards
 from medaegis.guard.fitting import fit_guard, shield_config
 from medaegis.guard.guard import Guard
-from medaegis.images.datasets import Dataset, load_dataset
 from medaegis.images.splits import split_dataset
 from medaegis.models.backbones import load_factory
 from medaegis.models.classifier import Classifier
 from medaegis.models.store import load_classifier
-from medaegis.models.wrapping import check_classes
 from medaegis.progress import Progress, silent
 
 
 @own_modes()
 def fit(
     model: Classifier,
-    images: Images | Dataset | str,
+    images: Images,
     labels: Labels | None = None,
     *,
     patients: Sequence[object] | None = None,
@@ -53,9 +51,11 @@ def fit(
     ('clear', 'opacity')
 
     Args:
-        images: arrays with `labels`, a `Dataset`, or a spec such as "chest-xray:PATH" (`medaegis data schemes`). Images
-            that the classifier learned from make the guard look better than it is.
-        patients: one for each image, so that no patient is on both sides of the split; None: nothing is known of that.
+        images: arrays with `labels`, a torch `Dataset` or `DataLoader` of pairs, a `Dataset`, or a spec such as
+            "chest-xray:PATH" (`medaegis data schemes`). Images that the classifier learned from make the guard look
+            better than it is.
+        patients: one for each image, so that no patient is on both sides of the split; None: nothing is known of that,
+            or the `Dataset` or spec says it.
         cushion: filter in front (`medaegis cushions`).
         recipe: of the Shields, "strong" or "paper".
         updates: training steps of each Shield.
@@ -63,18 +63,10 @@ def fit(
         out: folder that the guard is written to, where an interrupted training goes on; None: it is in memory only.
 
     Raises:
-        DataError: the images do not fit the classifier, or are too few.
+        ConfigError, DataError: the images do not fit (see `medaegis.arrays.labelled`), or are too few.
         ConfigError, ArtefactError: see `fit_guard`.
     """
-    if isinstance(images, str):
-        dataset = load_dataset(images, size=model.size, channels=model.channels)
-    elif isinstance(images, Dataset):
-        dataset = images
-    elif labels is None:
-        raise ConfigError("fit", "arrays without labels", "give labels, one for each image")
-    else:
-        dataset = array_dataset(images, labels, model, patients=patients)
-    check_classes(dataset, model)
+    dataset = as_dataset(images, labels, model, patients=patients)
     with tempfile.TemporaryDirectory() as beside:
         return fit_guard(
             model,
@@ -89,6 +81,7 @@ def fit(
         )
 
 
+@own_modes()
 def load(
     folder: Path | str, *, factory: str | Callable[..., nn.Module] | None = None, public_key: Path | None = None
 ) -> Guard | Classifier | detectors.Detector:

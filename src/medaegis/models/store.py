@@ -121,6 +121,7 @@ def rebuild_classifier(
         check_state("weights", network, state, BATCH_NORM, remedy=remedy)
         if told.backbone in backbones():
             _check_size_of_pass(network, told.size)
+        _widen(network, state)
         network.load_state_dict(dict(state))
         classifier = Classifier(
             network,
@@ -141,6 +142,16 @@ def rebuild_classifier(
         problem = " ".join(told_problem.split())[:300]
         raise ArtefactError(source, f"its weights and its description do not fit: {problem}", remedy) from error
     return classifier.eval()
+
+
+def _widen(network: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """So that no weight is rounded on its way in, as where a factory is called under a default dtype of 16 bits."""
+    built, stored = (
+        {value.dtype for value in values if value.is_floating_point()}
+        for values in (network.state_dict().values(), state.values())
+    )
+    if len(built) == len(stored) == 1:
+        network.to(torch.promote_types(*built, *stored))
 
 
 @torch.no_grad()

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from torch import nn
 
+from medaegis.ambient import own_modes
 from medaegis.artefact import check_target
 from medaegis.errors import DataError
 from medaegis.images.datasets import Dataset
@@ -29,6 +30,7 @@ from medaegis.models.store import KIND, WRAPPED, Wrapped, save_classifier
 TAPS = 4
 
 
+@own_modes()
 def wrap(
     network: nn.Module,
     *,
