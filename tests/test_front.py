@@ -2,16 +2,19 @@
 
 import doctest
 import re
+import shutil
 import subprocess
 import sys
 import warnings
 from contextlib import contextmanager
+from functools import partial
 from itertools import cycle
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tests.attacks.toys import seeded
 from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler, SubsetRandomSampler
@@ -27,6 +30,14 @@ from medaegis.models import normalisation
 
 ROOT = Path(__file__).parents[1]
 CLASSES = ("normal", "pneumonia")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _own_cache(tmp_path_factory):
+    """Decoded images never go into the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MEDAEGIS_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -445,14 +456,29 @@ def test_own_attacks_are_values(model, images):
 
 
 def test_the_page_runs_as_it_is_written(tmp_path, monkeypatch, capsys):
-    (page,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "python.md").read_text(encoding="utf-8"), re.DOTALL)
+    page = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
+    whole, screening = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     monkeypatch.chdir(tmp_path)
     names = {}
     torch.manual_seed(0)
-    exec(page, names)
+    exec(whole, names)
     turned, past, scores = capsys.readouterr().out.split("\n", 2)
     assert turned.endswith("turned by changes that nobody sees")
     assert int(turned.split("%")[0]) > 10
     assert past.endswith("past the guard")
     assert scores.startswith("tensor(")
     assert [int(one.fooled.sum()) for one in names["curve"]] == sorted(int(one.fooled.sum()) for one in names["curve"])
+    write_folder_of_pictures(tmp_path / "incoming", names["x"][:3, 0].numpy())
+    shutil.copytree(ROOT / "tests" / "golden" / "guard", tmp_path / "runs" / "guard")
+    factory = partial(ma.load, factory="tests.models.tiny_networks:tiny")  # which a registered network does not need
+    monkeypatch.setattr(ma, "load", factory)
+    exec(screening, {})
+    lines = sorted(capsys.readouterr().out.splitlines())
+    assert [line.split()[0] for line in lines] == [f"incoming/{i}.png" for i in range(3)]
+    assert {line.split()[1] for line in lines} <= {"accepted", "rejected"}
+
+
+def write_folder_of_pictures(folder, pixels):
+    folder.mkdir()
+    for i, picture in enumerate(pixels):
+        Image.fromarray(picture).save(folder / f"{i}.png")

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from medaegis.attacks.victim import Victim
     from medaegis.errors import MedaegisError
     from medaegis.front import ImageDetector, attack, detector, fit, load
-    from medaegis.guard.guard import Finding, Guard
+    from medaegis.guard.finding import Finding
+    from medaegis.guard.guard import Guard
+    from medaegis.guard.screening import Screened
     from medaegis.images import Dataset, Picture, load_dataset, model_input, read_image
     from medaegis.models.classifier import Classifier
     from medaegis.models.wrapping import wrap
@@ -28,7 +30,9 @@ _HOMES = {
     "medaegis.attacks.victim": ("Victim",),
     "medaegis.errors": ("MedaegisError",),
     "medaegis.front": ("ImageDetector", "attack", "detector", "fit", "load"),
-    "medaegis.guard.guard": ("Finding", "Guard"),
+    "medaegis.guard.finding": ("Finding",),
+    "medaegis.guard.guard": ("Guard",),
+    "medaegis.guard.screening": ("Screened",),
     "medaegis.images": ("Dataset", "Picture", "load_dataset", "model_input", "read_image"),
     "medaegis.models.classifier": ("Classifier",),
     "medaegis.models.wrapping": ("wrap",),
@@ -45,6 +49,7 @@ __all__ = [
     "ImageDetector",
     "MedaegisError",
     "Picture",
+    "Screened",
     "Victim",
     "__version__",
     "attack",

@@ -5,6 +5,7 @@ import io
 import json
 import struct
 import zlib
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 from tests.cli.shop import SIDE, Shop, call
 
+import medaegis as ma
 from medaegis.images import load_dataset
 
 UNKNOWN_SYNTAX = "1.2.826.0.1.3680043.8.498.1"
@@ -103,6 +105,21 @@ def test_a_batch_of_good_and_bad_files(shop: Shop, batch: Path):
     closing = result.stderr[result.stderr.index("Unreadable:") :]
     assert all(name.replace("\x1b", "\\x1b") in closing for name in expected)
     assert "\x1b" not in closing
+
+
+def test_in_python_it_is_the_same(shop: Shop, batch: Path, tmp_path: Path):
+    told = call("screen", shop.guard, batch, batch / "bad-missing.png", "--quarantine", tmp_path, "--format", "jsonl")
+    guard = ma.load(shop.guard)
+    assert isinstance(guard, ma.Guard)
+    found = list(guard.screen([batch, str(batch / "bad-missing.png")], quarantine=tmp_path))
+    records = [json.loads(line) for line in told.stdout.splitlines()]
+    place = itemgetter("file", "frame")
+    assert sorted(records, key=place) == sorted((one.record() for one in found), key=place)
+    assert all(isinstance(one.path, Path) and one.reason for one in found)
+    assert {one.finding is None for one in found if one.status == "unreadable"} == {True}
+    assert [one.diagnosis for one in guard.screen(str(batch / "good.png"))] == [
+        one["diagnosis"] for one in records if one["file"] == str(batch / "good.png")
+    ]
 
 
 def test_the_same_pixels_get_the_same_finding_whatever_the_file(shop: Shop, batch: Path):

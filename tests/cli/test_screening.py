@@ -17,11 +17,12 @@ from scipy.stats import binomtest
 from tests.cli.shop import SIDE, Shop, call
 from tests.images.tiffs import write_tiff
 
-from medaegis.cli.quarantine import set_aside
 from medaegis.cli.remarks import remarks
-from medaegis.cli.screening import Screened
 from medaegis.errors import ArtefactError
-from medaegis.guard.guard import Finding, Guard
+from medaegis.guard.finding import Finding
+from medaegis.guard.guard import Guard
+from medaegis.guard.quarantine import set_aside
+from medaegis.guard.screening import Screened
 from medaegis.images import load_dataset
 
 RNG = np.random.default_rng(5)
@@ -127,7 +128,7 @@ def test_two_at_once_make_one_copy(tmp_path: Path):
     with ThreadPoolExecutor(4) as pool:
         copies = set(pool.map(lambda source: set_aside(source, tmp_path / "kept"), sources * 5))
     assert list((tmp_path / "kept").iterdir()) == list(copies)
-    script = "import sys; from pathlib import Path; from medaegis.cli.quarantine import set_aside\n"
+    script = "import sys; from pathlib import Path; from medaegis.guard.quarantine import set_aside\n"
     script += "for _ in range(50): set_aside(Path(sys.argv[1]), Path(sys.argv[2]))"
     command = [sys.executable, "-c", script, str(sources[0]), str(tmp_path / "kept")]
     running = [subprocess.Popen(command) for _ in range(2)]

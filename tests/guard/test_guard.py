@@ -21,7 +21,8 @@ from medaegis.artefact import digest, generate_keypair, write_folder
 from medaegis.cushions import parse_cushion
 from medaegis.detectors.shield import Shield, ShieldBank
 from medaegis.errors import ArtefactError, ConfigError
-from medaegis.guard.guard import FAINTEST, Guard
+from medaegis.guard.finding import FAINTEST
+from medaegis.guard.guard import Guard
 
 N = 9
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from medaegis.bench.records.evaluation import Evaluation
     from medaegis.cli.screening import Screened
     from medaegis.guard.guard import Guard
+    from medaegis.guard.screening import Screened
     from medaegis.images import Dataset, Split
     from medaegis.models import Classifier
 
@@ -214,7 +215,7 @@ def _mixed(guard: Guard, test: Dataset, sizes: Sizes, seed: int, out: Path) -> t
             file = f"{name}-{int(test.ids[row]):06d}-{''.join(c if c.isalnum() else '-' for c in label)}.png"
             truth[file], files[file] = label, png(image)
     _replace_mixed(out, files)
-    return list(screen_files(guard, find_images([out]))), truth
+    return list(guard.screen(out)), truth
 
 
 def written_before(folder: Path) -> list[Path]:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from medaegis.guard.looks import unfinished
 
 if TYPE_CHECKING:
-    from medaegis.cli.screening import Screened
     from medaegis.guard.guard import Guard
+    from medaegis.guard.screening import Screened
 
 LEVEL = 0.01  # chance of a remark about files like those of the calibration, of each kind
 MANY = 10  # files with one diagnosis that are remarked where no share of it is known

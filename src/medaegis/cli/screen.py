@@ -7,7 +7,6 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from enum import StrEnum
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,13 +16,13 @@ from medaegis.cli import console
 from medaegis.cli.check import MinVersion, PublicKey
 from medaegis.cli.command import FAILED
 from medaegis.cli.options import Factory, GuardDir, check_out, factory
-from medaegis.errors import ArtefactError, ConfigError
+from medaegis.errors import ArtefactError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from medaegis.cli.screening import Screened
     from medaegis.guard.guard import Guard
+    from medaegis.guard.screening import Screened
 
 
 LOADING = 60.0  # seconds that a guard may take to load where there is a time limit and it is shorter
@@ -83,22 +82,13 @@ def screen(
     Results come as they are ready. Exit code 0 if every image was accepted, 1 if one was rejected or could not be read.
     """
     from medaegis.cli.remarks import remarks
-    from medaegis.cli.screening import Screened, screen_files
-    from medaegis.images import search_images
 
     if quarantine is not None:
         check_out(quarantine, option="--quarantine")
     guard = _loaded(guard_dir, public_key, min_version, network, timeout)
-    files, missed = search_images(paths)
-    if quarantine is not None:
-        kept = quarantine.resolve()  # a link in it is in it, wherever it points
-        files = [path for path in files if kept not in (path.parent.resolve() / path.name).parents]
-    if not files and not missed:
-        raise ConfigError(", ".join(map(str, paths)), "no image in it", "name image files or a folder that holds some")
     with console.progress("Screening") as progress:
-        screened = screen_files(
-            guard,
-            files,
+        screened = guard.screen(
+            paths,
             frame=frame,
             quarantine=quarantine,
             draw=draw,
@@ -106,11 +96,10 @@ def screen(
             timeout=timeout,
             progress=progress,
         )
-        unseen = [Screened(Path(error.source), 0, 0, "unreadable", error=error) for error in missed]
-        found = list(_told(chain(screened, unseen), form))
+        found = list(_told(screened, form))
     if form is Format.table and any(one.finding is not None for one in found):
         console.write(findings_table(found))
-    for line in [*closing_lines(found, files=len(files)), *map(console.shown, remarks(guard, found))]:
+    for line in [*closing_lines(found), *map(console.shown, remarks(guard, found))]:
         console.say(line)
     if any(one.status != "accepted" for one in found):
         raise typer.Exit(FAILED)
@@ -120,8 +109,8 @@ def _loaded(
     guard_dir: Path, public_key: Path | None, min_version: int | None, network: str | None, timeout: float | None
 ) -> Guard:
     """The guard. Loading it runs its network once, which can hang as well."""
-    from medaegis.guard.guard import Guard, check_timeout
-    from medaegis.guard.watch import Watch
+    from medaegis.guard.guard import Guard
+    from medaegis.guard.watch import Watch, check_timeout
 
     def load() -> Guard:
         return Guard.load(guard_dir, public_key=public_key, min_version=min_version, factory=factory(network))
@@ -185,10 +174,11 @@ def findings_table(found: list[Screened]) -> RenderableType:
     return console.table("Image", "Verdict", "Diagnosis", "Probability", "Suspicion", "Reason", rows=rows)
 
 
-def closing_lines(found: list[Screened], *, files: int) -> list[str]:
+def closing_lines(found: list[Screened]) -> list[str]:
     """How many of each, and every file that cannot be read, with what to do."""
     counted: Counter[str] = Counter(one.status for one in found)
     shares = ", ".join(f"{counted[status]} {status}" for status in _STYLE if counted[status])
+    files = len({one.path for one in found})
     lines = [f"{len(found)} images of {files} files: {shares}. Suspicion above 1.00 is rejected."]
     copies = {one.copy for one in found if one.copy is not None}
     if copies:

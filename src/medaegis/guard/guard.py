@@ -8,15 +8,13 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import threading
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import Tensor, nn
 
 from medaegis.ambient import own_modes
@@ -25,101 +23,23 @@ from medaegis.attacks.victim import Verdict, Victim, check_batch_size
 from medaegis.cushions import Cushion, Gradient, RandomCushion, parse_cushion
 from medaegis.detectors.shield import Shield, ShieldBank, ShieldManifest, check_bank, empty_bank, fill_bank
 from medaegis.errors import ArtefactError, ConfigError, MedaegisError
+from medaegis.guard.finding import Finding, Reason, blank
 from medaegis.guard.fingerprint import weights_fingerprint
-from medaegis.guard.purpose import PURPOSE, Purpose, read_purpose, why_unsuited
+from medaegis.guard.manifest import CalibrationManifest, GuardManifest
+from medaegis.guard.purpose import Purpose, read_purpose, why_unsuited
+from medaegis.guard.screening import Screened, screen
 from medaegis.guard.seen import Seen
-from medaegis.guard.watch import Watch
+from medaegis.guard.watch import Watch, check_timeout
 from medaegis.images.kinds import Kind
 from medaegis.models.classifier import Classifier
 from medaegis.models.store import describe_classifier, rebuild_classifier
-from medaegis.validation import Share, read_entry
+from medaegis.progress import Progress, silent
+from medaegis.validation import read_entry
 
 KIND = "guard"
 SEEN = "seen"  # the file of hashes of the images it knows
 SIGNED = "%Y%m%d%H%M%S"  # of the time of signing, which numbers a signed guard
-Version = Annotated[int, Field(ge=10**13, lt=10**14)]
 log = logging.getLogger(__name__)
-
-FAINTEST = 16  # levels of 255 that some channel must span; a Shield may find a blank picture very typical of its class
-
-Reason = Literal["accepted", "suspicious", "blank", "error"]
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What the guard says of one image.
-
-    >>> import torch, medaegis as ma
-    >>> guard = ma.load("tests/golden/guard", factory="tests.models.tiny_networks:tiny")
-    >>> (finding,) = guard.inspect(torch.full((1, 1, 32, 32), 0.5))
-    >>> finding.diagnosis is None, finding.accepted, finding.reason, finding.detail
-    (True, False, 'blank', 'blank or nearly so: 0 of 255 grey levels, 16 are the least')
-
-    Attributes:
-        accepted: only then is there a diagnosis.
-        reason: "accepted"; "suspicious" (the Shield does not trust the activations); "blank" (there is next to nothing
-            in the picture); "error" (something failed).
-        detail: the reason in words, without patient data.
-        label: class the classifier predicts on the cushioned image; None for a blank image and after an error. For an
-            image that is not accepted this is evidence for an investigation, not a diagnosis.
-        probabilities: class name -> softmax probability; empty where there is no label.
-        score: suspicion, 0 for a typical clean image, above 1 rejected; None where there is no label.
-        cushion: what a random Cushion drew for this image, with which the finding can be repeated; None where the
-            Cushion is not random.
-    """
-
-    accepted: bool
-    reason: Reason
-    detail: str
-    label: str | None
-    probabilities: dict[str, float]
-    score: float | None
-    cushion: str | None = None
-
-    @property
-    def diagnosis(self) -> str | None:
-        """The label if the image was accepted, otherwise None: withheld."""
-        return self.label if self.accepted else None
-
-
-class CalibrationManifest(BaseModel):
-    """Figures of the calibration that are shown; there may be more."""
-
-    model_config = ConfigDict(frozen=True, extra="allow")
-
-    tnr_chosen: Share | None = None
-    tnr_reached: Share | None = None
-    accuracy: Share | None = None
-
-
-class GuardManifest(BaseModel):
-    """What a guard folder says of itself beside the hashes.
-
-    Attributes:
-        classifier, cushion: descriptions by their own rooms.
-        shields: taps and widths of each class's Shield, in the classifier's order.
-        tnr: the true negative rate its thresholds were set for.
-        calibration: figures reached on validation and test images.
-        training: how it came about: data, split, configuration, seconds; "purpose": what it is for.
-        version: when it was signed (UTC), the digits of year to second as one number: later is larger. None: unsigned.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    classifier: dict[str, Any]
-    cushion: dict[str, Any]
-    shields: tuple[ShieldManifest, ...]
-    tnr: float = Field(gt=0.5, lt=1)
-    calibration: CalibrationManifest = CalibrationManifest()
-    training: dict[str, Any] = {}
-    version: Version | None = None
-
-    @field_validator("training")
-    @classmethod
-    def _purpose(cls, training: dict[str, Any]) -> dict[str, Any]:
-        if training.get(PURPOSE) is not None:
-            Purpose.model_validate(training[PURPOSE])
-        return training
 
 
 class Guard:
@@ -233,14 +153,7 @@ class Guard:
         _check_images(images)
         check_batch_size(batch_size)
         check_timeout(timeout)
-        specs: list[str] | None = None
-        if isinstance(self.cushion, RandomCushion):
-            specs = self.cushion.fresh(len(images)) if draws is None else list(draws)
-            if len(specs) != len(images):
-                raise ConfigError("draws", f"{len(specs)} for {len(images)} images", "give one for each image")
-            self.cushion.named(specs)
-        elif draws is not None:
-            raise ConfigError("draws", f"the cushion {self.cushion.spec} is not random", "leave them out")
+        specs = self._drawn(len(images), draws)
         found: list[Finding] = []
         for start in range(0, len(images), batch_size):
             rows = slice(start, start + batch_size)
@@ -248,6 +161,72 @@ class Guard:
         if specs is None:
             return found
         return [replace(finding, cushion=spec) for finding, spec in zip(found, specs, strict=True)]
+
+    def _drawn(self, count: int, draws: Sequence[str] | None) -> list[str] | None:
+        """What stands before each of so many images: what was drawn then, or is drawn now; None: nothing is random."""
+        if not isinstance(self.cushion, RandomCushion):
+            if draws is not None:
+                raise ConfigError("draws", f"the cushion {self.cushion.spec} is not random", "leave them out")
+            return None
+        specs = self.cushion.fresh(count) if draws is None else list(draws)
+        if len(specs) != count:
+            raise ConfigError("draws", f"{len(specs)} for {count} images", "give one for each image")
+        self.cushion.named(specs)
+        return specs
+
+    def screen(
+        self,
+        paths: Path | str | Iterable[Path | str],
+        *,
+        frame: int | None = None,
+        quarantine: Path | str | None = None,
+        draw: str | None = None,
+        any_kind: bool = False,
+        timeout: float | None = None,
+        progress: Progress = silent,
+    ) -> Iterator[Screened]:
+        """Judge files: each as it is read, one that takes long does not keep the others back, its frames are in order.
+
+        What `medaegis screen` does. No image raises: what cannot be read is a record that says so.
+
+        >>> import tempfile, medaegis as ma
+        >>> from PIL import Image
+        >>> guard = ma.load("tests/golden/guard", factory="tests.models.tiny_networks:tiny")
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     Image.new("L", (40, 30), 128).save(f"{folder}/a.png")
+        ...     found = list(guard.screen([folder, "no/such/file.dcm"]))
+        >>> sorted((one.path.name, one.status, one.reason) for one in found)
+        [('a.png', 'rejected', 'blank or nearly so: 0 of 255 grey levels, 16 are the least'),
+         ('file.dcm', 'unreadable', 'no such file or directory')]
+
+        Args:
+            paths: PNG, JPEG, TIFF, BMP, WebP and DICOM files by content, and folders, searched to any depth.
+            frame: the one to judge of each file, from 0; None: all.
+            quarantine: folder that files with a rejected or failed frame are copied to; nothing in it is judged.
+            draw: to repeat verdicts, what was drawn of a random Cushion (`Finding.cushion`); None: anew for each image.
+            any_kind: judge DICOM pictures of kinds that the guard is not for, too (see `unsuited`).
+            timeout: seconds for each batch of images, see `inspect`.
+
+        Returns:
+            One record for each frame, as they come, and one for each place that could not be looked at.
+
+        Raises:
+            ConfigError: no image is there and every place could be looked at; a draw that the guard's Cushion never
+                draws; `timeout` not above 0.
+        """
+        check_timeout(timeout)
+        self._drawn(1, None if draw is None else [draw])
+        found = [Path(paths)] if isinstance(paths, str | Path) else [Path(path) for path in paths]
+        return screen(
+            self,
+            found,
+            frame=frame,
+            quarantine=None if quarantine is None else Path(quarantine),
+            draw=draw,
+            any_kind=any_kind,
+            timeout=timeout,
+            progress=progress,
+        )
 
     def _within(self, timeout: float | None, images: Tensor, specs: list[str] | None) -> list[Finding]:
         """Findings of a batch, withheld if they take longer than `timeout` seconds."""
@@ -266,7 +245,7 @@ class Guard:
                 victim = victim.behind(self.cushion.named(specs))
             findings = self._findings(victim.judge(images.to(victim.device)).to(images.device))
             return [
-                finding if finding.reason == "error" else _blank(image) or finding
+                finding if finding.reason == "error" else blank(image) or finding
                 for image, finding in zip(images, findings, strict=True)
             ]
         except Exception as error:  # the boundary where every failure, foreseen or not, must end as "withheld"
@@ -413,19 +392,3 @@ def _check_images(images: object) -> None:
     else:
         return
     raise ConfigError("guard", f"got {given}, expected a dense tensor (N, C, H, W)", "give a batch of pixels in [0, 1]")
-
-
-def check_timeout(timeout: object) -> None:
-    """Raises ConfigError unless it is None or a number of seconds above 0."""
-    number = isinstance(timeout, int | float) and not isinstance(timeout, bool)
-    if timeout is not None and not (number and 0 < float(timeout) <= threading.TIMEOUT_MAX):  # type: ignore[arg-type]
-        raise ConfigError("timeout", f"got {timeout!r:.40}", "give seconds above 0, or leave it out for no limit")
-
-
-def _blank(image: Tensor) -> Finding | None:
-    """The finding of an image `(C, H, W)` that has too little contrast for any other; one flat colour has none."""
-    levels = round(255 * float((image.amax((-2, -1)) - image.amin((-2, -1))).max()))
-    if levels >= FAINTEST:
-        return None
-    detail = f"blank or nearly so: {levels} of 255 grey levels, {FAINTEST} are the least"
-    return Finding(False, "blank", detail, None, {}, None)

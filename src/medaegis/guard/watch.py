@@ -6,6 +6,8 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
+from medaegis.errors import ConfigError
+
 T = TypeVar("T")
 NAME = "medaegis-watched"  # of the threads
 
@@ -46,3 +48,10 @@ class Watch:
             self._left_behind = thread
             raise TimeoutError(f"no answer within {seconds:g} s")
         return answer[0]
+
+
+def check_timeout(timeout: object) -> None:
+    """Raises ConfigError unless it is None or a number of seconds above 0."""
+    number = isinstance(timeout, int | float) and not isinstance(timeout, bool)
+    if timeout is not None and not (number and 0 < float(timeout) <= threading.TIMEOUT_MAX):  # type: ignore[arg-type]
+        raise ConfigError("timeout", f"got {timeout!r:.40}", "give seconds above 0, or leave it out for no limit")

@@ -36,6 +36,9 @@ def search_images(paths: Iterable[str | os.PathLike[str]]) -> tuple[list[Path], 
     found: dict[str, Path] = {}
     missed: list[ImageError] = []
     for given in map(Path, paths):
+        if "\0" in str(given):
+            missed.append(ImageError(repr(str(given)), "is not a path", "give the path of a file or folder"))
+            continue
         for path in _walk(given, missed) if os.path.isdir(given) else (given,):
             found.setdefault(os.path.realpath(path), path)
     return sorted(found.values()), missed

@@ -8,18 +8,21 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from medaegis.cli.quarantine import set_aside
-from medaegis.errors import ArtefactError, ImageError, UnsupportedError
-from medaegis.guard.guard import Finding, Guard
-from medaegis.images import Picture, model_input, read_frames, read_image
+from medaegis.errors import ArtefactError, ConfigError, ImageError, UnsupportedError
+from medaegis.guard.finding import Finding
+from medaegis.guard.quarantine import set_aside
+from medaegis.images import Picture, model_input, read_frames, read_image, search_images
 from medaegis.images.limits import taking_turns
-from medaegis.progress import Progress, silent
+from medaegis.progress import Progress
+
+if TYPE_CHECKING:
+    from medaegis.guard.guard import Guard
 
 READERS = 16
 FRAMES_AT_ONCE = 16  # read of one file before others get their turn, and judged in one batch
@@ -31,7 +34,16 @@ SET_ASIDE = ("rejected", "failed")
 
 @dataclass(frozen=True)
 class Screened:
-    """What came of one frame of a file.
+    """What came of one frame of a file, or of a place that cannot be looked at.
+
+    >>> import tempfile, medaegis as ma
+    >>> from PIL import Image
+    >>> guard = ma.load("tests/golden/guard", factory="tests.models.tiny_networks:tiny")
+    >>> with tempfile.NamedTemporaryFile(suffix=".png") as file:
+    ...     Image.new("L", (40, 30), 128).save(file.name)
+    ...     (one,) = guard.screen(file.name)
+    >>> type(one).__name__, one.status, one.diagnosis, one.finding.reason
+    ('Screened', 'rejected', None, 'blank')
 
     Attributes:
         frames: how many the file has; 0 if it cannot be read.
@@ -42,7 +54,8 @@ class Screened:
         other_kind: why it would be unsupported, were it not judged by request.
         copy: where the file was copied to because of this frame.
         uncopied: why it could not be.
-        draw: where the guard's Cushion is random, how the record's cushion came about: "fresh", or "given" (--draw).
+        draw: where the guard's Cushion is random, how the finding's cushion came about: "fresh", or "given" by the
+            caller.
     """
 
     path: Path
@@ -61,10 +74,14 @@ class Screened:
         """Why it has this status, in words."""
         return self.error.problem if self.error else self.finding.detail if self.finding else ""
 
+    @property
+    def diagnosis(self) -> str | None:
+        """The class, if the image was accepted, otherwise None: withheld."""
+        return self.finding.diagnosis if self.finding else None
+
     def record(self) -> dict[str, str | int | float | None]:
         """For tables and programs; no class is named unless the image was accepted."""
-        finding = self.finding
-        diagnosis = finding.diagnosis if finding else None
+        finding, diagnosis = self.finding, self.diagnosis
         drawn = {"cushion": finding.cushion if finding else None, "draw": self.draw} if self.draw else {}
         return {
             "file": os.fspath(self.path),
@@ -92,38 +109,39 @@ class _Frame:
     other_kind: str | None = None
 
 
-def screen_files(
+def screen(
     guard: Guard,
     paths: list[Path],
     *,
-    frame: int | None = None,
-    quarantine: Path | None = None,
-    draw: str | None = None,
-    any_kind: bool = False,
-    timeout: float | None = None,
-    progress: Progress = silent,
+    frame: int | None,
+    quarantine: Path | None,
+    draw: str | None,
+    any_kind: bool,
+    timeout: float | None,
+    progress: Progress,
 ) -> Iterator[Screened]:
-    """Judge files as they are read: a file that takes long does not keep the others back. A file's frames are in order.
-
-    Args:
-        frame: the one to judge of each file; None: all.
-        quarantine: files with a rejected or failed frame are copied there.
-        draw: to repeat verdicts, what was drawn of a random Cushion; None: drawn anew for each image.
-        any_kind: judge pictures that the guard is not for, too.
-        timeout: seconds for each batch of images, see `Guard.inspect`.
-
-    Raises:
-        ConfigError: a draw that the guard's Cushion never draws.
-    """
+    """`Guard.screen`: finds the files at once, judges them as the records are asked for."""
+    files, missed = search_images(paths)
+    if quarantine is not None:
+        kept = quarantine.resolve()  # a link in it is in it, wherever it points
+        files = [path for path in files if kept not in (path.parent.resolve() / path.name).parents]
+    if not files and not missed:
+        raise ConfigError(", ".join(map(str, paths)), "no image in it", "name image files or a folder that holds some")
     how: Literal["fresh", "given"] | None = None
     if guard.cushion.random:
         how = "fresh" if draw is None else "given"
-    copies: dict[Path, Path | str] = {}
-    for done, frames in _read(guard, paths, frame, any_kind=any_kind):
-        # Frames of one file only: with what a picture is judged must not depend on which files were read sooner.
-        for one in _judged(guard, frames, draw, timeout):
-            yield replace(one if quarantine is None else _set_aside(one, quarantine, copies), draw=how)
-        progress(done, len(paths), "files screened")
+
+    def found() -> Iterator[Screened]:
+        copies: dict[Path, Path | str] = {}
+        for done, frames in _read(guard, files, frame, any_kind=any_kind):
+            # Frames of one file only: with what a picture is judged must not depend on which files were read sooner.
+            for one in _judged(guard, frames, draw, timeout):
+                yield replace(one if quarantine is None else _set_aside(one, quarantine, copies), draw=how)
+            progress(done, len(files), "files screened")
+        for error in missed:
+            yield Screened(Path(error.source), 0, 0, "unreadable", error=error, draw=how)
+
+    return found()
 
 
 def _read(guard: Guard, paths: list[Path], frame: int | None, *, any_kind: bool) -> Iterator[tuple[int, list[_Frame]]]:
@@ -162,27 +180,34 @@ def _frames(path: Path, frame: int | None, guard: Guard, *, any_kind: bool) -> I
     source = read_frames(path) if frame is None else _one(path, frame)
     frames, number = 0, frame or 0
     while True:
+        other_kind = None
+        pixels: npt.NDArray[np.uint8] | ImageError
         with taking_turns():
-            picture = next(source, None)
-            if picture is None:
-                return
-            other_kind = None
-            pixels: npt.NDArray[np.uint8] | ImageError
-            if isinstance(picture, ImageError):
-                pixels = picture
-            else:
-                frames = picture.frames
-                other_kind = guard.unsuited(picture.kind)
-                if other_kind is not None and not any_kind:
-                    remedy = "use a guard for such pictures, or --any-kind to judge it all the same"
-                    pixels = UnsupportedError(path, other_kind, remedy)
+            try:
+                picture = next(source, None)
+                if picture is None:
+                    return
+                if isinstance(picture, ImageError):
+                    pixels = picture
                 else:
-                    pixels = model_input(picture, size=guard.classifier.size, channels=guard.classifier.channels)
-            del picture
+                    frames = picture.frames
+                    other_kind = guard.unsuited(picture.kind)
+                    pixels = _input(picture, path, guard, None if any_kind else other_kind)
+            except Exception as error:  # whatever a picture brings about, the others are judged
+                problem = f"it cannot be made ready for the network ({type(error).__name__})"
+                pixels = ImageError(path, problem, "copy or export it again")
+            picture = None
         yield _Frame(path, number, frames, pixels, other_kind)
         if isinstance(pixels, UnsupportedError):
             return
         number += 1
+
+
+def _input(picture: Picture, path: Path, guard: Guard, refused: str | None) -> npt.NDArray[np.uint8] | ImageError:
+    if refused is not None:
+        remedy = "use a guard for such pictures, or --any-kind (any_kind=True) to judge it all the same"
+        return UnsupportedError(path, refused, remedy)
+    return model_input(picture, size=guard.classifier.size, channels=guard.classifier.channels)
 
 
 def _one(path: Path, frame: int) -> Iterator[Picture | ImageError]:
