@@ -259,7 +259,7 @@ def _tensor(given: Arrays) -> Tensor:
 
 
 def _check_shape(images: Tensor, model: Classifier, name: str = "images") -> None:
-    shape, found = (model.in_channels, model.size, model.size), tuple(images.shape)
+    shape, found = model.image_shape, tuple(images.shape)
     if found[1:] == shape and len(images):
         return
     remedy = f"give {_shape(model)}"
@@ -269,7 +269,7 @@ def _check_shape(images: Tensor, model: Classifier, name: str = "images") -> Non
 
 
 def _shape(model: Classifier) -> str:
-    return f"(N, {model.in_channels}, {model.size}, {model.size})"
+    return str(("N", *model.image_shape)).replace("'", "")
 
 
 def _whole(number: object) -> int:

@@ -11,13 +11,14 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import torch
-from pydantic import AfterValidator, BaseModel, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, Field, PlainSerializer, PlainValidator, ValidationError
 from torch import Tensor, nn
 
 from medaegis.errors import ConfigError
+from medaegis.sizes import Size, as_size, sides
 
 Entry = TypeVar("Entry", bound=BaseModel)
 
@@ -31,10 +32,21 @@ def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
+def _picture_size(given: Any) -> Size:
+    try:
+        size = as_size(given)
+    except ConfigError as error:
+        raise ValueError(error.problem) from None
+    if max(sides(size)) > 4096:
+        raise ValueError("no side may have more than 4096 px")
+    return size
+
+
 Name = Annotated[str, Field(min_length=1, max_length=1000)]
 Names = Annotated[tuple[Name, ...], AfterValidator(_distinct)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Side = Annotated[int, Field(ge=1, le=65536)]
+PictureSize = Annotated[Size, PlainValidator(_picture_size), PlainSerializer(lambda size: size)]
 Shape = Annotated[tuple[Side, ...], Field(min_length=1, max_length=4)]
 
 

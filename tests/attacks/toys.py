@@ -14,6 +14,7 @@ from medaegis.cushions import parse_cushion
 from medaegis.detectors.shield import Shield, ShieldBank
 from medaegis.models.classifier import Classifier
 from medaegis.models.normalisation import IMAGENET_MEAN, IMAGENET_STD
+from medaegis.sizes import Size
 
 SIZE = 16
 TAPS = ("relu", "last")
@@ -27,7 +28,13 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def toy_classifier(
-    classes: int = 2, *, channels: str = "gray", seed: int = 0, shift: float = 0.0, taps: tuple[str, ...] = TAPS
+    classes: int = 2,
+    *,
+    channels: str = "gray",
+    seed: int = 0,
+    shift: float = 0.0,
+    taps: tuple[str, ...] = TAPS,
+    size: Size = SIZE,
 ) -> Classifier:
     """A random `Tiny` whose logits are spread out; `shift` moves them all, which changes nothing but their signs."""
     with seeded(seed):
@@ -37,7 +44,7 @@ def toy_classifier(
     classifier = Classifier(
         network,
         classes=[f"class {k}" for k in range(classes)],
-        size=SIZE,
+        size=size,
         channels=channels,
         taps=taps,
         mean=IMAGENET_MEAN,

@@ -138,4 +138,4 @@ def test_grad_cam_sees_tokens_as_a_square_of_patches():
     np.testing.assert_allclose(
         drawn.detach().numpy(), by_hook(c, "blocks.1", x)[:, 1:].mean(2).reshape(4, 4, 4), rtol=1e-4, atol=1e-5
     )
-    assert maps.places(torch.zeros(1, 8, 23)) is None, "no square, whatever is left out in front"
+    assert maps.places(torch.zeros(1, 8, 23), (16, 16)) is None, "no square, whatever is left out in front"

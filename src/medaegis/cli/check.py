@@ -9,6 +9,7 @@ import typer
 
 from medaegis.cli import console
 from medaegis.cli.options import AsJson, Factory, GuardDir, factory
+from medaegis.sizes import told_size
 
 PublicKey = Annotated[
     Path | None,
@@ -73,7 +74,7 @@ def verify(
         "Version": "none" if guard.version is None else str(guard.version),
         "Classes": ", ".join(guard.classes),
         "For": told_purpose(guard.purpose),
-        "Network": f"{guard.classifier.backbone}, {guard.classifier.size} px {guard.classifier.channels}",
+        "Network": f"{guard.classifier.backbone}, {told_size(guard.classifier.size)} {guard.classifier.channels}",
         "Cushion": guard.cushion.spec,
         "Shields read": ", ".join(guard.bank.taps),
         "Training of Shields": f"not finished: {'; '.join(doubts)}. {FIT_AGAIN}." if doubts else "nothing against it",

@@ -8,8 +8,9 @@ import typer
 
 from medaegis.cli import console, datasets
 from medaegis.cli.command import FAILED
-from medaegis.cli.options import AsJson, Channels, Images, Seed, Spec
+from medaegis.cli.options import AsJson, Channels, Images, PictureSize, Seed, Spec, picture_size
 from medaegis.errors import DataError
+from medaegis.sizes import told_size
 
 
 def schemes(as_json: AsJson = False) -> None:
@@ -26,7 +27,7 @@ def schemes(as_json: AsJson = False) -> None:
 
 def inspect(
     spec: Spec,
-    size: Annotated[int, typer.Option("--size", min=8, help="Side of the images in pixels.")] = 112,
+    size: PictureSize = "112",
     channels: Annotated[
         Channels, typer.Option("--channels", help="auto: gray for radiographs, else rgb.")
     ] = Channels.auto,
@@ -44,7 +45,8 @@ def inspect(
     from medaegis.images import kept_together, small_classes, split_dataset
     from medaegis.images.copies import copies
 
-    dataset = datasets.load(spec, size=size, channels=datasets.channels_of(spec, channels), images=images, seed=seed)
+    sides, colours = picture_size(size), datasets.channels_of(spec, channels)
+    dataset = datasets.load(spec, size=sides, channels=colours, images=images, seed=seed)
     try:
         split = split_dataset(dataset, seed=seed)
     except DataError:
@@ -85,7 +87,7 @@ def inspect(
         whole = [sum(of[name] for of in counts.values()) for name in dataset.classes]
         rows.append(["all", *[everyone] * len(heading), *whole, len(dataset)])
         by = "image, for no patients are known" if group == "image" else group
-        title = f"{console.shown(spec)}: {dataset.size} px {dataset.channels}, split by {by}, seed {seed}"
+        title = f"{console.shown(spec)}: {told_size(dataset.size)} {dataset.channels}, split by {by}, seed {seed}"
         console.write(console.table("Part", *heading, *dataset.classes, "Images", rows=rows, title=title))
         for remark in remarks:
             console.say(console.shown(remark))

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from medaegis.images import Dataset, Split
     from medaegis.images.splits import Fractions
     from medaegis.models import Classifier
+    from medaegis.sizes import Size
 
 GRAY_SCHEMES = ("phantom-xray", "chest-xray", "nih14")
 SHOWN_FAILURES = 3
@@ -31,7 +32,7 @@ def channels_of(spec: str, asked: str) -> Literal["gray", "rgb"]:
     return "gray" if spec.partition(":")[0].partition("?")[0] in GRAY_SCHEMES else "rgb"
 
 
-def load(spec: str, *, size: int, channels: Literal["gray", "rgb"], images: int | None, seed: int) -> Dataset:
+def load(spec: str, *, size: Size, channels: Literal["gray", "rgb"], images: int | None, seed: int) -> Dataset:
     """The data set, with a bar while it is decoded; remarks are told, and images that cannot be read, then left out."""
     from medaegis.images import load_dataset
 

@@ -30,6 +30,9 @@ Images = Annotated[
     ),
 ]
 Seed = Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Decides all randomness.")]
+PictureSize = Annotated[
+    str, typer.Option("--size", metavar="N|HxW", help="Of the images in pixels: side, or height x width as 224x320.")
+]
 Samples = Annotated[
     int | None,
     typer.Option(
@@ -93,6 +96,13 @@ def check_out(out: Path, check: Callable[..., None] | None = None, *, option: st
         (check or check_other)(out, **options)
     except ArtefactError as error:
         raise ConfigError(f"{option} {out}", error.problem, error.remedy) from None
+
+
+def picture_size(text: str) -> Size:
+    """`--size`, each side at least 8 px."""
+    from medaegis.sizes import as_size, parse_size
+
+    return as_size(parse_size(text), least=8)
 
 
 def eps_list(text: str) -> list[tuple[str, float]]:

@@ -9,8 +9,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from medaegis.cli import console, datasets
-from medaegis.cli.options import AsJson, Channels, Images, Seed, Spec, check_out, checked, comma_separated, next_step
+from medaegis.cli.options import (
+    AsJson,
+    Channels,
+    Images,
+    PictureSize,
+    Seed,
+    Spec,
+    check_out,
+    checked,
+    comma_separated,
+    next_step,
+    picture_size,
+)
 from medaegis.errors import ConfigError
+from medaegis.sizes import told_size
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -29,7 +42,7 @@ def train(
             "timm:NAME, torchvision:NAME or package.module:factory.",
         ),
     ] = "resnet18",
-    size: Annotated[int, typer.Option("--size", min=8, help="Side of the images in pixels.")] = 112,
+    size: PictureSize = "112",
     channels: Annotated[
         Channels, typer.Option("--channels", help="auto: gray for radiographs, else rgb.")
     ] = Channels.auto,
@@ -132,7 +145,8 @@ def train(
         device=device,
     )
     drawn = seed if split_seed is None else split_seed
-    dataset = datasets.load(spec, size=size, channels=datasets.channels_of(spec, channels), images=images, seed=drawn)
+    sides, colours = picture_size(size), datasets.channels_of(spec, channels)
+    dataset = datasets.load(spec, size=sides, channels=colours, images=images, seed=drawn)
     fractions = with_val_share(val_share)
     split = split_dataset(dataset, by=split_by, seed=drawn, fractions=fractions)  # type: ignore[arg-type]  # checked there
     datasets.tell_small_classes(dataset, split, datasets.TNR)
@@ -154,7 +168,8 @@ def train(
         found = {"classifier": str(out), "metrics": told["metrics"], "seconds": told["seconds"], "no_use": doubt}
         console.write_json(found)
         return
-    title = f"{backbone} on {len(split.train)} images, {size} px {dataset.channels}, {told['seconds']:.0f} s"
+    pictures = f"{len(split.train)} images, {told_size(dataset.size)} {dataset.channels}"
+    title = f"{backbone} on {pictures}, {told['seconds']:.0f} s"
     console.write(overview(told["metrics"], title, graded=graded))
     console.write(by_class(told["metrics"]["adv_test"], dataset.classes))
     for remark in remarks(told["metrics"]["adv_test"], dataset.classes):

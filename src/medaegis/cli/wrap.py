@@ -8,9 +8,20 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from medaegis.cli import console, datasets
-from medaegis.cli.options import AsJson, Channels, Images, Seed, check_out, comma_separated, next_step
+from medaegis.cli.options import (
+    AsJson,
+    Channels,
+    Images,
+    PictureSize,
+    Seed,
+    check_out,
+    comma_separated,
+    next_step,
+    picture_size,
+)
 from medaegis.cli.train import by_class, overview
 from medaegis.errors import ConfigError
+from medaegis.sizes import told_size
 
 if TYPE_CHECKING:
     from medaegis.images import Dataset
@@ -34,7 +45,7 @@ def wrap(
         str,
         typer.Option("--classes", help="Names, with commas between, in the order of its outputs.", show_default=False),
     ],
-    size: Annotated[int, typer.Option("--size", min=8, help="Side of its images in pixels.", show_default=False)],
+    size: PictureSize,
     normalise: Annotated[
         str,
         typer.Option(
@@ -96,7 +107,8 @@ def wrap(
     check_out(out, check_target, kind="classifier")
     named = comma_separated(classes, "--classes")
     colours = datasets.channels_of(data or "", channels)
-    dataset = None if data is None else datasets.load(data, size=size, channels=colours, images=images, seed=seed)
+    sides = picture_size(size)
+    dataset = None if data is None else datasets.load(data, size=sides, channels=colours, images=images, seed=seed)
     network = create_backbone(backbone, classes=len(named))
     load_weights(network, weights)
     classifier = wrap_classifier(
@@ -104,7 +116,7 @@ def wrap(
         out,
         backbone=backbone,
         classes=named,
-        size=size,
+        size=sides,
         normalise=normalise,
         channels=colours,
         taps=None if taps is None else comma_separated(taps, "--taps"),
@@ -137,7 +149,7 @@ def _tell(
     if as_json:
         console.write_json({"classifier": str(out), "taps": classifier.taps, **told.model_dump(), "no_use": doubt})
         return
-    shape = f"{classifier.size} px {classifier.channels}, normalised: {normalise}"
+    shape = f"{told_size(classifier.size)} {classifier.channels}, normalised: {normalise}"
     if classifier.channels == "gray" and classifier.mean.numel() == 3:
         shape += ", given to its three channels alike"
     lines = {"Images": shape, "Answers": answers(classifier), "Taps": ", ".join(classifier.taps) or "none"}

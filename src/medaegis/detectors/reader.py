@@ -175,7 +175,7 @@ def _split_head(frozen: Classifier) -> tuple[Classifier, dict[str, str], nn.Line
     frozen.network.set_submodule(name, nn.Sequential(nn.Identity(), module))
     changed = frozen.around(frozen.network)
     before = f"{name}.0"
-    shape = (2, changed.in_channels, changed.size, changed.size)
+    shape = (2, *changed.image_shape)
     trial = torch.rand(shape, dtype=torch.float32, generator=torch.Generator().manual_seed(0)).to(changed.device)
     with torch.no_grad():
         seen = changed.activations(trial, taps=(before,))

@@ -39,6 +39,7 @@ from medaegis.images.splits import FRACTIONS, Split
 from medaegis.models.classifier import INPUT, Classifier
 from medaegis.models.store import describe_classifier
 from medaegis.progress import Progress, silent
+from medaegis.sizes import told_size
 
 WATCHED_IMAGES = 64
 
@@ -336,7 +337,7 @@ def _check(classifier: Classifier, dataset: Dataset, split: Split) -> None:
             dataset.spec, f"classes {given}; the classifier knows {expected}", "use the data it is made for"
         )
     if dataset.size != classifier.size or dataset.channels != classifier.channels:
-        given = f"{dataset.size} px {dataset.channels}"
-        raise DataError(dataset.spec, given, f"load it with {classifier.size} px {classifier.channels}")
+        given = f"{told_size(dataset.size)} {dataset.channels}"
+        raise DataError(dataset.spec, given, f"load it with {told_size(classifier.size)} {classifier.channels}")
     if split.fingerprint != dataset.fingerprint:
         raise DataError(dataset.spec, "the split was made for another data set", "use the split of the classifier")

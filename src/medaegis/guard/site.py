@@ -12,6 +12,7 @@ from medaegis.guard.guard import Guard
 from medaegis.images.datasets import Dataset
 from medaegis.images.hashes import pixel_hashes
 from medaegis.images.splits import SITE_FRACTIONS, Split, split_dataset
+from medaegis.sizes import told_size
 
 NO_RECORD = (
     "the guard keeps no record of the images it learned from (it was written by an earlier version), so it cannot be "
@@ -101,10 +102,9 @@ def in_classes_of(guard: Guard, dataset: Dataset) -> Dataset:
         problem = f"classes {', '.join(foreign)}; the guard knows {', '.join(guard.classes)}"
         groups = ",".join(f"{name}=LABEL|LABEL" for name in guard.classes)
         raise DataError(dataset.spec, problem, f"say which labels each of them has: add ?classes={groups} to the SPEC")
-    wanted = (guard.classifier.size, guard.classifier.channels)
-    if (dataset.size, dataset.channels) != wanted:
-        given = f"{dataset.size} px {dataset.channels}"
-        raise DataError(dataset.spec, given, f"load it with {wanted[0]} px {wanted[1]}")
+    if (dataset.size, dataset.channels) != (guard.classifier.size, guard.classifier.channels):
+        given, wanted = (f"{told_size(one.size)} {one.channels}" for one in (dataset, guard.classifier))
+        raise DataError(dataset.spec, given, f"load it with {wanted}")
     place = [guard.classes.index(name) if name in guard.classes else 0 for name in dataset.classes]
     return replace(dataset, classes=guard.classes, labels=torch.tensor(place)[dataset.labels])
 

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from medaegis.errors import DataError, ImageError
 from medaegis.images.kinds import Kind
+from medaegis.sizes import Size
 
 # Raise when the same file gives other pixels than before (readers, resize, phantoms).
 PIXEL_VERSION = 6
@@ -30,7 +31,7 @@ class DecodedDataset:
     """What decoding a listing gave.
 
     Attributes:
-        images: pictures uint8 (K, C, S, S).
+        images: pictures uint8 (K, C, H, W).
         kept: their places in the listing (K,).
         failures: of the others.
         kinds: what their DICOM files say that they are, each kind once, sorted.
@@ -68,7 +69,7 @@ def _user_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 
 
-def cache_key(names: Sequence[str], stamps: Sequence[str], *, root: str, size: int, channels: str) -> str:
+def cache_key(names: Sequence[str], stamps: Sequence[str], *, root: str, size: Size, channels: str) -> str:
     """A hash of all that decides the pixels: which files in which state, size, channels, decoders."""
     told = {
         "root": root,

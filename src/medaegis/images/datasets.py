@@ -25,6 +25,7 @@ from medaegis.images.readers import model_input
 from medaegis.images.schemes import SCHEMES
 from medaegis.images.sources import Grouping, Listing, Spec
 from medaegis.progress import Progress, silent
+from medaegis.sizes import Size, as_size, sides
 
 Channels = Literal["gray", "rgb"]
 
@@ -42,7 +43,7 @@ class Dataset:
 
     Attributes:
         spec: the spec it was loaded from.
-        images: uint8 (N, C, S, S), C = 1 ("gray") or 3 ("rgb").
+        images: uint8 (N, C, H, W), C = 1 ("gray") or 3 ("rgb").
         labels: int64 (N,), indices into `classes`.
         patients: one per image; images of a patient belong together in a split. An image of which no patient is known
             has a name of its own here.
@@ -80,7 +81,7 @@ class Dataset:
         if self.images.dtype != torch.uint8 or self.images.ndim != 4 or self.images.shape[1] not in (1, 3):
             shape = tuple(self.images.shape)
             raise DataError(
-                self.spec, f"images are {self.images.dtype} {shape}", "give uint8 (N, C, S, S) with C = 1 or 3"
+                self.spec, f"images are {self.images.dtype} {shape}", "give uint8 (N, C, H, W) with C = 1 or 3"
             )
 
     def __len__(self) -> int:
@@ -91,8 +92,9 @@ class Dataset:
         return "gray" if self.images.shape[1] == 1 else "rgb"
 
     @property
-    def size(self) -> int:
-        return self.images.shape[-1]
+    def size(self) -> Size:
+        """Side of square images in pixels, or (height, width)."""
+        return as_size(self.images.shape[-2:])
 
     @property
     def fingerprint(self) -> str:
@@ -121,7 +123,7 @@ class Dataset:
         )
 
     def pixels(self, indices: Sequence[int] | Tensor | None = None) -> Tensor:
-        """float32 (n, C, S, S) in [0, 1], of all images or of those at `indices`."""
+        """float32 (n, C, H, W) in [0, 1], of all images or of those at `indices`."""
         chosen = self.images if indices is None else self.images[_places(indices)]
         return chosen.to(torch.float32).div_(255)
 
@@ -139,7 +141,7 @@ def dataset_schemes() -> dict[str, str]:
 def load_dataset(
     spec: str,
     *,
-    size: int,
+    size: Size,
     channels: Channels,
     limit: int | None = None,
     seed: int = 0,
@@ -155,7 +157,7 @@ def load_dataset(
     torch.Size([12, 1, 32, 32])
 
     Args:
-        size: side S of the square images.
+        size: side of square images in pixels, or (height, width).
         channels: "gray" or "rgb".
         limit: take only so many images, drawn with `seed`, the classes in proportion.
         cache_dir: where decoded images are kept (default: `$MEDAEGIS_CACHE`, else the user's cache folder).
@@ -167,8 +169,7 @@ def load_dataset(
         DataError: the spec, its folder or its table does not fit, or not one image could be read.
         ConfigError: a size, a limit or channels out of range.
     """
-    if size < 8:
-        raise ConfigError(f"size {size}", "images need at least 8 px a side", "take 64, 112 or 224")
+    size = as_size(size, least=8)
     if channels not in ("gray", "rgb"):
         raise ConfigError(f"channels {channels!r}", "not known", "take gray or rgb")
     if limit is not None and limit < 1:
@@ -235,11 +236,11 @@ def _draw(labels: np.ndarray, limit: int, seed: int) -> np.ndarray:
 
 def _decode(listing: Listing, chosen: np.ndarray, size: int, channels: Channels, progress: Progress) -> DecodedDataset:
     """Read all chosen pictures in parallel, in order."""
-    images = np.empty((len(chosen), 1 if channels == "gray" else 3, size, size), dtype=np.uint8)
+    images = np.empty((len(chosen), 1 if channels == "gray" else 3, *sides(size)), dtype=np.uint8)
 
     def read(place: int) -> ImageError | Kind | None:
         try:
-            picture = listing.read(int(chosen[place]), size)
+            picture = listing.read(int(chosen[place]), max(sides(size)))
             images[place] = model_input(picture, size=size, channels=channels)
         except ImageError as error:
             return error

@@ -18,6 +18,7 @@ from medaegis.errors import ConfigError, ImageError
 from medaegis.images.dicom_header import is_bare
 from medaegis.images.kinds import Kind
 from medaegis.images.limits import DEFAULT_LIMITS, Decoded, Limits, UnreadableError
+from medaegis.sizes import Size, as_size, sides
 
 __all__ = ["Limits", "Picture", "model_input", "read_frames", "read_image"]
 
@@ -207,8 +208,8 @@ def _reader(file: BinaryIO, kind: str, limits: Limits) -> Callable[[int], Decode
     return dicom_reader(file, limits)
 
 
-def model_input(picture: Picture, *, size: int, channels: Literal["gray", "rgb"]) -> npt.NDArray[np.uint8]:
-    """Resize to a square and round to 8 bits once.
+def model_input(picture: Picture, *, size: Size, channels: Literal["gray", "rgb"]) -> npt.NDArray[np.uint8]:
+    """Resize to what a network takes and round to 8 bits once.
 
     >>> import numpy as np, medaegis as ma
     >>> picture = ma.Picture(np.full((1, 40, 30), 51, np.uint8), 8, "drawn", 0, 1, "PNG", (), white=255)
@@ -216,38 +217,37 @@ def model_input(picture: Picture, *, size: int, channels: Literal["gray", "rgb"]
     >>> pixels.shape, pixels.dtype, int(pixels.max())
     ((3, 16, 16), dtype('uint8'), 51)
 
-    The picture is stretched to the square, not cropped or padded, as in the papers: no finding is cut off. Resizing is
+    The picture is stretched to that size, not cropped or padded, as in the papers: no finding is cut off. Resizing is
     Pillow's bilinear filter in float (mode F), which averages over the area when it makes smaller (antialiasing).
 
     Args:
         picture: as read.
-        size: side of the square in pixels.
+        size: side of a square in pixels, or (height, width).
         channels: "gray" (RGB becomes BT.601 luma) or "rgb" (grey is repeated).
 
     Returns:
-        uint8 `(1 or 3, size, size)`.
+        uint8 `(1 or 3, H, W)`.
 
     Raises:
         ConfigError: unknown channels or a size below 1.
     """
     if channels not in ("gray", "rgb"):
         raise ConfigError("channels", f'got {channels!r}, expected "gray" or "rgb"', "use one of these")
-    if size < 1:
-        raise ConfigError("size", f"got {size}, expected at least 1 pixel", "use for instance 224")
+    down, across = sides(as_size(size))
     values = picture.values
     _, height, width = values.shape
     rows = max(1, BAND_PIXELS // width)
     # First each row, then each column, as Pillow does itself: so a big picture is never whole in float.
-    narrow = np.empty((1 if channels == "gray" else len(values), height, size), np.float32)
+    narrow = np.empty((1 if channels == "gray" else len(values), height, across), np.float32)
     for top in range(0, height, rows):
         band = values[:, top : top + rows].astype(np.float32) / np.float32(picture.white)
         if channels == "gray" and len(band) == 3:
             band = np.tensordot(LUMA, band, axes=1)[np.newaxis]
         for plane, part in zip(narrow, band, strict=True):
-            plane[top : top + rows] = _resized(part, size, len(part))
-    square = np.stack([_resized(plane, size, size) for plane in narrow])
-    square = np.rint(np.clip(square, 0.0, 1.0) * 255.0).astype(np.uint8)
-    return np.repeat(square, 3, axis=0) if channels == "rgb" and len(square) == 1 else square
+            plane[top : top + rows] = _resized(part, across, len(part))
+    stretched = np.stack([_resized(plane, across, down) for plane in narrow])
+    stretched = np.rint(np.clip(stretched, 0.0, 1.0) * 255.0).astype(np.uint8)
+    return np.repeat(stretched, 3, axis=0) if channels == "rgb" and len(stretched) == 1 else stretched
 
 
 def _resized(plane: npt.NDArray[np.float32], columns: int, rows: int) -> npt.NDArray[np.float32]:

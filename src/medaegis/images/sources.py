@@ -25,7 +25,7 @@ class Listing:
     `codes` are other names of the classes, one each, by which the option `classes` may call them; `remarks` are what a
     person should know of how the source was read.
 
-    `read(i, size)` gives picture i (only the phantoms care about `size`) or raises `ImageError`;
+    `read(i, side)` gives picture i (only the phantoms are drawn with so many pixels a side) or raises `ImageError`;
     a stamp changes whenever the picture behind its entry changes, which is what the cache goes by.
     """
 

@@ -41,8 +41,11 @@ def augment(x: Tensor, u: Tensor) -> Tensor:
     turn, scale = spread[:, 1] * MAX_TURN, 1 + spread[:, 2] * MAX_SCALE
     mirror = torch.where(u[:, 0] < 0.5, 1.0, -1.0).to(u)
     cos, sin = torch.cos(turn) * scale, torch.sin(turn) * scale
-    # affine_grid's coordinates run from -1 to 1: a shift by the whole side is 2.
-    rows = [mirror * cos, -sin, spread[:, 3] * 2 * MAX_SHIFT, mirror * sin, cos, spread[:, 4] * 2 * MAX_SHIFT]
+    # affine_grid's coordinates run from -1 to 1 whatever the side: a shift by the whole side is 2, and a turn of a
+    # rectangle is one only in its proportions.
+    tall = x.shape[2] / x.shape[3]
+    across, down = -sin * tall, mirror * sin / tall
+    rows = [mirror * cos, across, spread[:, 3] * 2 * MAX_SHIFT, down, cos, spread[:, 4] * 2 * MAX_SHIFT]
     grid = F.affine_grid(torch.stack(rows, dim=1).view(-1, 2, 3), list(x.shape), align_corners=False)
     moved = F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
     contrast = 1 + spread[:, 5].view(-1, 1, 1, 1) * MAX_CONTRAST

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -22,6 +23,7 @@ from medaegis.models.folding import fold_batchnorm
 from medaegis.models.normalisation import check_normalisation
 from medaegis.models.outputs import Form, settle
 from medaegis.models.taps import Observed, channels_first, evaluating, listen, observe, run_tapped
+from medaegis.sizes import Size, as_size, sides
 
 INPUT = "input"
 FAR = 1000.0  # times the range of images
@@ -59,12 +61,12 @@ class Classifier(nn.Module):
     Tap names are module names of ``network`` (``layer2.0``), or ``"input"``: the pixels as given.
 
     Args:
-        network: takes normalised ``(N, 3, size, size)`` images and returns logits ``(N, K)``, or for two classes one
+        network: takes normalised ``(N, 3, H, W)`` images and returns logits ``(N, K)``, or for two classes one
             logit, ``(N, 1)`` or ``(N,)``, above 0 for the second. Its weights are put into channels-last order, the
             faster one on CPUs and on GPUs.
         classes: the K class names, in the order of the logits.
-        size: side of the square images in pixels.
-        channels: ``"gray"`` takes ``(N, 1, size, size)`` and repeats it three times where the network has three
+        size: side of square images in pixels, or (height, width).
+        channels: ``"gray"`` takes ``(N, 1, H, W)`` and repeats it three times where the network has three
             channels, ``"rgb"`` takes three channels.
         taps: module names whose outputs are read by default.
         backbone: registered name, or ``package.module:factory``; what a saved classifier is rebuilt from.
@@ -87,7 +89,7 @@ class Classifier(nn.Module):
         network: nn.Module,
         *,
         classes: Sequence[str],
-        size: int,
+        size: Size,
         channels: Literal["gray", "rgb"] = "rgb",
         taps: Sequence[str] = (),
         backbone: str,
@@ -105,7 +107,7 @@ class Classifier(nn.Module):
         check_normalisation(mean, std)
         self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.classes = tuple(classes)
-        self.size = size
+        self.size = as_size(size)
         self.channels = channels
         self.backbone = backbone
         self.is_frozen = False
@@ -130,6 +132,11 @@ class Classifier(nn.Module):
         return 1 if self.channels == "gray" else 3
 
     @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Of one image: channels, height and width."""
+        return self.in_channels, *sides(self.size)
+
+    @property
     def dtype(self) -> torch.dtype:
         """Type of the weights, and so of the features."""
         return self._weight().dtype
@@ -139,7 +146,7 @@ class Classifier(nn.Module):
         return self.mean.device
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits, float32 ``(N, K)``, of images ``(N, C, size, size)`` in [0, 1].
+        """Logits, float32 ``(N, K)``, of images ``(N, C, H, W)`` in [0, 1].
 
         Raises:
             DataError: another shape or an integer type.
@@ -150,7 +157,7 @@ class Classifier(nn.Module):
         """Logits and features of one forward pass; gradients flow where autograd is on.
 
         Args:
-            x: images ``(N, C, size, size)`` in [0, 1].
+            x: images ``(N, C, H, W)`` in [0, 1].
             logits: False stops the pass at the deepest tap and leaves ``logits`` None.
             taps: names to read instead of ``self.taps``.
 
@@ -170,7 +177,7 @@ class Classifier(nn.Module):
         silent = [name for name in modules if name not in features]
         if silent:
             raise ConfigError(self.backbone, f"did not call the taps {silent} on these images", "tap what always runs")
-        features = {name: x if name == INPUT else channels_first(features[name]) for name in names}
+        features = {name: x if name == INPUT else channels_first(features[name], sides(self.size)) for name in names}
         return Activations(self.outputs.logits(returned, self.backbone) if logits else None, features)
 
     def tap_shapes(self, taps: Sequence[str] | None = None) -> dict[str, tuple[int, ...]]:
@@ -178,7 +185,7 @@ class Classifier(nn.Module):
         names = self.taps if taps is None else tuple(taps)
         shapes: dict[str, tuple[int, ...]] = {}
         for name in names:
-            shape = (self.in_channels, self.size, self.size) if name == INPUT else self._output(name).shape
+            shape = self.image_shape if name == INPUT else self._output(name).shape
             assert shape is not None
             shapes[name] = shape
         return shapes
@@ -253,7 +260,7 @@ class Classifier(nn.Module):
         return self
 
     def _prepare(self, x: Tensor) -> Tensor:
-        expected = (self.in_channels, self.size, self.size)
+        expected = self.image_shape
         if x.ndim != 4 or tuple(x.shape[1:]) != expected or not x.is_floating_point():
             given = f"{str(x.dtype).removeprefix('torch.')} {tuple(x.shape)}"
             raise DataError(
@@ -276,10 +283,10 @@ class Classifier(nn.Module):
 
     def _example(self) -> Tensor:
         """Two images that are not constant, drawn without the global random state: fine grain, and a dark gradient."""
-        count = self.in_channels * self.size * self.size
+        count = math.prod(self.image_shape)
         grain = (torch.arange(count, device=self.device, dtype=torch.float32) * 0.6180339887).frac()
         gradient = torch.linspace(0, 0.3, count, device=self.device)
-        return torch.stack([grain, gradient]).view(2, self.in_channels, self.size, self.size)
+        return torch.stack([grain, gradient]).view(2, *self.image_shape)
 
     def _trial(self, key: str | int | None, form: Form | None) -> dict[str, Observed]:
         """Run the network once: does it take such images, what are its outputs, which modules can be taps?"""

@@ -18,7 +18,8 @@ from medaegis.errors import ArtefactError, ConfigError
 from medaegis.models.backbones import backbones, build_own, create_backbone, is_own
 from medaegis.models.classifier import Classifier
 from medaegis.models.outputs import Form
-from medaegis.validation import BATCH_NORM, Name, Names, check_state, read_entry
+from medaegis.sizes import Size, sides, told_size
+from medaegis.validation import BATCH_NORM, Name, Names, PictureSize, check_state, read_entry
 
 KIND = "classifier"
 MAX_MAP = 1 << 27  # numbers that a layer may give for one image: VGG at 1448 px, ResNet at 2896 px
@@ -36,7 +37,7 @@ class ClassifierManifest(BaseModel):
 
     backbone: Name
     classes: Names = Field(min_length=2, max_length=10_000)
-    size: int = Field(ge=1, le=4096)
+    size: PictureSize
     channels: str = Field(pattern="^(gray|rgb)$")
     taps: Names = Field(max_length=1000)
     mean: tuple[Level, ...] = Field(min_length=1, max_length=3)
@@ -155,24 +156,26 @@ def _widen(network: nn.Module, state: Mapping[str, Tensor]) -> None:
 
 
 @torch.no_grad()
-def _check_size_of_pass(network: nn.Module, size: int) -> None:
+def _check_size_of_pass(network: nn.Module, size: Size) -> None:
     """Raises ConfigError for a network whose pass would fill the memory: its weights do not tell the size.
 
-    Looked at in a pass of at most 64 px: maps grow with the square of the side.
+    Looked at in a pass of at most 64 px a side: maps grow with the sides.
     """
-    probe, widest = min(size, 64), 0
+    height, width = sides(size)
+    rows, columns, widest = min(height, 64), min(width, 64), 0
 
     def note(module: nn.Module, given: Any, output: Any) -> None:
         nonlocal widest
         widest = max(widest, output.numel() if isinstance(output, Tensor) else 0)
 
     hooks = [module.register_forward_hook(note) for module in network.modules()]
-    network.eval()(torch.zeros(1, 3, probe, probe))
+    network.eval()(torch.zeros(1, 3, rows, columns))
     for hook in hooks:
         hook.remove()
-    widest = round(widest * (size / probe) ** 2)
+    widest = round(widest * (height / rows) * (width / columns))
     if widest > MAX_MAP:
-        raise ConfigError("size", f"at {size} px one layer alone gives {widest:,} numbers an image", "make it smaller")
+        problem = f"at {told_size(size)} one layer alone gives {widest:,} numbers an image"
+        raise ConfigError("size", problem, "make it smaller")
 
 
 def save_classifier(

@@ -7,7 +7,7 @@ thread. So nested and threaded passes cannot mix, deep copies keep working, and 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -134,30 +134,37 @@ def observe(network: nn.Module, x: Tensor) -> tuple[Any, dict[str, Observed]]:
     observed: dict[str, Observed] = {}
     for module, aliases in names.items():
         results = heard[module]
-        shapes = [_shape(result, len(x)) for result, _ in results]
+        shapes = [_shape(result, x) for result, _ in results]
         changed = any(isinstance(result, Tensor) and result._version != version for result, version in results)
         for name in aliases:
             observed[name] = Observed(len(results), shapes[0] if len(shapes) == 1 else None, changed)
     return output, observed
 
 
-def _shape(output: Any, images: int) -> tuple[int, ...] | None:
-    if not isinstance(output, Tensor) or output.ndim < 2 or len(output) != images:
+def _shape(output: Any, x: Tensor) -> tuple[int, ...] | None:
+    if not isinstance(output, Tensor) or output.ndim < 2 or len(output) != len(x):
         return None
-    return tuple(channels_first(output).shape[1:])
+    return tuple(channels_first(output, (x.shape[2], x.shape[3])).shape[1:])
 
 
-def channels_first(features: Tensor) -> Tensor:
+def channels_first(features: Tensor, sides: tuple[int, int]) -> Tensor:
     """A module's output `(N, ...)` as `(N, C, places)`, a view: tokens `(N, T, C)` and maps `(N, H, W, C)` are turned.
 
-    Three sides are taken for tokens, as transformers give them. Maps are square, as images are: of four sides, the
-    second and third are the places only if they are equal and the last is another.
+    Three sides are taken for tokens, as transformers give them. Maps have the proportions of the images, whose height
+    and width are `sides`: of four sides, the second and third are the places only if they have them and the third and
+    fourth have not.
     """
     if features.ndim == 3:
         return features.transpose(1, 2)
-    if features.ndim == 4 and features.shape[1] == features.shape[2] != features.shape[3]:
-        return features.permute(0, 3, 1, 2)
+    if features.ndim == 4 and _in_proportion(features.shape[1:3], sides):
+        return features if _in_proportion(features.shape[2:], sides) else features.permute(0, 3, 1, 2)
     return features
+
+
+def _in_proportion(places: Sequence[int], sides: tuple[int, int]) -> bool:
+    """Whether a map has the proportions of an image, but for a place in each direction by rounding; squares just."""
+    (h, w), (height, width) = places, sides
+    return h == w if height == width else abs(h * width - w * height) <= height + width
 
 
 def pool(features: Tensor) -> Tensor:

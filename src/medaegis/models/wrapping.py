@@ -26,6 +26,7 @@ from medaegis.models.metrics import evaluate_classifier
 from medaegis.models.normalisation import Normalisation, parse_normalisation
 from medaegis.models.outputs import Form
 from medaegis.models.store import KIND, WRAPPED, Wrapped, save_classifier
+from medaegis.sizes import Size
 
 TAPS = 4
 
@@ -35,7 +36,7 @@ def wrap(
     network: nn.Module,
     *,
     classes: Sequence[str],
-    size: int,
+    size: Size,
     normalise: str | Normalisation | None,
     channels: Literal["gray", "rgb"] = "rgb",
     taps: Sequence[str] | None = None,
@@ -52,9 +53,9 @@ def wrap(
     torch.Size([5, 2])
 
     Args:
-        network: with its weights, taking `(N, 3, size, size)` images, or `(N, 1, size, size)` if it is for gray ones.
+        network: with its weights, taking `(N, 3, H, W)` images, or `(N, 1, H, W)` if it is for gray ones.
         classes: names in the order of its outputs; one output alone is above 0 (or 0.5) for the second.
-        size: side of the square images in pixels.
+        size: side of square images in pixels, or (height, width).
         normalise: what it was trained with, which nothing can tell from outside: "imagenet", `(mean, std)` of pixels in
             [0, 1], "MEAN/STD", or None (also "none"), where it takes pixels as they are or normalises by itself.
         channels: of the images it is for.
@@ -90,7 +91,7 @@ def wrap_classifier(
     *,
     backbone: str,
     classes: Sequence[str],
-    size: int,
+    size: Size,
     normalise: str,
     channels: Literal["gray", "rgb"] = "rgb",
     taps: Sequence[str] | None = None,
@@ -103,7 +104,7 @@ def wrap_classifier(
     """Write a trained network as a classifier folder that `fit`, `assess`, `compare`, `analyse` take.
 
     Args:
-        network: with its weights, taking `(N, 3, size, size)` images, or `(N, 1, size, size)` if it is for gray ones.
+        network: with its weights, taking `(N, 3, H, W)` images, or `(N, 1, H, W)` if it is for gray ones.
         backbone: what builds it again, without weights: ``package.module:factory``.
         classes: names in the order of its outputs; one output alone is above 0 (or 0.5) for the second.
         normalise: what it was trained with: "imagenet", "none" (also if it normalises by itself), or "MEAN/STD".

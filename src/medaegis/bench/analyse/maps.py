@@ -47,6 +47,7 @@ def attention(classifier: Classifier, images: Tensor, classes: Tensor, layer: st
         ConfigError: a layer without places.
     """
     spatial(classifier, layer)
+    sides = classifier.image_shape[1:]
     cams, saliencies = [], []
     for x, wanted in zip(images.split(BATCH), classes.split(BATCH), strict=True):
         kept: list[Tensor] = []
@@ -63,7 +64,7 @@ def attention(classifier: Classifier, images: Tensor, classes: Tensor, layer: st
             handle.remove()
         chosen = logits.gather(1, wanted.view(-1, 1)).sum()
         to_layer, to_pixels = torch.autograd.grad(chosen, (kept[0], x))
-        held, slopes = (places(channels_first(values)) for values in (kept[0], to_layer))
+        held, slopes = (places(channels_first(values, sides), sides) for values in (kept[0], to_layer))
         assert held is not None
         assert slopes is not None
         cams.append(F.relu((slopes.mean((2, 3), keepdim=True) * held).sum(1)).detach().float())
@@ -78,36 +79,40 @@ def spatial(classifier: Classifier, layer: str) -> tuple[int, int]:
         ConfigError: not a tap of the network, the pixels themselves, or a layer without places.
     """
     (shape,) = classifier.tap_shapes((layer,)).values()
-    mapped = None if layer == INPUT else places(torch.empty(1, *shape, device="meta"))
+    mapped = None if layer == INPUT else places(torch.empty(1, *shape, device="meta"), classifier.image_shape[1:])
     if mapped is None:
         raise ConfigError(f"layer {layer!r}", f"its output {shape} has no places to map", "take a convolutional layer")
     return mapped.shape[2], mapped.shape[3]
 
 
-def places(features: Tensor) -> Tensor | None:
+def places(features: Tensor, sides: tuple[int, int]) -> Tensor | None:
     """Features `(N, C, ...)` as maps `(N, C, h, w)`; None if they have no places.
 
-    Tokens `(N, C, T)` are a square of patches, row by row, behind at most `LEADING` tokens that belong to no place
+    Tokens `(N, C, T)` are patches, row by row, as many as make a grid in the proportions of the images, whose height
+    and width are `sides`, behind at most `LEADING` tokens that belong to no place
     (class, distillation, registers), which are left out.
     """
     if features.ndim == 3:
-        side = math.isqrt(features.shape[2])
-        leading = features.shape[2] - side**2
+        common = math.gcd(*sides)
+        down, across = sides[0] // common, sides[1] // common
+        times = math.isqrt(features.shape[2] // (down * across))
+        leading = features.shape[2] - down * across * times**2
         if leading <= LEADING:
-            features = features[:, :, leading:].unflatten(2, (side, side))
+            features = features[:, :, leading:].unflatten(2, (down * times, across * times))
     return features if features.ndim == 4 and features.shape[2] * features.shape[3] > 1 else None
 
 
-def enlarged(maps: Tensor, size: int) -> Tensor:
+def enlarged(maps: Tensor, size: tuple[int, int]) -> Tensor:
     """Maps `(N, h, w)` brought to the picture's size, bilinear."""
-    return F.interpolate(maps[:, None], size=(size, size), mode="bilinear", align_corners=False)[:, 0]
+    return F.interpolate(maps[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
 
 
 @torch.no_grad()
 def activation_maps(classifier: Classifier, images: Tensor, taps: tuple[str, ...]) -> dict[str, Tensor]:
     """Mean over the channels of each tap's output, `(N, h, w)`; taps without places are left out."""
     features = classifier.activations(images, logits=False, taps=taps).features
-    mapped = {tap: values if values.ndim == 4 else places(values) for tap, values in features.items()}
+    sides = classifier.image_shape[1:]
+    mapped = {tap: values if values.ndim == 4 else places(values, sides) for tap, values in features.items()}
     return {tap: values.float().mean(1) for tap, values in mapped.items() if values is not None}
 
 

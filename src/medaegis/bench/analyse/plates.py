@@ -21,7 +21,8 @@ def attention_figure(study: Study, origin: str) -> Drawn:
     titles = ("Clean", "Grad-CAM", "Saliency", "Attacked", "Grad-CAM", "Saliency", "Change")
     with styled_figure(WIDTH, 1.36 * len(rows) + 0.55) as figure:
         grid = figure.subplots(len(rows), len(titles), squeeze=False)
-        cams = [enlarged(looks.cam[study.examples], study.images.shape[-1]) for looks in study.attention]
+        sides = (study.images.shape[2], study.images.shape[3])
+        cams = [enlarged(looks.cam[study.examples], sides) for looks in study.attention]
         for line, row in enumerate(rows):
             for half, (images, verdict) in enumerate(((study.images, study.before), (study.attacked, study.after))):
                 left = 3 * half

@@ -28,15 +28,16 @@ class Spectrum:
 
 
 def radial_spectrum(images: Tensor) -> Spectrum:
-    """Spectrum of `(N, C, S, S)`, in rings one cycle per picture wide."""
-    size = images.shape[-1]
-    planes = torch.fft.fft2(images.double()).abs().square().mean((0, 1)) / size**4
+    """Spectrum of `(N, C, H, W)`, in rings one cycle per longer side wide."""
+    height, width = images.shape[-2:]
+    planes = torch.fft.fft2(images.double()).abs().square().mean((0, 1)) / (height * width) ** 2
     power, count = _rings(planes)
-    return Spectrum(torch.arange(len(count), dtype=torch.float64) / size, (power / count).cpu(), count.cpu())
+    frequency = torch.arange(len(count), dtype=torch.float64) / max(height, width)
+    return Spectrum(frequency, (power / count).cpu(), count.cpu())
 
 
 def passed(before: Tensor, after: Tensor) -> Tensor:
-    """What of `before` is found again in `after`, both `(N, C, S, S)`, ring by ring, `(R,)`: 1 all, 0 nothing.
+    """What of `before` is found again in `after`, both `(N, C, H, W)`, ring by ring, `(R,)`: 1 all, 0 nothing.
 
     The transfer function as a least-squares fit, Re(B* A) / |B|^2. A codec also adds differences of its own, by
     rounding; they make `after` larger but not more like `before`.
@@ -48,10 +49,10 @@ def passed(before: Tensor, after: Tensor) -> Tensor:
 
 
 def _rings(planes: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum of `(S, S)` over each ring of the frequency plane, and how many frequencies are in it."""
-    size = planes.shape[-1]
-    line = torch.fft.fftfreq(size, dtype=torch.float64, device=planes.device) * size
-    ring = (line[:, None].square() + line[None, :].square()).sqrt().round().long().flatten()
+    """Sum of `(H, W)` over each ring of the frequency plane, and how many frequencies are in it."""
+    longer = max(planes.shape)
+    down, across = (torch.fft.fftfreq(n, dtype=torch.float64, device=planes.device) * longer for n in planes.shape)
+    ring = (down[:, None].square() + across[None, :].square()).sqrt().round().long().flatten()
     count = ring.bincount()
     return torch.zeros(len(count), dtype=torch.float64, device=planes.device).index_add_(
         0, ring, planes.flatten()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field
 
@@ -103,7 +103,7 @@ class Assessment(Measured):
     classifier: str
     classes: list[str] = Field(min_length=2)
     backbone: str
-    size: Annotated[int, Field(gt=0)]
+    size: PictureSize
     channels: Literal["gray", "rgb"]
     cushion: str
     targeted: bool = False
@@ -145,8 +145,8 @@ def _source(found: Assessment) -> str:
         f"{found.seed}, on {found.machine.get('cpu')} ({found.machine.get('cores')} cores), in "
         f"{duration(found.seconds)}. Data: {found.data.spec}, {found.chosen} of the {found.data.n} images of "
         f"{found.data.split} split by {found.data.split_by} ({counts}). Classifier {found.classifier[:12]}: "
-        f"{found.backbone}, {found.size} px {found.channels}, {behind}. The attacker knows it all. Shares with their "
-        "95 % intervals (Wilson, by patient where patients are known)."
+        f"{found.backbone}, {told_size(found.size)} {found.channels}, {behind}. The attacker knows it all. Shares with "
+        "their 95 % intervals (Wilson, by patient where patients are known)."
     )
 
 

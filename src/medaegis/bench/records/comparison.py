@@ -51,7 +51,7 @@ class Comparison(Measured):
     version: Literal[2] = 2
     data: str
     backbone: str
-    size: Count
+    size: PictureSize
     eps: str
     steps: Count | None
     taps: list[str]
@@ -69,9 +69,9 @@ def markdown(found: Comparison) -> str:
         f"Measured on {found.created:%Y-%m-%d} by `{found.command}`, commit {found.commit or 'unknown'}, seed "
         f"{found.seed}, on {found.machine.get('cpu')} ({found.machine.get('cores')} cores). Data: {found.data}, "
         f"{found.tested} images of adv_test attacked within {found.eps}, {steps}; detectors learned from "
-        f"{found.learned} images of adv_train and {found.learned_from}. Classifier: {found.backbone}, {found.size} px, "
-        f"features of {', '.join(found.taps)}. Only images that are diagnosed rightly. AUROC with its 95 % interval / "
-        "TPR at 90 % TNR, over all attacked images and over those that fool the classifier."
+        f"{found.learned} images of adv_train and {found.learned_from}. Classifier: {found.backbone}, "
+        f"{told_size(found.size)}, features of {', '.join(found.taps)}. Only images that are diagnosed rightly. AUROC "
+        "with its 95 % interval / TPR at 90 % TNR, over all attacked images and over those that fool the classifier."
     ]
     for spec in dict.fromkeys(row.cushion for row in found.rows):
         attacked = [attack for attack in found.attacks if attack.cushion == spec]

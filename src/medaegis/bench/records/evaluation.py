@@ -13,6 +13,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from medaegis.images.sources import Grouping
+from medaegis.validation import PictureSize
 
 
 def _ordered(bounds: tuple[float, float]) -> tuple[float, float]:
@@ -45,7 +46,7 @@ class GuardFacts(Model):
     digest: str
     classes: list[str] = Field(min_length=2)
     backbone: str
-    size: Annotated[int, Field(gt=0)]
+    size: PictureSize
     channels: Literal["gray", "rgb"]
     cushion: str
     taps: list[str]

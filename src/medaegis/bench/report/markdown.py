@@ -18,6 +18,7 @@ from medaegis.bench.report.words import (
     percent,
     percent_range,
 )
+from medaegis.sizes import told_size
 
 
 def markdown(evaluation_dir: Path | str) -> str:
@@ -45,7 +46,7 @@ def _source(evaluation: Evaluation) -> str:
         f"{evaluation.commit or 'unknown'}, seed {evaluation.seed}, on {evaluation.machine.get('cpu')} "
         f"({evaluation.machine.get('cores')} cores), in {duration(evaluation.seconds)}. Data: {data.spec}, {data.n} "
         f"images of {data.split} split by {data.split_by} ({counts}). Guard {guard.digest[:12]}: {guard.backbone}, "
-        f"{guard.size} px {guard.channels}, Cushion {guard.cushion}, Shields on {', '.join(guard.taps)}, "
+        f"{told_size(guard.size)} {guard.channels}, Cushion {guard.cushion}, Shields on {', '.join(guard.taps)}, "
         f"TNR {guard.tnr_target:.2f} chosen on clean validation images."
     )
 

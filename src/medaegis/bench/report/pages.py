@@ -21,6 +21,7 @@ def page_environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {name: getattr(words, name) for name in _FILTERS} | {"gradient": words.gradient_name}
+    environment.filters |= {name: getattr(words, name) for name in _FILTERS}
+    environment.filters |= {"gradient": words.gradient_name, "told_size": told_size}
     environment.globals |= {"eps_name": words.eps_name, "of": words.of}
     return environment

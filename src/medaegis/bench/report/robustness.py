@@ -25,7 +25,7 @@ def robustness_figure(found: Assessment) -> Drawn:
             _panel(axes, found, norm, looks)
         panels[0].set_ylabel("robust accuracy")
         legend(figure, *panels, above=True)
-        victim = f"{shortened(found.backbone, 24)}, {found.size} px, Cushion {found.cushion}"
+        victim = f"{shortened(found.backbone, 24)}, {told_size(found.size)}, Cushion {found.cushion}"
         return saved(figure, f"{victim} · {found.data.spec}, {found.chosen} images · seed {found.seed}")
 
 
