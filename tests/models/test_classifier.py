@@ -5,6 +5,7 @@ import threading
 
 import pytest
 import torch
+import torch.nn.functional as F
 from tests.models.tiny_networks import Tiny, lived_in
 from torch import nn
 
@@ -12,6 +13,7 @@ from medaegis.errors import ConfigError, DataError
 from medaegis.models.classifier import Classifier
 from medaegis.models.normalisation import IMAGENET_MEAN, IMAGENET_STD
 from medaegis.models.outputs import looks_like_probabilities
+from medaegis.models.store import load_classifier, save_classifier
 
 SIZE = 16
 TAPS = ("input", "relu", "bn2")
@@ -110,6 +112,96 @@ class TestOnePass:
         c = classifier(channels="gray")
         assert c.tap_shapes() == {"input": (1, SIZE, SIZE), "relu": (6, 8, 8), "bn2": (6, 8, 8)}
         assert c.tap_names() == ["input", "conv1", "bn1", "relu", "conv2", "bn2", "last", "drop", "fc"]
+
+
+class Functional(nn.Module):
+    """Activations without modules, one of them written over in place."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(3, 6, 3, stride=2, padding=1), nn.Conv2d(6, 6, 3, padding=1, bias=False)
+        self.norm, self.last = nn.BatchNorm2d(6), nn.ReLU(inplace=True)
+        self.drop, self.fc = nn.Dropout(0.5), nn.Linear(6, 3)
+
+    def forward(self, x):
+        x = self.last(self.norm(self.conv2(F.relu(self.conv1(x)))))
+        return self.fc(F.dropout(F.adaptive_avg_pool2d(x, 1).flatten(1), 0.5, self.training))
+
+
+class TestWhatModulesAreGiven:
+    """The only way to what a function gives."""
+
+    TAPS = ("conv2:input", "norm:input", "last:input", "fc:input")
+
+    def made(self, **options):
+        torch.manual_seed(0)
+        return classifier(lived_in(Functional()), **{"taps": self.TAPS, **options}).eval()
+
+    def by_hand(self, c, x):
+        n, z = c.network, normalised(x)
+        relu = n.conv1(z).relu()
+        conv2 = n.conv2(relu)
+        norm = n.norm(conv2)
+        return dict(zip(self.TAPS, (relu, conv2, norm, norm.relu().mean((2, 3))), strict=True))
+
+    @pytest.mark.parametrize("fold", [None, True, False])
+    def test_they_are_what_the_function_gave(self, fold):
+        c, x = self.made(), images()
+        expected = self.by_hand(c, x)
+        assert (expected["last:input"] < 0).any(), "the ReLU in place would have changed it"
+        if fold is not None:
+            c = c.frozen(fold=fold)
+        assert c.tap_shapes() == {tap: tuple(values.shape[1:]) for tap, values in expected.items()}
+        for found in (c.activations(x), c.activations(x, logits=False)):
+            for tap, values in expected.items():
+                torch.testing.assert_close(found.features[tap], values, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(c.activations(x).logits, c(x))
+
+    def test_a_batch_norm_is_folded_unless_what_it_is_given_is_tapped(self):
+        assert isinstance(self.made(taps=("conv2:input", "norm", "last:input")).frozen().network.norm, nn.Identity)
+        assert isinstance(self.made().frozen().network.norm, nn.BatchNorm2d)
+
+    def test_the_pass_ends_in_front_of_the_module(self):
+        c, ran = self.made(), []
+        for name in ("conv1", "conv2", "norm"):
+            getattr(c.network, name).register_forward_hook(lambda *_, name=name: ran.append(name))
+        c.activations(images(), logits=False, taps=("conv2:input",))
+        assert ran == ["conv1"]
+
+    def test_gradients_flow(self):
+        c, x = self.made(), images().requires_grad_()
+        (found,) = torch.autograd.grad(c.activations(x, logits=False).features["conv2:input"].sum(), x)
+        (expected,) = torch.autograd.grad(self.by_hand(c, x)["conv2:input"].sum(), x)
+        torch.testing.assert_close(found, expected)
+
+    def test_the_deepest_is_behind_what_its_module_is_given(self):
+        c = self.made()
+        assert c.deepest() == ("fc:input",)
+        assert c.deepest(("last", "last:input", "conv1")) == ("last",)
+
+    def test_folders_and_copies_keep_them(self, tmp_path):
+        c, x = self.made(backbone="own:network"), images()
+        save_classifier(c, tmp_path / "c")
+        again = load_classifier(tmp_path / "c", factory=Functional)
+        for other in (again, copy.deepcopy(c)):
+            assert other.taps == self.TAPS
+            for tap, values in c.activations(x).features.items():
+                assert torch.equal(other.activations(x).features[tap], values)
+
+    def test_what_cannot_be_had_is_told_with_what_can(self):
+        with pytest.raises(ConfigError, match=r"no tap 'relu'.*what a function \(F.relu\) gives .* MODULE:input"):
+            self.made(taps=("relu",))
+        with pytest.raises(ConfigError, match=r"no tap 'conv3:input'; choose another one, near it: .*conv2:input"):
+            self.made(taps=("conv3:input",))
+        with pytest.raises(ConfigError, match="'drop:input' is no tap: it is called 0 times"):
+            self.made(taps=("drop:input",))
+
+        class ByName(Functional):
+            def forward(self, x):
+                return self.fc(input=self.conv1(x).mean((2, 3)))
+
+        with pytest.raises(ConfigError, match="'fc:input' is no tap: it is given no tensor with a row per image"):
+            classifier(ByName(), taps=("fc:input",))
 
 
 class TestNothingMixes:

@@ -7,6 +7,7 @@ from tests.models.own_networks import TinyViT
 from tests.models.tiny_networks import Tiny, lived_in
 from torch import nn
 
+from medaegis.attacks.victim import Victim
 from medaegis.errors import ArtefactError, ConfigError
 from medaegis.models.classifier import Classifier
 from medaegis.models.store import load_classifier, save_classifier
@@ -101,6 +102,33 @@ def test_weights_that_are_no_numbers():
     network.fc.bias.data[0] = torch.nan
     with pytest.raises(ConfigError, match="not finite"):
         classifier(network)
+
+
+class Coarse(Tiny):
+    """In 16 bits, as on hardware whose kernels round otherwise for every size of batch; exact in 32."""
+
+    def forward(self, x):
+        return super().forward(x) * (1 + 0.3 * len(x) * (x.dtype == torch.float16))
+
+
+def test_what_16_bits_round_is_no_company():
+    c = classifier(lived_in(Coarse(2)).half())
+    x = torch.rand(4, 3, 16, 16)
+    assert float((c(x) - torch.cat([c(one[None]) for one in x])).abs().max()) > 0.1 * float(c(x).abs().max())
+    exact = Victim(c).exact
+    torch.testing.assert_close(exact(x), torch.cat([exact(one[None]) for one in x]), rtol=1e-4, atol=1e-5)
+    with pytest.raises(ConfigError, match="depends on the other images of the batch"):
+        classifier(lived_in(LessTheMean(2)).half())
+
+
+class OnlyHalf(Tiny):
+    def forward(self, x):
+        return super().forward(x.half())
+
+
+def test_a_network_that_does_not_run_in_float32_is_refused():
+    with pytest.raises(ConfigError, match="does not run in float32, in which verdicts are computed"):
+        classifier(lived_in(OnlyHalf(2)).half())
 
 
 def test_a_folder_with_such_a_network_is_refused(tmp_path):

@@ -163,6 +163,11 @@ def _tell(
             f"Warning: this classifier is no better than chance: {console.shown(doubt)}. Are --normalise, --channels "
             "and the order of --classes those of its training?"
         )
+    if classifier.outputs.form == "probabilities":
+        console.say(
+            "Of probabilities near 0 and 1 the last digits are lost, and gradients with them: attacks find no way on, "
+            "and robustness looks better than it is. Take its last softmax or sigmoid off if you can."
+        )
     if told.learned == "unknown":
         console.say(datasets.UNKNOWN)
     console.say(f"Written to {out}. {next_step('fit', out, spec, '--out', 'GUARD_DIR', backbone=classifier.backbone)}")

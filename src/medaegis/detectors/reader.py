@@ -15,7 +15,7 @@ from medaegis.ambient import own_modes
 from medaegis.cushions import Cushion, parse_cushion
 from medaegis.errors import ConfigError, DataError
 from medaegis.models.classifier import INPUT, Activations, Classifier
-from medaegis.models.taps import pool
+from medaegis.models.taps import GIVEN, pool
 from medaegis.progress import Progress, silent
 
 PENULTIMATE = "penultimate"  # what the last linear layer is given
@@ -113,8 +113,9 @@ class Reader:
         self.batch_size = batch_size
         # Folding changes what tapped convolutions give, unless the classifier knows that they are tapped.
         frozen = classifier.frozen(fold=set(taps) <= {PENULTIMATE, *classifier.taps})
-        self.classifier, self._modules, self.head = _split_head(frozen)
-        self.taps = tuple(dict.fromkeys((*taps, *self._modules)))
+        self.classifier = frozen
+        self._places, self.head = _last_layer(frozen)
+        self.taps = tuple(dict.fromkeys((*taps, *self._places)))
 
     @property
     def device(self) -> torch.device:
@@ -159,30 +160,30 @@ class Reader:
         return self._pass(self.cushioned(images), taps, logits=logits)
 
     def _pass(self, x: Tensor, taps: Sequence[str], *, logits: bool) -> Activations:
-        names = {tap: self._modules.get(tap, tap) for tap in taps}
+        names = {tap: self._places.get(tap, tap) for tap in taps}
         seen = self.classifier.activations(x, logits=logits, taps=tuple(names.values()))
         return Activations(seen.logits, {tap: seen.features[name] for tap, name in names.items()})
 
 
-def _split_head(frozen: Classifier) -> tuple[Classifier, dict[str, str], nn.Linear | None]:
-    """A module in front of the last linear layer, whose output is what that layer is given; the layer, if it is one."""
-    named = [(name, module) for name, module in frozen.network.named_modules() if isinstance(module, nn.Linear)]
-    heads = [(name, module, frozen.outputs.last_layer(module, len(frozen.classes))) for name, module in named if name]
-    found = next(((name, module, head) for name, module, head in reversed(heads) if head is not None), None)
-    if found is None:
-        return frozen, {}, None
-    name, module, head = found
-    frozen.network.set_submodule(name, nn.Sequential(nn.Identity(), module))
-    changed = frozen.around(frozen.network)
-    before = f"{name}.0"
-    shape = (2, *changed.image_shape)
-    trial = torch.rand(shape, dtype=torch.float32, generator=torch.Generator().manual_seed(0)).to(changed.device)
-    with torch.no_grad():
-        seen = changed.activations(trial, taps=(before,))
+@torch.no_grad()
+def _last_layer(frozen: Classifier) -> tuple[dict[str, str], nn.Linear | None]:
+    """The linear layer that gives the logits, if one does, and the tap that is what it is given."""
+    trial = torch.rand((2, *frozen.image_shape), dtype=torch.float32, generator=torch.Generator().manual_seed(0))
+    linears = [(name, module) for name, module in frozen.network.named_modules() if isinstance(module, nn.Linear)]
+    for name, linear in reversed(linears):
+        head = frozen.outputs.last_layer(linear, len(frozen.classes))
+        if head is None or not name:
+            continue
+        before = f"{name}{GIVEN}"
+        try:
+            seen = frozen.activations(trial.to(frozen.device), taps=(before,))
+        except ConfigError:
+            continue  # it is not called once a pass
         assert seen.logits is not None
         given = seen.features[before]
-        is_last = given.ndim == 2 and _alike(head(given), seen.logits)
-    return changed, {PENULTIMATE: before} if is_last else {}, head if is_last else None
+        if given.ndim == 2 and _alike(head(given), seen.logits):
+            return {PENULTIMATE: before}, head
+    return {}, None
 
 
 def _alike(one: Tensor, other: Tensor) -> bool:

@@ -22,7 +22,7 @@ from medaegis.models.companions import check_alone
 from medaegis.models.folding import fold_batchnorm
 from medaegis.models.normalisation import check_normalisation
 from medaegis.models.outputs import Form, settle
-from medaegis.models.taps import Observed, channels_first, evaluating, listen, observe, run_tapped
+from medaegis.models.taps import GIVEN, Observed, channels_first, evaluating, listen, observe, run_tapped
 from medaegis.sizes import Size, as_size, sides
 
 INPUT = "input"
@@ -58,7 +58,8 @@ class Classifier(nn.Module):
     >>> model.activations(torch.rand(5, 3, 16, 16), taps=["0"]).features["0"].shape
     torch.Size([5, 768])
 
-    Tap names are module names of ``network`` (``layer2.0``), or ``"input"``: the pixels as given.
+    Tap names are module names of ``network`` (``layer2.0``), for what it gives, or with ``:input`` behind
+    (``layer2.0:input``), for the first thing that it is given; or ``"input"``: the pixels as given.
 
     Args:
         network: takes normalised ``(N, 3, H, W)`` images and returns logits ``(N, K)``, or for two classes one
@@ -68,7 +69,7 @@ class Classifier(nn.Module):
         size: side of square images in pixels, or (height, width).
         channels: ``"gray"`` takes ``(N, 1, H, W)`` and repeats it three times where the network has three
             channels, ``"rgb"`` takes three channels.
-        taps: module names whose outputs are read by default.
+        taps: names of what is read by default.
         backbone: registered name, or ``package.module:factory``; what a saved classifier is rebuilt from.
         mean, std: what the network was trained with, one value for all its channels or one each; of pixels in [0, 1].
             A network that normalises by itself has 0 and 1. `parse_normalisation` reads "imagenet" and the like.
@@ -119,12 +120,10 @@ class Classifier(nn.Module):
                 raise
             self._normalise(tuple(mean) * 3, tuple(std) * 3)  # a network of three channels, then
             self._observed = self._trial(output, outputs)
-        if not _tried:
-            half = self.dtype in (torch.float16, torch.bfloat16)
-            with evaluating(self.network), torch.inference_mode(False):
-                check_alone(self, self._example(), half=half, source=backbone)
         self.taps = tuple(dict.fromkeys(taps))
         self._listen(self.taps)
+        if not _tried:
+            self._check_alone()
 
     @property
     def in_channels(self) -> int:
@@ -198,7 +197,9 @@ class Classifier(nn.Module):
         Raises:
             ConfigError: none of them is a module.
         """
-        order = {name: place for place, (name, _) in enumerate(self.network.named_modules())}
+        order: dict[str, int] = {}
+        for name, _ in self.network.named_modules():
+            order |= {f"{name}{GIVEN}": len(order), name: len(order) + 1}
         inner = [f"{name}." for name, module in self.network.named_modules() if isinstance(module, Classifier)]
         known = sorted((tap for tap in (self.taps if taps is None else taps) if tap in order), key=order.__getitem__)
         found = [[tap for tap in known if tap.startswith(part)][-1:] for part in inner or [""]]
@@ -209,8 +210,12 @@ class Classifier(nn.Module):
         return tuple(tap for part in found for tap in part)
 
     def tap_names(self) -> list[str]:
-        """Every name that can be a tap, in the order of the network's definition."""
-        return [INPUT, *(name for name, out in self._observed.items() if out.calls == 1 and out.shape is not None)]
+        """The pixels and every module whose output can be a tap, in the order of the network's definition.
+
+        What a module is given (``NAME:input``) can be one too, where that is a tensor with a row per image.
+        """
+        found = [name for name, out in self._observed.items() if out.calls == 1 and out.shape is not None]
+        return [INPUT, *(name for name in found if not name.endswith(GIVEN))]
 
     @own_modes()
     def frozen(self, *, dtype: torch.dtype = torch.float32, fold: bool = True) -> Classifier:
@@ -311,22 +316,40 @@ class Classifier(nn.Module):
         )
         return observed
 
+    def _check_alone(self) -> None:
+        """Whether each image is judged by itself, in float32 as for every verdict: what 16 bits round says nothing.
+
+        Raises:
+            ConfigError: it is not, or the network does not run in float32.
+        """
+        judge: Classifier = self
+        if any(weight.is_floating_point() and weight.dtype != torch.float32 for weight in self.network.parameters()):
+            try:
+                judge = self.around(copy.deepcopy(self.network).float())
+            except ConfigError as error:
+                problem = f"does not run in float32, in which verdicts are computed: {error.problem}"
+                raise ConfigError(self.backbone, problem, "take what names a type out of its forward") from error
+        with evaluating(judge.network), torch.inference_mode(False):
+            check_alone(judge, judge._example(), source=self.backbone)
+
     def _output(self, name: str) -> Observed:
         """What the trial saw of a tap; raises ConfigError where the name cannot be one."""
         output = self._observed.get(name)
         if output is None:
             near = difflib.get_close_matches(name, [INPUT, *self._observed], n=5, cutoff=0.4)
             hint = f"near it: {', '.join(near)}" if near else f"for example: {', '.join(self.tap_names()[:8])}"
-            raise ConfigError(self.backbone, f"has no tap {name!r}", f"choose another one, {hint}")
+            functions = f"what a function (F.relu) gives is had where it goes to, as MODULE{GIVEN}"
+            raise ConfigError(self.backbone, f"has no tap {name!r}", f"choose another one, {hint}; {functions}")
         if output.calls != 1 or output.shape is None:
-            why = "returns no tensor with a row per image"
+            does = "is given" if name.endswith(GIVEN) else "returns"
+            why = f"{does} no tensor with a row per image"
             if output.calls != 1:
                 why = f"is called {output.calls} times in a pass"
-            raise ConfigError(self.backbone, f"{name!r} is no tap: it {why}", "take a module that returns a tensor")
+            raise ConfigError(self.backbone, f"{name!r} is no tap: it {why}", f"take a module that {does} a tensor")
         return output
 
     def _listen(self, names: Iterable[str]) -> None:
         for name in names:
             if name != INPUT:
                 self._output(name)
-                listen(self.network.get_submodule(name))
+                listen(self.network, name)

@@ -15,18 +15,16 @@ from medaegis.errors import ConfigError
 
 # Of the largest logit (less the mean of its image): what other batch sizes may cost in rounding, and no more.
 TOLERANCE = 1e-2
-TOLERANCE_HALF = 0.1
 FLOOR = 1e-5
 
 
 @torch.no_grad()
-def check_alone(answers: Callable[[Tensor], Tensor], images: Tensor, *, half: bool, source: str) -> None:
+def check_alone(answers: Callable[[Tensor], Tensor], images: Tensor, *, source: str) -> None:
     """Compare a batch with its images one by one, each of which so has other companions, or none.
 
     Args:
-        answers: images `(N, C, H, W)` to logits `(N, K)`, in eval mode.
+        answers: images `(N, C, H, W)` to logits `(N, K)`, in eval mode and float32.
         images: two or more, unlike each other in brightness and contrast.
-        half: weights have 16 bits, so that rounding is coarse.
         source: named in errors.
 
     Raises:
@@ -40,10 +38,9 @@ def check_alone(answers: Callable[[Tensor], Tensor], images: Tensor, *, half: bo
     except Exception as error:  # whatever somebody's network raises
         problem = f"does not run on one image alone, only on several: {error}"
         raise ConfigError(source, problem, "look for squeeze() and batch norms in its forward") from error
-    tolerance = TOLERANCE_HALF if half else TOLERANCE
-    if alone.shape == together.shape and _same(alone, together, tolerance):
+    if alone.shape == together.shape and _same(alone, together):
         return
-    if not _same(answers(images), together, tolerance):
+    if not _same(answers(images), together):
         problem = "answers the same images differently from pass to pass: something in it stays random in eval mode"
         raise ConfigError(source, problem, "make it deterministic, as F.dropout(..., training=self.training) is")
     raise ConfigError(
@@ -55,6 +52,6 @@ def check_alone(answers: Callable[[Tensor], Tensor], images: Tensor, *, half: bo
     )
 
 
-def _same(one: Tensor, other: Tensor, tolerance: float) -> bool:
+def _same(one: Tensor, other: Tensor) -> bool:
     one, other = (values - values.mean(1, keepdim=True) for values in (one.double(), other.double()))
-    return bool((one - other).abs().max() <= FLOOR + tolerance * other.abs().max())
+    return bool((one - other).abs().max() <= FLOOR + TOLERANCE * other.abs().max())

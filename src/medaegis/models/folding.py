@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from medaegis.errors import ConfigError
+from medaegis.models.taps import GIVEN
 
 # Largest deviation allowed, as a share of the largest absolute value of the reference.
 PAIR_TOLERANCE_FLOAT64 = 1e-10
@@ -81,7 +82,7 @@ def foldable_pairs(network: nn.Module, example: Tensor, keep: Iterable[str] = ()
     Args:
         network: any module, in eval mode; it is run once on ``example``.
         example: ``(N, C, H, W)`` input.
-        keep: module names whose outputs must stay what they are (taps): such convolutions are left out.
+        keep: taps, which must stay what they are: convolutions whose outputs are tapped are left out.
     """
     names = {module: name for name, module in network.named_modules()}
     weights = Counter(id(p) for _, p in network.named_parameters(remove_duplicate=False))
@@ -119,7 +120,8 @@ def foldable_pairs(network: nn.Module, example: Tensor, keep: Iterable[str] = ()
         conv = outputs.get(id(tensor))
         if conv is None or calls[conv] != 1 or calls[norm] != 1 or uses.count[id(tensor)] != 1:
             continue
-        if names[conv] not in kept and all(weights[id(p)] == 1 for p in (*conv.parameters(), *norm.parameters())):
+        tapped = kept & {names[conv], f"{names[norm]}{GIVEN}"}
+        if not tapped and all(weights[id(p)] == 1 for p in (*conv.parameters(), *norm.parameters())):
             pairs.append((names[conv], names[norm]))
     return pairs
 
@@ -141,7 +143,7 @@ def fold_batchnorm(
     Args:
         network: float32 module; not changed.
         example: float32 ``(N, C, H, W)`` input as the network gets it.
-        keep: module names whose outputs must stay what they are (taps).
+        keep: taps, which must stay what they are.
         answer: the tensor to compare, of what the network returns.
 
     Raises:

@@ -11,15 +11,16 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
+Told = tuple[Sequence[float] | float, Sequence[float] | float]
 # Of Python, also None and (mean, std).
 REMEDY = "write imagenet, none, or MEAN/STD of pixels in [0, 1]: 0.5/0.25, or 0.5,0.5,0.5/0.2,0.2,0.2"
 
 
-def parse_normalisation(given: str | Normalisation | None) -> Normalisation:
+def parse_normalisation(given: str | Told | None) -> Normalisation:
     """Mean and standard deviation, one value for all channels or one each; None is "none".
 
-    >>> parse_normalisation("0.5/0.25")
-    ((0.5,), (0.25,))
+    >>> parse_normalisation("0.5/0.25"), parse_normalisation((0.5, 0.25))
+    (((0.5,), (0.25,)), ((0.5,), (0.25,)))
 
     Raises:
         ConfigError: not of this form, or numbers that no pixels in [0, 1] have (values of 0 to 255, say).
@@ -30,7 +31,8 @@ def parse_normalisation(given: str | Normalisation | None) -> Normalisation:
         return (0.0,), (1.0,)
     parts = given.split("/") if isinstance(given, str) else given
     try:
-        mean, std = (tuple(map(float, part.split(",") if isinstance(part, str) else part)) for part in parts)
+        lists = (part.split(",") if isinstance(part, str) else part for part in parts)
+        mean, std = (tuple(map(float, [part] if isinstance(part, int | float) else part)) for part in lists)
     except (TypeError, ValueError):
         raise ConfigError(f"normalise {given!r}", "not understood", REMEDY) from None
     check_normalisation(mean, std)

@@ -1,6 +1,7 @@
-"""Read the outputs of named modules during one forward pass, and leave the pass once the last of them is known.
+"""Read what named modules give, or are given, in one forward pass, and leave the pass once the last of it is known.
 
-The hook that stays on a tapped module knows nothing itself: what it hears goes to the pass that runs innermost in its
+What a function such as `F.relu` gives has no name; it is had as the input of the module that it goes to. The hook that
+stays on a tapped module knows nothing itself: what it hears goes to the pass that runs innermost in its
 thread. So nested and threaded passes cannot mix, deep copies keep working, and classifiers may share a network.
 """
 
@@ -17,15 +18,17 @@ from torch import Tensor, nn
 
 from medaegis.errors import DataError
 
+GIVEN = ":input"  # behind a module's name: the first thing that it is given
+
 
 @dataclass(frozen=True)
 class Observed:
-    """What a trial pass saw of one module.
+    """What a trial pass saw of what one module gives, or is given.
 
     Attributes:
         calls: how often it ran; only a module that runs once can be a tap.
-        shape: of its output without the batch, channels first; None for anything but one tensor with a row per image.
-        changed_later: whether an in-place operation writes into its output after it has returned.
+        shape: of that without the batch, channels first; None for anything but one tensor with a row per image.
+        changed_later: whether an in-place operation writes into it afterwards.
     """
 
     calls: int
@@ -41,7 +44,7 @@ class _DeepestTap(BaseException):
 class _Pass:
     """One running forward pass: which modules it listens to, and what it has heard."""
 
-    wanted: dict[nn.Module, list[str]]
+    wanted: dict[tuple[nn.Module, bool], list[str]]
     copied: frozenset[str]
     missing: int
     stop: bool
@@ -58,20 +61,37 @@ _hooking = threading.Lock()
 
 
 def _hear(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+    _keep((module, False), output)
+
+
+def _hear_given(module: nn.Module, args: tuple[Any, ...]) -> None:
+    _keep((module, True), args[0] if args else None)
+
+
+def _keep(place: tuple[nn.Module, bool], values: Any) -> None:
     if not _running.stack:
         return
     innermost = _running.stack[-1]
-    for name in innermost.wanted.get(module, ()):
-        innermost.features[name] = output.clone() if name in innermost.copied else output
+    for name in innermost.wanted.get(place, ()):
+        innermost.features[name] = values.clone() if name in innermost.copied else values
         innermost.missing -= 1
         if innermost.stop and innermost.missing == 0:
             raise _DeepestTap
 
 
-def listen(module: nn.Module) -> None:
-    """Put the hook on a module; once, and it stays: a pass in another thread may be walking through the hooks."""
+def located(network: nn.Module, tap: str) -> tuple[nn.Module, bool]:
+    """The module that a tap is named after, and whether what it is given is meant."""
+    given = tap.endswith(GIVEN)
+    return network.get_submodule(tap.removesuffix(GIVEN)), given
+
+
+def listen(network: nn.Module, tap: str) -> None:
+    """Put the hook on a tap's module; once, and it stays: a pass in another thread may be walking through the hooks."""
+    module, given = located(network, tap)
     with _hooking:
-        if _hear not in module._forward_hooks.values():
+        if given and _hear_given not in module._forward_pre_hooks.values():
+            module.register_forward_pre_hook(_hear_given)
+        elif not given and _hear not in module._forward_hooks.values():
             module.register_forward_hook(_hear)
 
 
@@ -81,12 +101,12 @@ def run_tapped(
     """One forward pass; the network's output (None if it was left early) and the taps' outputs.
 
     Args:
-        taps: module name -> what `observe` saw of it; `listen` was called on each.
+        taps: tap -> what `observe` saw of it; `listen` was called on each.
         to_the_end: False leaves the pass at the deepest tap.
     """
-    wanted: dict[nn.Module, list[str]] = {}
+    wanted: dict[tuple[nn.Module, bool], list[str]] = {}
     for name in taps:
-        wanted.setdefault(network.get_submodule(name), []).append(name)
+        wanted.setdefault(located(network, name), []).append(name)
     copied = frozenset(name for name, observed in taps.items() if observed.changed_later)
     this = _Pass(wanted, copied, missing=len(taps), stop=not to_the_end)
     output: Any = None
@@ -113,18 +133,30 @@ def evaluating(network: nn.Module) -> Iterator[None]:
 
 
 def observe(network: nn.Module, x: Tensor) -> tuple[Any, dict[str, Observed]]:
-    """A trial pass in eval mode without gradients: the network's output, and what became of each module's."""
+    """A trial pass in eval mode without gradients: the network's output, and what became of all that could be tapped.
+
+    Modules come first, in the order of their definition, then what they are given.
+    """
     names: dict[nn.Module, list[str]] = {}
     for name, module in network.named_modules(remove_duplicate=False):
         if name:
             names.setdefault(module, []).append(name)
-    heard: dict[nn.Module, list[tuple[Any, int]]] = {module: [] for module in names}
+    heard: dict[tuple[nn.Module, bool], list[tuple[Any, int]]] = {
+        (module, given): [] for given in (False, True) for module in names
+    }
 
-    def note(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+    def note(place: tuple[nn.Module, bool], values: Any) -> None:
         # A tensor counts the in-place operations on it.
-        heard[module].append((output, output._version if isinstance(output, Tensor) else 0))
+        heard[place].append((values, values._version if isinstance(values, Tensor) else 0))
 
-    handles = [module.register_forward_hook(note) for module in names]
+    def note_output(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        note((module, False), output)
+
+    def note_given(module: nn.Module, args: tuple[Any, ...]) -> None:
+        note((module, True), args[0] if args else None)
+
+    handles = [module.register_forward_hook(note_output) for module in names]
+    handles += [module.register_forward_pre_hook(note_given) for module in names]
     try:
         with evaluating(network), torch.inference_mode(False), torch.no_grad():
             output = network(x)
@@ -132,12 +164,12 @@ def observe(network: nn.Module, x: Tensor) -> tuple[Any, dict[str, Observed]]:
         for handle in handles:
             handle.remove()
     observed: dict[str, Observed] = {}
-    for module, aliases in names.items():
-        results = heard[module]
+    for (module, given), results in heard.items():
         shapes = [_shape(result, x) for result, _ in results]
         changed = any(isinstance(result, Tensor) and result._version != version for result, version in results)
-        for name in aliases:
-            observed[name] = Observed(len(results), shapes[0] if len(shapes) == 1 else None, changed)
+        for name in names[module]:
+            seen = Observed(len(results), shapes[0] if len(shapes) == 1 else None, changed)
+            observed[f"{name}{GIVEN}" if given else name] = seen
     return output, observed
 
 

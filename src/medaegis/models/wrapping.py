@@ -23,7 +23,7 @@ from medaegis.images.sources import without_path
 from medaegis.images.splits import split_dataset
 from medaegis.models.classifier import Classifier
 from medaegis.models.metrics import evaluate_classifier
-from medaegis.models.normalisation import Normalisation, parse_normalisation
+from medaegis.models.normalisation import Told, parse_normalisation
 from medaegis.models.outputs import Form
 from medaegis.models.store import KIND, WRAPPED, Wrapped, save_classifier
 from medaegis.sizes import Size
@@ -37,7 +37,7 @@ def wrap(
     *,
     classes: Sequence[str],
     size: Size,
-    normalise: str | Normalisation | None,
+    normalise: str | Told | None,
     channels: Literal["gray", "rgb"] = "rgb",
     taps: Sequence[str] | None = None,
     output: str | int | None = None,
@@ -57,10 +57,14 @@ def wrap(
         classes: names in the order of its outputs; one output alone is above 0 (or 0.5) for the second.
         size: side of square images in pixels, or (height, width).
         normalise: what it was trained with, which nothing can tell from outside: "imagenet", `(mean, std)` of pixels in
-            [0, 1], "MEAN/STD", or None (also "none"), where it takes pixels as they are or normalises by itself.
+            [0, 1], one number each or one for each channel, "MEAN/STD", or None (also "none"), where it takes pixels as
+            they are or normalises by itself.
         channels: of the images it is for.
         taps: modules whose outputs detectors and attacks on features read; None: some, spread over its depth.
-        output, outputs: as of `Classifier`.
+        output: key or number of the part that holds the logits, of a network that returns a dict, tuple or object.
+        outputs: "logits", or "probabilities", whose logarithms are taken: the classes stay, but where a probability is
+            0 or 1 to the last digit there is no gradient, so that attacks find no way on and robustness looks better
+            than it is. None: logits, and a network that might give either is refused.
         backbone: what builds it again, without weights: ``package.module:factory``; needed where it is saved.
 
     Returns:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from medaegis.errors import ConfigError
 from medaegis.models.classifier import INPUT, Classifier
-from medaegis.models.taps import channels_first
+from medaegis.models.taps import GIVEN, channels_first
 
 BATCH = 32
 LEADING = 5
@@ -76,10 +76,11 @@ def spatial(classifier: Classifier, layer: str) -> tuple[int, int]:
     """Height and width of a layer's outputs.
 
     Raises:
-        ConfigError: not a tap of the network, the pixels themselves, or a layer without places.
+        ConfigError: not a tap of the network, the pixels themselves, what a module is given, or a layer without places.
     """
     (shape,) = classifier.tap_shapes((layer,)).values()
-    mapped = None if layer == INPUT else places(torch.empty(1, *shape, device="meta"), classifier.image_shape[1:])
+    example, own = torch.empty(1, *shape, device="meta"), layer != INPUT and not layer.endswith(GIVEN)
+    mapped = places(example, classifier.image_shape[1:]) if own else None
     if mapped is None:
         raise ConfigError(f"layer {layer!r}", f"its output {shape} has no places to map", "take a convolutional layer")
     return mapped.shape[2], mapped.shape[3]
