@@ -94,6 +94,18 @@ def test_wrapped_guarded_attacked_screened(spec: str, weights, tmp_path, name, m
     assert len(screened.stdout.splitlines()) == 6
 
 
+def test_what_probabilities_cost_is_said_and_what_a_module_is_given_can_be_tapped(weights, tmp_path):
+    options = ("--weights", weights / "in_a_dict.safetensors", "--classes", "clear,disc", *PIXELS)
+    more = ("--outputs", "probabilities", "--taps", "body.conv2:input,body.last", "--out", tmp_path / "c")
+    told = call("wrap", f"{OWN}:in_a_softmax", *options, *more)
+    assert told.exit_code == 0, told.output
+    assert "probabilities, in this order: clear, disc" in told.stdout
+    assert "robustness looks better than it is" in told.stderr
+    again = load_classifier(tmp_path / "c", factory=own_networks.in_a_softmax)
+    assert again.taps == ("body.conv2:input", "body.last")
+    assert again.outputs.form == "probabilities"
+
+
 def test_shields_of_recipe_paper_read_tokens(spec: str, weights, tmp_path):
     classifier, guard = tmp_path / "c", tmp_path / "g"
     assert wrap("vit", weights, classifier, "--data", spec).exit_code == 0

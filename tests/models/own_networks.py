@@ -81,6 +81,10 @@ def in_a_dict(classes: int) -> nn.Module:
     return network("dict")
 
 
+def in_a_softmax(classes: int) -> nn.Module:
+    return network("softmax")
+
+
 def own(name: str, **options):
     """A classifier of two classes on one of `ENDS`."""
     from medaegis.models.classifier import Classifier
