@@ -3,6 +3,7 @@
 What the library says of an image is compared with what the network itself answers, read here by hand.
 """
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -219,6 +220,46 @@ def test_nothing_is_guessed(name):
         ma.wrap(KINDS["dict"].build(), classes=CLASSES, size=16, normalise=None)
     with pytest.raises(ConfigError, match="no probabilities, beyond 0 to 1"):
         ma.wrap(KINDS["two logits"].build(), classes=CLASSES, size=16, normalise=None, outputs="probabilities")
+
+
+@pytest.mark.parametrize("compiled", [torch.jit.script, lambda net: torch.jit.trace(net, torch.rand(2, 3, 16, 16))])
+def test_compiled_networks_are_taken_without_taps(compiled, tmp_path):
+    kind = KINDS["two logits"]
+    never_wrapped = kind.build()  # what is listened to can be compiled no more
+    never_wrapped.load_state_dict(built(kind).state_dict())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch's own, of what it recommends in place of TorchScript
+        network = compiled(never_wrapped.body)
+    x, _ = pictures(kind)
+    model = wrapped(kind, network)
+    y = model(x / 255).argmax(1)
+    assert model.taps == ()
+    plain = wrapped(kind, built(kind).body)
+    torch.testing.assert_close(model(x / 255), plain(x / 255), rtol=1e-4, atol=1e-5)
+    found = ma.attack("pgd", model, x[:8], y[:8], eps="24/255", steps=5)
+    assert torch.equal(found.images, ma.attack("pgd", plain, x[:8], y[:8], eps="24/255", steps=5).images)
+    guard = ma.fit(model, x, y, updates=1, out=tmp_path / "guard")
+    loaded = ma.load(tmp_path / "guard", factory=lambda: network)
+    assert loaded.inspect(x[:4].float() / 255) == guard.inspect(x[:4].float() / 255)
+    assert all(weight.requires_grad for weight in network.parameters()), "the network itself is left as it was"
+
+
+def test_a_network_made_in_inference_mode_is_attacked():
+    with torch.inference_mode():
+        network = Net()
+    kind = KINDS["two logits"]
+    model, x = wrapped(kind, network), pictures(kind)[0][:8]
+    assert (ma.attack("pgd", model, x, model(x / 255).argmax(1), eps="24/255", steps=2).images != x / 255).any()
+
+
+def test_where_gradients_are_cut_off_it_is_said_and_searches_go_on():
+    network = Net(lambda y: torch.from_numpy(y.detach().numpy()))
+    kind = KINDS["two logits"]
+    model, x = wrapped(kind, network), pictures(kind)[0][:4]
+    y = model(x / 255).argmax(1)
+    with pytest.raises(ConfigError, match=r"gives no gradient: .* attack by answers alone, as square does"):
+        ma.attack("pgd", model, x, y, eps="24/255", steps=2)
+    assert ma.attack("square", model, x, y, eps="24/255", steps=5).images.shape == x.shape
 
 
 def test_no_taps_are_needed_but_by_what_reads_them():

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from medaegis.ambient import own_modes
 from medaegis.errors import ConfigError, DataError
 from medaegis.models.companions import check_alone
-from medaegis.models.folding import fold_batchnorm
+from medaegis.models.folding import fixed_copy, fold_batchnorm
 from medaegis.models.normalisation import check_normalisation
 from medaegis.models.outputs import Form, settle
 from medaegis.models.taps import GIVEN, Observed, channels_first, evaluating, listen, observe, run_tapped
@@ -161,7 +161,8 @@ class Classifier(nn.Module):
             taps: names to read instead of ``self.taps``.
 
         Raises:
-            ConfigError: a tap that is not a module of the network, or not called exactly once.
+            ConfigError: a tap that is not a module of the network, or not called exactly once; or the network gives no
+                gradient where one is wanted.
             DataError: images of another shape or an integer type.
         """
         names = self.taps if taps is None else tuple(dict.fromkeys(taps))
@@ -176,8 +177,13 @@ class Classifier(nn.Module):
         silent = [name for name in modules if name not in features]
         if silent:
             raise ConfigError(self.backbone, f"did not call the taps {silent} on these images", "tap what always runs")
+        answer = self.outputs.logits(returned, self.backbone) if logits else None
+        found = [*features.values(), *([] if answer is None else [answer])]
+        if found and torch.is_grad_enabled() and x.requires_grad and not any(values.requires_grad for values in found):
+            problem = "gives no gradient: something in its forward cuts it off (torch.no_grad, detach, NumPy)"
+            raise ConfigError(self.backbone, problem, "take that out, or attack by answers alone, as square does")
         features = {name: x if name == INPUT else channels_first(features[name], sides(self.size)) for name in names}
-        return Activations(self.outputs.logits(returned, self.backbone) if logits else None, features)
+        return Activations(answer, features)
 
     def tap_shapes(self, taps: Sequence[str] | None = None) -> dict[str, tuple[int, ...]]:
         """Shape of each tap's output for one image, without the batch: ``(C, H, W)``, ``(C, T)`` or ``(C,)``."""
@@ -232,8 +238,8 @@ class Classifier(nn.Module):
                     self.network, self._prepare(self._example()), keep=self.taps, answer=self.outputs.logits
                 )
         else:
-            network = copy.deepcopy(self.network)
-        result = self.around(network.eval().requires_grad_(False).to(dtype))
+            network = fixed_copy(self.network)
+        result = self.around(network.to(dtype))
         result.is_frozen = True
         return result.eval()
 

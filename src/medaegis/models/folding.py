@@ -61,8 +61,8 @@ def _folded(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
     if conv.bias is not None:
         shift = shift + conv.bias.double() * scale
     folded = copy.deepcopy(conv).double()
-    folded.weight = nn.Parameter(folded.weight * scale[:, None, None, None])
-    folded.bias = nn.Parameter(shift)
+    folded.weight = nn.Parameter(folded.weight * scale[:, None, None, None], requires_grad=False)
+    folded.bias = nn.Parameter(shift, requires_grad=False)
     return folded
 
 
@@ -74,6 +74,15 @@ def _verified(conv: nn.Conv2d, norm: nn.BatchNorm2d, x: Tensor) -> nn.Conv2d | N
         return None
     folded = folded.to(conv.weight.dtype)
     return folded if deviation(folded(x).double(), reference) <= PAIR_TOLERANCE_FLOAT32 else None
+
+
+@torch.no_grad()
+def fixed_copy(network: nn.Module) -> nn.Module:
+    """A copy in eval mode without gradients of the weights; of compiled networks (TorchScript) too."""
+    network = copy.deepcopy(network).eval()
+    for weight in network.parameters():
+        weight.requires_grad_(False)
+    return network
 
 
 def foldable_pairs(network: nn.Module, example: Tensor, keep: Iterable[str] = ()) -> list[tuple[str, str]]:
@@ -149,7 +158,7 @@ def fold_batchnorm(
     Raises:
         ConfigError: the folded network does not compute what the network computes on ``example``.
     """
-    network = copy.deepcopy(network).eval().requires_grad_(False)
+    network = fixed_copy(network)
     pairs = foldable_pairs(network, example, keep)
     inputs: dict[str, Tensor] = {}
 
@@ -187,4 +196,4 @@ def fold_batchnorm(
             f"more than {NETWORK_TOLERANCE_FLOAT32:.0e}",
             "freeze it with fold=False",
         )
-    return network.requires_grad_(False)
+    return network

@@ -135,11 +135,12 @@ def evaluating(network: nn.Module) -> Iterator[None]:
 def observe(network: nn.Module, x: Tensor) -> tuple[Any, dict[str, Observed]]:
     """A trial pass in eval mode without gradients: the network's output, and what became of all that could be tapped.
 
-    Modules come first, in the order of their definition, then what they are given.
+    Modules come first, in the order of their definition, then what they are given. Compiled ones (TorchScript) cannot
+    be listened to, and are none.
     """
     names: dict[nn.Module, list[str]] = {}
     for name, module in network.named_modules(remove_duplicate=False):
-        if name:
+        if name and not isinstance(module, torch.jit.ScriptModule):
             names.setdefault(module, []).append(name)
     heard: dict[tuple[nn.Module, bool], list[tuple[Any, int]]] = {
         (module, given): [] for given in (False, True) for module in names

@@ -6,6 +6,7 @@ folder says what is known of that, and everything that takes it repeats it.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
 from collections import Counter
@@ -74,6 +75,8 @@ def wrap(
         ConfigError: the network is no classifier of such images (see `Classifier`), or `normalise` is not understood.
     """
     mean, std = parse_normalisation(normalise)
+    if any(weight.is_inference() for weight in (*network.parameters(), *network.buffers())):
+        network = copy.deepcopy(network)  # what was made in inference mode can never be differentiated
     classifier = Classifier(
         network,
         classes=classes,
