@@ -21,7 +21,9 @@ from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSa
 from torch.utils.data import Dataset as TorchDataset
 
 import medaegis as ma
-from medaegis import front
+from medaegis import arrays
+from medaegis.attacks.catalogue import find_attack
+from medaegis.attacks.choices import pick_targets
 from medaegis.attacks.engine import Attack
 from medaegis.attacks.losses.answer import CrossEntropy
 from medaegis.attacks.victim import Victim

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from medaegis.bench.analysis import maps
 from PIL import Image
 from tests.attacks.toys import TAPS, seeded, toy_bank, toy_classifier, toy_images
 from tests.cli.shop import call
@@ -20,12 +21,11 @@ from medaegis import sizes
 from medaegis.artefact import read_folder
 from medaegis.attacks.balls import Linf
 from medaegis.attacks.catalogue import CATALOGUE
-from medaegis.attacks.engine import pick_targets
-from medaegis.attacks.hfc import fit_mixtures
+from medaegis.attacks.choices import pick_targets
+from medaegis.attacks.normal import fit_mixtures
 from medaegis.attacks.universal import Universal
 from medaegis.attacks.victim import Victim
-from medaegis.bench.analysis import maps
-from medaegis.bench.analysis.spectra import passed, radial_spectrum
+from medaegis.bench.analyse.spectra import passed, radial_spectrum
 from medaegis.cushions import parse_cushion
 from medaegis.detectors.reader import Reader
 from medaegis.detectors.registry import DETECTORS, load_detector

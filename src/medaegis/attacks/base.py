@@ -21,6 +21,15 @@ from medaegis.progress import Progress, silent
 class AttackResult:
     """What an attack made of each image; all tensors have one row per image.
 
+    >>> import medaegis as ma
+    >>> guard = ma.load("tests/golden/guard", factory="tests.models.tiny_networks:tiny")
+    >>> data = ma.load_dataset("phantom-xray?n=8", size=32, channels="gray")
+    >>> result = ma.attack("wb", guard, data.images, data.labels, eps="8/256", steps=2)
+    >>> result.images.shape, result.broken.shape
+    (torch.Size([8, 1, 32, 32]), torch.Size([8]))
+    >>> bool((result.broken <= result.fooled).all())
+    True
+
     Attributes:
         images: adversarial images, 8-bit values k / 255 in float32 (any float where the victim's Cushion does not
             round), inside the ball.

@@ -30,7 +30,7 @@ class Attack(AnyAttack):
     """An attack: what to minimise, where, and how to walk.
 
     >>> import torch, medaegis as ma
-    >>> from medaegis.attacks.objectives import CrossEntropy
+    >>> from medaegis.attacks.losses.answer import CrossEntropy
     >>> mine = ma.Attack(objective=CrossEntropy(), steps=20, random_start=True, restarts=2)
     >>> network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 16 * 16, 2))
     >>> model = ma.wrap(network, classes=("normal", "pneumonia"), size=16, normalise=None)

@@ -20,6 +20,7 @@ from medaegis.guard.site import Site
 from medaegis.images.datasets import Dataset
 from medaegis.images.splits import Split, kept_together
 from medaegis.models.classifier import Classifier
+from medaegis.sizes import told_size
 
 Judge = Callable[[Tensor, Tensor], Verdict]  # of images `(N, C, H, W)` and their numbers `(N,)`
 
@@ -118,8 +119,8 @@ def check_images(classifier: Classifier, dataset: Dataset, split: Split, limit: 
     """
     wanted = (classifier.classes, classifier.size, classifier.channels)
     if (dataset.classes, dataset.size, dataset.channels) != wanted:
-        given = f"{', '.join(dataset.classes)} at {dataset.size} px {dataset.channels}"
-        expected = f"{', '.join(classifier.classes)} at {classifier.size} px {classifier.channels}"
+        given = f"{', '.join(dataset.classes)} at {told_size(dataset.size)} {dataset.channels}"
+        expected = f"{', '.join(classifier.classes)} at {told_size(classifier.size)} {classifier.channels}"
         remedy = "use the data it was made for"
         if dataset.classes != classifier.classes:
             remedy += f", or say which labels are which class: ?classes={'=…,'.join(classifier.classes)}=…"

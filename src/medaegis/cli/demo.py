@@ -22,7 +22,6 @@ from medaegis.errors import ConfigError
 
 if TYPE_CHECKING:
     from medaegis.bench.records.evaluation import Evaluation
-    from medaegis.cli.screening import Screened
     from medaegis.guard.guard import Guard
     from medaegis.guard.screening import Screened
     from medaegis.images import Dataset, Split
@@ -187,8 +186,6 @@ def _mixed(guard: Guard, test: Dataset, sizes: Sizes, seed: int, out: Path) -> t
     from medaegis.attacks.catalogue import find_attack
     from medaegis.bench.attack import png
     from medaegis.bench.sample import Sample
-    from medaegis.cli.screening import screen_files
-    from medaegis.images import find_images
 
     sample = Sample.draw(test, lambda x, ids: guard.judge(x, ids=ids), limit=None, seed=seed)
     sample = sample.only(sample.few(3 * sizes.screened))

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
     from torch import nn
 
+    from medaegis.sizes import Size
+
 
 Spec = Annotated[
     str, typer.Argument(metavar="SPEC", help="Data set: phantom-xray, chest-xray:PATH, folder:PATH … (data schemes).")

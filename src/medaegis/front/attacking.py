@@ -8,8 +8,10 @@ import torch
 
 from medaegis.ambient import own_modes
 from medaegis.arrays import Arrays, Images, Labelled, Labels, Rounding, as_dataset, class_numbers, labelled
-from medaegis.attacks.catalogue import AnyAttack, find_attack
-from medaegis.attacks.engine import AttackResult, parse_eps, pick_targets
+from medaegis.attacks.balls import parse_eps
+from medaegis.attacks.base import AnyAttack, AttackResult
+from medaegis.attacks.catalogue import find_attack
+from medaegis.attacks.choices import pick_targets
 from medaegis.attacks.known import Known
 from medaegis.attacks.victim import Victim
 from medaegis.cushions import Gradient

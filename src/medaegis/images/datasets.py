@@ -234,7 +234,7 @@ def _draw(labels: np.ndarray, limit: int, seed: int) -> np.ndarray:
     return np.sort(np.argsort(share, kind="stable")[:limit])
 
 
-def _decode(listing: Listing, chosen: np.ndarray, size: int, channels: Channels, progress: Progress) -> DecodedDataset:
+def _decode(listing: Listing, chosen: np.ndarray, size: Size, channels: Channels, progress: Progress) -> DecodedDataset:
     """Read all chosen pictures in parallel, in order."""
     images = np.empty((len(chosen), 1 if channels == "gray" else 3, *sides(size)), dtype=np.uint8)
 

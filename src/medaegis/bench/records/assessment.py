@@ -29,6 +29,8 @@ from medaegis.bench.report.words import (
     percent,
     percent_range,
 )
+from medaegis.sizes import told_size
+from medaegis.validation import PictureSize
 
 SMALLEST = "smallest"  # written for the eps of attacks that look for the smallest change
 

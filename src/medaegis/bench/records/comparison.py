@@ -7,6 +7,8 @@ from typing import Literal
 from medaegis.bench.records.evaluation import Amount, Bounds, Count, Measured, Model, Share
 from medaegis.bench.report.markdown import table
 from medaegis.bench.report.words import NOT_MEASURED, decimal, decimal_range, duration, percent
+from medaegis.sizes import told_size
+from medaegis.validation import PictureSize
 
 
 class Attacked(Model):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from medaegis.bench.report import words
+from medaegis.sizes import told_size
 
 _FILTERS = (
     *("percent", "percent_range", "decimal", "decimal_range"),

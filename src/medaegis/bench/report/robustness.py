@@ -12,6 +12,7 @@ from medaegis.bench.records.assessment import Assessment, Proportion, Tried
 from medaegis.bench.records.evaluation import Norm
 from medaegis.bench.report.plots import INK, LOOKS, MUTED, PLAIN, WIDTH, columns, eps_axis, legend, styled_figure
 from medaegis.bench.report.words import gradient_name, shortened
+from medaegis.sizes import told_size
 
 
 def robustness_figure(found: Assessment) -> Drawn:
