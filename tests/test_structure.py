@@ -38,3 +38,8 @@ def test_no_two_classes_share_a_name():
     trees = [ast.parse(file.read_text(encoding="utf-8")) for file in SOURCES.values()]
     names = Counter(node.name for tree in trees for node in tree.body if isinstance(node, ast.ClassDef))
     assert [name for name, times in names.items() if times > 1] == []
+
+
+def test_no_file_is_too_long_to_read():
+    lines = {name: len(file.read_text(encoding="utf-8").splitlines()) for name, file in SOURCES.items()}
+    assert {name: n for name, n in lines.items() if n > MOST_LINES} == {}

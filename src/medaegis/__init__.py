@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from medaegis.attacks.engine import Attack
     from medaegis.attacks.victim import Victim
     from medaegis.errors import MedaegisError
-    from medaegis.front import ImageDetector, attack, detector, fit, load
+    from medaegis.front import ImageDetector, attack, detector, evaluate, fit, load
     from medaegis.guard.finding import Finding
     from medaegis.guard.guard import Guard
     from medaegis.guard.screening import Screened
@@ -29,7 +29,7 @@ _HOMES = {
     "medaegis.attacks.engine": ("Attack",),
     "medaegis.attacks.victim": ("Victim",),
     "medaegis.errors": ("MedaegisError",),
-    "medaegis.front": ("ImageDetector", "attack", "detector", "fit", "load"),
+    "medaegis.front": ("ImageDetector", "attack", "detector", "evaluate", "fit", "load"),
     "medaegis.guard.finding": ("Finding",),
     "medaegis.guard.guard": ("Guard",),
     "medaegis.guard.screening": ("Screened",),
@@ -54,6 +54,7 @@ __all__ = [
     "__version__",
     "attack",
     "detector",
+    "evaluate",
     "fit",
     "load",
     "load_dataset",

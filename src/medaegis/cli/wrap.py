@@ -169,7 +169,9 @@ def _tell(
             "and robustness looks better than it is. Take its last softmax or sigmoid off if you can."
         )
     if told.learned == "unknown":
-        console.say(datasets.UNKNOWN)
+        from medaegis.guard.site import UNKNOWN_TRAINING
+
+        console.say(UNKNOWN_TRAINING)
     console.say(f"Written to {out}. {next_step('fit', out, spec, '--out', 'GUARD_DIR', backbone=classifier.backbone)}")
 
 

@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
+from medaegis.cushions import Cushion
 from medaegis.errors import ArtefactError, ConfigError, ImageError, UnsupportedError
 from medaegis.guard.finding import Finding
 from medaegis.guard.quarantine import set_aside
 from medaegis.images import Picture, model_input, read_frames, read_image, search_images
+from medaegis.images.kinds import Kind
 from medaegis.images.limits import taking_turns
+from medaegis.models.classifier import Classifier
 from medaegis.progress import Progress
-
-if TYPE_CHECKING:
-    from medaegis.guard.guard import Guard
 
 READERS = 16
 FRAMES_AT_ONCE = 16  # read of one file before others get their turn, and judged in one batch
@@ -30,6 +31,19 @@ FILES_AHEAD = 2  # for each reader
 
 Status = Literal["accepted", "rejected", "failed", "unsupported", "unreadable"]
 SET_ASIDE = ("rejected", "failed")
+
+
+class Judge(Protocol):
+    """What screening asks of a guard."""
+
+    classifier: Classifier
+    cushion: Cushion
+
+    def unsuited(self, kind: Kind | None) -> str | None: ...
+
+    def inspect(
+        self, images: Tensor, *, draws: Sequence[str] | None = None, timeout: float | None = None
+    ) -> list[Finding]: ...
 
 
 @dataclass(frozen=True)
@@ -110,7 +124,7 @@ class _Frame:
 
 
 def screen(
-    guard: Guard,
+    guard: Judge,
     paths: list[Path],
     *,
     frame: int | None,
@@ -144,7 +158,7 @@ def screen(
     return found()
 
 
-def _read(guard: Guard, paths: list[Path], frame: int | None, *, any_kind: bool) -> Iterator[tuple[int, list[_Frame]]]:
+def _read(guard: Judge, paths: list[Path], frame: int | None, *, any_kind: bool) -> Iterator[tuple[int, list[_Frame]]]:
     """How many files are read to their end, and some frames of one file, as they are read."""
     waiting = iter(paths)
     reading: dict[Future[list[_Frame]], Iterator[_Frame]] = {}  # in the order in which they were asked for
@@ -172,7 +186,7 @@ def _read(guard: Guard, paths: list[Path], frame: int | None, *, any_kind: bool)
         pool.shutdown(cancel_futures=True)
 
 
-def _frames(path: Path, frame: int | None, guard: Guard, *, any_kind: bool) -> Iterator[_Frame]:
+def _frames(path: Path, frame: int | None, guard: Judge, *, any_kind: bool) -> Iterator[_Frame]:
     """One frame of a file, or all; a frame that cannot be read does not keep the others from being judged.
 
     A file of another kind than the guard is for is one such frame.
@@ -203,7 +217,7 @@ def _frames(path: Path, frame: int | None, guard: Guard, *, any_kind: bool) -> I
         number += 1
 
 
-def _input(picture: Picture, path: Path, guard: Guard, refused: str | None) -> npt.NDArray[np.uint8] | ImageError:
+def _input(picture: Picture, path: Path, guard: Judge, refused: str | None) -> npt.NDArray[np.uint8] | ImageError:
     if refused is not None:
         remedy = "use a guard for such pictures, or --any-kind (any_kind=True) to judge it all the same"
         return UnsupportedError(path, refused, remedy)
@@ -217,7 +231,7 @@ def _one(path: Path, frame: int) -> Iterator[Picture | ImageError]:
         yield error
 
 
-def _judged(guard: Guard, frames: list[_Frame], draw: str | None, timeout: float | None) -> Iterator[Screened]:
+def _judged(guard: Judge, frames: list[_Frame], draw: str | None, timeout: float | None) -> Iterator[Screened]:
     pixels = [one.pixels for one in frames if not isinstance(one.pixels, ImageError)]
     draws = None if draw is None else [draw] * len(pixels)
     images = torch.from_numpy(np.stack(pixels)).float().div(255) if pixels else None

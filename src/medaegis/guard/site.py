@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from medaegis.errors import DataError
+from medaegis.errors import ArtefactError, DataError
 from medaegis.guard.guard import Guard
 from medaegis.images.datasets import Dataset
 from medaegis.images.hashes import pixel_hashes
-from medaegis.images.splits import SITE_FRACTIONS, Split, split_dataset
+from medaegis.images.splits import FRACTIONS, SITE_FRACTIONS, Fractions, Split, as_fractions, split_dataset
 from medaegis.sizes import told_size
 
 NO_RECORD = (
     "the guard keeps no record of the images it learned from (it was written by an earlier version), so it cannot be "
     "told whether any is among these"
+)
+UNKNOWN_TRAINING = (
+    "This network was trained elsewhere, and nothing says which images it learned from. Those of them that are among "
+    "these make every figure too good. Give images that it never saw; `medaegis wrap --data` notes that they are such."
 )
 NO_CLASSIFIER_RECORD = (
     "what its classifier learned from before is not known, so it cannot be told whether any is among these"
@@ -32,6 +37,7 @@ class Site:
         home: whether they are those of the fit, by the very split of the fit.
         left_out: images that the guard learned from or that set its thresholds, and others of the same patients.
         note: what cannot be told of them, in words; empty if nothing.
+        told: all that somebody who measures on them should hear, a sentence each.
     """
 
     dataset: Dataset
@@ -39,6 +45,66 @@ class Site:
     home: bool = False
     left_out: int = 0
     note: str = ""
+
+    @property
+    def told(self) -> list[str]:
+        if self.home:
+            return [self.note] if self.note else []
+        n, measured = len(self.dataset), len(self.split.adv_test)
+        lines = [f"Not the images of the fit: taken as another site, {n} images, {measured} to measure."]
+        if self.left_out:
+            lines += [
+                f"{self.left_out} images are left out: the guard, or its thresholds, know them or their patients."
+            ]
+        return [*lines, f"Warning: {self.note}."] if self.note else lines
+
+
+def find_site(
+    guard: Guard,
+    load: Callable[[int | None, int], Dataset],
+    *,
+    images: int | None = None,
+    seed: int = 0,
+    recalibrate: bool = False,
+) -> Site:
+    """Images to measure a guard on: those of its fit, by the split of the fit, or another site's without what it knows.
+
+    Args:
+        load: reads the data set: so many images at most (None: all), drawn by a seed.
+        images: at most so many; None: as many as the fit had, of another site all.
+        seed: of another site's images and split.
+        recalibrate: they are to set new thresholds, so those of the fit are another site's too.
+
+    Raises:
+        ArtefactError: the guard does not say how its images were split.
+        DataError: classes that the guard does not know; nothing it does not know; or the images of the fit fall into
+            other parts than then.
+    """
+    told = guard.training.get("split")
+    if not isinstance(told, dict):
+        raise ArtefactError("guard", "does not say how its images were split", "fit it with `medaegis fit`")
+    of_fit = images in (None, guard.training.get("images"))
+    limit = guard.training.get("images") if images is None else images
+    dataset = load(limit, told["seed"] if of_fit else seed)
+    if dataset.fingerprint == told.get("fingerprint") and knows_some(guard, dataset) and not recalibrate:
+        split = split_dataset(dataset, by=told["by"], seed=told["seed"], fractions=_fractions(told))
+        parts = guard.training.get("split_parts")
+        if parts is not None and split.parts_fingerprint != parts:
+            remedy = "give the data set, and --images, that `medaegis train` and `medaegis fit` had"
+            raise DataError(dataset.spec, "its images fall into other parts than when the guard was fitted", remedy)
+        unknown = guard.training.get("network_learned") == "unknown"
+        return Site(dataset, split, home=True, note=UNKNOWN_TRAINING if unknown else "")
+    if images is None and limit is not None and dataset.fingerprint != told.get("fingerprint"):
+        dataset = load(None, seed)
+    return other_site(guard, dataset, seed=seed, recalibrate=recalibrate)
+
+
+def _fractions(told: Mapping[str, object]) -> Fractions:
+    """Shares of the parts, as a guard remembers them; those of older guards were always the same."""
+    try:
+        return as_fractions(told.get("fractions", FRACTIONS))
+    except (TypeError, ValueError):
+        raise ArtefactError("guard", "tells no four shares of its split", "fit it with `medaegis fit`") from None
 
 
 def other_site(guard: Guard, dataset: Dataset, *, seed: int = 0, recalibrate: bool = False) -> Site:

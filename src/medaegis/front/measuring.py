@@ -1,0 +1,89 @@
+"""Measure how well a guard holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from medaegis.ambient import own_modes
+from medaegis.arrays import Images, Labels, as_dataset
+from medaegis.bench.evaluate import evaluate_guard
+from medaegis.bench.records.evaluation import Evaluation
+from medaegis.bench.suites import plan_suite
+from medaegis.guard.guard import Guard
+from medaegis.guard.site import find_site
+from medaegis.models.classifier import Classifier
+from medaegis.progress import Progress, silent
+
+
+@own_modes()
+def evaluate(
+    guard: Guard,
+    images: Images,
+    labels: Labels | None = None,
+    *,
+    out: Path | str,
+    suite: str = "quick",
+    patients: Sequence[object] | None = None,
+    attacks: Sequence[str] | None = None,
+    eps: Sequence[str] | None = None,
+    steps: int | None = None,
+    queries: int | None = None,
+    limit: int | None = None,
+    surrogates: Sequence[Classifier] = (),
+    planted: bool = True,
+    healthy: str | None = None,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> Evaluation:
+    """Attack a guard with everything that a suite holds, with controls, by somebody who knows all of it.
+
+    Of the images of its fit those are attacked that nothing was trained on, split as the fit split them; of other
+    images those that it does not know. Called again after a kill it goes on where it was. `medaegis report` makes
+    pages of the folder.
+
+    >>> import tempfile, medaegis as ma
+    >>> guard = ma.load("tests/golden/guard", factory="tests.models.tiny_networks:tiny")
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     found = ma.evaluate(guard, "phantom-xray?n=240", out=folder, attacks=["pgd"], eps=["8/256"], limit=8)
+    >>> [(cell.attack, cell.eps_text) for cell in found.cells], found.worst_case[0].n
+    ([('pgd', '8/256')], 4)
+
+    Args:
+        images, labels, patients: as of `fit`.
+        out: folder for the record, scores and pictures.
+        suite: "quick" (minutes), "standard", "paper" or "worst-case" (`medaegis suites`); what follows takes the place
+            of what it says: `attacks` (names), `eps`, `steps` of the attacks that know the guard, `queries` of those
+            that see answers alone, `limit` (test images drawn).
+        surrogates: classifiers of somebody who knows nothing of the guard, to make conventional attacks on.
+        planted: also train a weak Shield, and show that the attacks break it.
+        healthy: the class that no disease is; None: the first.
+
+    Raises:
+        ConfigError, DataError, ArtefactError: see `evaluate_guard`, `plan_suite` and `find_site`.
+    """
+    plan = plan_suite(
+        guard,
+        suite,
+        attacks=attacks,
+        eps=eps,
+        steps=steps,
+        queries=queries,
+        limit=limit,
+        transfer=bool(surrogates),
+    )
+    dataset = as_dataset(images, labels, guard.classifier, patients=patients)
+    return evaluate_guard(
+        guard,
+        find_site(guard, lambda *_: dataset, seed=seed),
+        cells=plan.cells,
+        surrogates=surrogates,
+        out_dir=Path(out),
+        limit=plan.limit,
+        planted=planted,
+        stamina=plan.stamina,
+        healthy=healthy,
+        seed=seed,
+        command="ma.evaluate",
+        progress=progress,
+    )
