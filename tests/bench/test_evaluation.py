@@ -15,6 +15,7 @@ from sklearn.metrics import roc_auc_score
 from tests.bench.small import CELLS, data, fitted, measure
 
 from medaegis.attacks.choices import pick_targets
+from medaegis.bench import campaign as campaigns
 from medaegis.bench import evaluate as evaluation
 from medaegis.bench import store
 from medaegis.bench.campaign import Campaign
@@ -452,7 +453,7 @@ def test_pieces_belong_to_their_guard_seed_and_images(work, tmp_path, monkeypatc
     assert ask(seed=1) != first
     assert ask(dataset=dataclasses.replace(dataset, images=dataset.images ^ 1)) != first
     with monkeypatch.context() as patch:
-        patch.setattr(evaluation, "code_fingerprint", lambda: "other")
+        patch.setattr(campaigns, "code_fingerprint", lambda: "other")
         assert ask() != first
     guard.bank.scale.mul_(1.001)
     assert ask() != first
@@ -550,7 +551,7 @@ def test_what_does_not_fit_is_refused_before_any_work(work, tmp_path, monkeypatc
         evaluate_guard(guard, Site(dataset, split), cells=[*CELLS, CELLS[0]], out_dir=tmp_path)
     with pytest.raises(ConfigError, match="no attack is planned"):
         evaluate_guard(guard, Site(dataset, split), cells=[], out_dir=tmp_path)
-    with pytest.raises(ConfigError, match="needs 4 classes, the guard has 2"):
+    with pytest.raises(ConfigError, match="needs 4 classes, there are 2"):
         evaluate_guard(guard, Site(dataset, split), cells=[*CELLS, Planned("apgd-dlr", 0.1, "0.1")], out_dir=tmp_path)
     with pytest.raises(ConfigError, match="limit 0"):
         evaluate_guard(guard, Site(dataset, split), cells=CELLS, out_dir=tmp_path, limit=0)

@@ -38,7 +38,6 @@ class Store:
     def __init__(self, folder: Path, begin: Callable[[], None] = lambda: None) -> None:
         self.folder, self.spent_before, self.begin = folder, 0.0, begin
         self._counted: set[str] = set()
-        folder.mkdir(parents=True, exist_ok=True)
 
     def get(self, key: Mapping[str, Any], compute: Callable[[], Piece]) -> Piece:
         """The piece of `key` (plain JSON values), computed if it is not there yet."""
