@@ -11,7 +11,7 @@ from tests.guard.fitted import training
 from tests.models.drawn import CONFIG, squares
 from tests.models.tiny_networks import tiny
 
-from medaegis.ambient import own_modes
+from medaegis.ambient import exact_float32, own_modes
 from medaegis.attacks.catalogue import CATALOGUE
 from medaegis.attacks.choices import pick_targets
 from medaegis.attacks.normal import fit_mixtures
@@ -166,3 +166,29 @@ def test_a_network_of_float64_is_trained_and_guarded_as_any_other(tmp_path):
         verdict = Victim(classifier).judge(squares()[0].pixels([0, 1]))
     assert verdict.logits.dtype == torch.float32
     assert verdict.logits.isfinite().all()
+
+
+def test_verdicts_are_float32_whatever_a_caller_allows(monkeypatch):
+    """A GPU's TF32 is off while verdicts are made, in every thread, and a caller's own setting is put back after."""
+    matmul, conv = torch.backends.cuda.matmul, torch.backends.cudnn.conv
+    before = matmul.fp32_precision, conv.fp32_precision
+    victim, seen = Victim(toy_classifier()), []
+    activations = type(victim.exact).activations
+
+    def watched(*given, **options):
+        seen.append((matmul.fp32_precision, conv.fp32_precision))
+        return activations(*given, **options)
+
+    monkeypatch.setattr(type(victim.exact), "activations", watched)
+    try:
+        matmul.fp32_precision = conv.fp32_precision = "tf32"
+        images = toy_images(4, victim.exact)
+        victim.judge(images)
+        with exact_float32():
+            with exact_float32():
+                victim.pooled(images, ("relu",))
+            seen.append((matmul.fp32_precision, conv.fp32_precision))
+        assert (matmul.fp32_precision, conv.fp32_precision) == ("tf32", "tf32")
+    finally:
+        matmul.fp32_precision, conv.fp32_precision = before
+    assert seen == [("ieee", "ieee")] * 3

@@ -7,7 +7,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from medaegis.bench.analysis import maps
 from PIL import Image
 from tests.attacks.toys import TAPS, seeded, toy_bank, toy_classifier, toy_images
 from tests.cli.shop import call
@@ -25,6 +24,7 @@ from medaegis.attacks.choices import pick_targets
 from medaegis.attacks.normal import fit_mixtures
 from medaegis.attacks.universal import Universal
 from medaegis.attacks.victim import Victim
+from medaegis.bench.analyse import maps
 from medaegis.bench.analyse.spectra import passed, radial_spectrum
 from medaegis.cushions import parse_cushion
 from medaegis.detectors.reader import Reader

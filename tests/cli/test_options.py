@@ -5,9 +5,11 @@ from typing import Annotated
 
 import pytest
 import typer
+from tests.cli.shop import call
 from typer.testing import CliRunner
 
 from medaegis.bench.plan import ways_through
+from medaegis.cli.app import app
 from medaegis.cli.options import Gradient, recorded_command
 from medaegis.cushions import parse_cushion
 from medaegis.errors import ConfigError
@@ -55,3 +57,17 @@ def test_a_recorded_command_can_be_typed_again_and_names_no_folder_of_this_machi
         "medaegis evaluate mine folder:PATH?size=3 --eps 8/256 --no-planted --guard guard --surrogate a --surrogate b"
         " --gradient twin"
     ]
+
+
+def test_every_command_that_computes_takes_a_device():
+    names = ("train", "fit", "calibrate", "screen", "attack", "evaluate", "assess", "compare", "analyse", "demo")
+    for name in names:
+        (command,) = [one for one in app.registered_commands if (one.name or one.callback.__name__) == name]
+        assert "device" in command.callback.__annotations__, name
+
+
+def test_a_device_that_is_not_there_is_refused_before_anything_is_read(tmp_path):
+    for device, told in (("cuda:99", "device 'cuda:99'"), ("abacus", "device 'abacus'")):
+        result = call("evaluate", tmp_path / "none", "phantom-xray", "--out", tmp_path / "out", "--device", device)
+        assert result.exit_code == 2
+        assert told in result.stderr

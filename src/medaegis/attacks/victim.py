@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from medaegis.ambient import own_modes
+from medaegis.ambient import exact_float32, own_modes
 from medaegis.attacks.objective import Goal, Objective, View
 from medaegis.cushions import Cushion, Gradient, RandomCushion, cushion_with_gradient, parse_cushion
 from medaegis.detectors.shield import ShieldBank
@@ -187,8 +187,13 @@ class Victim:
         taps = objective.taps
         if objective.needs_shield and self.shields is not None:
             taps = tuple(dict.fromkeys((*taps, *self.shields.taps)))
-        network, shields = (self.fast, self._fast_shields) if torch.is_grad_enabled() else (self.exact, self.shields)
-        seen = network.activations(x, logits=needs_logits, taps=taps)
+        if torch.is_grad_enabled():
+            shields: Callable[[dict[str, Tensor], Tensor], Tensor] | None = self._fast_shields
+            seen = self.fast.activations(x, logits=needs_logits, taps=taps)
+        else:
+            shields = self.shields
+            with exact_float32():
+                seen = self.exact.activations(x, logits=needs_logits, taps=taps)
         if self.shields is None:
             return View(goal, seen.logits, seen.features, pixels=z, target=self)
         return View(goal, seen.logits, seen.features, shields, self.shields.suspicion, z, self)
@@ -202,6 +207,7 @@ class Victim:
             return logits
 
     @own_modes()
+    @exact_float32()
     @torch.no_grad()
     def judge(self, images: Tensor) -> Verdict:
         """Verdict in float32 on images as they would be read from disk (8-bit values k / 255)."""
@@ -242,6 +248,7 @@ class Victim:
         return self.features(images, taps, torch.arange(len(images)), pool)
 
     @own_modes()
+    @exact_float32()
     @torch.no_grad()
     def features(
         self, images: Tensor, taps: tuple[str, ...], ids: Tensor, form: Callable[[Tensor], Tensor]
@@ -259,6 +266,7 @@ class Victim:
         return {tap: torch.cat([part[tap] for part in parts]) for tap in taps}
 
     @own_modes()
+    @exact_float32()
     @torch.no_grad()
     def suspicion(self, images: Tensor, classes: Tensor) -> Tensor:
         """Calibrated suspicion in float32 by the Shields of given classes `(N,)`, whatever the classifier says."""

@@ -76,7 +76,7 @@ def assess_classifier(
     check_images(classifier, dataset, split, limit, "classifier")
     filtering = parse_cushion(cushion)
     test = dataset.subset(split.adv_test)
-    about = provenance(seed, command)  # of the code that runs, whatever is committed meanwhile
+    about = provenance(seed, command, classifier.device)  # of the code that runs, whatever is committed meanwhile
     progress = Resumed(progress)
     store = Store(out_dir / "pieces", progress.begin)
     victim = Victim(classifier, cushion=filtering)

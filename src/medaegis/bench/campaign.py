@@ -144,6 +144,7 @@ class Campaign:
                 return {"change": found.change, "cost": cost}
 
             about = {"lesson": repr(attack), "eps": planned.eps, "target": target, "dtype": str(victim.dtype)}
+            about["device"] = victim.device.type
             return self.store.get({**key, **about, "known": known.key}, compute)
 
         lessons = {target: lesson(target) for target in wanted(self._targets)}
@@ -163,6 +164,7 @@ class Campaign:
             "eps": planned.eps,
             "aim": self.aim,
             "dtype": str(attacked.dtype),
+            "device": attacked.device.type,
             "ids": sample.ids.tolist(),
             "labels": sample.labels.tolist(),
             "images": hashlib.sha256(sample.test.images[sample.rows].numpy().tobytes()).hexdigest(),

@@ -89,7 +89,7 @@ def compare_detectors(
     check_eps(eps_text, eps)
     if guard is not None:
         check_shields(guard, classifier, dataset, split)
-    about = provenance(seed, command)  # of the code that runs, whatever is committed meanwhile
+    about = provenance(seed, command, classifier.device)  # of the code that runs, whatever is committed meanwhile
     progress = Resumed(progress)
     store = Store(out_dir / "pieces", progress.begin)
     taps = tuple(tap for tap in (classifier.taps if taps is None else taps) if tap != INPUT)

@@ -87,7 +87,7 @@ def evaluate_guard(
         raise ConfigError("surrogates", problem, "give both or neither")
     dataset, split = site.dataset, site.split
     test = dataset.subset(split.adv_test)
-    about = provenance(seed, command)  # of the code that runs, whatever is committed meanwhile
+    about = provenance(seed, command, guard.classifier.device)  # of the code that runs, whatever is committed meanwhile
     progress = Resumed(progress)
     store = Store(out_dir / "pieces", progress.begin)
     begin_evaluation(out_dir, command)

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from medaegis.cli import console, datasets
-from medaegis.cli.options import AsJson, Factory, Gradient, Images, Seed, Spec, check_out, factory
+from medaegis.cli.options import AsJson, Device, Factory, Gradient, Images, Seed, Spec, check_out, device_of, factory
 from medaegis.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import torch
     from torch import nn
 
     from medaegis.attacks.victim import Victim
@@ -53,6 +54,7 @@ def analyse(
     images: Images = None,
     seed: Seed = 0,
     network: Factory = None,
+    device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Draw what an attack does inside: t-SNE, Grad-CAM, saliency, activations, loss landscapes, stress test, spectra.
@@ -69,12 +71,20 @@ def analyse(
     from medaegis.cushions import parse_cushion
 
     check_out(out)
+    place = device_of(device)
     find_attack(attack)
     radius, filtering = parse_eps(eps), parse_cushion("jpeg:80" if cushion is None else cushion)
     if cushion is not None and kind_of(victim_dir) == "guard":
         raise ConfigError(f"--cushion {cushion}", "a guard has its own, and that one is shown", "leave it out")
     victim, key, dataset, split, about = load_victim(
-        victim_dir, spec, attack=attack, gradient=gradient.value, images=images, seed=seed, build=factory(network)
+        victim_dir,
+        spec,
+        attack=attack,
+        gradient=gradient.value,
+        images=images,
+        seed=seed,
+        build=factory(network),
+        place=place,
     )
     plan = Plan(
         attack=attack,
@@ -117,6 +127,7 @@ def load_victim(
     images: int | None,
     seed: int,
     build: Callable[..., nn.Module] | None,
+    place: torch.device,
 ) -> tuple[Victim, dict[str, object], Dataset, Split, dict[str, str | None]]:
     """A guard or a classifier as the target of attacks and what names it, its data and split, what both are called."""
     from medaegis.artefact import digest, kind_of
@@ -129,13 +140,13 @@ def load_victim(
     from medaegis.models.store import load_classifier
 
     if kind_of(folder) == "guard":
-        guard = Guard.load(folder, factory=build)
+        guard = Guard.load(folder, factory=build).to(place)
         ways_through(guard.cushion, [gradient], [attack])
         dataset, split = datasets.data_of_guard(guard, spec, images=images)
         victim, key = guard.victim(gradient=gradient), guard_key(guard, seed)  # type: ignore[arg-type]
         name = f"{guard.classifier.backbone} behind {guard.cushion.spec}, with Shields"
     else:
-        classifier = load_classifier(folder, build)
+        classifier = load_classifier(folder, build).to(place)
         ways_through(parse_cushion("none"), [gradient], [attack])
         dataset, split = datasets.data_of_classifier(folder, classifier, spec, images=images)
         victim, key = Victim(classifier), classifier_key(classifier, parse_cushion("none"), seed)

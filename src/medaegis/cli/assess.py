@@ -12,6 +12,7 @@ from medaegis.cli.command import FAILED
 from medaegis.cli.evaluate import controls_table
 from medaegis.cli.options import (
     AsJson,
+    Device,
     Factory,
     Gradient,
     Images,
@@ -21,6 +22,7 @@ from medaegis.cli.options import (
     Targeted,
     check_out,
     comma_separated,
+    device_of,
     eps_list,
     factory,
     recorded_command,
@@ -84,6 +86,7 @@ def assess(
     images: Images = None,
     seed: Seed = 0,
     network: Factory = None,
+    device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Measure a classifier without guard: attacks at every size of change, and what the strongest leaves of each image.
@@ -98,13 +101,14 @@ def assess(
     from medaegis.models.store import load_classifier
 
     check_out(out)
+    place = device_of(device)
     sizes = eps_list(eps)
     filtering = parse_cushion(cushion)
     draws = samples_for(filtering, samples)
     names = list(ATTACKS) if attacks is None else comma_separated(attacks, "--attacks")
     if ALL not in names:
         check_attacks(names)
-    classifier = load_classifier(classifier_dir, factory(network))
+    classifier = load_classifier(classifier_dir, factory(network)).to(place)
     if ALL in names:  # whatever stands beside it
         names = every_attack(len(classifier.classes))
     check_attacks(names, len(classifier.classes))

@@ -10,6 +10,7 @@ import typer
 from medaegis.cli import console, datasets
 from medaegis.cli.options import (
     AsJson,
+    Device,
     Factory,
     Gradient,
     GuardDir,
@@ -19,6 +20,7 @@ from medaegis.cli.options import (
     Spec,
     Targeted,
     check_out,
+    device_of,
     factory,
     next_step,
 )
@@ -57,6 +59,7 @@ def attack(
     images: Images = None,
     seed: Seed = 0,
     network: Factory = None,
+    device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Attack the test images that the guard diagnoses rightly, with full knowledge of it, or none (--surrogate).
@@ -73,6 +76,7 @@ def attack(
     from medaegis.models.store import load_classifier
 
     check_out(out)
+    place = device_of(device)
     if (out / RECORD).exists():
         raise ConfigError(f"--out {out}", f"holds another attack ({RECORD})", "name another folder")
     entry, radius, surrogates = find_attack(attack), parse_eps(eps), surrogate or []
@@ -81,7 +85,7 @@ def attack(
         raise ConfigError(f"--surrogate with --attack {attack}", problem, "take one on the classifier, as dim")
     if entry.access == "black-box" and samples is not None and samples > 1:
         raise ConfigError(f"--samples with --attack {attack}", "it gets one answer a query", "leave it out")
-    guard = Guard.load(guard_dir, factory=factory(network))
+    guard = Guard.load(guard_dir, factory=factory(network)).to(place)
     if surrogates and samples is not None:
         raise ConfigError("--samples with --surrogate", "nothing in a surrogate is random", "leave one of them out")
     draws = 1 if surrogates or entry.access == "black-box" else samples_for(guard.cushion, samples)

@@ -9,7 +9,19 @@ import typer
 
 from medaegis.cli import console, datasets
 from medaegis.cli.fit import pooled
-from medaegis.cli.options import AsJson, Factory, GuardDir, Images, Seed, Spec, check_out, factory, next_step
+from medaegis.cli.options import (
+    AsJson,
+    Device,
+    Factory,
+    GuardDir,
+    Images,
+    Seed,
+    Spec,
+    check_out,
+    device_of,
+    factory,
+    next_step,
+)
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -35,6 +47,7 @@ def calibrate(
     images: Images = None,
     seed: Seed = 0,
     network: Factory = None,
+    device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Set a guard's thresholds on clean images of another site; classifier and Shields stay as they are.
@@ -48,7 +61,8 @@ def calibrate(
     from medaegis.guard.guard import Guard
 
     check_out(out, check_target, kind="guard", empty=True, signing_key=sign)
-    guard = Guard.load(guard_dir, factory=factory(network))
+    place = device_of(device)
+    guard = Guard.load(guard_dir, factory=factory(network)).to(place)
     chosen = guard.tnr if tnr is None else tnr
     site = datasets.site_for(guard, spec, images=images, seed=seed, recalibrate=True)
     if not as_json:

@@ -10,12 +10,14 @@ import typer
 from medaegis.cli import console, datasets
 from medaegis.cli.options import (
     AsJson,
+    Device,
     Factory,
     Images,
     Seed,
     Spec,
     check_out,
     comma_separated,
+    device_of,
     factory,
     recorded_command,
 )
@@ -62,6 +64,7 @@ def compare(
     images: Images = None,
     seed: Seed = 0,
     network: Factory = None,
+    device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Compare detectors by the protocol of the papers: fitted once, judged on every attack, by AUROC and TPR.
@@ -76,13 +79,14 @@ def compare(
     from medaegis.models.store import load_classifier
 
     check_out(out)
+    place = device_of(device)
     names = [name for name in DETECTORS if name != SHIELD or guard is not None]
     if detectors is not None:
         names = comma_separated(detectors, "--detectors")
     radius = parse_eps(eps)
     named, filters = comma_separated(attacks, "--attacks"), comma_separated(cushions, "--cushions")
-    classifier = load_classifier(classifier_dir, factory(network))
-    shielded = None if guard is None else Guard.load(guard, factory=factory(network))
+    classifier = load_classifier(classifier_dir, factory(network)).to(place)
+    shielded = None if guard is None else Guard.load(guard, factory=factory(network)).to(place)
     check_comparison(names, named, learn_from, filters, shielded, len(classifier.classes))
     dataset, split = datasets.data_of_classifier(classifier_dir, classifier, spec, images=images)
     with console.progress("Comparing") as progress:

@@ -17,10 +17,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from medaegis.cli import console, datasets
-from medaegis.cli.options import Seed, check_out
+from medaegis.cli.options import Device, Seed, check_out, device_of
 from medaegis.errors import ConfigError
 
 if TYPE_CHECKING:
+    import torch
+
     from medaegis.bench.records.evaluation import Evaluation
     from medaegis.guard.guard import Guard
     from medaegis.guard.screening import Screened
@@ -85,16 +87,17 @@ def demo(
         str, typer.Option("--data", metavar="SPEC", help="Data set, for instance chest-xray:PATH; drawn by default.")
     ] = DRAWN,
     seed: Seed = 0,
+    device: Device = "cpu",
 ) -> None:
     """Show the whole path in a few minutes: train, guard, attack, screen, evaluate, report.
 
     Run again, it goes on where it was. Its figures are those of a small network trained briefly.
     """
     check_out(out)
-    run_demo(out, data, seed=seed, sizes=Sizes())
+    run_demo(out, data, seed=seed, sizes=Sizes(), device=device_of(device))
 
 
-def run_demo(out: Path, data: str, *, seed: int, sizes: Sizes) -> None:
+def run_demo(out: Path, data: str, *, seed: int, sizes: Sizes, device: torch.device | None = None) -> None:
     """The demo in given sizes.
 
     Raises:
@@ -112,7 +115,7 @@ def run_demo(out: Path, data: str, *, seed: int, sizes: Sizes) -> None:
         groups = "" if dataset.grouping != "patient" else f" of {len(set(dataset.patients))} patients"
         figures += [f"{len(dataset)} images{groups}", " / ".join(map(console.shown, dataset.classes))]
     with diary.stage(2, "Classifier", out / "classifier") as figures:
-        classifier, accuracy = _classifier(dataset, split, sizes, seed, out / "classifier")
+        classifier, accuracy = _classifier(dataset, split, sizes, seed, out / "classifier", device)
         figures += [accuracy]
     with diary.stage(3, "Guard", out / "guard") as figures:
         guard = _guard(classifier, dataset, split, sizes, seed, out / "guard")
@@ -142,18 +145,20 @@ def _images(data: str, sizes: Sizes, seed: int) -> tuple[Dataset, Split]:
     return dataset, split_dataset(dataset, seed=seed)
 
 
-def _classifier(dataset: Dataset, split: Split, sizes: Sizes, seed: int, out: Path) -> tuple[Classifier, str]:
+def _classifier(
+    dataset: Dataset, split: Split, sizes: Sizes, seed: int, out: Path, device: torch.device | None
+) -> tuple[Classifier, str]:
     from medaegis.attacks.hardening import Hardening
     from medaegis.models.store import load_classifier, read_training
     from medaegis.models.training import TrainConfig, train_classifier
 
-    config = TrainConfig(backbone="resnet18", epochs=sizes.epochs, seed=seed, device="cpu")
+    config = TrainConfig(backbone="resnet18", epochs=sizes.epochs, seed=seed, device=str(device or "cpu"))
     with console.progress("Training") as progress:
         noise = Hardening(eps=sizes.noise, steps=0, growth=0.0)
         train_classifier(dataset, split, config, out, progress, adversary=noise)
     test = read_training(out)["metrics"]["adv_test"]
     figures = f"accuracy {console.percent(test['accuracy'])}, AUROC {console.decimal(test['auroc'])} on test images"
-    return load_classifier(out), figures
+    return load_classifier(out).to(device or "cpu"), figures
 
 
 def _guard(classifier: Classifier, dataset: Dataset, split: Split, sizes: Sizes, seed: int, out: Path) -> Guard:
@@ -175,7 +180,7 @@ def _guard(classifier: Classifier, dataset: Dataset, split: Split, sizes: Sizes,
             about=about,
             progress=progress,
         )
-    return Guard.load(out)  # as a deployed guard is read: every byte checked
+    return Guard.load(out).to(classifier.device)  # as a deployed guard is read: every byte checked
 
 
 def _mixed(guard: Guard, test: Dataset, sizes: Sizes, seed: int, out: Path) -> tuple[list[Screened], dict[str, str]]:

@@ -11,6 +11,7 @@ from medaegis.cli import console, datasets
 from medaegis.cli.command import FAILED
 from medaegis.cli.options import (
     AsJson,
+    Device,
     Factory,
     Gradient,
     GuardDir,
@@ -20,6 +21,7 @@ from medaegis.cli.options import (
     Spec,
     check_out,
     comma_separated,
+    device_of,
     factory,
     next_step,
     recorded_command,
@@ -93,6 +95,7 @@ def evaluate(
     images: Images = None,
     seed: Seed = 0,
     network: Factory = None,
+    device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Measure a guard on test images that nothing was trained on, the attacker knowing everything.
@@ -107,10 +110,11 @@ def evaluate(
     from medaegis.models.store import load_classifier
 
     check_out(out)
+    place = device_of(device)
     names = None if attacks is None else comma_separated(attacks, "--attacks")
     sizes = None if eps is None else comma_separated(eps, "--eps")
     check_suite(suite, attacks=names, eps=sizes)  # before the guard is read, which takes longer
-    guard = Guard.load(guard_dir, factory=factory(network))
+    guard = Guard.load(guard_dir, factory=factory(network)).to(place)
     (way,) = ways_through(guard.cushion, [gradient.value], names or find_suite(suite).attacks)
     planned = plan_suite(
         guard,

@@ -10,7 +10,19 @@ from typing import Annotated, Any
 import typer
 
 from medaegis.cli import console, datasets
-from medaegis.cli.options import AsJson, Factory, Images, Seed, Spec, check_out, comma_separated, factory, next_step
+from medaegis.cli.options import (
+    AsJson,
+    Device,
+    Factory,
+    Images,
+    Seed,
+    Spec,
+    check_out,
+    comma_separated,
+    device_of,
+    factory,
+    next_step,
+)
 from medaegis.errors import ConfigError
 
 
@@ -72,6 +84,7 @@ def fit(
     images: Images = None,
     seed: Seed = 0,
     network: Factory = None,
+    device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Train the Shields, set their thresholds on validation images, write the guard.
@@ -93,7 +106,8 @@ def fit(
         raise ConfigError("--body-part", "needs --for", "name the modalities too, such as --for CR,DX")
     purpose = None if kinds is None else asked_purpose(kinds, body_part)
     check_out(out, check_target, kind="guard", empty=shields is not None, signing_key=sign)
-    classifier = load_classifier(classifier_dir, factory(network))
+    place = device_of(device)
+    classifier = load_classifier(classifier_dir, factory(network)).to(place)
     if taps is not None:
         classifier = classifier.around(classifier.network, taps=comma_separated(taps, "--taps"))
     dataset, split = datasets.data_of_classifier(classifier_dir, classifier, spec, images=images)
@@ -104,7 +118,7 @@ def fit(
         console.say(f"Warning: the classifier is no better than chance: {console.shown(doubt)}. No guard mends that.")
     hashes = read_learned(classifier_dir)
     if shields is not None:
-        source = Guard.load(shields, factory=factory(network))
+        source = Guard.load(shields, factory=factory(network)).to(place)
         with console.progress("Setting thresholds"):
             guard = refit_guard(
                 source,

@@ -14,6 +14,7 @@ from medaegis.cli import console
 from medaegis.errors import ArtefactError, ConfigError
 
 if TYPE_CHECKING:
+    import torch
     from pydantic import BaseModel
     from torch import nn
 
@@ -47,6 +48,12 @@ Samples = Annotated[
 Targeted = Annotated[
     bool,
     typer.Option("--targeted/--untargeted", help="Towards a wrong class drawn for each image, or towards any."),
+]
+Device = Annotated[
+    str,
+    typer.Option(
+        "--device", metavar="auto|cpu|cuda|cuda:N", help="Where to compute; auto takes a CUDA device if there is one."
+    ),
 ]
 Factory = Annotated[
     str | None,
@@ -112,6 +119,13 @@ def eps_list(text: str) -> list[tuple[str, float]]:
     from medaegis.attacks.balls import parse_eps
 
     return [(part, parse_eps(part)) for part in comma_separated(text, "--eps")]
+
+
+def device_of(name: str) -> torch.device:
+    """The device of `--device`, asked before anything is read."""
+    from medaegis.models.hardware import pick_device
+
+    return pick_device(name)
 
 
 def factory(spec: str | None) -> Callable[..., nn.Module] | None:

@@ -15,7 +15,7 @@ import typer
 from medaegis.cli import console
 from medaegis.cli.check import MinVersion, PublicKey
 from medaegis.cli.command import FAILED
-from medaegis.cli.options import Factory, GuardDir, check_out, factory
+from medaegis.cli.options import Device, Factory, GuardDir, check_out, device_of, factory
 from medaegis.errors import ArtefactError
 
 if TYPE_CHECKING:
@@ -76,6 +76,7 @@ def screen(
     public_key: PublicKey = None,
     min_version: MinVersion = None,
     network: Factory = None,
+    device: Device = "auto",
 ) -> None:
     """Judge images. A diagnosis is shown only for accepted ones; what cannot be read or looked at is listed at the end.
 
@@ -85,7 +86,8 @@ def screen(
 
     if quarantine is not None:
         check_out(quarantine, option="--quarantine")
-    guard = _loaded(guard_dir, public_key, min_version, network, timeout)
+    place = device_of(device)
+    guard = _loaded(guard_dir, public_key, min_version, network, timeout).to(place)
     with console.progress("Screening") as progress:
         screened = guard.screen(
             paths,

@@ -12,6 +12,7 @@ from medaegis.cli import console, datasets
 from medaegis.cli.options import (
     AsJson,
     Channels,
+    Device,
     Images,
     PictureSize,
     Seed,
@@ -112,7 +113,7 @@ def train(
     ] = False,
     images: Images = None,
     seed: Seed = 0,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
+    device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Train a classifier; called again after a kill with the same options, it goes on where it was.

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from medaegis.ambient import own_modes
+from medaegis.ambient import exact_float32, own_modes
 from medaegis.artefact import digest, read_folder, write_folder
 from medaegis.attacks.victim import Verdict, Victim, check_batch_size
 from medaegis.cushions import Cushion, Gradient, RandomCushion, parse_cushion
@@ -91,6 +91,13 @@ class Guard:
     def classes(self) -> tuple[str, ...]:
         return self.classifier.classes
 
+    def to(self, device: torch.device | str) -> Guard:
+        """Move it to a device; returns itself. Verdicts differ by the rounding of float32 alone."""
+        self.classifier.to(device)
+        self.bank.to(device)
+        self._exact = Victim(self.classifier, cushion=self.cushion, shields=self.bank, dtype=torch.float32)
+        return self
+
     @property
     def purpose(self) -> Purpose | None:
         """The kind of pictures it is for (`medaegis.guard.purpose`); None: not stated."""
@@ -121,6 +128,7 @@ class Guard:
         return self._exact.verdicts(images, ids, seed=seed, batch_size=batch_size)
 
     @own_modes()
+    @exact_float32()
     @torch.no_grad()
     def classifier_logits(self, images: Tensor) -> Tensor:
         """Logits of the classifier alone, without Cushion and Shield."""

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from medaegis.ambient import own_modes
+from medaegis.ambient import exact_float32, own_modes
 from medaegis.errors import ConfigError, DataError
 from medaegis.models.companions import check_alone
 from medaegis.models.folding import fixed_copy, fold_batchnorm
@@ -224,6 +224,7 @@ class Classifier(nn.Module):
         return [INPUT, *(name for name in found if not name.endswith(GIVEN))]
 
     @own_modes()
+    @exact_float32()
     def frozen(self, *, dtype: torch.dtype = torch.float32, fold: bool = True) -> Classifier:
         """A copy for inference and attacks: eval for good, no weight gradients, batch norm folded.
 

@@ -22,7 +22,9 @@ def pick_device(name: str = "auto") -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         message = str(error).splitlines()[0]
-        raise ConfigError(f"device {name!r}", message, "give auto, cpu, or cuda where there is one") from error
+        raise ConfigError(
+            f"device {name!r}", message, "give auto, cpu, or cuda (cuda:1 for the second) where there is one"
+        ) from error
     return device
 
 

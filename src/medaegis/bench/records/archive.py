@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
@@ -160,7 +161,7 @@ def write_record(path: Path, record: Measured) -> None:
     replace_file(path, text.encode())
 
 
-def provenance(seed: int, command: str) -> dict[str, Any]:
+def provenance(seed: int, command: str, device: torch.device) -> dict[str, Any]:
     """The fields of `Measured`, as of now and on this machine; take it before the work begins."""
     about = environment()
     return {
@@ -168,6 +169,7 @@ def provenance(seed: int, command: str) -> dict[str, Any]:
         "seed": seed,
         "versions": about["versions"],
         "machine": about["machine"],
+        "device": str(device),
         "command": command,
         "commit": about["commit"],
     }

@@ -295,6 +295,7 @@ class Measured(Model):
     seed: int
     versions: dict[str, str | None]
     machine: dict[str, Scalar]
+    device: str = "cpu"
     command: str
     commit: str | None
 
