@@ -311,7 +311,12 @@ def tour(network, folder):
     detector = ma.detector("kd", model).fit(loader)
     guard = ma.fit(model, data.images, data.labels, patients=data.patients, updates=2, out=folder)
     through = ma.attack("wb", ma.load(folder, factory=own), x[:4], y[:4], eps="8/255", steps=2)
-    return [bare.images, known.images, detector.score(x[:5]), guard.judge(x.float() / 255).score, through.images]
+    pictures = folder.with_name(f"{folder.name} pictures")
+    write_folder_of_pictures(pictures, x[:3, 0].numpy())
+    found = sorted(guard.screen(pictures), key=lambda one: one.path)
+    screened = torch.tensor([one.finding.score for one in found], dtype=torch.float32)
+    judged = guard.judge(x.float() / 255).score
+    return [bare.images, known.images, detector.score(x[:5]), judged, through.images, screened]
 
 
 def test_modes_of_the_caller_change_nothing(tmp_path):
