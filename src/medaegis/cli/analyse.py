@@ -8,7 +8,21 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from medaegis.cli import console, datasets
-from medaegis.cli.options import AsJson, Device, Factory, Gradient, Images, Seed, Spec, check_out, device_of, factory
+from medaegis.cli.options import (
+    LIMIT,
+    AsJson,
+    Device,
+    Eps,
+    Factory,
+    Gradient,
+    Images,
+    Seed,
+    Spec,
+    Steps,
+    check_out,
+    device_of,
+    factory,
+)
 from medaegis.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -28,16 +42,12 @@ def analyse(
     spec: Spec,
     out: Annotated[Path, typer.Option("--out", help="Folder for figures, page and numbers.", show_default=False)],
     attack: Annotated[str, typer.Option("--attack", help="Name from `medaegis attacks`.")] = "bim",
-    eps: Annotated[
-        str, typer.Option("--eps", help="Largest change of a pixel, in units of full brightness.")
-    ] = "8/256",
-    steps: Annotated[
-        int | None, typer.Option("--steps", min=1, help="Gradient steps.", show_default="the attack's own")
-    ] = None,
+    eps: Eps = "8/256",
+    steps: Steps = None,
     gradient: Annotated[
         Gradient, typer.Option("--gradient", help="Through the Cushion: straight, by its twin, or ignoring it.")
     ] = Gradient.bpda,
-    limit: Annotated[int, typer.Option("--limit", min=1, help="Attack at most so many test images.")] = 64,
+    limit: Annotated[int, typer.Option("--limit", min=1, help=LIMIT)] = 64,
     examples: Annotated[int, typer.Option("--examples", min=1, max=12, help="Pictures shown with their maps.")] = 4,
     layer: Annotated[
         str | None,

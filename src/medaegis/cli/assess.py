@@ -11,13 +11,16 @@ from medaegis.cli import console, datasets
 from medaegis.cli.command import FAILED
 from medaegis.cli.evaluate import controls_table
 from medaegis.cli.options import (
+    QUERIES,
     AsJson,
     Device,
     Factory,
     Gradient,
     Images,
+    Limit,
     Samples,
     Seed,
+    Sizes,
     Spec,
     Targeted,
     check_out,
@@ -51,9 +54,7 @@ def assess(
             show_default="fgsm, bim, pgd, mim, cw-linf, pgd-l2, deepfool, cw-l2, auto",
         ),
     ] = None,
-    eps: Annotated[
-        str, typer.Option("--eps", help="Largest changes of a pixel, with commas between.")
-    ] = "1/256,2/256,4/256,8/256",
+    eps: Sizes = "1/256,2/256,4/256,8/256",
     cushion: Annotated[
         str, typer.Option("--cushion", help="In front of the classifier; the attacker knows it.")
     ] = "none",
@@ -76,13 +77,11 @@ def assess(
         typer.Option(
             "--queries",
             min=1,
-            help="Of the attacks that see answers alone; also the most steps of any attack of `auto`.",
+            help=QUERIES,
             show_default="their own",
         ),
     ] = None,
-    limit: Annotated[
-        int | None, typer.Option("--limit", min=1, help="Take at most so many test images.", show_default="all")
-    ] = None,
+    limit: Limit = None,
     images: Images = None,
     seed: Seed = 0,
     network: Factory = None,

@@ -11,13 +11,16 @@ from medaegis.cli import console, datasets
 from medaegis.cli.options import (
     AsJson,
     Device,
+    Eps,
     Factory,
     Gradient,
     GuardDir,
     Images,
+    Limit,
     Samples,
     Seed,
     Spec,
+    Steps,
     Targeted,
     check_out,
     device_of,
@@ -32,12 +35,8 @@ def attack(
     spec: Spec,
     out: Annotated[Path, typer.Option("--out", help="Folder for the images and their table.", show_default=False)],
     attack: Annotated[str, typer.Option("--attack", help="Name from `medaegis attacks`.")] = "wb",
-    eps: Annotated[
-        str, typer.Option("--eps", help="Largest change of a pixel, in units of full brightness.")
-    ] = "8/256",
-    steps: Annotated[
-        int | None, typer.Option("--steps", min=1, help="Gradient steps.", show_default="the attack's own")
-    ] = None,
+    eps: Eps = "8/256",
+    steps: Steps = None,
     restarts: Annotated[int, typer.Option("--restarts", min=1, help="Random starts.")] = 1,
     gradient: Annotated[
         Gradient, typer.Option("--gradient", help="Through the Cushion: straight, by its twin, or ignoring it.")
@@ -53,9 +52,7 @@ def attack(
             show_default="none",
         ),
     ] = None,
-    limit: Annotated[
-        int | None, typer.Option("--limit", min=1, help="Attack at most so many.", show_default="all")
-    ] = None,
+    limit: Limit = None,
     images: Images = None,
     seed: Seed = 0,
     network: Factory = None,

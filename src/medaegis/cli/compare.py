@@ -11,8 +11,10 @@ from medaegis.cli import console, datasets
 from medaegis.cli.options import (
     AsJson,
     Device,
+    Eps,
     Factory,
     Images,
+    Limit,
     Seed,
     Spec,
     check_out,
@@ -45,7 +47,7 @@ def compare(
             "bits either, as in papers that say nothing of files.",
         ),
     ] = "none,jpeg:80",
-    eps: Annotated[str, typer.Option("--eps", help="Largest change of a pixel.")] = "1/256",
+    eps: Eps = "1/256",
     steps: Annotated[
         int | None, typer.Option("--steps", min=1, help="Of every iterated attack.", show_default="their own")
     ] = None,
@@ -57,10 +59,7 @@ def compare(
         str | None,
         typer.Option("--taps", help="Modules whose features are read.", show_default="those of the classifier"),
     ] = None,
-    limit: Annotated[
-        int | None,
-        typer.Option("--limit", min=10, help="Learn from and judge at most so many images each.", show_default="all"),
-    ] = None,
+    limit: Limit = None,
     images: Images = None,
     seed: Seed = 0,
     network: Factory = None,

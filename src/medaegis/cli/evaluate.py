@@ -10,6 +10,9 @@ import typer
 from medaegis.cli import console, datasets
 from medaegis.cli.command import FAILED
 from medaegis.cli.options import (
+    LIMIT,
+    QUERIES,
+    SIZES,
     AsJson,
     Device,
     Factory,
@@ -49,7 +52,7 @@ def evaluate(
     ] = None,
     eps: Annotated[
         str | None,
-        typer.Option("--eps", help="Largest changes of a pixel, with commas between.", show_default="suite's"),
+        typer.Option("--eps", help=SIZES, show_default="suite's"),
     ] = None,
     steps: Annotated[
         int | None,
@@ -64,7 +67,7 @@ def evaluate(
         typer.Option(
             "--queries",
             min=1,
-            help="Of the attacks that see answers alone; the most of any attack of an ensemble.",
+            help=QUERIES,
             show_default="suite's",
         ),
     ] = None,
@@ -77,9 +80,7 @@ def evaluate(
             show_default="none",
         ),
     ] = None,
-    limit: Annotated[
-        int | None, typer.Option("--limit", min=1, help="Attack at most so many test images.", show_default="suite's")
-    ] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help=LIMIT, show_default="suite's")] = None,
     planted: Annotated[
         bool, typer.Option(help="Control: also train a weak Shield and show that the attacks break it.")
     ] = True,

@@ -49,6 +49,15 @@ Targeted = Annotated[
     bool,
     typer.Option("--targeted/--untargeted", help="Towards a wrong class drawn for each image, or towards any."),
 ]
+LIMIT = "Draw at most so many test images, classes in proportion; those of them diagnosed rightly are attacked."
+    "Draw at most so many test images, classes in proportion; of these, those that are diagnosed rightly are attacked."
+)
+SIZES = "Largest changes of a pixel in units of full brightness, with commas between."
+QUERIES = "Of the attacks that see answers alone; of an ensemble (`auto`), the most that any of its attacks takes."
+Limit = Annotated[int | None, typer.Option("--limit", min=1, help=LIMIT, show_default="all")]
+Eps = Annotated[str, typer.Option("--eps", help="Largest change of a pixel, in units of full brightness.")]
+Sizes = Annotated[str, typer.Option("--eps", help=SIZES)]
+Steps = Annotated[int | None, typer.Option("--steps", min=1, help="Gradient steps.", show_default="the attack's own")]
 Device = Annotated[
     str,
     typer.Option(
