@@ -50,8 +50,6 @@ Targeted = Annotated[
     typer.Option("--targeted/--untargeted", help="Towards a wrong class drawn for each image, or towards any."),
 ]
 LIMIT = "Draw at most so many test images, classes in proportion; those of them diagnosed rightly are attacked."
-    "Draw at most so many test images, classes in proportion; of these, those that are diagnosed rightly are attacked."
-)
 SIZES = "Largest changes of a pixel in units of full brightness, with commas between."
 QUERIES = "Of the attacks that see answers alone; of an ensemble (`auto`), the most that any of its attacks takes."
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help=LIMIT, show_default="all")]

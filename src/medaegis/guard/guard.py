@@ -306,16 +306,12 @@ class Guard:
             training=self.training,
             version=version,
         )
-        parts = {"classifier": self.classifier.network, "shields": self.bank}
+        tensors = {"classifier": self.classifier.network.state_dict(), "shields": self.bank.state_dict()}
         write_folder(
             path,
             kind=KIND,
             manifest={"guard": manifest.model_dump(mode="json", exclude_unset=True)},
-            tensors={
-                name: {key: value.detach().cpu().contiguous() for key, value in part.state_dict().items()}
-                for name, part in parts.items()
-            }
-            | ({} if self.seen is None else {SEEN: self.seen.tensors()}),
+            tensors=tensors | ({} if self.seen is None else {SEEN: self.seen.tensors()}),
             signing_key=signing_key,
         )
         self.digest, self.version = digest(path), version
@@ -373,9 +369,8 @@ class Guard:
             problem = " ".join(str(error).split())[:300]
             raise ArtefactError(path, f"its parts do not fit together: {problem}", remedy) from error
         if cushion.manifest()["probe"] != manifest.cushion.get("probe"):
-            raise ArtefactError(
-                path, f"the cushion {cushion.spec} gives other pixels here than where it was calibrated", remedy
-            )
+            problem = f"the cushion {cushion.spec} gives other pixels here than where it was calibrated"
+            raise ArtefactError(path, problem, remedy)
         return cls(
             classifier,
             cushion,
