@@ -28,7 +28,7 @@ COMMANDS = {
     "evaluate": f"evaluate GUARD {SPEC} {LOOK} --no-planted",
     "assess": f"assess CLASSIFIER {SPEC} {LOOK}",
     "compare": f"compare CLASSIFIER {SPEC} {DETECTORS} --eps 4/256 --steps 3 --limit 40",
-    "analyse": f"analyse GUARD {SPEC} --attack pgd --eps 4/256 --steps 3 --limit 10",
+    "analyse": f"analyse GUARD {SPEC} --attack pgd --eps 4/256 --steps 3 --limit 16",
     "attack": f"attack GUARD {SPEC} --attack pgd --eps 4/256 --steps 3 --limit 12",
 }
 # What differs between two runs of the same: times and the place.
