@@ -10,14 +10,14 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import cushion, detectors, engine, guard, reading, robustness, shield
+from benchmarks import cushion, detectors, engine, gpu, guard, reading, robustness, shield
 from benchmarks.record import Record, write_page
 
 BENCHMARKS = {
     module.__name__.rpartition(".")[2]: module
-    for module in (engine, guard, shield, detectors, cushion, reading, robustness)
+    for module in (engine, guard, shield, detectors, cushion, reading, gpu, robustness)
 }
-APART = {"robustness"}  # takes an hour or two, and measures no speed: only by name
+APART = {"gpu", "robustness"}  # only by name: one asks for a CUDA device, the other takes an hour or two
 
 
 def main(arguments: list[str]) -> None:
@@ -27,7 +27,7 @@ def main(arguments: list[str]) -> None:
         epilog="example: python -m benchmarks engine guard --out runs/benchmarks",
     )
     parser.add_argument(
-        "names", nargs="*", metavar="NAME", help=f"which: {', '.join(BENCHMARKS)}; default all but robustness"
+        "names", nargs="*", metavar="NAME", help=f"which: {', '.join(BENCHMARKS)}; default all but gpu and robustness"
     )
     parser.add_argument(
         "--quick", action="store_true", help="tiny sizes, to see that it runs (goes to runs/benchmarks)"

@@ -29,8 +29,8 @@ ABOUT = (
 def run(record: Record) -> None:
     size, batch = (64, 4) if record.quick else (112, 16)
     name = "resnet18"
-    training = _training(name, size, batch, record.seed)
-    config, victim, shield = training.config, training.victim, training.shield
+    learning = training(name, size, batch, record.seed)
+    config, victim, shield = learning.config, learning.victim, learning.shield
     record.settings(
         network=name,
         size=size,
@@ -39,8 +39,8 @@ def run(record: Record) -> None:
         cushion="jpeg:80",
         arithmetic=str(victim.dtype).removeprefix("torch."),
     )
-    images = training.dataset.pixels()[: 2 * batch]
-    wanted = torch.full((2 * batch,), training.label)
+    images = learning.dataset.pixels()[: 2 * batch]
+    wanted = torch.full((2 * batch,), learning.label)
     updates = iter(range(10**9))
     optimizer = torch.optim.AdamW(shield.parameters(), lr=0.0)
 
@@ -64,13 +64,13 @@ def run(record: Record) -> None:
         with torch.autocast("cpu", victim.dtype, enabled=victim.dtype != torch.float32):
             logits = shield(seen.features)
         optimizer.zero_grad()
-        F.binary_cross_entropy_with_logits(logits, (wanted == training.label).float()).backward()
+        F.binary_cross_entropy_with_logits(logits, (wanted == learning.label).float()).backward()
         optimizer.step()
 
     whole = "whole training step"
     parts = {"inner attack's gradients": gradient, "cushion": cushion, "Shield's update": update}
     cases = [
-        Case(whole, lambda: training._update(next(updates)), batch),  # what train() repeats, without its checkpoints
+        Case(whole, lambda: learning._update(next(updates)), batch),  # what train() repeats, without its checkpoints
         *(Case(part, work, batch) for part, work in parts.items()),
     ]
     group = f"{batch} genuine + {batch} adversarial"
@@ -82,7 +82,8 @@ def run(record: Record) -> None:
         record.add(f"share of the step: {part}", value)
 
 
-def _training(name: str, size: int, batch: int, seed: int) -> ShieldTraining:
+def training(name: str, size: int, batch: int, seed: int, *, device: str | torch.device = "cpu") -> ShieldTraining:
+    """A Shield's training that is ready for its first update."""
     count = 4 * batch
     dataset = Dataset(
         spec="drawn",
@@ -93,16 +94,20 @@ def _training(name: str, size: int, batch: int, seed: int) -> ShieldTraining:
         names=tuple(map(str, range(count))),
         ids=torch.arange(count),
     )
-    classifier = Classifier(
-        create_backbone(name, classes=2, seed=seed),
-        classes=dataset.classes,
-        size=size,
-        channels="gray",
-        taps=default_taps(name),
-        mean=IMAGENET_MEAN,
-        std=IMAGENET_STD,
-        backbone=name,
-    ).eval()
+    classifier = (
+        Classifier(
+            create_backbone(name, classes=2, seed=seed),
+            classes=dataset.classes,
+            size=size,
+            channels="gray",
+            taps=default_taps(name),
+            mean=IMAGENET_MEAN,
+            std=IMAGENET_STD,
+            backbone=name,
+        )
+        .eval()
+        .to(device)
+    )
     config = shield_config("strong", classifier, updates=1000, seed=seed).model_copy(update={"batch_size": batch})
     with tempfile.TemporaryDirectory() as folder:  # nothing is written: checkpoints belong to train()
         return ShieldTraining(classifier, parse_cushion("jpeg:80"), dataset, 1, config, Path(folder))

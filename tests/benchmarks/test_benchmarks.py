@@ -12,7 +12,7 @@ from benchmarks.record import Record, reached, write_page
 from benchmarks.subjects import Normalised, near_pictures, pictures, splitting_network
 from benchmarks.timing import Case, Ratio, interleave, ratio
 
-from benchmarks import cushion, detectors, engine, guard, memory, reading, shield
+from benchmarks import cushion, detectors, engine, gpu, guard, memory, reading, shield
 
 ROOT = Path(__file__).parents[2]
 
@@ -134,7 +134,7 @@ def test_peak_memory_sees_what_is_freed_again():
 
 
 @pytest.mark.parametrize(
-    "module", [cushion, detectors, engine, guard, reading, shield], ids=lambda module: module.__name__
+    "module", [cushion, detectors, engine, gpu, guard, reading, shield], ids=lambda module: module.__name__
 )
 def test_every_benchmark_runs(module, tmp_path, monkeypatch):
     """With one round each; guards against interfaces that move away."""
