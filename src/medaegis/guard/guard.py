@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -184,7 +185,7 @@ class Guard:
 
     def screen(
         self,
-        paths: Path | str | Iterable[Path | str],
+        paths: os.PathLike[str] | str | Iterable[os.PathLike[str] | str],
         *,
         frame: int | None = None,
         quarantine: Path | str | None = None,
@@ -224,7 +225,7 @@ class Guard:
         """
         check_timeout(timeout)
         self._drawn(1, None if draw is None else [draw])
-        found = [Path(paths)] if isinstance(paths, str | Path) else [Path(path) for path in paths]
+        found = [Path(paths)] if isinstance(paths, str | os.PathLike) else [Path(path) for path in paths]
         return screen(
             self,
             found,
