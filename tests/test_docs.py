@@ -67,7 +67,8 @@ def run(library: str, start: dict[str, object]) -> list[list[float]]:
                 exec(code, names)
         found.append(figures(out.getvalue()))
         said = figures(" ".join(re.findall(r"^print\(.*#(.*)$", "".join(codes), re.MULTILINE)))
-        assert found[-1] == pytest.approx(said, abs=0.1)
+        if "in another" not in "".join(codes):  # where the page says that it varies, what must hold is tested below
+            assert found[-1] == pytest.approx(said, abs=0.1)
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,7 @@ def attack_guard(
         "seconds": round(seconds, 1),
     }
     _write(out_dir, guard, campaign.sample, piece, told)
+    shutil.rmtree(store.folder)  # all that was stored is written; the folder is for images
     return told
 
 
