@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from medaegis.bench.plots import ATTACKED, CLEAN, MUTED, columns, eps_axis, percent_axis, styled_figure
+from medaegis.bench.report.plots import ATTACKED, CLEAN, MUTED, columns, eps_axis, percent_axis, styled_figure
 
 DOCS = Path(__file__).parents[1] / "docs"
 

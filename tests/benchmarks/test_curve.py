@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 from benchmarks.curve import DOCS, draw, read
-from medaegis.bench.markdown import markdown
 from tests.bench.test_report import small
+
+from medaegis.bench.report.markdown import markdown
 
 WORST_CASE = DOCS / "results" / "chest-xray-worst-case.md"
 
