@@ -34,7 +34,7 @@ def own_modes() -> Iterator[None]:
         yield
 
 
-_lock, _users, _kept = Lock(), 0, list[str]()
+_lock, _users, _kept = Lock(), 0, dict[int, str]()
 
 
 def _switches() -> list[Any]:
@@ -48,14 +48,15 @@ def exact_float32() -> Iterator[None]:
     """Products of float32 numbers are those of float32 on every device; decorates what gives verdicts.
 
     PyTorch lets convolutions on a GPU round their inputs to 10 bits unless told otherwise. The switch is one for the
-    process, so whoever computes meanwhile in another thread does so in float32 too; it is put back when all are done.
+    process, so whoever computes meanwhile in another thread does so in float32 too. Each call switches TF32 off,
+    whatever was set since the one before; what was set is put back when all are done, so not while a pass hangs.
     """
     global _users
     with _lock:
         _users += 1
-        if _users == 1:
-            _kept[:] = [switch.fp32_precision for switch in _switches()]
-            for switch in _switches():
+        for i, switch in enumerate(_switches()):
+            if switch.fp32_precision != "ieee":
+                _kept[i] = switch.fp32_precision
                 switch.fp32_precision = "ieee"
     try:
         yield
@@ -63,5 +64,7 @@ def exact_float32() -> Iterator[None]:
         with _lock:
             _users -= 1
             if _users == 0:
-                for switch, was in zip(_switches(), _kept, strict=True):
-                    switch.fp32_precision = was
+                switches = _switches()
+                for i, was in _kept.items():
+                    switches[i].fp32_precision = was
+                _kept.clear()

@@ -4,6 +4,7 @@ import importlib
 import json
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from PIL import Image
 from tests.attacks.toys import toy_bank, toy_classifier
 from tests.cli.shop import call
+from tests.models.tiny_networks import LET_GO
 
 from medaegis.cushions import parse_cushion
 from medaegis.guard.guard import Guard
@@ -55,11 +57,17 @@ def test_a_network_that_hangs_while_it_is_loaded_is_given_up(tmp_path: Path, mon
     classifier.backbone = "tests.models.tiny_networks:hangs_at_once"
     Guard(classifier, parse_cushion("none"), toy_bank(classifier), tnr=0.9).save(tmp_path / "guard")
     Image.new("L", (16, 16)).save(tmp_path / "image.png")
-    start = time.monotonic()
-    done = call(
-        *("screen", tmp_path / "guard", tmp_path / "image.png", "--timeout", 0.5),
-        *("--factory", "tests.models.tiny_networks:hangs_at_once"),
-    )
+    start, before = time.monotonic(), set(threading.enumerate())
+    try:
+        done = call(
+            *("screen", tmp_path / "guard", tmp_path / "image.png", "--timeout", 0.5),
+            *("--factory", "tests.models.tiny_networks:hangs_at_once"),
+        )
+    finally:
+        LET_GO.set()
+        for thread in set(threading.enumerate()) - before:
+            thread.join(60)
+        LET_GO.clear()
     assert (done.exit_code, done.stdout) == (1, "")
     assert "no answer within 3 s" in done.stderr
     assert time.monotonic() - start < 30

@@ -1,5 +1,6 @@
 """Networks of a few hundred weights, as a user would bring them: ``tests.models.tiny_networks:tiny``."""
 
+import threading
 import time
 
 import torch
@@ -45,9 +46,14 @@ def hangs(classes: int) -> nn.Module:
     return Hangs(classes)
 
 
+LET_GO = threading.Event()
+
+
 class HangsAtOnce(Tiny):
+    """Never answers until it is let go, so that no test leaves a thread behind."""
+
     def forward(self, x: Tensor) -> Tensor:
-        time.sleep(3600)
+        LET_GO.wait(3600)
         return super().forward(x)
 
 
