@@ -1,7 +1,5 @@
 """Balls: after rounding to 8 bits every image is inside to the last bit, on the grid, and as near as it can be."""
 
-import itertools
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,9 +8,9 @@ from tests.attacks.toys import toy_images, toy_labels, toy_victim
 
 from medaegis.attacks.balls import L2, Linf, whole_levels
 from medaegis.attacks.catalogue import find_attack
-from medaegis.attacks.choices import generator
 from medaegis.attacks.engine import Attack
 from medaegis.attacks.losses.answer import CrossEntropy
+from medaegis.draws import Draws
 from medaegis.errors import ConfigError
 
 SHAPE = (3, 1, 6, 5)
@@ -157,7 +155,7 @@ def test_no_gradient_no_step(ball):
 def test_random_points_fill_the_ball_on_both_sides(ball):
     x = torch.full((200, 1, 4, 4), 0.5)
     eps = torch.full((200, 1, 1, 1), 0.1)
-    change = ball.random(x, eps, [generator(0, i, 0) for i in range(200)]) - x
+    change = ball.random(x, eps, Draws(0, torch.arange(200), "start")) - x
     assert abs(float(change.mean())) < 0.01, "one-sided"
     length = change.abs().amax((1, 2, 3)) if isinstance(ball, Linf) else change.square().mean((1, 2, 3)).sqrt()
     assert length.max() <= 0.1 + 1e-6
@@ -169,16 +167,10 @@ def test_random_points_belong_to_the_image_not_the_batch():
     x = torch.rand((6, 1, 4, 4), generator=torch.Generator().manual_seed(0))
     eps = torch.full((6, 1, 1, 1), 0.05)
     for ball in (Linf(), L2()):
-        whole_batch = ball.random(x, eps, [generator(7, i, 2) for i in range(6)])
-        alone = [ball.random(x[i : i + 1], eps[i : i + 1], [generator(7, i, 2)]) for i in range(6)]
+        draws = Draws(7, torch.arange(6), "start")
+        whole_batch = ball.random(x, eps, draws)
+        alone = [ball.random(x[i : i + 1], eps[i : i + 1], draws[i : i + 1]) for i in range(6)]
         assert torch.equal(whole_batch, torch.cat(alone))
-
-
-def test_generators_differ_by_seed_image_and_restart():
-    keys = list(itertools.product((0, 1, 2**40), (0, 1, 12), (-1, 0, 1)))
-    firsts = {torch.randint(2**62, (1,), generator=generator(*key)).item() for key in keys}
-    assert len(firsts) == len(keys)
-    assert torch.equal(torch.rand(3, generator=generator(1, 2, 3)), torch.rand(3, generator=generator(1, 2, 3)))
 
 
 @settings(max_examples=20)

@@ -1,5 +1,6 @@
 """HopSkipJump against the distance to a plane in closed form, foolbox at equal queries, and what it may know."""
 
+import math
 import warnings
 
 import pytest
@@ -50,16 +51,21 @@ def test_it_comes_close_to_a_plane(norm, slack):
 
 @pytest.mark.parametrize("norm", BALLS)
 def test_the_normal_of_a_plane_is_found(norm):
-    """From answers alone; with n probes in d dimensions the cosine is about sqrt(n / (n + d pi / 2)), here 0.7."""
-    x, guides, answer, _ = plane()
+    """From answers alone; with n probes in d dimensions the cosine is about sqrt(n / (n + d pi / 2)), here 0.7.
+
+    In the cube the jump is along its signs, whose cosine with it is sqrt(2 / pi) in many dimensions.
+    """
+    x, guides, answer, _ = plane(60)
     w = answer.__closure__[-1].cell_contents
-    points, _, _ = drive(HopSkipJump(), answer, x, eps=1.0, steps=700, ball=BALLS[norm], guides=guides)
+    points, _, _ = drive(HopSkipJump(), answer, x, eps=1.0, steps=138, ball=BALLS[norm], guides=guides)
     # A guide, 25 images of noise and 10 bisections come first, after the clean image; then 100 probes and the jumps.
     jump = points[1 + 26 + 10 + 100]
     probes = points[1 + 26 + 10 : 1 + 26 + 10 + 100]
     near = probes.mean(0)
     cosine = torch.nn.functional.cosine_similarity((jump - near).flatten(1), w.flatten(1).expand(len(x), -1))
-    assert (cosine > 0.5).all(), cosine
+    expected = math.sqrt(100 / (100 + 64 * math.pi / 2)) * (1 if norm == "l2" else math.sqrt(2 / math.pi))
+    assert float(cosine.mean()) == pytest.approx(expected, rel=0.1)
+    assert (cosine > 0.25).all(), cosine
 
 
 def test_it_starts_from_noise_where_there_is_no_guide_or_a_useless_one():
@@ -108,9 +114,8 @@ def test_it_comes_closer_than_foolbox(norm):
             parts.append(theirs.run(model, images[i : i + 1], criterion, starting_points=guides[i : i + 1]))
     victim = Victim(classifier, dtype=torch.float32, fold=False)
     attack = Attack(objective=Decision(), ball=BALLS[norm], rule=HopSkipJump(), steps=network.seen // len(images))
-    generators = [torch.Generator().manual_seed(i) for i in range(6)]
     goal, anywhere = Goal(labels, None, guides), torch.full((6, 1, 1, 1), 100.0)
-    found, _ = attack.descend(victim, images, goal, anywhere, images, generators)
+    found, _ = attack.descend(victim, images, goal, anywhere, images)
     assert (classifier(found).argmax(1) != labels).all()
     ours, their = length(found - images, norm), length(torch.cat(parts) - images, norm)
     assert (ours < their).float().mean() > 0.8, (ours, their)

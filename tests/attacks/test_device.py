@@ -13,6 +13,7 @@ from medaegis.attacks.normal import fit_mixtures
 from medaegis.attacks.objective import Goal
 from medaegis.attacks.victim import Victim
 from medaegis.cushions import parse_cushion
+from medaegis.draws import Draws
 
 N = 6
 WALKS = [name for name, entry in CATALOGUE.items() if isinstance(entry.attack, Attack)]
@@ -39,5 +40,19 @@ def test_no_step_waits_for_the_device(scene, name, gradient):
     victim, x, goal = scene
     eps = torch.empty(N, 1, 1, 1, device="meta")
     attack = find_attack(name).attack.with_options(steps=3)
-    found, steps = attack.descend(victim.by(gradient), x, goal, eps, x, [torch.Generator() for _ in range(N)])
+    draws = Draws(0, goal.labels, "attack")
+    start = attack.ball.random(x, eps, draws) if attack.random_start else x
+    found, steps = attack.descend(victim.by(gradient), x, goal, eps, start, draws)
     assert (found.device.type, found.shape, steps) == ("meta", x.shape, 3)
+    assert attack.ball.to_8bit(found, x, eps).device.type == "meta"
+
+
+@pytest.mark.parametrize("name", ["pgd", "wb"])
+def test_no_step_behind_a_random_cushion_waits_for_the_device(scene, name):
+    """Draws of Cushions stay on the processor, which sorts the images by them."""
+    victim, x, goal = scene
+    eps = torch.empty(N, 1, 1, 1, device="meta")
+    attack = find_attack(name).attack.with_options(steps=2, samples=3)
+    drawn = victim.behind(parse_cushion("random:jpeg:60-95")).drawn(torch.arange(N), seed=0, stream="attack/0")
+    found, steps = attack.descend(drawn, x, goal, eps, x, Draws(0, goal.labels, "attack"))
+    assert (found.device.type, found.shape, steps) == ("meta", x.shape, 2)

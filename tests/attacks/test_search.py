@@ -8,7 +8,6 @@ from tests.attacks.toys import Rounding, drive, seeded, toy_classifier, toy_imag
 
 from medaegis.attacks.balls import L2, Linf, to_grid
 from medaegis.attacks.catalogue import CATALOGUE, find_attack
-from medaegis.attacks.choices import generator
 from medaegis.attacks.engine import Attack
 from medaegis.attacks.losses.answer import CarliniWagner
 from medaegis.attacks.objective import Goal
@@ -17,9 +16,11 @@ from medaegis.attacks.search.evolution import OnePixel
 from medaegis.attacks.search.square import Best, Square, bump
 from medaegis.attacks.steps import Problem
 from medaegis.attacks.victim import Victim
+from medaegis.draws import Draws
 
 EPS = 16 / 256
 N = 5
+DRAWS = Draws(0, torch.arange(N), "search")
 SEARCHES = [name for name, entry in CATALOGUE.items() if entry.access == "black-box" and hasattr(entry.attack, "rule")]
 
 
@@ -61,7 +62,11 @@ def test_a_search_keeps_to_the_ball_and_to_its_own_image(name):
 
 
 # So that some hundred queries make some rounds, and more than one pixel, for one alone breaks few.
-QUICK = {"spsa": {"rule": Spsa(samples=24)}, "one-pixel": {"rule": OnePixel(pixels=3, population=50)}}
+QUICK = {
+    "spsa": {"rule": Spsa(samples=24)},
+    "one-pixel": {"rule": OnePixel(pixels=3, population=50)},
+    "hopskipjump": {"steps": 1600},  # it is told no losses
+}
 
 
 @pytest.mark.parametrize("name", [name for name in SEARCHES if not CATALOGUE[name].adaptive])
@@ -70,20 +75,18 @@ def test_a_search_breaks_an_undefended_classifier(name):
     victim = toy_victim(3)
     images = toy_images(24, victim.exact, seed=3)
     labels = toy_labels(victim, images)
-    attack = find_attack(name).attack.with_options(steps=800, **QUICK.get(name, {}))
+    attack = find_attack(name).attack.with_options(**{"steps": 800, **QUICK.get(name, {})})
     eps = 1.0 if name == "one-pixel" else EPS
     found = attack.run(victim, images, labels, eps=eps, guides=guides_of(images, labels))
-    generators = [generator(0, i, 0) for i in range(24)]
+    draws = Draws(0, torch.arange(24), "noise")
     if name == "one-pixel":
         assert (found.images != images).any(1).sum((1, 2)).max() == 3
-        noisy = images.clone()
-        for image, g in zip(noisy, generators, strict=True):
-            image[:, torch.randint(16, (3,), generator=g), torch.randint(16, (3,), generator=g)] = torch.rand(
-                3, generator=g
-            )
+        noisy, where = images.clone(), draws.child("where").integers(16, 2, 3)
+        for image, (rows, columns), colours in zip(noisy, where, draws.uniform(3), strict=True):
+            image[:, rows, columns] = colours
     else:
         radius = torch.full((24, 1, 1, 1), EPS)
-        noisy = attack.ball.to_8bit(attack.ball.random(images, radius, generators), images, radius)
+        noisy = attack.ball.to_8bit(attack.ball.random(images, radius, draws), images, radius)
     by_noise = (victim.judge(noisy).predicted != labels).float().mean()
     share = found.fooled.float().mean()
     assert share >= by_noise + (0.15 if name == "one-pixel" else 0.5), (share, by_noise)
@@ -141,7 +144,7 @@ def test_square_asks_nothing_twice_in_a_row(channels):
 def test_square_changes_one_square_at_a_time_and_keeps_what_helps():
     x, loss = landscape()
     points, losses, final = drive(Square(), loss, x, eps=EPS, steps=40)
-    problem = Problem(x, x, x, 40, Linf())
+    problem = Problem(x, x, x, 40, Linf(), DRAWS)
     assert torch.equal(points[0], x)
     stripes = points[1] - clip(points[1], x)
     assert stripes.abs().max() < 1e-12
@@ -168,7 +171,7 @@ def test_square_draws_for_each_image_alone(ball):
     x, loss = landscape()
     whole = drive(Square(), loss, x, eps=EPS, steps=40, ball=ball)[0]
     x, loss = landscape(rows=slice(1, 3))
-    part = drive(Square(), loss, x, eps=EPS, steps=40, ball=ball, seeds=(1, 2))[0]
+    part = drive(Square(), loss, x, eps=EPS, steps=40, ball=ball, ids=(1, 2))[0]
     torch.testing.assert_close(whole[:, 1:3], part, rtol=0, atol=1e-12)
 
 
@@ -179,8 +182,8 @@ def test_the_schedule_of_square_is_that_of_torchattacks():
     x = torch.zeros(1, 1, 64, 64)
     for i in range(300):
         side = round(math.sqrt(theirs.p_selection(i) * 64 * 64))
-        assert Square().side(i, Problem(x, x, x, 300, Linf())) == max(side, 1), i
-        assert Square().side(i, Problem(x, x, x, 300, L2())) == max(side, 3) | 1, i
+        assert Square().side(i, Problem(x, x, x, 300, Linf(), DRAWS)) == max(side, 1), i
+        assert Square().side(i, Problem(x, x, x, 300, L2(), DRAWS)) == max(side, 3) | 1, i
 
 
 @pytest.mark.parametrize("side", [1, 2, 3, 4, 7, 8, 15, 44])
@@ -215,7 +218,7 @@ def test_square_in_l2_moves_its_budget_from_window_to_window(channels):
     torch.testing.assert_close(lengths, torch.full_like(lengths, radius), rtol=0, atol=1e-6)
     moved = 0
     for i in range(2, steps):
-        side = Square().side(i - 1, Problem(x, x, x, steps, ball))
+        side = Square().side(i - 1, Problem(x, x, x, steps, ball, DRAWS))
         for n in range(N):
             best = changes[losses[:i, n].argmin(), n]
             differs = ((changes[i, n] - best).abs() > 1e-9).any(0)

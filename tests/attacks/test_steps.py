@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 from medaegis.attacks.balls import L2, Linf
 from medaegis.attacks.engine import _Kept
 from medaegis.attacks.steps import Adaptive, Descent, Problem, checkpoints
+from medaegis.draws import Draws
 
 N, STEPS, EPS = 3, 30, 0.1
+DRAWS = Draws(0, torch.arange(N), "steps")
 
 
 def landscape(seed):
@@ -31,7 +33,7 @@ def landscape(seed):
 def walk(rule, x, look, *, ball=None, size=0.02, steps=STEPS, eps=EPS):
     """What the engine does: every point, and what it hands over."""
     radius = torch.full((N, 1, 1, 1), eps, dtype=torch.float64)
-    walker = rule.begin(Problem(x, radius, torch.full_like(radius, size), steps, ball or Linf()))
+    walker = rule.begin(Problem(x, radius, torch.full_like(radius, size), steps, ball or Linf(), DRAWS))
     z, points, kept = x.clone(), [], _Kept(x)
     for i in range(steps):
         points.append(z.clone())
@@ -72,7 +74,7 @@ def test_momentum_is_not_over_signs():
     """A gradient that grows tenfold after the first step turns the walk; accumulated signs would stand still."""
     x = torch.full((1, 1, 1, 2), 0.5, dtype=torch.float64)
     radius = torch.full((1, 1, 1, 1), 0.5, dtype=torch.float64)
-    walker = Descent(momentum=1.0).begin(Problem(x, radius, radius / 10, 2, Linf()))
+    walker = Descent(momentum=1.0).begin(Problem(x, radius, radius / 10, 2, Linf(), DRAWS))
     z = walker.step(x.clone(), torch.tensor([[[[1.0, 3.0]]]], dtype=torch.float64), torch.zeros(1), 0)
     z = walker.step(z, torch.tensor([[[[-3.0, 1.0]]]], dtype=torch.float64), torch.zeros(1), 1)
     # Normalised: (0.5, 1.5) then (-1.5, 0.5): sum (-1, 2). Signs: (1, 1) + (-1, 1) = (0, 2).

@@ -12,6 +12,7 @@ from medaegis.attacks.steps import Problem
 from medaegis.attacks.victim import Victim
 from medaegis.cushions import parse_cushion
 from medaegis.detectors.shield import Shield, ShieldBank
+from medaegis.draws import Draws
 from medaegis.models.classifier import Classifier
 from medaegis.models.normalisation import IMAGENET_MEAN, IMAGENET_STD
 from medaegis.sizes import Size
@@ -95,11 +96,11 @@ def toy_labels(victim: Victim, images: Tensor) -> Tensor:
     return victim.judge(images).predicted
 
 
-def drive(rule, loss, x, *, eps, steps, ball=None, guides=None, seeds=None):
+def drive(rule, loss, x, *, eps, steps, ball=None, guides=None, ids=None):
     """What a search asks of a loss on images `x`, what it is told, and its result: `(points, losses, found)`."""
     radius = torch.full((len(x), 1, 1, 1), eps).to(x)
-    generators = [torch.Generator().manual_seed(i) for i in (range(len(x)) if seeds is None else seeds)]
-    walker = rule.begin(Problem(x, radius, radius, steps, ball or Linf(), generators, guides))
+    draws = Draws(0, torch.arange(len(x)) if ids is None else torch.tensor(ids), "search")
+    walker = rule.begin(Problem(x, radius, radius, steps, ball or Linf(), draws, guides))
     z, points, losses = x.clone(), [], []
     for i in range(steps):
         points.append(z.clone())

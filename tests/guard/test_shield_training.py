@@ -1,5 +1,6 @@
 """Training a Shield: it learns, it goes on after a kill as if nothing had been, and it refuses what does not fit."""
 
+import copy
 import dataclasses
 import os
 import signal
@@ -110,7 +111,7 @@ def strength(shields):
 def test_a_trained_shield_resists_what_breaks_an_untrained_one(tmp_path):
     """And its loss falls. Also for one that was trained at 1/256 only: the planted weakness."""
     config = CONFIG.model_copy(
-        update={"updates": 150, "width": 8, "inner_steps": 4, "eps_end": 64 / 256, "eps_growth": 0.4, "lr": 3e-3}
+        update={"updates": 250, "width": 8, "inner_steps": 4, "eps_end": 64 / 256, "eps_growth": 0.4, "lr": 3e-3}
     )
     weak = config.model_copy(update={"updates": 60, "eps_end": 1 / 256, "inner_steps": 1})
     losses = []
@@ -135,8 +136,8 @@ def test_adversaries_are_inside_their_radius_and_on_the_grid(tmp_path):
     """With perturbations carried on from visit to visit."""
     run = training(tmp_path, config=CONFIG.model_copy(update={"eps_below": 0.0, "lifetime": 4}))
     for update in range(12):
-        rows, epochs = run._rows(run.foreign, update, 2)
-        foreign = run._augmented(run.foreign, rows, epochs // 4, 3)
+        rows, epochs = run._rows(run.foreign, update)
+        foreign = run._augmented(run.foreign, rows, epochs // 4)
         attacked = run._attack(foreign, rows, epochs, update)
         change = ((attacked - foreign) * 255).round()
         assert change.abs().max() <= round(255 * run._eps(update))
@@ -148,7 +149,7 @@ def test_adversaries_are_inside_their_radius_and_on_the_grid(tmp_path):
 def test_every_image_is_visited_once_an_epoch(tmp_path):
     run = training(tmp_path)
     pool, size = run.foreign, CONFIG.batch_size
-    seen = torch.cat([run._rows(pool, update, 2)[0] for update in range(3 * len(pool) // size + 1)])
+    seen = torch.cat([run._rows(pool, update)[0] for update in range(3 * len(pool) // size + 1)])
     for epoch in range(3):
         assert sorted(seen[epoch * len(pool) : (epoch + 1) * len(pool)].tolist()) == list(range(len(pool)))
     assert not torch.equal(seen[: len(pool)], seen[len(pool) : 2 * len(pool)])
@@ -163,6 +164,26 @@ def test_fewer_images_than_a_batch(tmp_path):
     assert all(value.isfinite().all() for value in run.train().state_dict().values())
 
 
+@pytest.mark.parametrize("update", range(4))
+def test_an_update_waits_for_the_device_only_to_tell_its_loss(tmp_path, update):
+    """On torch's meta device a host read, or a tensor left behind, raises; of perturbations that are carried on, the
+    host keeps a copy, once an update."""
+    shares = {"lifetime": 1, "classifier_share": 0.5, "momentum_share": 0.5, "genuine_noise": 0.3, "cushioned": 0.5}
+    run = training(tmp_path, cushion="jpeg:80", config=CONFIG.model_copy(update={**shares, "genuine_perturbed": 0.3}))
+    rows, epochs = run._rows(run.foreign, update)
+    away = run._augmented(run.foreign, rows, epochs).to("meta")
+    for victim in (run.victim, run.bare):
+        victim.exact = victim.fast = copy.deepcopy(victim.exact).to("meta")
+        victim.shields.to("meta")
+    adversarial = run._attack(away, rows, epochs, update)
+    genuine = run._perturbed(away, adversarial - away, update)
+    run.shield.requires_grad_(True)
+    loss = run._loss(torch.cat([genuine, adversarial]), update)
+    loss.backward()
+    assert loss.device.type == "meta"
+    assert all(weight.grad.device.type == "meta" for weight in run.shield.parameters())
+
+
 def test_half_of_the_attacks_may_drive_the_classifier_too(tmp_path):
     config = CONFIG.model_copy(update={"classifier_share": 1.0, "updates": 3})
     plain = training(tmp_path / "a", config=CONFIG.model_copy(update={"updates": 3})).train()
@@ -175,7 +196,7 @@ def test_steps_are_of_both_kinds_in_their_shares(tmp_path, monkeypatch):
     config = CONFIG.model_copy(update={"momentum_share": 0.75, "updates": 200})
     run = training(tmp_path, config=config)
     for update in range(config.updates):
-        rows, epochs = run._rows(run.foreign, update, 2)
+        rows, epochs = run._rows(run.foreign, update)
         run._attack(run.dataset.pixels(run.foreign[rows]), rows, epochs, update)
     kinds = [rules.count(kind) / 200 for kind in (Descent(momentum=1.0), Descent())]
     assert kinds == pytest.approx([0.75, 0.25], abs=0.1)

@@ -15,10 +15,11 @@ from tests.models.drawn import CONFIG, squares
 from tests.models.tiny_networks import Tiny
 from torch import nn
 
+from medaegis.draws import Draws
 from medaegis.errors import ArtefactError, ConfigError, DataError
 from medaegis.images.splits import Split
 from medaegis.models import training
-from medaegis.models.augment import augment, uniforms
+from medaegis.models.augment import augment
 from medaegis.models.checkpoint import load_checkpoint, save_checkpoint
 from medaegis.models.hardware import pick_device
 from medaegis.models.metrics import calibration_error, classification_metrics
@@ -220,17 +221,6 @@ def test_learning_rate_is_one_cycle():
 class TestAugmentation:
     x = torch.rand(6, 1, 20, 20, generator=torch.Generator().manual_seed(0))
 
-    def test_depends_on_seed_epoch_and_image_only(self):
-        ids = torch.tensor([4, 90, 7])
-        u = uniforms(3, 5, ids, 7)
-        assert torch.equal(u[1:], uniforms(3, 5, ids[1:], 7))
-        assert torch.equal(u[[2, 0]], uniforms(3, 5, torch.tensor([7, 4]), 7))
-        for other in (uniforms(4, 5, ids, 7), uniforms(3, 6, ids, 7), uniforms(3, 5, ids + 1, 7)):
-            assert not torch.equal(u, other)
-        many = uniforms(0, 0, torch.arange(5000), 3)
-        assert ((many >= 0) & (many < 1)).all()
-        assert (many.mean(0) - 0.5).abs().max() < 0.03
-
     def test_the_middle_of_every_range_is_the_image_or_its_mirror(self):
         u = torch.full((6, 7), 0.5)
         torch.testing.assert_close(augment(self.x, u), self.x.flip(3), atol=1e-5, rtol=0)
@@ -244,14 +234,14 @@ class TestAugmentation:
         torch.testing.assert_close(augment(self.x, u)[..., :-1], self.x[..., 1:], atol=1e-4, rtol=0)
 
     def test_stays_an_image(self):
-        y = augment(self.x, uniforms(0, 0, torch.arange(6), 7))
+        y = augment(self.x, Draws(0, torch.arange(6), "augment").uniform(7))
         assert y.shape == self.x.shape
         assert y.min() >= 0
         assert y.max() <= 1
         assert (y - self.x).abs().mean() > 0.05
 
     def test_each_image_by_itself(self):
-        u = uniforms(0, 0, torch.arange(6), 7)
+        u = Draws(0, torch.arange(6), "augment").uniform(7)
         torch.testing.assert_close(augment(self.x, u)[2:3], augment(self.x[2:3], u[2:3]))
 
 

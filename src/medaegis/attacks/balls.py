@@ -12,6 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from medaegis.draws import Draws
 from medaegis.errors import ConfigError
 
 LEVELS = 255  # an 8-bit pixel v stands for v / 255
@@ -36,8 +37,8 @@ class Ball(Protocol):
         """Step of length one (in the ball's norm) along `grad`, shape `(N, C, H, W)`."""
         ...
 
-    def random(self, x: Tensor, eps: Tensor, generators: list[torch.Generator]) -> Tensor:
-        """A random point of the ball around each `x`, drawn with that image's own generator."""
+    def random(self, x: Tensor, eps: Tensor, draws: Draws) -> Tensor:
+        """A random point of the ball around each `x`."""
         ...
 
     def to_8bit(self, z: Tensor, x: Tensor, eps: Tensor) -> Tensor:
@@ -80,9 +81,8 @@ class Linf:
     def direction(self, grad: Tensor) -> Tensor:
         return grad.sign()
 
-    def random(self, x: Tensor, eps: Tensor, generators: list[torch.Generator]) -> Tensor:
-        noise = torch.stack([torch.rand(x.shape[1:], dtype=torch.float32, generator=g) for g in generators])
-        return (x + (2 * noise.to(x) - 1) * eps).clamp_(0, 1)
+    def random(self, x: Tensor, eps: Tensor, draws: Draws) -> Tensor:
+        return (x + draws.noise(*x.shape[1:]).to(x) * eps).clamp_(0, 1)
 
     def to_8bit(self, z: Tensor, x: Tensor, eps: Tensor) -> Tensor:
         clean, levels = (x * LEVELS).round(), whole_levels(eps)
@@ -120,10 +120,9 @@ class L2:
         unit = grad / _length(grad).clamp_min(1e-30)
         return unit * grad[0].numel() ** 0.5 if self.rms else unit
 
-    def random(self, x: Tensor, eps: Tensor, generators: list[torch.Generator]) -> Tensor:
-        noise = torch.stack([torch.randn(x.shape[1:], dtype=torch.float32, generator=g) for g in generators])
-        share = torch.stack([torch.rand((1, 1, 1), dtype=torch.float32, generator=g) for g in generators])
-        share = share ** (1 / x[0].numel())
+    def random(self, x: Tensor, eps: Tensor, draws: Draws) -> Tensor:
+        noise = draws.child("direction").normal(*x.shape[1:])
+        share = draws.child("length").uniform(1, 1, 1) ** (1 / x[0].numel())
         step = (noise / _length(noise) * share).to(x)
         return (x + step * self.radius(x, eps)).clamp_(0, 1)
 

@@ -1,26 +1,19 @@
-"""What is drawn for each image: its random numbers, the class to aim at, the image to imitate."""
+"""What is drawn for each image: the class to aim at, the image to imitate."""
 
 from __future__ import annotations
-
-import hashlib
 
 import torch
 from torch import Tensor
 
+from medaegis.draws import Draws
 from medaegis.errors import ConfigError
-
-
-def generator(seed: int, image: int, restart: int) -> torch.Generator:
-    """Random numbers of one image and restart: the same whatever the batch, the order or the number of workers."""
-    digest = hashlib.blake2b(f"{seed}/{image}/{restart}".encode(), digest_size=8).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest) >> 1)
 
 
 def pick_targets(labels: Tensor, classes: int, *, ids: Tensor | None = None, seed: int = 0) -> Tensor:
     """Target classes: the other one of two; a random other one of more, drawn per image."""
     ids = torch.arange(len(labels)) if ids is None else ids
-    shifts = [int(torch.randint(1, classes, (1,), generator=generator(seed, int(i), -1))) for i in ids]
-    return (labels + torch.tensor(shifts, device=labels.device)) % classes
+    shifts = 1 + Draws(seed, ids, "target").integers(classes - 1)
+    return (labels + shifts.to(labels.device)) % classes
 
 
 def pick_guides(labels: Tensor, targets: Tensor, *, ids: Tensor, seed: int = 0) -> Tensor:
@@ -29,11 +22,11 @@ def pick_guides(labels: Tensor, targets: Tensor, *, ids: Tensor, seed: int = 0) 
     Raises:
         ConfigError: a class of which there is no image.
     """
-    rows = []
-    for target, image in zip(targets.tolist(), ids.tolist(), strict=True):
-        pool = _of_class(target, labels)
-        rows.append(pool[int(torch.randint(len(pool), (1,), generator=generator(seed, image, -2)))])
-    return torch.stack(rows)
+    rows = torch.empty_like(targets)
+    for target in targets.unique().tolist():
+        pool, wanted = _of_class(target, labels), targets == target
+        rows[wanted] = pool[Draws(seed, ids[wanted], "guide").integers(len(pool))]
+    return rows
 
 
 def closest_guides(labels: Tensor, targets: Tensor, far: Tensor) -> Tensor:

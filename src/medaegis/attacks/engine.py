@@ -7,7 +7,6 @@ again in float32; only that verdict counts.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -15,11 +14,11 @@ from torch import Tensor
 
 from medaegis.attacks.balls import Ball, Linf
 from medaegis.attacks.base import AnyAttack, AttackResult, Request, is_reached
-from medaegis.attacks.choices import generator
 from medaegis.attacks.objective import Goal, Objective
 from medaegis.attacks.steps import FLOAT_ERROR, Descent, Problem, StepRule
 from medaegis.attacks.transforms import Transform
 from medaegis.attacks.victim import Verdict, Victim
+from medaegis.draws import Draws
 from medaegis.errors import ConfigError
 
 RESTS_ASKED = 8  # steps between two looks at whether all images rest, where a look waits for the device
@@ -127,12 +126,10 @@ class Attack(AnyAttack):
             rows = (~broken).nonzero().squeeze(1)
             if not len(rows):
                 break
-            clean, near, part = x[rows], radius[rows], goal[rows]
-            z, own = clean, [generator(seed, int(i), restart) for i in ids[rows.cpu()]]
-            if self.random_start:
-                z = self.ball.random(clean, near, own)
-            practice = victim.drawn(ids[rows.cpu()], seed=seed, stream=f"attack/{restart}")
-            start = z
+            clean, near, part, numbers = x[rows], radius[rows], goal[rows], ids[rows.cpu()]
+            own = Draws(seed, numbers, f"attack/{restart}").to(x.device)
+            practice = victim.drawn(numbers, seed=seed, stream=f"attack/{restart}")
+            z = start = self.ball.random(clean, near, own.child("start")) if self.random_start else clean
             z, steps = self.descend(practice, clean, part, near, z, own)
             spent += len(rows) * steps * self._looks(practice)
             if victim.cushion.rounds:
@@ -174,25 +171,26 @@ class Attack(AnyAttack):
         goal: Goal,
         eps: Tensor,
         z: Tensor,
-        generators: Sequence[torch.Generator] = (),
+        draws: Draws | None = None,
     ) -> tuple[Tensor, int]:
         """Walk from `z`: the loop itself. `eps` is `(N, 1, 1, 1)`.
 
         Returns float images inside the ball, and the steps it took: fewer than asked where all images came to rest.
 
-        `generators`, one per image, feed what is random in the transforms. A random victim must be drawn for the batch;
-        it is drawn anew for every look.
+        `draws` feed what is random in the rule and the transforms; None: by the images' places. A random victim must be
+        drawn for the batch; it is drawn anew for every look.
         """
         relative = 2.5 / self.steps if self.step_size is None else self.step_size
         size = eps * relative
         if self.step_size is None and victim.cushion.rounds:
             size = size.clamp_min(1 / (8 * 255))
         rounds = victim.cushion.rounds
-        problem = Problem(x, eps, size, self.steps, self.ball, generators, goal.guides, goal.targets, rounds)
+        draws = Draws(0, torch.arange(len(x), device=x.device), "attack") if draws is None else draws
+        problem = Problem(x, eps, size, self.steps, self.ball, draws, goal.guides, goal.targets, rounds)
         walker = self.rule.begin(problem)
         objective = self.objective.begin(victim, goal)
         kept = _Kept(x) if self.rule.keeps_best else None
-        transformers = [transform.begin(self.steps, generators) for transform in self.transforms]
+        transformers = [transform.begin(self.steps, draws) for transform in self.transforms]
         z = z.clone()
         pull = objective.pull if self.rule.needs_gradient else objective.ask
         samples = self._looks(victim)

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from medaegis.ambient import own_modes
 from medaegis.attacks.balls import Linf
-from medaegis.attacks.choices import generator
 from medaegis.attacks.engine import Attack
 from medaegis.attacks.losses.answer import CrossEntropy
 from medaegis.attacks.objective import Goal
 from medaegis.attacks.steps import Descent
 from medaegis.attacks.victim import Victim
+from medaegis.draws import Draws
 from medaegis.models.classifier import Classifier
 
 
@@ -59,7 +59,7 @@ class Hardening(BaseModel):
         goal = Goal(labels[rows], None).to(victim.device)
         clean = x[rows].to(victim.device)
         eps = torch.full_like(clean[:, :1, :1, :1], self.radius(done))
-        start = Linf().random(clean, eps, [generator(seed, int(i), 0) for i in ids[rows]])
+        start = Linf().random(clean, eps, Draws(seed, ids[rows], "hardening").to(victim.device))
         return torch.cat([x[: rows.start], self._attacked(victim, clean, goal, eps, start).to(x.device)])
 
     def _attacked(self, victim: Victim, x: Tensor, goal: Goal, eps: Tensor, start: Tensor) -> Tensor:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 from medaegis.attacks.balls import Ball, to_grid
+from medaegis.draws import Draws
 
 FLOAT_ERROR = 1e-6  # of pixel values in float32, after a few additions
 
@@ -23,7 +23,7 @@ FLOAT_ERROR = 1e-6  # of pixel values in float32, after a few additions
 class Problem:
     """One batch to walk in: clean images `x` `(N, C, H, W)`, radii and step lengths `(N, 1, 1, 1)`.
 
-    `generators`, one per image, are for rules that draw; the draws of an image never depend on the others. `guides`,
+    `draws` are for rules that draw; those of an image never depend on the others. `guides`,
     images `(N, C, H, W)` that the attacker has, are for rules that start from one, `targets`, wanted classes `(N,)`,
     for rules that go another way for each. `rounds`: the victim sees 8-bit images, whatever it is shown.
     """
@@ -33,7 +33,7 @@ class Problem:
     step_size: Tensor
     steps: int
     ball: Ball
-    generators: Sequence[torch.Generator] = ()
+    draws: Draws
     guides: Tensor | None = None
     targets: Tensor | None = None
     rounds: bool = True

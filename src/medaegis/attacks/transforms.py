@@ -6,7 +6,6 @@ works on one batch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from medaegis.draws import Draws
 from medaegis.errors import ConfigError
 
 
@@ -28,8 +28,8 @@ class Transformer(Protocol):
 
 
 class Transform(Protocol):
-    def begin(self, steps: int, generators: Sequence[torch.Generator]) -> Transformer:
-        """For one batch; what is random comes from each image's own generator."""
+    def begin(self, steps: int, draws: Draws) -> Transformer:
+        """For one batch; what is random comes from its draws."""
         ...
 
 
@@ -50,17 +50,16 @@ class InputDiversity:
         if not 0 <= self.probability <= 1 or not 0 < self.smallest <= 1:
             raise ConfigError("input diversity", f"{self.probability}, {self.smallest}", "give shares in [0, 1]")
 
-    def begin(self, steps: int, generators: Sequence[torch.Generator]) -> Transformer:
-        draws = [torch.rand(steps, 4, dtype=torch.float32, generator=g) for g in generators]
-        return _Diverse(self, torch.stack(draws, 1))
+    def begin(self, steps: int, draws: Draws) -> Transformer:
+        return _Diverse(self, draws.child("diversity").uniform(steps, 4))
 
 
 class _Diverse:
-    def __init__(self, settings: InputDiversity, draws: Tensor) -> None:
-        self.settings, self.draws = settings, draws
+    def __init__(self, settings: InputDiversity, numbers: Tensor) -> None:
+        self.settings, self.numbers = settings, numbers
 
     def image(self, z: Tensor, i: int) -> Tensor:
-        u = self.draws[i].to(z)
+        u = self.numbers[:, i].to(z)
         shrinks = u[:, 0] < self.settings.probability
         scale = torch.where(shrinks, self.settings.smallest + (1 - self.settings.smallest) * u[:, 1], 1.0)
         # The centre may move by the margin that shrinking leaves; affine_grid maps the shown image onto its source.
@@ -97,7 +96,7 @@ class Smoothing:
         plane = line[:, None] * line[None, :]
         return (plane / plane.sum()).float()
 
-    def begin(self, steps: int, generators: Sequence[torch.Generator]) -> Transformer:
+    def begin(self, steps: int, draws: Draws) -> Transformer:
         return _Smooth(self.kernel())
 
 

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from medaegis.attacks.balls import LEVELS
 from medaegis.attacks.catalogue import find_attack
-from medaegis.attacks.choices import generator
 from medaegis.attacks.known import Known
 from medaegis.attacks.victim import Victim
 from medaegis.bench.campaign import Campaign, classifier_key
@@ -31,13 +30,13 @@ from medaegis.bench.sample import Sample, check_images, data_facts
 from medaegis.bench.store import Piece, Store
 from medaegis.bench.worst_case import Reached
 from medaegis.cushions import parse_cushion
+from medaegis.draws import Draws
 from medaegis.images.datasets import Dataset
 from medaegis.images.splits import Split
 from medaegis.models.classifier import Classifier
 from medaegis.progress import Progress, Resumed, silent
 
 ATTACKS = ("fgsm", "bim", "pgd", "mim", "cw-linf", "pgd-l2", "deepfool", "cw-l2", "auto")
-SHUFFLE = -3  # in the place of a restart: the random numbers of an image's shuffled change
 
 
 def assess_classifier(
@@ -202,8 +201,7 @@ def _median(values: Tensor) -> float | None:
 
 def shuffled(sample: Sample, change: Tensor) -> Tensor:
     """The images under their changes `(N, C, H, W)`, the pixels of each change put elsewhere: as large, but blind."""
-    moved = []
-    for one, i in zip(change.flatten(2), sample.ids.tolist(), strict=True):
-        moved.append(one[:, torch.randperm(one.shape[1], generator=generator(sample.seed, i, SHUFFLE))])
-    blind = sample.pixels + torch.stack(moved).view_as(change)
+    order = Draws(sample.seed, sample.ids, "shuffled").keys(change.shape[2] * change.shape[3]).argsort(1)
+    moved = change.flatten(2).gather(2, order.unsqueeze(1).expand(-1, change.shape[1], -1))
+    blind = sample.pixels + moved.view_as(change)
     return (blind.clamp(0, 1) * LEVELS).round() / LEVELS

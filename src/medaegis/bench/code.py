@@ -6,14 +6,16 @@ import hashlib
 from functools import cache
 from pathlib import Path
 
-ROOMS = ("attacks", "cushions", "detectors", "guard", "models")  # whose sources decide what is stored
+ROOMS = ("attacks", "cushions", "detectors", "guard", "models")  # whose sources decide what is stored, with DRAWS
+DRAWS = "draws.py"
 
 
 @cache
 def code_fingerprint(root: Path = Path(__file__).parents[1]) -> str:
-    """SHA-256 (hex) over the sources of the rooms, names and bytes: the same on every machine that has this code."""
+    """SHA-256 (hex) over these sources, names and bytes: the same on every machine that has this code."""
     told = hashlib.sha256()
-    sources = {file.relative_to(root).as_posix(): file for room in ROOMS for file in (root / room).rglob("*.py")}
+    files = [root / DRAWS, *(file for room in ROOMS for file in (root / room).rglob("*.py"))]
+    sources = {file.relative_to(root).as_posix(): file for file in files}
     for name in sorted(sources):
         told.update(f"{name} {hashlib.sha256(sources[name].read_bytes()).hexdigest()}\n".encode())
     return told.hexdigest()

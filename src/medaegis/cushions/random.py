@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from medaegis.cushions.base import Cushion
+from medaegis.draws import Draws
 from medaegis.errors import ConfigError
 
 
@@ -45,7 +46,8 @@ class RandomCushion(Cushion):
             stream: what they are for; streams do not depend on each other.
             ids: numbers of the images, in the order of the batch.
         """
-        return DrawnCushion(self, [self._pick(f"{seed}/{stream}/{image}") for image in ids])
+        images = torch.tensor(list(ids), dtype=torch.int64)
+        return DrawnCushion(self, Draws(seed, images, stream).integers(len(self.choices)))
 
     def named(self, specs: Sequence[str]) -> "DrawnCushion":
         """The draws that a record names, one per image.
@@ -57,11 +59,7 @@ class RandomCushion(Cushion):
         for spec in specs:
             if spec not in places:
                 raise ConfigError(f"draw {spec!r}", f"{self.spec} never draws it", "name one that a record tells")
-        return DrawnCushion(self, [places[spec] for spec in specs])
-
-    def _pick(self, text: str) -> int:
-        # 64 bits onto a hundred places at most: no place is likelier than another by more than 1 in 10^17.
-        return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest()) % len(self.choices)
+        return DrawnCushion(self, torch.tensor([places[spec] for spec in specs], dtype=torch.int64))
 
     def _cushion(self, pixels: Tensor) -> Tensor:
         raise self._undrawn()
@@ -87,9 +85,9 @@ class DrawnCushion(Cushion):
     Images with the same draw go together; different draws are spread over `torch.get_num_threads()` threads.
     """
 
-    def __init__(self, source: RandomCushion, picks: Sequence[int]) -> None:
+    def __init__(self, source: RandomCushion, picks: Tensor) -> None:
         super().__init__(source.spec)
-        self._choices, self._picks = source.choices, torch.tensor(list(picks), dtype=torch.int64)
+        self._choices, self._picks = source.choices, picks
 
     @property
     def specs(self) -> list[str]:

@@ -123,8 +123,8 @@ class Reader:
 
     @torch.no_grad()
     def cushioned(self, images: Tensor) -> Tensor:
-        """What the classifier is given: the images behind the Cushion, on its device."""
-        return self.cushion(images.to(self.device))
+        """What the classifier is given of images that were read: these behind the Cushion, on its device."""
+        return self.cushion.within_range(images.to(self.device))
 
     @own_modes()
     @torch.no_grad()
@@ -139,7 +139,7 @@ class Reader:
             raise DataError("detector", "there are no images", "give at least one")
         parts = []
         for start in range(0, len(images), self.batch_size):
-            parts.append(self.look(self.cushioned(images[start : start + self.batch_size])))
+            parts.append(self.look(self.cushion(images[start : start + self.batch_size].to(self.device))))
             progress(min(start + self.batch_size, len(images)), len(images), "images read")
         features = {tap: torch.cat([part.features[tap] for part in parts]) for tap in self.taps}
         return Reading(torch.cat([part.logits for part in parts]), features, images, self)
@@ -156,7 +156,7 @@ class Reader:
     @own_modes()
     @torch.no_grad()
     def maps(self, images: Tensor, taps: Sequence[str], *, logits: bool = False) -> Activations:
-        """Whole activations `(N, C, H, W)` of one batch, through the Cushion."""
+        """Whole activations `(N, C, H, W)` of one batch of images that were read, through the Cushion."""
         return self._pass(self.cushioned(images), taps, logits=logits)
 
     def _pass(self, x: Tensor, taps: Sequence[str], *, logits: bool) -> Activations:

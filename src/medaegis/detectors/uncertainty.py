@@ -88,7 +88,7 @@ class FeatureSqueezing(Detector):
         usual = seen.logits.double().softmax(1)
         scores = []
         for cushion in self._cushions:
-            parts = [cushion(part.to(reader.device)) for part in images.split(reader.batch_size)]
+            parts = [cushion.within_range(part.to(reader.device)) for part in images.split(reader.batch_size)]
             squeezed = torch.cat([reader.look(reader.cushioned(part)).logits for part in parts])
             scores.append((squeezed.double().softmax(1) - usual).abs().sum(1))
         return torch.stack(scores).amax(0)

@@ -28,12 +28,13 @@ from medaegis.attacks.steps import Descent
 from medaegis.attacks.victim import Victim
 from medaegis.cushions import Cushion
 from medaegis.detectors.shield import Shield, ShieldBank
+from medaegis.draws import Draws
 from medaegis.errors import ConfigError, DataError
 from medaegis.guard.fingerprint import weights_fingerprint
 from medaegis.guard.looks import reached
 from medaegis.guard.shield_config import ShieldConfig
 from medaegis.images.datasets import Dataset
-from medaegis.models.augment import augment, uniforms
+from medaegis.models.augment import augment
 from medaegis.models.checkpoint import load_checkpoint, save_checkpoint
 from medaegis.models.classifier import Classifier
 from medaegis.progress import GOES_ON, Progress, silent
@@ -86,7 +87,7 @@ class ShieldTraining:
             classifier.tap_shapes(config.taps),
             width=config.width,
             hidden=config.hidden,
-            seed=_seed(config.seed * 1009 + label),
+            seed=(config.seed * 1009 + label) % 2**63,
         )
         self.shield.to(classifier.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         bank = _OneShield(self.shield, len(dataset.classes))
@@ -188,41 +189,37 @@ class ShieldTraining:
         fall = 0.5 * (1 + math.cos(math.pi * max(0.0, share - 0.6) / 0.4))
         return self.config.lr * min(1.0, (update + 1) / 100) * max(fall, 0.01)
 
-    def _rows(self, pool: Tensor, update: int, stream: int) -> tuple[Tensor, Tensor]:
+    def _rows(self, pool: Tensor, update: int) -> tuple[Tensor, Tensor]:
         """Positions in `pool` of this update's batch, by epochs of a seeded order, and the epoch of each."""
         size = self.config.batch_size
         places = torch.arange(update * size, (update + 1) * size)
         epochs = places // len(pool)
         rows = torch.empty_like(places)
         for epoch in epochs.unique().tolist():
-            order = torch.argsort(uniforms(self.config.seed, 8 * epoch + stream, self.dataset.ids[pool], 1)[:, 0])
+            order = self._draws(self.dataset.ids[pool], "order", epoch).keys().argsort()
             inside = epochs == epoch
             rows[inside] = order[places[inside] % len(pool)]
         return rows, epochs
 
-    def _augmented(self, pool: Tensor, rows: Tensor, generation: Tensor, stream: int) -> Tensor:
+    def _augmented(self, pool: Tensor, rows: Tensor, generation: Tensor) -> Tensor:
         """Augmented pixels on the 8-bit grid; the same generation of an image gets the same augmentation."""
-        pixels = self.dataset.pixels(pool[rows])
-        ids = self.dataset.ids[pool[rows]]
-        u = torch.empty(len(rows), 7, dtype=torch.float32)
-        for g in generation.unique().tolist():
-            inside = generation == g
-            u[inside] = uniforms(self.config.seed, 8 * g + stream, ids[inside], 7)
-        return (augment(pixels, u) * 255).round() / 255
+        u = self._draws(self.dataset.ids[pool[rows]], "augment", generation).uniform(7)
+        return (augment(self.dataset.pixels(pool[rows]), u) * 255).round() / 255
 
     def _update(self, update: int) -> float:
         config, device = self.config, self.victim.device
         for group in self.optimizer.param_groups:
             group["lr"] = self._rate(update)
-        rows, epochs = self._rows(self.genuine, update, 0)
-        genuine = self._augmented(self.genuine, rows, epochs, 1).to(device)
-        rows, epochs = self._rows(self.foreign, update, 2)
-        foreign = self._augmented(self.foreign, rows, epochs // config.lifetime, 3).to(device)
+        rows, epochs = self._rows(self.genuine, update)
+        genuine = self._augmented(self.genuine, rows, epochs).to(device)
+        rows, epochs = self._rows(self.foreign, update)
+        foreign = self._augmented(self.foreign, rows, epochs // config.lifetime).to(device)
         adversarial = self._attack(foreign, rows, epochs, update)
         genuine = self._perturbed(genuine, adversarial - foreign, update)
         self.shield.requires_grad_(True)
         loss = self._loss(torch.cat([genuine, adversarial]), update)
-        if not math.isfinite(loss.item()):
+        told = loss.item()
+        if not math.isfinite(told):
             raise ConfigError("shield training", f"the loss is not finite at update {update}", "lower lr")
         self.optimizer.zero_grad()
         loss.backward()
@@ -232,18 +229,19 @@ class ShieldTraining:
         with torch.no_grad():
             for name, value in self.shield.state_dict().items():
                 self.averaged[name].lerp_(value, 1 - decay)
-        return float(loss.item())
+        return told
 
-    def _draws(self, update: int) -> list[float]:
+    def _draws(self, ids: Tensor, purpose: str, step: int | Tensor) -> Draws:
+        return Draws(self.config.seed, ids, f"shield/{purpose}", step)
+
+    def _kind(self, update: int) -> list[float]:
         """What an update's attack is made of: uniform numbers for objective, step rule, step length and Cushion."""
-        numbers: list[float] = uniforms(self.config.seed, 8 * update + 5, torch.zeros(1, dtype=torch.int64), 4)[
-            0
-        ].tolist()
+        numbers: list[float] = self._draws(torch.zeros(1, dtype=torch.int64), "kind", update).uniform(4)[0].tolist()
         return numbers
 
     def _seen(self, update: int) -> Victim:
         """Whom an update trains: the Shield behind the Cushion, or on bare pixels."""
-        return self.victim if self._draws(update)[3] < self.config.cushioned else self.bare
+        return self.victim if self._kind(update)[3] < self.config.cushioned else self.bare
 
     def _drawn(self, update: int, count: int, purpose: str) -> Victim:
         """The same, a random Cushion drawn for a batch of so many images."""
@@ -260,42 +258,40 @@ class ShieldTraining:
         """Adversarial images on the 8-bit grid; what each image's attack reached is remembered for its next visit."""
         config = self.config
         self.shield.requires_grad_(False)
-        u = uniforms(config.seed, 8 * update + 7, torch.arange(len(x)), 2)
-        eps = torch.full((len(x),), self._eps(update), dtype=torch.float32)
-        eps = torch.where(u[:, 0] < config.eps_below, eps * u[:, 1], eps).view(-1, 1, 1, 1).to(x)
-        noise = torch.Generator().manual_seed(_seed(config.seed * 1_000_003 + update))
-        start = (2 * torch.rand(x.shape, dtype=torch.float32, generator=noise).to(x) - 1) * eps
+        draws = self._draws(torch.arange(len(x), device=x.device), "attack", update)
+        below, share = draws.child("eps").uniform(2, 1, 1, 1).unbind(1)
+        eps = self._eps(update) * torch.where(below < config.eps_below, share, 1.0)
+        start = draws.child("start").noise(*x.shape[1:]) * eps
         if config.lifetime > 1:
             carried = (epochs % config.lifetime != 0) & (self.visits[rows] > 0)
             start = torch.where(carried.view(-1, 1, 1, 1).to(x.device), self.memory[rows].to(x), start)
         z = Linf().project_(x + start, x, eps)
-        draws = self._draws(update)
+        kind = self._kind(update)
         objective: Objective = ShieldLogit()
-        if draws[0] < config.classifier_share:
+        if kind[0] < config.classifier_share:
             objective = CarliniWagner(kappa=1.0) + ShieldLogit()
         low, high = config.inner_step
         attack = Attack(
             objective=objective,
-            rule=Descent(momentum=1.0 if draws[1] < config.momentum_share else 0.0),
+            rule=Descent(momentum=1.0 if kind[1] < config.momentum_share else 0.0),
             steps=config.inner_steps,
-            step_size=low * (high / low) ** draws[2],
+            step_size=low * (high / low) ** kind[2],
         )
         wanted = torch.full((len(x),), self.label, device=x.device)
         goal = Goal(self.dataset.labels[self.foreign[rows]].to(x.device), wanted)
         z, _ = attack.descend(self._drawn(update, len(x), "attack"), x, goal, eps, z)
         if config.lifetime > 1:
             self.memory[rows] = (z - x).to("cpu", torch.float16)
-            self.visits[rows] += 1
+            self.visits.index_add_(0, rows, torch.ones_like(rows))  # twice where an epoch ends within the batch
         return Linf().to_8bit(z, x, eps)
 
     def _perturbed(self, genuine: Tensor, perturbation: Tensor, update: int) -> Tensor:
         """Genuine images on the 8-bit grid, some with noise, some with what was made for the attacked ones."""
         config = self.config
-        u = uniforms(config.seed, 8 * update + 6, torch.arange(len(genuine)), 2).to(genuine)
-        noise = torch.Generator().manual_seed(_seed(-config.seed * 1_000_003 - update - 1))
-        uniform = 2 * torch.rand(genuine.shape, dtype=torch.float32, generator=noise).to(genuine) - 1
-        kind, size = (column.view(-1, 1, 1, 1) for column in u.unbind(1))
-        change = torch.where(kind < config.genuine_noise, uniform * size * self._eps(update), 0 * uniform)
+        draws = self._draws(torch.arange(len(genuine), device=genuine.device), "genuine", update)
+        kind, size = draws.child("kind").uniform(2, 1, 1, 1).unbind(1)
+        noise = draws.child("noise").noise(*genuine.shape[1:]) * size * self._eps(update)
+        change = torch.where(kind < config.genuine_noise, noise, 0.0)
         swapped = (kind >= config.genuine_noise) & (kind < config.genuine_noise + config.genuine_perturbed)
         change = torch.where(swapped, perturbation, change)
         return ((genuine + change).clamp(0, 1) * 255).round() / 255
@@ -352,11 +348,6 @@ class _OneShield(ShieldBank):
 
     def __init__(self, shield: Shield, classes: int) -> None:
         super().__init__([shield] * classes)
-
-
-def _seed(number: int) -> int:
-    """What a generator takes: 63 bits."""
-    return number % 2**63
 
 
 def _shield_logits(victim: Victim, images: Tensor, label: int) -> Tensor:

@@ -1,13 +1,9 @@
-"""Mild augmentation on tensors: what another day, another machine or another position would do to a picture.
-
-Everything is a function of (seed, epoch, image id): neither batch nor interruption changes what an image becomes.
-"""
+"""Mild augmentation on tensors: what another day, another machine or another position would do to a picture."""
 
 from __future__ import annotations
 
 import math
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -17,13 +13,6 @@ MAX_SCALE = 0.08
 MAX_SHIFT = 0.06  # of the side
 MAX_CONTRAST = 0.15
 MAX_BRIGHTNESS = 0.06
-
-
-def uniforms(seed: int, epoch: int, ids: Tensor, columns: int) -> Tensor:
-    """Float32 ``(N, columns)`` in [0, 1): row by (seed, epoch, id), whatever the other ids are."""
-    generator = np.random.Generator(np.random.Philox(key=np.array([seed, epoch], dtype=np.uint64)))
-    table = generator.random((int(ids.max()) + 1, columns), dtype=np.float32)
-    return torch.from_numpy(table[ids.cpu().numpy()])
 
 
 def augment(x: Tensor, u: Tensor) -> Tensor:

@@ -23,12 +23,13 @@ from torch import Tensor, nn
 
 from medaegis.ambient import own_modes
 from medaegis.artefact import check_target
+from medaegis.draws import Draws
 from medaegis.errors import ConfigError, DataError
 from medaegis.images.datasets import Dataset
 from medaegis.images.hashes import pixel_hashes
 from medaegis.images.sources import without_path
 from medaegis.images.splits import Split
-from medaegis.models.augment import augment, uniforms
+from medaegis.models.augment import augment
 from medaegis.models.backbones import Weights, create_backbone, default_taps, weights_file
 from medaegis.models.checkpoint import load_checkpoint, save_checkpoint
 from medaegis.models.classifier import Classifier
@@ -225,8 +226,8 @@ class _Run:
 
     def _order(self, epoch: int) -> Tensor:
         """Places of the train part in the order of this epoch, by a random key of each image."""
-        keys = uniforms(self.config.seed, 2 * epoch, self.dataset.ids[self.train_part], 1)[:, 0]
-        return self.train_part[torch.argsort(keys, stable=True)]
+        draws = Draws(self.config.seed, self.dataset.ids[self.train_part], "order", epoch)
+        return self.train_part[draws.keys().argsort(stable=True)]
 
     def train(self, checkpoints: Path, progress: Progress) -> None:
         began = time.monotonic() - self.seconds
@@ -250,7 +251,7 @@ class _Run:
         """One step of the optimiser; the loss before it."""
         x = self.dataset.pixels(places).to(self.device)
         if self.config.augmentation:
-            x = augment(x, uniforms(self.config.seed, 2 * epoch + 1, self.dataset.ids[places], 7))
+            x = augment(x, Draws(self.config.seed, self.dataset.ids[places], "augment", epoch).uniform(7))
         labels = self.dataset.labels[places].to(self.device)
         if self.adversary is not None:
             done, seed = self.step / self.steps, self.config.seed * 1_000_003 + self.step

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from medaegis.attacks.balls import L2, LEVELS
 from medaegis.attacks.objective import Begun, Goal, Objective, Target, View
-from medaegis.attacks.search.square import Answer, Best, Queries, Search, draw
+from medaegis.attacks.search.square import Answer, Best, Queries, Search
 from medaegis.attacks.steps import Problem
 from medaegis.detectors.shield import ShieldBank
 from medaegis.errors import ConfigError
@@ -114,6 +114,7 @@ class _Hop:
     def __init__(self, rule: HopSkipJump, problem: Problem, best: Best) -> None:
         self.rule, self.problem, self.best = rule, problem, best
         self.euclidean = isinstance(problem.ball, L2)
+        self.drawn = itertools.count()
 
     def ask(self, z: Tensor) -> Answer:
         """Whether each image has the wanted answer, bool `(N,)`; remembers the closest that has."""
@@ -135,7 +136,8 @@ class _Hop:
             if k == 0 and self.problem.guides is not None:
                 z = self.problem.guides
             else:
-                z = self.problem.seen(draw(self.problem.generators, x.shape[1:], x))
+                noise = self.problem.draws.child("start").at(k).noise(*x.shape[1:])
+                z = self.problem.seen((0.5 + 0.5 * noise).to(x))
             adversarial = yield from self.ask(z)
             chosen = torch.where((adversarial & ~found).view(-1, 1, 1, 1), z, chosen)
             found = found | adversarial
@@ -174,11 +176,9 @@ class _Hop:
 
     def _noise(self, near: Tensor) -> Tensor:
         length = self._probe(near)
-        generators, shape = self.problem.generators, near.shape[1:]
-        if self.euclidean:
-            noise = torch.stack([torch.randn(shape, dtype=torch.float32, generator=g) for g in generators])
-            return noise.to(near) * length
-        return (2 * draw(generators, shape, near) - 1) * math.sqrt(3) * length
+        draws, shape = self.problem.draws.child("probes").at(next(self.drawn)), near.shape[1:]
+        noise = draws.normal(*shape) if self.euclidean else math.sqrt(3) * draws.noise(*shape)
+        return noise.to(near) * length
 
     def _probe(self, near: Tensor) -> Tensor:
         """Root mean square of a probe `(N, 1, 1, 1)`; no rounding keeps it from being short beside the way left."""

@@ -7,13 +7,14 @@ round, the differences are as long, around the point itself.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from medaegis.attacks.balls import LEVELS
-from medaegis.attacks.search.square import Best, Queries, Search, draw, signs
+from medaegis.attacks.search.square import Best, Queries, Search
 from medaegis.attacks.steps import Problem
 from medaegis.errors import ConfigError
 
@@ -61,10 +62,11 @@ class Spsa(Search):
         adam, everywhere = Adam(x), torch.ones_like(x, dtype=torch.bool)
         samples = _that_fit(self.samples, problem)
         z = best.point
+        directions, asked = problem.draws.child("directions"), itertools.count()
         while True:
             grad, middle = torch.zeros_like(x), problem.seen(z)
             for _ in range(samples):
-                direction = signs(draw(problem.generators, x.shape[1:], x)) * reach
+                direction = directions.at(next(asked)).signs(*x.shape[1:]).to(x) * reach
                 ahead, behind = (middle + direction).clamp_(0, 1), (middle - direction).clamp_(0, 1)
                 rise = (yield ahead) - (yield behind)
                 grad += rise.view(-1, 1, 1, 1) / (ahead - behind)
@@ -100,8 +102,8 @@ class Zoo(Search):
         size = x[0].numel()
         count = min(_that_fit(self.coordinates, problem), size)
         z = best.point
-        while True:
-            chosen = torch.stack([torch.randperm(size, generator=g)[:count] for g in problem.generators]).to(x.device)
+        for turn in itertools.count():
+            chosen = problem.draws.child("coordinates").at(turn).keys(size).topk(count).indices
             grad, middle = torch.zeros_like(x).flatten(1), problem.seen(z).flatten(1)
             for k in range(count):
                 place = chosen[:, k : k + 1]

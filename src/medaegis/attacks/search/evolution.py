@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from medaegis.attacks.search.square import Answer, Best, Queries, Search, draw
+from medaegis.attacks.search.square import Answer, Best, Queries, Search
 from medaegis.attacks.steps import Problem
+from medaegis.draws import Draws
 from medaegis.errors import ConfigError
 
 
@@ -36,15 +37,14 @@ class OnePixel(Search):
             raise ConfigError("one-pixel attack", given, "give 1 pixel or more, a population of 4 or more, 0 < F <= 2")
 
     def search(self, problem: Problem, best: Best) -> Queries:
-        x, generators = problem.x, problem.generators
-        shape = (self.population, self.pixels, 2 + x.shape[1])  # row, column, colours, all in [0, 1)
-        genes = draw(generators, shape, x)
+        x, draws = problem.x, problem.draws
+        places = draws.child("places").uniform(self.population, self.pixels, 2)
         # The paper draws colours from N(128, 127) of 255.
-        colours = torch.stack([torch.randn(*shape, dtype=torch.float32, generator=g) for g in generators])
-        genes[..., 2:] = (0.5 + 0.5 * colours.to(x)[..., 2:]).clamp(0, 1)
+        colours = 0.5 + 0.5 * draws.child("colours").normal(self.population, self.pixels, x.shape[1])
+        genes = torch.cat([places, colours.clamp(0, 1)], 3).to(x)  # row, column, colours, all in [0, 1]
         fitness = yield from self._ask(problem, best, genes)
-        while True:
-            children = self._mutate(genes, generators)
+        for generation in itertools.count():
+            children = self._mutate(genes, draws.at(generation))
             theirs = yield from self._ask(problem, best, children)
             better = theirs < fitness
             genes = torch.where(better[:, :, None, None], children, genes)
@@ -59,15 +59,15 @@ class OnePixel(Search):
             best.see(z, losses[-1])
         return torch.stack(losses, 1).nan_to_num(nan=torch.inf)
 
-    def _mutate(self, genes: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+    def _mutate(self, genes: Tensor, draws: Draws) -> Tensor:
         """x_r1 + F (x_r2 - x_r3) with three different candidates for each place of the population (eq. 3)."""
         size = self.population
-        parents = draw(generators, (size, size), genes).topk(3, 2).indices
+        parents = draws.child("parents").keys(size, size).topk(3, 2).indices
         rows = torch.arange(len(genes), device=genes.device).view(-1, 1)
         first, second, third = (genes[rows, parents[:, :, k]] for k in range(3))
         children = first + self.scale * (second - third)
         children[..., 2:].clamp_(0, 1)
-        anew = draw(generators, genes.shape[1:], genes)
+        anew = draws.child("anew").uniform(*genes.shape[1:]).to(genes)
         return torch.where((children >= 0) & (children <= 1), children, anew)
 
 

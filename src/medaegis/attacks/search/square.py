@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from dataclasses import dataclass
 
 import torch
@@ -38,8 +38,8 @@ class Best:
 class Search(ABC):
     """A step rule without gradients.
 
-    All images of a batch go in lockstep and every image draws from its own generator, so that none depends on the
-    others: what is asked of one never hangs on the answers about another.
+    All images of a batch go in lockstep and every image has draws of its own, so that none depends on the others: what
+    is asked of one never hangs on the answers about another.
     """
 
     needs_gradient = False
@@ -78,16 +78,6 @@ class Searcher(Walker):
         return self.best.point
 
 
-def draw(generators: Sequence[torch.Generator], shape: Sequence[int], like: Tensor) -> Tensor:
-    """Uniform numbers in [0, 1), `(N, *shape)`, each row by its image's own generator."""
-    return torch.stack([torch.rand(*shape, dtype=torch.float32, generator=g) for g in generators]).to(like)
-
-
-def signs(u: Tensor) -> Tensor:
-    """-1 or 1 from uniform numbers."""
-    return torch.where(u < 0.5, -1.0, 1.0).to(u)
-
-
 @dataclass(frozen=True)
 class Square(Search):
     """Square attack (Andriushchenko 2020, algorithms 1 to 3): random search by squares, without gradients.
@@ -117,16 +107,16 @@ class Square(Search):
     def _linf(self, problem: Problem, best: Best) -> Queries:
         x, eps = problem.x, problem.eps
         channels, height, width = x.shape[1:]
-        stripes = draw(problem.generators, (channels, 1, width), x)
-        draws = draw(problem.generators, (problem.steps, 2 + channels), x)  # (N, steps, 2 + C): row, column, signs
-        proposal = (x + signs(stripes) * eps).clamp_(0, 1)
+        stripes = problem.draws.child("stripes").signs(channels, 1, width).to(x)
+        places = problem.draws.child("places").uniform(problem.steps, 2).to(x)  # row and column
+        signs = problem.draws.child("signs").signs(problem.steps, channels, 1, 1).to(x)
+        proposal = (x + stripes * eps).clamp_(0, 1)
         for i in itertools.count(1):
             best.see(proposal, (yield proposal))
-            u = draws[:, i]
             side = self.side(i, problem)
-            rows, columns = (_inside(u[:, k], side, size) for k, size in ((0, height), (1, width)))
+            rows, columns = (_inside(places[:, i, k], side, size) for k, size in ((0, height), (1, width)))
             inside = (rows[:, :, None] & columns[:, None, :]).unsqueeze(1)
-            change = signs(u[:, 2:, None, None]) * eps
+            change = signs[:, i] * eps
             proposal = problem.ball.project_(torch.where(inside, x + change, best.point), x, eps)
             # Where all of a square has these signs already it gets the others: no query about a known answer.
             known = (problem.seen(proposal) == problem.seen(best.point)).flatten(1).all(1).view(-1, 1, 1, 1)
@@ -137,14 +127,14 @@ class Square(Search):
         x, eps = problem.x, problem.eps
         assert isinstance(problem.ball, L2)
         radius = problem.ball.radius(x, eps)
-        draws = draw(problem.generators, (problem.steps, 5 + x.shape[1]), x)
+        places = problem.draws.child("places").uniform(problem.steps, 4).to(x)
+        signs = problem.draws.child("signs").signs(problem.steps, 1 + x.shape[1]).to(x)
         change = _grid_of_bumps(problem)
         change *= radius / change.square().sum((1, 2, 3), keepdim=True).sqrt()
         proposal = (x + change).clamp_(0, 1)
         for i in itertools.count(1):
             best.see(proposal, (yield proposal))
-            u = draws[:, i]
-            change = _moved(best.point - x, radius, self.side(i, problem), u)
+            change = _moved(best.point - x, radius, self.side(i, problem), places[:, i], signs[:, i])
             proposal = problem.ball.project_(x + change, x, eps)
 
 
@@ -184,38 +174,40 @@ def _grid_of_bumps(problem: Problem) -> Tensor:
     tile = max(1, min(height, width) // 5)
     down, across = height // tile, width // tile
     top, left = (height - down * tile) // 2, (width - across * tile) // 2
-    u = draw(problem.generators, (1 + channels, down, across), x)
-    u = u.repeat_interleave(tile, 2).repeat_interleave(tile, 3)
+    signs = problem.draws.child("bumps").signs(1 + channels, down, across).to(x)
+    signs = signs.repeat_interleave(tile, 2).repeat_interleave(tile, 3)
     one = bump(tile).to(x)
-    pattern = torch.where(u[:, :1] < 0.5, one.repeat(down, across), one.T.repeat(down, across))
+    pattern = torch.where(signs[:, :1] < 0, one.repeat(down, across), one.T.repeat(down, across))
     change = torch.zeros_like(x)
-    change[:, :, top : top + down * tile, left : left + across * tile] = pattern * signs(u[:, 1:])
+    change[:, :, top : top + down * tile, left : left + across * tile] = pattern * signs[:, 1:]
     return change
 
 
-def _moved(change: Tensor, radius: Tensor, side: int, u: Tensor) -> Tensor:
+def _moved(change: Tensor, radius: Tensor, side: int, places: Tensor, signs: Tensor) -> Tensor:
     """Algorithm 3: a bump is added in one window, another window goes back to clean, the length becomes the radius.
 
     Args:
-        u: `(N, 5 + C)`: row and column of both windows, lying or standing, sign per channel.
+        places: in [0, 1), `(N, 4)`: row and column of both windows.
+        signs: `(N, 1 + C)`: lying or standing, and the sign per channel.
     """
     planes = change.permute(0, 2, 3, 1).clone()  # (N, H, W, C), so that windows can be indexed
     n, height, width, channels = planes.shape
-    images, steps = torch.arange(n, device=u.device).view(-1, 1, 1), torch.arange(side, device=u.device)
+    images, steps = (torch.arange(size, device=change.device) for size in (n, side))
+    images = images.view(-1, 1, 1)
 
     def window(row: Tensor, column: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         rows = (row * (height - side + 1)).long().view(-1, 1, 1) + steps.view(1, -1, 1)
         columns = (column * (width - side + 1)).long().view(-1, 1, 1) + steps.view(1, 1, -1)
         return images, rows, columns
 
-    first, second = window(u[:, 0], u[:, 1]), window(u[:, 2], u[:, 3])
+    first, second = window(places[:, 0], places[:, 1]), window(places[:, 2], places[:, 3])
     either = torch.zeros_like(planes[..., :1])
     either[first], either[second] = 1.0, 1.0
     unused = (radius.view(-1, 1).square() - planes.square().sum((1, 2, 3)).view(-1, 1)).clamp_min(0)
     available = ((planes * either).square().sum((1, 2)) + unused / channels).sqrt()  # per channel
     one = bump(side).to(planes)
-    turned = torch.where(u[:, 4].view(-1, 1, 1) < 0.5, one, one.T).unsqueeze(3)
-    fresh = turned * signs(u[:, 5:]).view(n, 1, 1, channels) + _unit(planes[first])
+    turned = torch.where(signs[:, 0].view(-1, 1, 1) < 0, one, one.T).unsqueeze(3)
+    fresh = turned * signs[:, 1:].view(n, 1, 1, channels) + _unit(planes[first])
     planes[second] = 0.0
     planes[first] = _unit(fresh) * available.view(n, 1, 1, channels)
     return planes.permute(0, 3, 1, 2)

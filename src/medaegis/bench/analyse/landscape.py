@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from medaegis.attacks.choices import generator
 from medaegis.attacks.losses.answer import CrossEntropy
 from medaegis.attacks.objective import Goal, without
 from medaegis.attacks.victim import Victim
+from medaegis.draws import Draws
 
 RINGS = 8  # grid points from the image to the edge of the ball
 BATCH = 64
@@ -40,23 +40,18 @@ class Landscape:
 def directions(victim: Victim, images: Tensor, labels: Tensor, ids: Tensor, *, seed: int) -> tuple[Tensor, Tensor]:
     """The sign of the loss's gradient, and random signs at right angles to it, both `(N, C, H, W)`.
 
-    Half of the pixels, drawn by each image's own generator, take the other sign; an odd one out stays 0.
+    Half of the pixels, drawn for each image, take the other sign; an odd one out stays 0.
     """
     z = images.detach().clone().requires_grad_()
     goal, objective = Goal(labels), CrossEntropy()
     _, grad = objective.pull(victim.look(z, goal, objective), z)
     adversarial = -grad.nan_to_num().sign()
-    orthogonal = torch.zeros_like(adversarial)
-    for row, image in enumerate(ids.tolist()):
-        draw = generator(seed, image, -4)
-        flat = adversarial[row].flatten()
-        alive = flat.nonzero().squeeze(1)
-        drawn = alive[torch.randperm(len(alive), generator=draw).to(alive.device)]
-        half = len(drawn) // 2
-        turned = torch.zeros_like(flat)
-        turned[drawn[:half]], turned[drawn[half : 2 * half]] = flat[drawn[:half]], -flat[drawn[half : 2 * half]]
-        orthogonal[row] = turned.view_as(orthogonal[row])
-    return adversarial, orthogonal
+    flat = adversarial.flatten(1)
+    keys = Draws(seed, ids, "orthogonal").to(flat.device).keys(flat.shape[1])
+    place = keys.masked_fill(flat == 0, torch.iinfo(torch.int64).max).argsort(1).argsort(1)  # in a random order
+    half = (flat != 0).sum(1, keepdim=True) // 2
+    orthogonal = torch.where(place < half, flat, -flat) * (place < 2 * half)
+    return adversarial, orthogonal.view_as(adversarial)
 
 
 @torch.no_grad()

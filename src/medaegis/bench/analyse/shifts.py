@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medaegis.attacks.choices import generator
 from medaegis.attacks.engine import Attack
 from medaegis.attacks.losses.evasion import FeatureShift
 from medaegis.attacks.victim import Victim
+from medaegis.draws import Draws
 from medaegis.models.classifier import Classifier
 from medaegis.models.taps import pool, refuse_constant
 from medaegis.progress import Progress, silent
@@ -112,8 +112,8 @@ def mutual(shifts: Sequence[Tensor]) -> Tensor:
 
 def noise(images: Tensor, levels: int, ids: Tensor, *, seed: int) -> Tensor:
     """The control: every pixel of an image moved by +-levels grey levels at random, inside [0, 1]."""
-    signs = [torch.randint(0, 2, images.shape[1:], generator=generator(seed, int(i), -3)) * 2 - 1 for i in ids]
-    return ((images * 255).round() + levels * torch.stack(signs).to(images)).clamp(0, 255) / 255
+    signs = Draws(seed, ids, "noise").signs(*images.shape[1:]).to(images)
+    return ((images * 255).round() + levels * signs).clamp(0, 255) / 255
 
 
 @dataclass(frozen=True)

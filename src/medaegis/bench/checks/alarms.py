@@ -15,7 +15,6 @@ from torch import Tensor
 
 from medaegis.attacks.balls import Linf
 from medaegis.attacks.catalogue import find_attack
-from medaegis.attacks.choices import generator
 from medaegis.attacks.losses.answer import CarliniWagner
 from medaegis.attacks.losses.shield import ShieldLogit
 from medaegis.attacks.objective import Goal, Objective
@@ -26,6 +25,7 @@ from medaegis.bench.outcome import Outcomes, broken_by, elsewhere_nothing
 from medaegis.bench.plan import Planned, norm_of
 from medaegis.bench.records.evaluation import Control
 from medaegis.bench.store import Piece
+from medaegis.draws import Draws
 from medaegis.progress import Progress
 
 TOLERATED = 0.05  # more undetected success by more effort, or by less knowledge, that is let pass
@@ -177,7 +177,7 @@ def slope_alarms(
         losses: by what they are of.
     """
     ball, eps = Linf(), torch.full_like(clean[:, :1, :1, :1], PROBE_EPS)
-    moved = ball.random(clean, eps, [generator(seed, int(i), 0) for i in ids])
+    moved = ball.random(clean, eps, Draws(seed, ids, "slopes"))
     goal = goal.to(victim.device)
     none, uphill = {}, {}
     for name, loss in losses.items():

@@ -18,7 +18,6 @@ from torch import Tensor
 
 from medaegis.attacks.balls import Linf
 from medaegis.attacks.catalogue import find_attack
-from medaegis.attacks.choices import generator
 from medaegis.bench.campaign import Campaign
 from medaegis.bench.checks.exact import Gain, at_least, gain, judge
 from medaegis.bench.outcome import Outcomes, broken_by, undetected
@@ -29,6 +28,7 @@ from medaegis.bench.sample import draw
 from medaegis.bench.store import Piece
 from medaegis.cushions import parse_cushion
 from medaegis.detectors.shield import ShieldBank
+from medaegis.draws import Draws
 from medaegis.guard.calibration import set_guard_thresholds
 from medaegis.guard.guard import Guard
 from medaegis.guard.shield_config import ShieldConfig
@@ -95,7 +95,7 @@ def _noise(guard: Guard, campaign: Campaign) -> Control:
     x = campaign.sample.test.pixels(rows)
     eps = torch.full_like(x[:, :1, :1, :1], NOISE_EPS)
     ball = Linf()
-    noisy = ball.random(x, eps, [generator(campaign.seed, int(i), 0) for i in campaign.sample.test.ids[rows]])
+    noisy = ball.random(x, eps, Draws(campaign.seed, campaign.sample.test.ids[rows], "noise"))
     return _as_clean(guard, campaign, ball.to_8bit(noisy, x, eps), "Random noise of 16/256")
 
 
