@@ -360,6 +360,20 @@ def test_several_eps_are_so_many_attacks(model, images):
     assert told == [(12, 24), (24, 24)]
 
 
+def test_until_broken_as_many_break_and_most_of_the_passes_are_spared(model, images):
+    labels = model(images / 255).argmax(1)
+    options = {"eps": ["8/255", "1/255", "64/255"], "steps": 40}
+    curve = ma.attack("pgd", model, images, labels, **options, until="broken")
+    for found, whole in zip(curve, ma.attack("pgd", model, images, labels, **options), strict=True):
+        assert (found.broken | ~whole.broken).all()
+        assert found.forwards + found.backwards + found.checks < whole.forwards + whole.backwards
+    narrow, wide = curve[0], curve[2]
+    assert 0 < narrow.broken.sum() <= wide.broken.sum()
+    assert torch.equal(wide.images[narrow.broken], narrow.images[narrow.broken])
+    with pytest.raises(ConfigError, match="until 'fooled'"):
+        ma.attack("pgd", model, images, labels, eps="8/255", until="fooled")
+
+
 def test_targets_are_drawn_or_given(images):
     with seeded(1):
         network = nn.Sequential(nn.Flatten(), nn.Linear(768, 3))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args
 
 import torch
 from torch import Tensor
@@ -14,7 +15,10 @@ from medaegis.attacks.balls import Ball
 from medaegis.attacks.normal import Mixtures
 from medaegis.attacks.objective import Goal, Objective
 from medaegis.attacks.victim import Verdict, Victim
+from medaegis.errors import ConfigError
 from medaegis.progress import Progress, silent
+
+Until = Literal["end", "broken"]
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,7 @@ class AttackResult:
         wrong: the classifier was wrong from the start, about the clean image.
         unmoved: the image is where the walk began.
         forwards, backwards: passes over single images that were spent on gradients; verdicts are not counted.
+        checks: verdicts on single images on the way, after which those that were broken left (`until="broken"`).
         seconds: wall time.
     """
 
@@ -48,6 +53,7 @@ class AttackResult:
     unmoved: Tensor
     forwards: int
     backwards: int
+    checks: int
     seconds: float
 
     @property
@@ -74,6 +80,23 @@ class AttackResult:
         wrong = self.wrong if clean is None else clean.predicted != goal.labels
         return replace(self, verdict=verdict, reached=is_reached(verdict, goal), wrong=wrong)
 
+    def __getitem__(self, rows: Tensor) -> AttackResult:
+        """Of these images; the costs stay those of all."""
+        columns: dict[str, Any] = {name: getattr(self, name)[rows] for name in _COLUMNS}
+        return replace(self, **columns)
+
+    def replaced(self, rows: Tensor, found: AttackResult) -> AttackResult:
+        """With `found` in these rows `(M,)`; the costs are those of both together."""
+        both: dict[str, Any] = {name: getattr(self, name) + getattr(found, name) for name in _COSTS}
+        for name in _COLUMNS:
+            old, new = getattr(self, name), getattr(found, name)
+            both[name] = old.replaced(rows, new) if name == "verdict" else old.index_put((rows.to(old.device),), new)
+        return replace(self, **both)
+
+
+_COLUMNS = ("images", "verdict", "reached", "wrong", "unmoved")
+_COSTS = ("forwards", "backwards", "checks", "seconds")
+
 
 @dataclass(frozen=True)
 class Request:
@@ -90,6 +113,7 @@ class Request:
     ids: Tensor
     seed: int
     batch_size: int
+    until: Until
     progress: Progress
 
     def __getitem__(self, rows: Tensor) -> Request:
@@ -162,6 +186,7 @@ class AnyAttack(ABC):
         ids: Tensor | None = None,
         seed: int = 0,
         batch_size: int = 32,
+        until: Until = "end",
         progress: Progress = silent,
     ) -> AttackResult:
         """Attack every image.
@@ -178,18 +203,69 @@ class AnyAttack(ABC):
             known: images and labels to learn from, none of the attacked ones among them, for attacks that do.
             ids: one number per image that seeds its random starts, and the draws of a random Cushion; None: its
                 position.
+            until: "broken": an image leaves as soon as it is broken, judged as results are, and its result is the image
+                that broke. Nobody breaks less: what would be broken in the end is. Before a random Cushion the
+                attacker's own draws say when. What looks for the smallest change stops at the first one within eps.
 
         Raises:
             ConfigError: no images, or some outside [0, 1] or off the 8-bit grid; labels, targets, ids or eps that do
-                not fit; a target equal to the label; a batch size below 1.
+                not fit; a target equal to the label; a batch size below 1; another `until`.
         """
+        if until not in get_args(Until):
+            raise ConfigError(f"until {until!r}", "unknown", f"give {' or '.join(map(repr, get_args(Until)))}")
         radius = torch.as_tensor(eps, dtype=torch.float32)
         ids = torch.arange(len(images)) if ids is None else ids
-        options = (targets, only_target, guides, normal, known, ids, seed, batch_size, progress)
+        options = (targets, only_target, guides, normal, known, ids, seed, batch_size, until, progress)
         return self._run(victim, Request(images, labels, radius, *options))
+
+    def curve(
+        self,
+        victim: Victim,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        eps: Sequence[float],
+        until: Until = "end",
+        progress: Progress = silent,
+        **options: Any,
+    ) -> list[AttackResult]:
+        """`run` at several radii, a result each.
+
+        Until "broken", an image that broke at one radius has that result, which lies in the larger balls, at every
+        larger one too, and is not attacked there. Passes and seconds are those of the images attacked at a radius.
+
+        Args:
+            options: of `run`.
+        """
+        of_each = {"ids": torch.arange(len(images)) if options.get("ids") is None else options["ids"]}
+        of_each |= {name: options[name] for name in ("targets", "guides") if options.get(name) is not None}
+        radii = sorted(set(eps))
+        found: dict[float, AttackResult] = {}
+        last: AttackResult | None = None
+        for place, radius in enumerate(radii):
+
+            def told(done: int, total: int, message: str, before: int = place) -> None:
+                progress(before * total + done, len(radii) * total, message)
+
+            rows = torch.arange(len(images))
+            if until == "broken" and last is not None:
+                rows = (~last.broken).nonzero().squeeze(1).cpu()
+                last = replace(last, forwards=0, backwards=0, checks=0, seconds=0.0)
+            if len(rows) or last is None:
+                mine = {name: values[rows] for name, values in of_each.items()}
+                run: dict[str, Any] = {**options, **mine, "eps": radius, "until": until, "progress": told}
+                part = self.run(victim, images[rows], labels[rows], **run)
+                last = part if last is None or until == "end" else last.replaced(rows, part)
+            found[radius] = last
+        return [found[radius] for radius in eps]
 
     @abstractmethod
     def _run(self, victim: Victim, request: Request) -> AttackResult: ...
+
+
+def is_through(verdict: Verdict, goal: Goal) -> Tensor:
+    """Whether each verdict is what the attacker wants, and the image accepted."""
+    return goal.reached(verdict.predicted) & verdict.accepted
 
 
 def is_reached(verdict: Verdict, goal: Goal) -> Tensor:

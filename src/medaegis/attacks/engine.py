@@ -1,7 +1,7 @@
 """The attack engine: minimise an objective over a ball with a step rule. Every gradient attack is a value of `Attack`.
 
 Per step: one forward and one backward to the pixels, nothing else. The result is rounded to 8-bit pixels and judged
-again in float32; only that verdict counts.
+again in float32; only that verdict counts. Where only breaking counts, images leave by the same verdict on their way.
 """
 
 from __future__ import annotations
@@ -13,15 +13,16 @@ import torch
 from torch import Tensor
 
 from medaegis.attacks.balls import Ball, Linf
-from medaegis.attacks.base import AnyAttack, AttackResult, Request, is_reached
+from medaegis.attacks.base import AnyAttack, AttackResult, Request, Until, is_reached, is_through
 from medaegis.attacks.objective import Goal, Objective
+from medaegis.attacks.remaining import Remaining
 from medaegis.attacks.steps import FLOAT_ERROR, Descent, Problem, StepRule
 from medaegis.attacks.transforms import Transform
 from medaegis.attacks.victim import Verdict, Victim
 from medaegis.draws import Draws
 from medaegis.errors import ConfigError
 
-RESTS_ASKED = 8  # steps between two looks at whether all images rest, where a look waits for the device
+ASKED = 8  # steps between two looks at whether all images rest, or some seem broken, where a look waits for the device
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,17 +94,17 @@ class Attack(AnyAttack):
         everyone = request.goal
         verdicts: list[Verdict] = []
         done: list[tuple[Tensor, Tensor, Tensor]] = []
-        forwards = 0
+        forwards = checks = 0
         for start in range(0, len(images), request.batch_size):
             rows = slice(start, start + request.batch_size)
             goal = everyone[rows].to(victim.device)
             x = images[rows].to(victim.device)
-            found, unmoved, spent = self._batch(victim, x, goal, radius[rows], ids[rows], seed)
+            found, unmoved, spent, checked = self._batch(victim, x, goal, radius[rows], ids[rows], seed, request.until)
             judge = victim.drawn(ids[rows], seed=seed)
             verdict, wrong = judge.judge(found), judge.judge(x).predicted != goal.labels
             verdicts.append(verdict.to(labels.device))
             done.append((found.to(images.device), wrong.to(labels.device), unmoved.to(labels.device)))
-            forwards += spent
+            forwards, checks = forwards + spent, checks + checked
             request.progress(min(rows.stop, len(images)), len(images), "images attacked")
         verdict = Verdict.concatenate(verdicts)
         found, wrong, unmoved = map(torch.cat, zip(*done, strict=True))
@@ -112,14 +113,14 @@ class Attack(AnyAttack):
         backwards = forwards * pulls if self.rule.needs_gradient else 0
         forwards *= looks
         reached = is_reached(verdict, everyone)
-        return AttackResult(found, verdict, reached, wrong, unmoved, forwards, backwards, seconds)
+        return AttackResult(found, verdict, reached, wrong, unmoved, forwards, backwards, checks, seconds)
 
     def _batch(
-        self, victim: Victim, x: Tensor, goal: Goal, eps: Tensor, ids: Tensor, seed: int
-    ) -> tuple[Tensor, Tensor, int]:
-        """Attacked images, which of them are where their walk began, and the looks it took."""
+        self, victim: Victim, x: Tensor, goal: Goal, eps: Tensor, ids: Tensor, seed: int, until: Until
+    ) -> tuple[Tensor, Tensor, int, int]:
+        """Attacked images, which of them are where their walk began, and the looks and the checks it took."""
         radius = eps.to(x).view(-1, 1, 1, 1)
-        best, spent = x.clone(), 0
+        best, spent, checks = x.clone(), 0, 0
         best_loss = torch.full_like(radius.flatten(), torch.inf)
         broken, unmoved = (torch.zeros(len(x), dtype=torch.bool, device=x.device) for _ in range(2))
         for restart in range(self.restarts):
@@ -130,17 +131,20 @@ class Attack(AnyAttack):
             own = Draws(seed, numbers, f"attack/{restart}").to(x.device)
             practice = victim.drawn(numbers, seed=seed, stream=f"attack/{restart}")
             z = start = self.ball.random(clean, near, own.child("start")) if self.random_start else clean
-            z, steps = self.descend(practice, clean, part, near, z, own)
-            spent += len(rows) * steps * self._looks(practice)
+            walked = self._walk(practice, clean, part, near, z, own, until)
+            z, through = walked.point, walked.broken
+            spent, checks = spent + walked.looks, checks + walked.checks
             if victim.cushion.rounds:
                 start, z = (self.ball.to_8bit(point, clean, near) for point in (start, z))
             rests = ((z - start).abs() <= FLOAT_ERROR).flatten(1).all(1)
-            loss, through = self._verify(practice, z, part)
+            loss, left = torch.zeros_like(best_loss[rows]), (~through).nonzero().squeeze(1)
+            if self.restarts > 1 and len(left):  # with a single start there is nothing to choose between
+                loss[left], through[left] = self._verify(practice.only(left), z[left], part[left])
             better = (loss < best_loss[rows]) | through
             best[rows[better]], best_loss[rows[better]] = z[better], loss[better]
             unmoved[rows[better]] = rests[better]
             broken[rows] = through
-        return best, unmoved, spent
+        return best, unmoved, spent, checks
 
     def _looks(self, victim: Victim) -> int:
         """Draws per step: one where looks do not vary, and one a query where answers alone are seen."""
@@ -148,19 +152,16 @@ class Attack(AnyAttack):
 
     @torch.no_grad()
     def _verify(self, victim: Victim, z: Tensor, goal: Goal) -> tuple[Tensor, Tensor]:
-        """Loss and success of 8-bit images; with a single start there is nothing to choose between.
+        """Loss and success of 8-bit images.
 
         Over draws of the attacker's own: the mean loss, and success under each of them.
         """
-        if self.restarts == 1:
-            return z.new_zeros(len(z)), torch.zeros(len(z), dtype=torch.bool, device=z.device)
         objective = self.objective.begin(victim, goal)
         losses, through = z.new_zeros(len(z)), torch.ones(len(z), dtype=torch.bool, device=z.device)
         draws = self.samples if victim.random else 1
         for sample in range(draws):
             drawn = victim.redrawn(f"verify/{sample}")
-            verdict = drawn.judge(z)
-            through &= goal.reached(verdict.predicted) & verdict.accepted
+            through &= is_through(drawn.judge(z), goal)
             losses += objective(drawn.look(z, goal, objective))
         return losses / draws, through
 
@@ -173,53 +174,100 @@ class Attack(AnyAttack):
         z: Tensor,
         draws: Draws | None = None,
     ) -> tuple[Tensor, int]:
-        """Walk from `z`: the loop itself. `eps` is `(N, 1, 1, 1)`.
+        """Walk from `z`. `eps` is `(N, 1, 1, 1)`.
 
         Returns float images inside the ball, and the steps it took: fewer than asked where all images came to rest.
 
         `draws` feed what is random in the rule and the transforms; None: by the images' places. A random victim must be
         drawn for the batch; it is drawn anew for every look.
         """
+        own = Draws(0, torch.arange(len(x), device=x.device), "attack") if draws is None else draws
+        walked = self._walk(victim, x, goal, eps, z, own, "end")
+        return walked.point, walked.steps
+
+    def _walk(
+        self,
+        victim: Victim,
+        x: Tensor,
+        goal: Goal,
+        eps: Tensor,
+        z: Tensor,
+        own: Draws,
+        until: Until,
+    ) -> _Walked:
+        """The loop itself. Until "broken", images are judged after 1, 2, 4, 8, ... steps by gradients, and when a look
+        says that one is through, and leave if it is so.
+        """
         relative = 2.5 / self.steps if self.step_size is None else self.step_size
         size = eps * relative
         if self.step_size is None and victim.cushion.rounds:
             size = size.clamp_min(1 / (8 * 255))
         rounds = victim.cushion.rounds
-        draws = Draws(0, torch.arange(len(x), device=x.device), "attack") if draws is None else draws
-        problem = Problem(x, eps, size, self.steps, self.ball, draws, goal.guides, goal.targets, rounds)
+        problem = Problem(x, eps, size, self.steps, self.ball, own, goal.guides, goal.targets, rounds)
         walker = self.rule.begin(problem)
-        objective = self.objective.begin(victim, goal)
+        draws = self.samples if victim.random else 1
+        left = Remaining(victim, goal, self.objective.begin(victim, goal), problem, draws)
         kept = _Kept(x) if self.rule.keeps_best else None
-        transformers = [transform.begin(self.steps, draws) for transform in self.transforms]
+        transformers = [transform.begin(self.steps, own) for transform in self.transforms]
         z = z.clone()
-        pull = objective.pull if self.rule.needs_gradient else objective.ask
-        samples = self._looks(victim)
+        samples, asked = self._looks(victim), 1 if x.device.type == "cpu" else ASKED
+        leaving, looks = until == "broken", 0
         for i in range(self.steps):
-            seen, through = [], torch.ones(len(x), dtype=torch.bool, device=x.device)
+            if leaving and self.rule.needs_gradient and i.bit_count() == 1:
+                left.let_go(z, f"{i}/check")
+                if not len(left):
+                    break
+            looks += samples * len(left)
+            objective = left.objective
+            pull = objective.pull if self.rule.needs_gradient else objective.ask
+            seen, through = [], torch.ones(len(left), dtype=torch.bool, device=x.device)
             for sample in range(samples):
-                drawn = victim.redrawn(f"{i}/{sample}")
+                drawn = left.victim.redrawn(f"{i}/{sample}")
                 with torch.set_grad_enabled(self.rule.needs_gradient):
-                    shown = z.requires_grad_(self.rule.needs_gradient)
-                    for transformer in transformers:
-                        shown = transformer.image(shown, i)
-                    view = drawn.look(shown, goal, objective)
-                    losses, grad = pull(view, z)
+                    shown = here = left.of(z).requires_grad_(self.rule.needs_gradient)
+                    if transformers:
+                        shown = left.among(here, z)
+                        for transformer in transformers:
+                            shown = transformer.image(shown, i)
+                        shown = left.of(shown)
+                    view = drawn.look(shown, left.goal, objective)
+                    losses, grad = pull(view, here)
                 seen.append((losses.detach(), grad))
-                if kept is not None:
+                if leaving or kept is not None:
                     through &= view.through(shield=objective.needs_shield)
             with torch.no_grad():
                 if samples > 1:
                     losses, grad = (torch.stack(values).mean(0) for values in zip(*seen, strict=True))
+                # To those that are gone nothing matters any more; a search that waits for them is content.
+                losses = left.among(losses.detach(), -torch.inf)
                 if kept is not None:
-                    kept.see(z, losses.detach(), through)
+                    kept.see(z, losses, left.among(through, False))
                 # Where the network gives no number there is no direction; the image stays, the others go on.
-                grad = grad.nan_to_num()
+                grad = left.among(grad.nan_to_num(), 0)
                 for transformer in transformers:
                     grad = transformer.gradient(grad)
-                z = walker.step(z.detach(), grad, losses.detach(), i)
-            if (i + 1) % (1 if x.device.type == "cpu" else RESTS_ASKED) == 0 and walker.rests():
+                if leaving and (i + 1) % asked == 0:
+                    left.let_go(z, f"{i}/told", told=through)
+                    if not len(left):
+                        break
+                z = walker.step(z.detach(), grad, losses, i)
+            if (i + 1) % asked == 0 and walker.rests():
                 break
-        return walker.result(z) if kept is None else kept.point, i + 1
+        point = left.point
+        if len(left):
+            point = left.complete(walker.result(z) if kept is None else kept.point)
+        return _Walked(point, left.broken, i + 1, looks, left.checks)
+
+
+@dataclass(frozen=True)
+class _Walked:
+    """Where a batch came to, which of it was let go as broken, the steps, looks at single images and checks it took."""
+
+    point: Tensor
+    broken: Tensor
+    steps: int
+    looks: int
+    checks: int
 
 
 class _Kept:

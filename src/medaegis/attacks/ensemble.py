@@ -174,23 +174,5 @@ def _stronger(best: AttackResult, found: AttackResult, rows: Tensor) -> AttackRe
     suspicion, before = found.verdict.score, best.verdict.score[rows]
     further = found.broken | (found.fooled & (~best.fooled[rows] | (suspicion < before)))
     chosen, where = further.nonzero().squeeze(1), rows[further.cpu()]
-
-    def merged(old: Tensor, new: Tensor) -> Tensor:
-        old = old.clone()
-        old[where] = new[chosen]
-        return old
-
-    verdicts = best.verdict, found.verdict
-    return AttackResult(
-        merged(best.images, found.images),
-        Verdict(*(merged(getattr(verdicts[0], name), getattr(verdicts[1], name)) for name in _COLUMNS)),
-        merged(best.reached, found.reached),
-        best.wrong,
-        best.unmoved.index_put((rows.to(best.unmoved.device),), best.unmoved[rows] & found.unmoved),
-        best.forwards + found.forwards,
-        best.backwards + found.backwards,
-        best.seconds + found.seconds,
-    )
-
-
-_COLUMNS = ("logits", "predicted", "score", "accepted")
+    unmoved = best.unmoved.index_put((rows.to(best.unmoved.device),), best.unmoved[rows] & found.unmoved)
+    return replace(best.replaced(where, found[chosen]), wrong=best.wrong, unmoved=unmoved)

@@ -149,6 +149,10 @@ class Objective(ABC):
         """The objective for one batch, with whatever stays the same over its steps worked out."""
         return self
 
+    def only(self, rows: Tensor) -> Objective:
+        """The same, begun for a batch, for these images `(M,)` of it."""
+        return self
+
     def guide_taps(self, victim: Target) -> tuple[str, ...]:
         """Modules in which each guide must be the nearest of its class; none: any image of the class is as good."""
         return ()
@@ -212,6 +216,9 @@ class Sum(Objective):
 
     def begin(self, victim: Target, goal: Goal) -> Objective:
         return Sum(tuple((weight, objective.begin(victim, goal)) for weight, objective in self.terms))
+
+    def only(self, rows: Tensor) -> Objective:
+        return Sum(tuple((weight, objective.only(rows)) for weight, objective in self.terms))
 
     def guide_taps(self, victim: Target) -> tuple[str, ...]:
         return tuple(dict.fromkeys(tap for _, objective in self.terms for tap in objective.guide_taps(victim)))

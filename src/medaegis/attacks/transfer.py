@@ -73,7 +73,8 @@ def transfer(
     """Run an attack on the surrogate as if that were all there is; the verdict is the victim's.
 
     What is chosen between (restarts, members of an ensemble) is chosen by the surrogate: the victim is looked at at
-    the end alone. Passes are those through the surrogate.
+    the end alone. Passes are those through the surrogate. Until "broken", an image stops where it breaks the surrogate:
+    just beyond a boundary that the victim need not have there.
 
     Args:
         options: of `Attack.run`.

@@ -46,6 +46,11 @@ class Verdict:
     def to(self, device: torch.device) -> Verdict:
         return Verdict(*(value.to(device) for value in self._columns()))
 
+    def replaced(self, rows: Tensor, other: Verdict) -> Verdict:
+        """With `other` in these rows `(M,)`."""
+        columns = zip(self._columns(), other._columns(), strict=True)
+        return Verdict(*(old.index_put((rows.to(old.device),), new) for old, new in columns))
+
     @staticmethod
     def concatenate(parts: list[Verdict]) -> Verdict:
         return Verdict(*map(torch.cat, zip(*(part._columns() for part in parts), strict=True)))
@@ -132,23 +137,35 @@ class Victim:
         Args:
             stream: what the draws are for; "verdict" are those that judge, and no attack takes them to walk by.
         """
-        if self._dice is None:
-            return self
-        mine = copy.copy(self)
-        mine._draws = (seed, f"{self._stage}/{stream}", ids.tolist())
-        mine.cushion = self._dice.draw(*mine._draws)
-        return mine
+        return self if self._dice is None else self._before(seed, f"{self._stage}/{stream}", ids.tolist())
 
     def redrawn(self, turn: str) -> Victim:
         """The same at other draws for its batch, named within the stream; itself if nothing in it is random."""
         if self._dice is None:
             return self
-        if self._draws is None:
-            raise ConfigError(f"cushion {self.cushion.spec}", "is random and nothing is drawn", "draw first")
-        seed, stream, ids = self._draws
+        seed, stream, ids = self._drawn_before()
         mine = copy.copy(self)
         mine.cushion = self._dice.draw(seed, f"{stream}/{turn}", ids)
         return mine
+
+    def only(self, rows: Tensor) -> Victim:
+        """The same before these images `(M,)` of the batch it was drawn for; itself if nothing in it is random."""
+        if self._dice is None:
+            return self
+        seed, stream, ids = self._drawn_before()
+        return self._before(seed, stream, [ids[row] for row in rows.tolist()])
+
+    def _before(self, seed: int, stream: str, ids: list[int]) -> Victim:
+        assert self._dice is not None
+        mine = copy.copy(self)
+        mine._draws = (seed, stream, ids)
+        mine.cushion = self._dice.draw(*mine._draws)
+        return mine
+
+    def _drawn_before(self) -> tuple[int, str, list[int]]:
+        if self._draws is None:
+            raise ConfigError(f"cushion {self.cushion.spec}", "is random and nothing is drawn", "draw first")
+        return self._draws
 
     def rehearsal(self) -> Victim:
         """The same as the attacker tries it out at home, verdicts by draws of his own; itself if nothing is random."""

@@ -9,7 +9,7 @@ import torch
 from medaegis.ambient import own_modes
 from medaegis.arrays import Arrays, Images, Labelled, Labels, Rounding, as_dataset, class_numbers, labelled
 from medaegis.attacks.balls import parse_eps
-from medaegis.attacks.base import AnyAttack, AttackResult
+from medaegis.attacks.base import AnyAttack, AttackResult, Until
 from medaegis.attacks.catalogue import find_attack
 from medaegis.attacks.choices import pick_targets
 from medaegis.attacks.known import Known
@@ -38,6 +38,7 @@ def attack(
     restarts: int | None = None,
     gradient: Gradient = "bpda",
     rounding: Rounding = "8bit",
+    until: Until = "end",
     seed: int = 0,
     batch_size: int = 32,
     progress: Progress = silent,
@@ -56,6 +57,7 @@ def attack(
     restarts: int | None = None,
     gradient: Gradient = "bpda",
     rounding: Rounding = "8bit",
+    until: Until = "end",
     seed: int = 0,
     batch_size: int = 32,
     progress: Progress = silent,
@@ -74,6 +76,7 @@ def attack(
     restarts: int | None = None,
     gradient: Gradient = "bpda",
     rounding: Rounding = "8bit",
+    until: Until = "end",
     seed: int = 0,
     batch_size: int = 32,
     progress: Progress = silent,
@@ -108,6 +111,8 @@ def attack(
         gradient: how gradients pass a guard's Cushion, see `Victim`.
         rounding: "8bit": the result is an image that a file can carry, and so must the given images be: others are
             rounded, with a warning. "none": float pixels, as other libraries attack; of a classifier alone.
+        until: "broken": where only that counts, an image leaves as soon as it is broken, which takes a fraction of the
+            time. One that broke at an eps has that result at every larger one too. "end": all go through all steps.
         seed: of everything random; an image's draws depend on its place.
 
     Raises:
@@ -140,13 +145,8 @@ def attack(
         options |= Known(own, seed=seed).options(chosen, victim, x, aims, ids)
     texts = [str(one) for one in (eps if isinstance(eps, list) else [eps])]
     radii = [parse_eps(text, rounds=victim.cushion.rounds) for text in texts]
-    found: list[AttackResult] = []
-    for place, radius in enumerate(radii):
-
-        def told(done: int, total: int, message: str, before: int = place) -> None:
-            progress(before * total + done, len(radii) * total, message)
-
-        found.append(chosen.run(victim, x, y, eps=radius, batch_size=batch_size, progress=told, **options))
+    options |= {"until": until, "batch_size": batch_size, "progress": progress}
+    found = chosen.curve(victim, x, y, eps=radii, **options)
     return found if isinstance(eps, list) else found[0]
 
 

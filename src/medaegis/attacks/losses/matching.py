@@ -67,6 +67,9 @@ class _Matched(Objective):
     def __post_init__(self) -> None:
         object.__setattr__(self, "taps", tuple(self.wanted))
 
+    def only(self, rows: Tensor) -> Objective:
+        return _Matched({tap: wanted[rows] for tap, wanted in self.wanted.items()})
+
     def __call__(self, view: View) -> Tensor:
         losses = []
         for tap, wanted in self.wanted.items():
@@ -78,6 +81,9 @@ class _Matched(Objective):
 @dataclass(frozen=True)
 class _MatchedLogits(Objective):
     wanted: Tensor
+
+    def only(self, rows: Tensor) -> Objective:
+        return _MatchedLogits(self.wanted[rows])
 
     def __call__(self, view: View) -> Tensor:
         apart = (view.known_logits() - self.wanted).float()
