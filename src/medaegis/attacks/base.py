@@ -170,6 +170,10 @@ class AnyAttack(ABC):
         """The losses that it walks by on a classifier of so many classes."""
         return (self.objective,)
 
+    @abstractmethod
+    def passes(self, goal: Goal, classes: int) -> int:
+        """Forwards and backwards together that it takes at most for the images of this goal."""
+
     @own_modes()
     def run(
         self,

@@ -79,6 +79,11 @@ class Attack(AnyAttack):
         """A copy with some settings changed; None leaves a setting as it is."""
         return replace(self, **{name: value for name, value in options.items() if value is not None})  # type: ignore[arg-type]
 
+    def passes(self, goal: Goal, classes: int) -> int:
+        looks, pulls = self.objective.passes(goal, classes)
+        each = self.samples * (looks + pulls) if self.rule.needs_gradient else looks
+        return len(goal.labels) * self.steps * self.restarts * each
+
     def _run(self, victim: Victim, request: Request) -> AttackResult:
         started = time.perf_counter()
         images, labels, ids, seed = request.images, request.labels, request.ids, request.seed

@@ -102,6 +102,11 @@ class Ensemble(AnyAttack):
     def followed(self, classes: int) -> tuple[Objective, ...]:
         return tuple(member.attack.objective for member in self.members if member.classes <= classes)
 
+    def passes(self, goal: Goal, classes: int) -> int:
+        aimed = replace(goal, targets=goal.labels)
+        runs = self._runs(classes, goal.targets is None)
+        return sum(attack.passes(goal if rank is None else aimed, classes) for attack, rank in runs)
+
     def _run(self, victim: Victim, request: Request) -> AttackResult:
         started = time.perf_counter()
         images, labels, ids, seed = request.images, request.labels, request.ids, request.seed

@@ -85,6 +85,10 @@ class Universal(AnyAttack):
             raise ConfigError(WHAT, "it has one start, so restarts would repeat it", "leave restarts out")
         return self if steps is None else replace(self, steps=min(steps, self.steps))
 
+    def passes(self, goal: Goal, classes: int) -> int:
+        """Of learning, from as many known images as it takes at most; nothing is asked about those it is added to."""
+        return self.steps * self.images * sum(self.objective.passes(goal, classes)) * len(wanted(goal.targets))
+
     @own_modes()
     @torch.enable_grad()
     def learn(

@@ -92,8 +92,9 @@ class Campaign:
 
         Returns:
             "images" (uint8 where the victim rounds, else float32), "predicted", "accepted", "score", "fooled" and
-            "still", a row each; "cost", float64 `(chunks, 3)`: seconds, forwards and backwards; with Shields "wanted",
-            the suspicion by the Shield of the drawn class; "fooled_bare" where `alone` was attacked in the same way.
+            "still", a row each; "cost", float64 `(chunks, 3)`: seconds, forwards (verdicts that let images go among
+            them) and backwards; with Shields "wanted", the suspicion by the Shield of the drawn class; "fooled_bare"
+            where `alone` was attacked in the same way.
         """
         parts, size = [], self._piece_size(planned)
         attack, cost = self._learned(planned, self._attacked(planned), self._key(planned))
@@ -104,6 +105,10 @@ class Campaign:
         piece = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         piece["cost"] = torch.cat([cost, piece["cost"]])
         return piece
+
+    def passes(self, planned: Planned) -> int:
+        """Forwards and backwards together that a cell takes at most."""
+        return planned.value.passes(Goal(self.sample.labels, self._targets), len(self.sample.test.classes))
 
     def _attacked(self, planned: Planned) -> Victim:
         """Whose gradients are followed."""
@@ -171,18 +176,20 @@ class Campaign:
         }
         if self.known is not None and self.known.serve(planned.value):
             key["known"] = self.known.key_for(planned.value)
+        if planned.until != "end":
+            key["until"] = planned.until
 
         def compute() -> Piece:
             pixels, labels, victim = sample.pixels, sample.labels, self.victim.by(planned.gradient)
             options: dict[str, Any] = {"eps": planned.eps, "targets": targets, "ids": sample.ids, "seed": self.seed}
-            options |= {"only_target": self.aim == "drawn class", "batch_size": BATCH}
+            options |= {"only_target": self.aim == "drawn class", "batch_size": BATCH, "until": planned.until}
             if self.known is not None:
                 options |= self.known.options(attack, attacked, pixels, sample.targets, sample.ids)
             if planned.transferred:
                 found = transfer(attack, attacked, victim, pixels, labels, **options)
             else:
                 found = attack.run(victim, pixels, labels, **options)
-            images = found.images.to(victim.device)
+            images, forwards = found.images.to(victim.device), found.forwards + found.checks
             piece = {
                 "images": (found.images * 255).round().to(torch.uint8) if victim.cushion.rounds else found.images,
                 "predicted": found.verdict.predicted,
@@ -190,7 +197,7 @@ class Campaign:
                 "score": as_scores(found.verdict.score),
                 "fooled": found.fooled,
                 "still": found.still,
-                "cost": torch.tensor([[found.seconds, found.forwards, found.backwards]], dtype=torch.float64),
+                "cost": torch.tensor([[found.seconds, forwards, found.backwards]], dtype=torch.float64),
             }
             if victim.shields is not None:
                 judge = victim.drawn(sample.ids, seed=self.seed)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import get_args
 
 from medaegis.attacks.balls import check_eps
-from medaegis.attacks.base import AnyAttack
+from medaegis.attacks.base import AnyAttack, Until
 from medaegis.attacks.catalogue import CATALOGUE, find_attack
 from medaegis.attacks.engine import Attack
 from medaegis.attacks.ensemble import Ensemble
@@ -26,7 +26,7 @@ class Planned:
     """One cell to measure: a catalogue entry, eps in pixel units and as text, and what to change of its defaults.
 
     `transferred`: made on the surrogate, and only judged by the guard. `check`: the control or alarm that
-    runs it on a few images; none: a cell of the plan, on all.
+    runs it on a few images; none: a cell of the plan, on all. `until`: of `AnyAttack.run`.
     """
 
     attack: str
@@ -39,6 +39,7 @@ class Planned:
     samples: int = 1
     step_size: float | None = None
     check: str = ""
+    until: Until = "end"
 
     @property
     def value(self) -> AnyAttack:

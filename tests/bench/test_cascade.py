@@ -1,0 +1,113 @@
+"""A suite as a cascade, against every cell run on every image to its end."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from tests.attacks.toys import toy_bank, toy_classifier, toy_images
+from tests.bench.campaigns import toy_campaign
+
+from medaegis.attacks.balls import Linf
+from medaegis.attacks.base import AnyAttack
+from medaegis.attacks.victim import Victim
+from medaegis.bench.cascade import cascade
+from medaegis.bench.outcome import broken_by, pixels_of, within
+from medaegis.bench.plan import Planned, plan, plan_assessment
+from medaegis.bench.surrogates import surrogate_of
+from medaegis.bench.worst_case import Reached
+from medaegis.progress import silent
+
+SIZES = [("2/256", 2 / 256), ("6/256", 6 / 256), ("16/256", 16 / 256)]
+N = 30
+
+
+def toy(folder, *, shields):
+    classifier = toy_classifier(4)
+    victim = Victim(classifier, shields=toy_bank(classifier) if shields else None, dtype=torch.float32)
+    aim = "towards the drawn class" if shields else "any wrong class"
+    return toy_campaign(victim, toy_images(N, classifier), folder, aim=aim)
+
+
+def suite(*, shields):
+    if shields:
+        return plan(["pgd", "bim", "wb", "selective", "uap-wb"], SIZES, steps=10)
+    return plan_assessment(["cw-linf", "pgd", "fgsm", "pgd-l2", "deepfool", "square"], SIZES, steps=10, queries=30)
+
+
+def broken_within(outcomes, clean, ball, eps):
+    """By any of them, by its pixels."""
+    hits = [broken_by(piece) & within(piece, clean, ball, eps) for _, piece in outcomes]
+    return torch.stack([torch.zeros(len(clean), dtype=torch.bool), *hits]).any(0)
+
+
+@pytest.mark.parametrize("shields", [False, True])
+def test_nobody_is_missed_and_the_passes_are_a_fraction(shields, tmp_path):
+    cells, campaign = suite(shields=shields), toy(tmp_path / "whole", shields=shields)
+    clean, whole = campaign.sample.pixels, campaign.run(cells, silent)
+    found = cascade(toy(tmp_path / "cascade", shields=shields), cells)
+    for ball in {planned.value.ball for planned in cells}:
+        for _, eps in SIZES:
+            of_norm = [(planned, piece) for planned, piece in whole if planned.value.ball == ball]
+            reached = Reached.of(found, clean, ball, eps)
+            assert (reached.broken.any(0) | ~broken_within(of_norm, clean, ball, eps)).all(), (ball, eps)
+    shares = [broken_within(found, clean, Linf(), eps).sum() for _, eps in SIZES]
+    assert 0 < shares[0] < shares[2]
+    for planned, piece in found:
+        tried = piece["tried"]
+        verdict = campaign.victim.judge(pixels_of(piece))
+        wrong = verdict.predicted != campaign.sample.labels
+        assert torch.equal(piece["fooled"][tried], wrong[tried])
+        assert torch.equal(piece["accepted"][tried], verdict.accepted[tried])
+        assert not (piece["fooled"] | piece["accepted"])[~tried].any()
+        eps = 1.0 if planned.attack == "deepfool" else planned.eps
+        assert within(piece, clean, planned.value.ball, eps)[tried].all()
+    spent, in_all = (sum(float(piece["cost"][:, 1:].sum()) for _, piece in some) for some in (found, whole))
+    assert spent < in_all / (1 if shields else 2)  # what is learned for all images costs the same for few
+
+
+def test_cells_come_by_eps_and_cost_each_on_what_is_left(tmp_path):
+    cells, campaign = suite(shields=False), toy(tmp_path, shields=False)
+    told = []
+    found = cascade(campaign, cells, lambda done, total, _: told.append((done, total)))
+    clean = campaign.sample.pixels
+    # Passes for an image: one step 2; Square 30; PGD 20; DeepFool 50 steps of 1 and 3, at the smallest eps.
+    names = ["fgsm", "cw-linf", "pgd", "pgd-l2", "square", "deepfool"]
+    order = [(name, eps) for _, eps in SIZES for name in names if name != "deepfool" or eps == SIZES[0][1]]
+    ran = [(p.attack, SIZES[0][1] if p.attack == "deepfool" else p.eps) for p, _ in found]
+    assert ran == [place for place in order if place in ran]
+    for k, (planned, piece) in enumerate(found):
+        before = broken_within(found[:k], clean, planned.value.ball, ran[k][1])
+        assert torch.equal(piece["tried"], ~before)
+        assert planned.until == ("end" if planned.attack == "deepfool" else "broken")
+    for place in set(order) - set(ran):
+        assert broken_within(found, clean, Linf(), place[1]).all(), "left out for no reason"
+    assert told == sorted(told)
+    assert told[-1][0] <= told[-1][1]
+
+
+def test_it_goes_on_where_it_was_and_shares_nothing_with_runs_to_the_end(tmp_path, monkeypatch):
+    campaign, cells = toy(tmp_path, shields=False), [Planned("bim", 6 / 256, "6/256", steps=20)]
+    (whole,) = campaign.run(cells, silent)
+    (first,) = cascade(campaign, cells)
+    assert first[1]["cost"][:, 1:].sum() < whole[1]["cost"][:, 1:].sum(), "the other's pieces were taken"
+    monkeypatch.setattr(AnyAttack, "run", lambda *_, **__: pytest.fail("attacked again"))
+    (again,) = cascade(campaign, cells)
+    assert all(torch.equal(again[1][name], first[1][name]) for name in first[1])
+
+
+def test_where_all_are_broken_no_larger_eps_is_run(tmp_path):
+    campaign = toy(tmp_path, shields=False)
+    cells = [Planned("bim", eps, f"{eps}", steps=10) for eps in (0.9, 0.7, 0.8)]
+    ((planned, piece),) = cascade(campaign, cells)
+    assert planned.eps == 0.7
+    assert broken_by(piece).all()
+
+
+def test_what_is_made_on_a_surrogate_goes_to_its_end(tmp_path):
+    """There it would stop where the surrogate breaks; and only the victim tells what is broken."""
+    campaign = toy(tmp_path, shields=False)
+    campaign = replace(campaign, surrogate=surrogate_of([toy_classifier(4, seed=7)], campaign.victim.exact))
+    cell = Planned("mim", 6 / 256, "6/256", steps=10, transferred=True)
+    ((planned, piece),) = cascade(campaign, [cell])
+    assert planned == cell
+    assert torch.equal(piece["images"], campaign.attack(cell, silent)["images"])
