@@ -22,6 +22,7 @@ from medaegis.models.companions import check_alone
 from medaegis.models.folding import fixed_copy, fold_batchnorm
 from medaegis.models.normalisation import check_normalisation
 from medaegis.models.outputs import Form, settle
+from medaegis.models.stem import stem_on_blocks
 from medaegis.models.taps import GIVEN, Observed, channels_first, evaluating, listen, observe, run_tapped
 from medaegis.sizes import Size, as_size, sides
 
@@ -230,19 +231,30 @@ class Classifier(nn.Module):
 
         Args:
             dtype: type of the weights and the arithmetic; images are cast inside and logits come back in float32.
-            fold: fold batch norms into convolutions, exact in eval mode (`fold_batchnorm` states the tolerance).
-                Tapped convolutions are left alone.
+            fold: fold batch norms into convolutions, exact in eval mode (`fold_batchnorm` states the tolerance), and on
+                a CPU compute a first convolution of 7 x 7 on blocks of pixels (`stem_on_blocks`), of grey images on one
+                channel. Tapped convolutions are left alone.
         """
-        if fold:
-            with evaluating(self.network):
-                network = fold_batchnorm(
-                    self.network, self._prepare(self._example()), keep=self.taps, answer=self.outputs.logits
-                )
-        else:
-            network = fixed_copy(self.network)
-        result = self.around(network.to(dtype))
+        network, normalisation = self._folded() if fold else (fixed_copy(self.network), (self.mean, self.std))
+        result = self._around(network.to(dtype), self.taps, *normalisation)
         result.is_frozen = True
         return result.eval()
+
+    def _folded(self) -> tuple[nn.Module, tuple[Tensor, Tensor]]:
+        """The folded network, and the mean and deviation that it is to be given images by."""
+        keep, answer = self.taps, self.outputs.logits
+        with evaluating(self.network):
+            images = self._example()
+            network = fold_batchnorm(self.network, self._prepare(images), keep=keep, answer=answer)
+            if self.device.type == "cpu":  # elsewhere it was not measured
+                # Of a grey image all channels follow from the first.
+                mean, std = (values[:, : self.in_channels] for values in (self.mean, self.std))
+                gain, shift = std / self.std, (mean - self.mean) / self.std
+                given = [values.to(self.dtype) for values in ((images - mean) / std, gain, shift)]
+                on_blocks = stem_on_blocks(network, *given, keep=keep, answer=answer)
+                if on_blocks is not None:
+                    return on_blocks, (mean, std)
+        return network, (self.mean, self.std)
 
     def around(self, network: nn.Module, *, taps: Sequence[str] | None = None) -> Classifier:
         """The same classifier with another form of its network (folded, cast, split) or other taps (None: its own).
@@ -250,15 +262,18 @@ class Classifier(nn.Module):
         Raises:
             ConfigError: a name that can be no tap.
         """
+        return self._around(network, self.taps if taps is None else taps, self.mean, self.std)
+
+    def _around(self, network: nn.Module, taps: Sequence[str], mean: Tensor, std: Tensor) -> Classifier:
         made = Classifier(
             network,
             classes=self.classes,
             size=self.size,
             channels=self.channels,
-            taps=self.taps if taps is None else taps,
+            taps=taps,
             backbone=self.backbone,
-            mean=self.mean.flatten().tolist(),
-            std=self.std.flatten().tolist(),
+            mean=mean.flatten().tolist(),
+            std=std.flatten().tolist(),
             output=self.outputs.key,
             outputs=self.outputs.form,
             _tried=True,

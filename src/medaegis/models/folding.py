@@ -25,7 +25,7 @@ PAIR_TOLERANCE_FLOAT32 = 1e-4
 NETWORK_TOLERANCE_FLOAT32 = 1e-3
 
 
-class _Uses(TorchFunctionMode):
+class Uses(TorchFunctionMode):
     """Counts how often each tensor is read by a function, those called outside any module included."""
 
     def __init__(self) -> None:
@@ -115,7 +115,7 @@ def foldable_pairs(network: nn.Module, example: Tensor, keep: Iterable[str] = ()
             handles.append(module.register_forward_hook(after_conv))
         elif type(module) is nn.BatchNorm2d and module.running_mean is not None:
             handles.append(module.register_forward_pre_hook(before_norm))
-    uses = _Uses()
+    uses = Uses()
     try:
         with torch.no_grad(), uses:
             network(example)
