@@ -10,11 +10,12 @@ from tests.bench.campaigns import toy_campaign
 from medaegis.attacks.balls import Linf
 from medaegis.attacks.base import AnyAttack
 from medaegis.attacks.victim import Victim
-from medaegis.bench.cascade import cascade
+from medaegis.bench.cascade import cascade, check_cascade, run_cascade
 from medaegis.bench.outcome import broken_by, pixels_of, within
 from medaegis.bench.plan import Planned, plan, plan_assessment
 from medaegis.bench.surrogates import surrogate_of
 from medaegis.bench.worst_case import Reached
+from medaegis.errors import ConfigError
 from medaegis.progress import silent
 
 SIZES = [("2/256", 2 / 256), ("6/256", 6 / 256), ("16/256", 16 / 256)]
@@ -68,7 +69,7 @@ def test_nobody_is_missed_and_the_passes_are_a_fraction(shields, tmp_path):
 def test_cells_come_by_eps_and_cost_each_on_what_is_left(tmp_path):
     cells, campaign = suite(shields=False), toy(tmp_path, shields=False)
     told = []
-    found = cascade(campaign, cells, lambda done, total, _: told.append((done, total)))
+    found = cascade(campaign, cells, progress=lambda done, total, _: told.append((done, total)))
     clean = campaign.sample.pixels
     # Passes for an image: one step 2; Square 30; PGD 20; DeepFool 50 steps of 1 and 3, at the smallest eps.
     names = ["fgsm", "cw-linf", "pgd", "pgd-l2", "square", "deepfool"]
@@ -111,3 +112,33 @@ def test_what_is_made_on_a_surrogate_goes_to_its_end(tmp_path):
     ((planned, piece),) = cascade(campaign, [cell])
     assert planned == cell
     assert torch.equal(piece["images"], campaign.attack(cell, silent)["images"])
+
+
+@pytest.mark.parametrize("shields", [False, True])
+def test_over_more_images_what_is_known_of_some_is_taken(shields, tmp_path, monkeypatch):
+    cells, wide = suite(shields=shields), toy(tmp_path / "cascade", shields=shields)
+    clean = wide.sample.pixels
+    whole = toy(tmp_path / "whole", shields=shields).run(cells, silent)
+    places = torch.arange(0, N, 3)
+    narrow = wide.only(places)
+    known = narrow.run(cells, silent)
+    asked, run = [], AnyAttack.run
+    monkeypatch.setattr(AnyAttack, "run", lambda *given, **told: asked.append(told) or run(*given, **told))
+    rows = run_cascade(narrow, wide.sample, cells, known, [(text, eps, Linf()) for text, eps in SIZES], silent)
+    assert [(row.eps_text, row.norm, row.n) for row in rows] == [(text, "Linf", N) for text, _ in SIZES]
+    linf = [(planned, piece) for planned, piece in whole if planned.value.ball == Linf()]
+    for row, (_, eps) in zip(rows, SIZES, strict=True):
+        assert row.share * N >= float(broken_within(linf, clean, Linf(), eps).sum()) - 1e-6
+        assert row.interval[0] <= row.share <= row.interval[1] < 1 or row.share == 1
+    assert 0 < rows[0].share < 1
+    attacked = [told["ids"] for told in asked if "ids" in told]
+    assert attacked
+    assert not torch.isin(torch.cat(attacked), narrow.sample.ids).any(), "a cell was run again on what it was run on"
+
+
+@pytest.mark.parametrize(("images", "limit"), [(40, None), (40, 40), (10, 40)])
+def test_a_cascade_is_over_more_images(images, limit):
+    with pytest.raises(ConfigError, match="by every attack anyway"):
+        check_cascade(images, limit)
+    check_cascade(None, limit)
+    check_cascade(41, 40)

@@ -35,6 +35,10 @@ def test_a_classifier_is_assessed(shop: Shop, tmp_path: Path):
     assert (out / "robust-accuracy.png").is_file()
     assert str(shop.root) not in (out / "assessment.json").read_text() + (out / "assessment.md").read_text()
 
+    more = call("assess", shop.classifier, shop.spec, *OPTIONS, "--cascade", 12, "--out", tmp_path / "more", "--json")
+    assert [row["n"] > found.attacked for row in json.loads(more.stdout)["cascade"]] == [True, True]
+    assert "Over more images" in (tmp_path / "more" / "assessment.md").read_text()
+
     again = call("assess", shop.classifier, shop.spec, *OPTIONS, "--out", out)
     assert again.exit_code == result.exit_code
     assert "Worst case" in again.stdout

@@ -184,6 +184,28 @@ def test_an_evaluation_also_attacks_surrogates(shop: Shop, tmp_path: Path):
         assert words in " ".join(refused.stderr.split())
 
 
+def test_over_more_images_a_cascade_tells_what_any_attack_breaks(shop: Shop, tmp_path: Path):
+    options = ("--attacks", "fgsm,pgd", "--eps", "4/256,16/256", "--steps", 4, "--no-planted")
+    out = tmp_path / "cascade"
+    result = call("evaluate", shop.guard, shop.spec, *options, "--limit", 4, "--cascade", 12, "--out", out)
+    assert "Over more images" in result.stdout
+    found = json.loads((out / "evaluation.json").read_text())
+    call("evaluate", shop.guard, shop.spec, *options, "--limit", 12, "--out", tmp_path / "whole")
+    whole = json.loads((tmp_path / "whole" / "evaluation.json").read_text())
+    assert {cell["n"] for cell in found["cells"]} == {found["worst_case"][0]["n"]}
+    for row, worst in zip(found["cascade"], whole["worst_case"], strict=True):
+        assert (row["eps_text"], row["n"]) == (worst["eps_text"], worst["n"])
+        assert row["share"] >= worst["undetected"]
+    for name in ("page.html", "tables.md"):
+        assert call("report", out, "--out", tmp_path / name).exit_code == 0
+        assert "left alone once one" in (tmp_path / name).read_text(encoding="utf-8")
+    refused = call(
+        "evaluate", shop.guard, shop.spec, *options, "--cascade", 12, "--limit", 12, "--out", tmp_path / "no"
+    )
+    assert refused.exit_code == 2
+    assert "by every attack anyway" in " ".join(refused.stderr.split())
+
+
 def test_an_ensemble_is_evaluated_like_an_attack(shop: Shop, tmp_path: Path):
     options = ("--attacks", "auto-guard", "--eps", "8/256", "--queries", 5, "--limit", 4, "--no-planted", "--json")
     told = json.loads(call("evaluate", shop.guard, shop.spec, *options, "--out", tmp_path / "e").stdout)

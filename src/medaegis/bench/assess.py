@@ -7,24 +7,26 @@ All verdicts are float32, on 8-bit images.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from medaegis.attacks.balls import LEVELS
+from medaegis.attacks.balls import LEVELS, Ball
 from medaegis.attacks.catalogue import find_attack
 from medaegis.attacks.known import Known
-from medaegis.attacks.victim import Victim
+from medaegis.attacks.victim import Verdict, Victim
 from medaegis.bench.campaign import Campaign, classifier_key
+from medaegis.bench.cascade import check_cascade, run_cascade
 from medaegis.bench.checks.classifier import run_checks
 from medaegis.bench.metrics import share_interval
 from medaegis.bench.outcome import Outcomes, pixels_of
 from medaegis.bench.plan import Planned, check_attacks, norm_of
 from medaegis.bench.records.archive import provenance, replace_file, write_record
 from medaegis.bench.records.assessment import Assessment, ClassifierWorstCase, Proportion, Standing, Tried, markdown
+from medaegis.bench.records.evaluation import Cascaded
 from medaegis.bench.report.robustness import robustness_figure
 from medaegis.bench.sample import Sample, check_images, data_facts
 from medaegis.bench.store import Piece, Store
@@ -50,6 +52,7 @@ def assess_classifier(
     cushion: str = "none",
     targeted: bool = False,
     limit: int | None = None,
+    cascade: int | None = None,
     seed: int = 0,
     command: str = "",
     progress: Progress = silent,
@@ -65,6 +68,7 @@ def assess_classifier(
             that he does not know.
         targeted: only a wrong class drawn for each image counts as success; else any.
         limit: at most so many test images, classes in proportion.
+        cascade: also tell how many of so many test images any of the attacks turns, each left alone once it is turned.
 
     Raises:
         ConfigError: an attack that needs a Shield or more classes, a limit below 1, an unknown Cushion.
@@ -73,15 +77,20 @@ def assess_classifier(
     started = time.perf_counter()
     check_attacks(dict.fromkeys(cell.attack for cell in cells), len(classifier.classes))
     check_images(classifier, dataset, split, limit, "classifier")
+    check_cascade(cascade, limit)
     filtering = parse_cushion(cushion)
     test = dataset.subset(split.adv_test)
     about = provenance(seed, command, classifier.device)  # of the code that runs, whatever is committed meanwhile
     progress = Resumed(progress)
     store = Store(out_dir / "pieces", progress.begin)
     victim = Victim(classifier, cushion=filtering)
+
+    def judge(images: Tensor, ids: Tensor) -> Verdict:
+        return victim.verdicts(images, ids, seed=seed, batch_size=64)
+
     campaign = Campaign(
         victim,
-        Sample.draw(test, lambda x, ids: victim.verdicts(x, ids, seed=seed, batch_size=64), limit=limit, seed=seed),
+        Sample.draw(test, judge, limit=limit, seed=seed),
         store,
         classifier_key(classifier, filtering, seed),
         "drawn class" if targeted else "any wrong class",
@@ -90,6 +99,11 @@ def assess_classifier(
     sample = campaign.sample
     outcomes = campaign.run(cells, progress)
     controls, more = run_checks(campaign, outcomes, progress)
+    cascaded: list[Cascaded] = []
+    if cascade is not None:
+        wide = Sample.draw(test, judge, limit=cascade, seed=seed)
+        places = [(text, value, ball) for ball in _balls(cells) for text, value in sorted(eps, key=lambda one: one[1])]
+        cascaded = run_cascade(campaign, wide, cells, [*outcomes, *more], places, progress)
     count = _Count(sample)
     found = Assessment(
         **about,
@@ -106,6 +120,7 @@ def assess_classifier(
         attacked=len(sample),
         clean=count.standing(torch.zeros(len(sample), dtype=torch.bool)),
         worst_case=_worst_cases([*outcomes, *more], eps, count),
+        cascade=cascaded,
         attacks=[_tried(campaign, planned, piece, count) for planned, piece in outcomes],
         controls=controls,
     )
@@ -143,10 +158,15 @@ def proportion(hits: Tensor, patients: Sequence[str]) -> Proportion:
     return Proportion(n=len(hits), share=found.value, interval=(found.low, found.high))
 
 
+def _balls(cells: Iterable[Planned]) -> list[Ball]:
+    """Those that are attacked in."""
+    return list({planned.value.ball.name: planned.value.ball for planned in cells}.values())
+
+
 def _worst_cases(outcomes: Outcomes, eps: Sequence[tuple[str, float]], count: _Count) -> list[ClassifierWorstCase]:
     """At each eps, in each norm that was attacked in."""
     found, sample = [], count.sample
-    for ball in {planned.value.ball.name: planned.value.ball for planned, _ in outcomes}.values():
+    for ball in _balls(planned for planned, _ in outcomes):
         for text, value in sorted(eps, key=lambda pair: pair[1]):
             reached = Reached.of(outcomes, sample.pixels, ball, value)
             broken = reached.fooled.any(0)

@@ -168,6 +168,7 @@ class Campaign:
             "attack": repr(planned.value),
             "eps": planned.eps,
             "aim": self.aim,
+            "alone": self.alone is not None,
             "dtype": str(attacked.dtype),
             "device": attacked.device.type,
             "ids": sample.ids.tolist(),

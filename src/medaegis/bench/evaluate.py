@@ -13,18 +13,20 @@ from pathlib import Path
 from typing import get_args
 
 import numpy as np
+from torch import Tensor
 
 from medaegis.attacks.known import Known
-from medaegis.attacks.victim import Victim
+from medaegis.attacks.victim import Verdict, Victim
 from medaegis.bench.campaign import Campaign, guard_key
+from medaegis.bench.cascade import check_cascade, run_cascade
 from medaegis.bench.checks.alarms import STAMINA, guessing_is_missing, run_alarms, run_guessing, run_stamina
 from medaegis.bench.checks.controls import attacks_ahead, not_measured, run_controls
 from medaegis.bench.facts import clean_result, guard_facts
 from medaegis.bench.figures import Figures
 from medaegis.bench.outcome import Outcomes, as_array
-from medaegis.bench.plan import Planned, attacker_of, check_attacks
+from medaegis.bench.plan import Planned, attacker_of, check_attacks, norm_of
 from medaegis.bench.records.archive import Array, EvaluationFolder, begin_evaluation, provenance, write_evaluation
-from medaegis.bench.records.evaluation import Attacker, Control, Evaluation
+from medaegis.bench.records.evaluation import Attacker, Cascaded, Control, Evaluation
 from medaegis.bench.sample import Sample, check_images, data_facts
 from medaegis.bench.store import Piece, Store
 from medaegis.bench.surrogates import surrogate_of
@@ -58,6 +60,7 @@ def evaluate_guard(
     surrogates: Sequence[Classifier] = (),
     out_dir: Path,
     limit: int | None = None,
+    cascade: int | None = None,
     planted: bool = True,
     stamina: bool = False,
     healthy: str | None = None,
@@ -71,6 +74,7 @@ def evaluate_guard(
         site: the images.
         surrogates: classifiers on which the transferred cells are made, by the mean of their logits.
         limit: attack at most so many images, classes in proportion; the clean figures use all test images.
+        cascade: also tell how many of so many test images any of the attacks breaks, each left alone once it is broken.
         planted: also train a deliberately weak Shield and show that the attacks break it.
         healthy: the class that no disease is, for how often the others are accepted as it; None: the first.
         stamina: also attack a few images with far more steps and restarts; what that breaks counts in the worst case.
@@ -81,6 +85,7 @@ def evaluate_guard(
     """
     started = time.perf_counter()
     _check(guard, site, cells, limit, healthy)
+    check_cascade(cascade, limit)
     surrogate = surrogate_of(surrogates, guard.classifier)
     if (surrogate is not None) != any(cell.transferred for cell in cells):
         problem = "no cell is made on them" if surrogates else "none given, and some cells are made on them"
@@ -91,9 +96,13 @@ def evaluate_guard(
     progress = Resumed(progress)
     store = Store(out_dir / "pieces", progress.begin)
     begin_evaluation(out_dir, command)
+
+    def judge(images: Tensor, ids: Tensor) -> Verdict:
+        return guard.judge(images, ids=ids, seed=seed)
+
     campaign = Campaign(
         guard.victim(),
-        Sample.draw(test, lambda x, ids: guard.judge(x, ids=ids, seed=seed), limit=limit, seed=seed, judge_all=True),
+        Sample.draw(test, judge, limit=limit, seed=seed, judge_all=True),
         store,
         guard_key(guard, seed),
         "towards the drawn class",
@@ -108,6 +117,11 @@ def evaluate_guard(
     tried_by = {attacker_of(planned) for planned, _ in everything}
     attackers = [attacker for attacker in get_args(Attacker)[1:] if attacker in tried_by]
     through, pixels = got_through(figures, everything)
+    cascaded: list[Cascaded] = []
+    if cascade is not None:
+        wide = Sample.draw(test, judge, limit=cascade, seed=seed)
+        places = {(norm_of(p), p.eps): (p.eps_text, p.eps, p.value.ball) for p in cells}
+        cascaded = run_cascade(campaign, wide, cells, everything, [at for _, at in sorted(places.items())], progress)
     evaluation = Evaluation(
         **about,
         seconds=time.perf_counter() - started + store.spent_before,
@@ -119,6 +133,7 @@ def evaluate_guard(
         cells=[figures.cell(planned, piece) for planned, piece in outcomes],
         worst_case=worst_cases(figures, everything),
         by_attacker=[row for attacker in attackers for row in worst_cases(figures, everything, attacker)],
+        cascade=cascaded,
         through=through,
         healthy=guard.classes[figures.healthy],
         healthy_told=healthy is not None,

@@ -44,7 +44,7 @@ def undetected(piece: Piece) -> float:
 def elsewhere_nothing(piece: Piece, places: Tensor, n: int) -> Piece:
     """What was found of some of n images as a piece of all n, in which the others were not fooled and score worst.
 
-    "tried" tells which are which.
+    "tried" tells which are which; of a piece that has it already, no more are.
     """
     whole = {
         name: torch.full((n, *values.shape[1:]), torch.inf if values.is_floating_point() else 0, dtype=values.dtype)
@@ -53,7 +53,8 @@ def elsewhere_nothing(piece: Piece, places: Tensor, n: int) -> Piece:
     }
     for name, values in whole.items():
         values[places] = piece[name]
-    return {**whole, "tried": torch.zeros(n, dtype=torch.bool).index_fill(0, places, True)}
+    tried = piece.get("tried", torch.ones(len(places), dtype=torch.bool))
+    return {**whole, "tried": torch.zeros(n, dtype=torch.bool).index_put((places,), tried)}
 
 
 def as_scores(values: Tensor) -> Tensor:

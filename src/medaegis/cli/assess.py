@@ -9,10 +9,11 @@ import typer
 
 from medaegis.cli import console, datasets
 from medaegis.cli.command import FAILED
-from medaegis.cli.evaluate import controls_table
+from medaegis.cli.evaluate import cascade_table, controls_table
 from medaegis.cli.options import (
     QUERIES,
     AsJson,
+    Cascade,
     Device,
     Factory,
     Gradient,
@@ -82,6 +83,7 @@ def assess(
         ),
     ] = None,
     limit: Limit = None,
+    cascade: Cascade = None,
     images: Images = None,
     seed: Seed = 0,
     network: Factory = None,
@@ -125,6 +127,7 @@ def assess(
             cushion=cushion,
             targeted=targeted,
             limit=limit,
+            cascade=cascade,
             seed=seed,
             command=recorded_command(context),
             progress=progress,
@@ -133,6 +136,8 @@ def assess(
         console.write_json(found.model_dump(mode="json") | {"out": str(out)})
     else:
         console.write(worst_table(found))
+        if found.cascade:
+            console.write(cascade_table(found.cascade))
         console.write(attacks_table(found))
         console.write(controls_table(found.controls))
         console.say(f"Written to {out}: assessment.md, assessment.json, robust-accuracy.svg and .png.")

@@ -14,6 +14,7 @@ from medaegis.cli.options import (
     QUERIES,
     SIZES,
     AsJson,
+    Cascade,
     Device,
     Factory,
     Gradient,
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-    from medaegis.bench.records.evaluation import Control, Evaluation
+    from medaegis.bench.records.evaluation import Cascaded, Control, Evaluation
 
 
 def evaluate(
@@ -81,6 +82,7 @@ def evaluate(
         ),
     ] = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help=LIMIT, show_default="suite's")] = None,
+    cascade: Cascade = None,
     planted: Annotated[
         bool, typer.Option(help="Control: also train a weak Shield and show that the attacks break it.")
     ] = True,
@@ -138,6 +140,7 @@ def evaluate(
             surrogates=[load_classifier(path, factory(network)) for path in surrogate or []],
             out_dir=out,
             limit=planned.limit,
+            cascade=cascade,
             planted=planted,
             stamina=planned.stamina,
             healthy=healthy,
@@ -147,11 +150,15 @@ def evaluate(
         )
     if as_json:
         console.write_json(
-            found.model_dump(mode="json", include={"clean", "cells", "worst_case", "by_attacker", "controls"})
+            found.model_dump(
+                mode="json", include={"clean", "cells", "worst_case", "cascade", "by_attacker", "controls"}
+            )
             | {"out": str(out), "seconds": found.seconds}
         )
     else:
         console.write(worst_table(found))
+        if found.cascade:
+            console.write(cascade_table(found.cascade))
         console.write(cells_table(found))
         console.write(controls_table(found.controls))
         console.say(f"Written to {out}. {next_step('report', out)}")
@@ -177,6 +184,14 @@ def worst_table(found: Evaluation) -> RenderableType:
     ]
     columns = ("Worst case, eps", "Norm", "n", "AUROC", "Undetected", "95 %", "Robust accuracy")
     return console.table(*columns, rows=rows)
+
+
+def cascade_table(cascade: Sequence[Cascaded]) -> RenderableType:
+    """A line per eps, over more images: how many any attack breaks."""
+    from medaegis.bench.report.words import percent_range
+
+    rows = [[row.eps_text, row.norm, row.n, console.percent(row.share), percent_range(row.interval)] for row in cascade]
+    return console.table("Over more images, eps", "Norm", "n", "Broken by any attack", "95 %", rows=rows)
 
 
 def cells_table(found: Evaluation) -> RenderableType:

@@ -53,6 +53,16 @@ LIMIT = "Draw at most so many test images, classes in proportion; those of them 
 SIZES = "Largest changes of a pixel in units of full brightness, with commas between."
 QUERIES = "Of the attacks that see answers alone; of an ensemble (`auto`), the most that any of its attacks takes."
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help=LIMIT, show_default="all")]
+Cascade = Annotated[
+    int | None,
+    typer.Option(
+        "--cascade",
+        min=1,
+        help="Draw so many, more than --limit, and also tell how many of them any attack breaks, each left alone once "
+        "one does: intervals of many images for a fraction of the time.",
+        show_default="not asked",
+    ),
+]
 Eps = Annotated[str, typer.Option("--eps", help="Largest change of a pixel, in units of full brightness.")]
 Sizes = Annotated[str, typer.Option("--eps", help=SIZES)]
 Steps = Annotated[int | None, typer.Option("--steps", min=1, help="Gradient steps.", show_default="the attack's own")]

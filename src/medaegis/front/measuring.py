@@ -30,6 +30,7 @@ def evaluate(
     steps: int | None = None,
     queries: int | None = None,
     limit: int | None = None,
+    cascade: int | None = None,
     surrogates: Sequence[Classifier] = (),
     planted: bool = True,
     healthy: str | None = None,
@@ -55,6 +56,8 @@ def evaluate(
         suite: "quick" (minutes), "standard", "paper" or "worst-case" (`medaegis suites`); what follows takes the place
             of what it says: `attacks` (names), `eps`, `steps` of the attacks that know the guard, `queries` of those
             that see answers alone, `limit` (test images drawn).
+        cascade: also tell of so many test images, more than `limit`, how many any of the attacks breaks; each is left
+            alone once one does.
         surrogates: classifiers of somebody who knows nothing of the guard, to make conventional attacks on.
         planted: also train a weak Shield, and show that the attacks break it.
         healthy: the class that no disease is; None: the first.
@@ -80,6 +83,7 @@ def evaluate(
         surrogates=surrogates,
         out_dir=Path(out),
         limit=plan.limit,
+        cascade=cascade,
         planted=planted,
         stamina=plan.stamina,
         healthy=healthy,

@@ -9,6 +9,7 @@ from pydantic import Field
 from medaegis.bench.records.evaluation import (
     Amount,
     Bounds,
+    Cascaded,
     Control,
     Count,
     DataFacts,
@@ -18,7 +19,7 @@ from medaegis.bench.records.evaluation import (
     Norm,
     Share,
 )
-from medaegis.bench.report.markdown import controls_table, table
+from medaegis.bench.report.markdown import cascade_tables, controls_table, table
 from medaegis.bench.report.words import (
     NOT_MEASURED,
     beyond,
@@ -114,6 +115,7 @@ class Assessment(Measured):
     attacked: Count
     clean: Standing
     worst_case: list[ClassifierWorstCase]
+    cascade: list[Cascaded] = Field(default_factory=list)
     attacks: list[Tried]
     controls: list[Control]
 
@@ -125,6 +127,7 @@ def markdown(found: Assessment) -> str:
         "![Robust accuracy over the size of the change](robust-accuracy.svg)",
         "Worst case: each image as the strongest of all attacks leaves it.",
         _worst(found),
+        *cascade_tables(found.cascade),
         f"Attacks, each on the {found.attacked} images diagnosed rightly, towards {_goal(found)}; an eps of "
         f"{SMALLEST!r} is of one that looks for the smallest change, or for few pixels, however far it takes. Noise: "
         "the attack's own changes with their pixels shuffled. Medians are over the images turned; L2 is the Euclidean "

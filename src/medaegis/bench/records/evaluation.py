@@ -242,6 +242,21 @@ class WorstCase(Model):
     further: list[Further] = []
 
 
+class Cascaded(Model):
+    """How many of more images any attack breaks within one eps: each is left alone once it is broken.
+
+    n: images diagnosed rightly, those that have figures of their own among them; share: of them that some attack of the
+    plan, or of a check, breaks, of whatever norm or eps, if the attacked image lies in this ball by its pixels.
+    """
+
+    eps: Amount
+    eps_text: str
+    norm: Norm
+    n: Count
+    share: Share
+    interval: Bounds
+
+
 class Through(Model):
     """An image that got through in L-infinity: the smallest eps of a worst case that it counts in, and the least
     suspicious of the attacked images there.
@@ -316,6 +331,7 @@ class Evaluation(Measured):
     cells: list[Cell]
     worst_case: list[WorstCase]
     by_attacker: list[WorstCase] = []
+    cascade: list[Cascaded] = []
     through: list[Through] = []
     healthy: str = ""
     healthy_told: bool = False

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from medaegis.bench.records.archive import read_evaluation, replace_file
-from medaegis.bench.records.evaluation import Cell, Control, Evaluation, WorstCase
+from medaegis.bench.records.evaluation import Cascaded, Cell, Control, Evaluation, WorstCase
 from medaegis.bench.report.words import (
+    CASCADE,
     beyond,
     decimal,
     decimal_range,
@@ -29,7 +30,8 @@ def markdown(evaluation_dir: Path | str) -> str:
     """
     evaluation = read_evaluation(evaluation_dir).evaluation
     controls = controls_table(evaluation.controls)
-    return "\n\n".join([_source(evaluation), _clean(evaluation), _attacks(evaluation), controls]) + "\n"
+    more = cascade_tables(evaluation.cascade)
+    return "\n\n".join([_source(evaluation), _clean(evaluation), _attacks(evaluation), *more, controls]) + "\n"
 
 
 def write_markdown(evaluation_dir: Path | str, out: Path) -> Path:
@@ -137,6 +139,17 @@ def _worst(worst: WorstCase) -> Sequence[str]:
         f"**{percent(worst.robust_accuracy)}**",
         "",
     )
+
+
+def cascade_tables(cascade: Sequence[Cascaded]) -> list[str]:
+    """What was counted over more images, in words and as a table; nothing where nothing was."""
+    if not cascade:
+        return []
+    rows = [
+        (eps_name(row.eps_text, row.norm), str(row.n), percent(row.share), percent_range(row.interval))
+        for row in cascade
+    ]
+    return [CASCADE, table(("eps", "n", "broken", "95 %"), rows)]
 
 
 def controls_table(controls: Sequence[Control]) -> str:

@@ -24,5 +24,5 @@ def page_environment() -> Environment:
     )
     environment.filters |= {name: getattr(words, name) for name in _FILTERS}
     environment.filters |= {"gradient": words.gradient_name, "told_size": told_size}
-    environment.globals |= {"eps_name": words.eps_name, "of": words.of}
+    environment.globals |= {"eps_name": words.eps_name, "of": words.of, "cascade_words": words.CASCADE}
     return environment

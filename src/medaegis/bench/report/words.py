@@ -10,6 +10,10 @@ from medaegis.bench.records.evaluation import Further, Judged, Norm
 
 NOT_MEASURED = "–"
 PLANTED = "Planted weakness: a Shield trained at 1/256 only"  # a control
+CASCADE = (
+    "Over more images, by a cascade: cheap attacks and small changes come first, and an image is left alone once one "
+    "breaks it. So this tells how many any of the attacks breaks, and nothing of the attacks one by one."
+)
 # Not from the locale: the page is in English wherever it is made.
 MONTHS = (
     *("January", "February", "March", "April", "May", "June"),
