@@ -9,10 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.peers import missing, peers
+from benchmarks.peers import Pgd, missing, peers
 from benchmarks.record import Record
 from benchmarks.subjects import Normalised, as_classifier, near_pictures, splitting_network
 from benchmarks.timing import Case
+from medaegis.attacks.base import Until
 from medaegis.attacks.engine import Attack
 from medaegis.attacks.losses.answer import CrossEntropy
 from medaegis.attacks.objective import Goal
@@ -23,9 +24,11 @@ ABOUT = (
     "PGD on ResNet-50 at 224 px: ours, the bare network's forward and input gradient, and other libraries with the "
     "same ball, step and start. A case's success is counted by one judge: the float32 network as built, on the result "
     "rounded to 8 bits. `medaegis` is the whole attack, its own verification in float32 included; `loop` is what it "
-    "spends on steps, and what is compared with the bare gradient."
+    "spends on steps, and what is compared with the bare gradient. Robust accuracy: ResNet-18 at 112 px, PGD with a "
+    'hundred steps in everybody\'s hands; ours stops at each image that it has broken (`until="broken"`).'
 )
 EPS, STEP, STEPS = 8 / 255, 2 / 255, 10
+LONG = 100  # steps, where robust accuracy is asked for
 
 
 def run(record: Record) -> None:
@@ -44,6 +47,8 @@ def run(record: Record) -> None:
         _overhead(record, attack, fast, images[:batch], labels[:batch])
     x, y = images[: batches[0]], labels[: batches[0]]
     _peers(record, attack, fast, plain, model, x, y)
+    for eps in (1, 8):
+        _robust_accuracy(record, eps)
 
 
 @torch.no_grad()
@@ -105,14 +110,14 @@ def _peers(
     others = peers(model, size=x.shape[-1], eps=EPS, step=STEP, threads=torch.get_num_threads())
     cases += [kept(name, partial(pgd, x, y)) for name, pgd in others.items()]
     group = f"batch {len(x)}"
-    seconds = record.measure(group, cases, unit="image-step", rounds=3, budget=20 if record.quick else 200)
+    seconds = record.measure(group, cases, unit="image-step", rounds=5, budget=20 if record.quick else 600)
     for name, images in found.items():
         share = _success(model, images, x, y)
         for row in record.content["measurements"]:
             if row["group"] == group and row["name"] == name:
                 row["extra"] = {"success": share}
     for name in others:
-        goal = ">= 4" if name == "torchattacks" else ">= 5"
+        goal = ">= 2.6" if name == "torchattacks" else ">= 3.7"
         record.ratio(f"{name} / medaegis", seconds, name, "medaegis", goal=goal)
         record.ratio(f"{name} / medaegis in float32, not folded", seconds, name, "medaegis, float32, not folded")
     record.ratio(
@@ -123,6 +128,43 @@ def _peers(
     )
     if absent := missing():
         record.note(f"Not installed and so not measured: {', '.join(absent)} (`make bench` installs them).")
+
+
+def _robust_accuracy(record: Record, eps: int) -> None:
+    """Time to the same robust accuracy within eps / 255, a quarter of it a step."""
+    size, count, steps = (64, 8, 10) if record.quick else (112, 32, LONG)
+    images = near_pictures(count, size, seed=record.seed)
+    model = splitting_network("resnet18", images, seed=record.seed)
+    x, y = _movable(model, images, record.seed)
+    victim = Victim(as_classifier(model, "resnet18", size=size))
+    radius, step = eps / 255, eps / 4 / 255
+    attack = Attack(objective=CrossEntropy(), steps=steps, step_size=step / radius)
+    found: dict[str, Tensor] = {}
+
+    def ours(until: Until) -> None:
+        run = attack.run(victim, x, y, eps=radius, batch_size=len(x), until=until)
+        found["medaegis" if until == "broken" else "medaegis, all steps"] = run.images
+
+    def theirs(name: str, pgd: Pgd) -> None:
+        found[name] = pgd(x, y, steps)
+
+    others = peers(model, size=size, eps=radius, step=step, threads=torch.get_num_threads())
+    cases = [
+        Case("medaegis", lambda: ours("broken"), work=len(x)),
+        Case("medaegis, all steps", lambda: ours("end"), work=len(x)),
+        *(
+            Case(name, partial(theirs, name, pgd), work=len(x), warm=partial(pgd, x[:1], y[:1], 1))
+            for name, pgd in others.items()
+        ),
+    ]
+    group = f"robust accuracy, {eps}/255, {steps} steps"
+    seconds = record.measure(group, cases, unit="image", rounds=5, budget=5 if record.quick else 400)
+    for row in record.content["measurements"]:
+        if row["group"] == group:
+            row["extra"] = {"success": _success(model, found[row["name"]], x, y, radius)}
+    for case in cases[1:]:
+        goal = ">= 10" if case.name in others else ""
+        record.ratio(f"{case.name} / medaegis, {group}", seconds, case.name, "medaegis", goal=goal)
 
 
 def _case(name: str, run: Callable[[int], object], x: Tensor) -> Case:
@@ -143,14 +185,14 @@ def _bare(classifier: Classifier, x: Tensor, y: Tensor, steps: int) -> None:
 
 
 @torch.no_grad()
-def _success(model: nn.Module, images: Tensor, x: Tensor, y: Tensor) -> float:
+def _success(model: nn.Module, images: Tensor, x: Tensor, y: Tensor, eps: float = EPS) -> float:
     """Share of rounded results that the network takes for another class.
 
     Raises:
         RuntimeError: a result lies outside the ball.
     """
     furthest = float((images - x).abs().max())
-    if furthest > EPS + 1e-6:
-        raise RuntimeError(f"a result is {furthest * 255:.3f}/255 away from its image, allowed are 8/255")
+    if furthest > eps + 1e-6:
+        raise RuntimeError(f"a result is {furthest * 255:.3f}/255 away from its image, allowed are {eps * 255:g}/255")
     rounded = (images * 255).round() / 255
     return float((model(rounded).argmax(1) != y).float().mean())
