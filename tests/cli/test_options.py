@@ -60,7 +60,19 @@ def test_a_recorded_command_can_be_typed_again_and_names_no_folder_of_this_machi
 
 
 def test_every_command_that_computes_takes_a_device():
-    names = ("train", "fit", "calibrate", "screen", "attack", "evaluate", "assess", "compare", "analyse", "demo")
+    names = [
+        "train",
+        "wrap",
+        "fit",
+        "calibrate",
+        "screen",
+        "attack",
+        "evaluate",
+        "assess",
+        "compare",
+        "analyse",
+        "demo",
+    ]
     for name in names:
         (command,) = [one for one in app.registered_commands if (one.name or one.callback.__name__) == name]
         assert "device" in command.callback.__annotations__, name

@@ -11,11 +11,13 @@ from medaegis.cli import console, datasets
 from medaegis.cli.options import (
     AsJson,
     Channels,
+    Device,
     Images,
     PictureSize,
     Seed,
     check_out,
     comma_separated,
+    device_of,
     next_step,
     picture_size,
 )
@@ -92,6 +94,7 @@ def wrap(
     ] = None,
     images: Images = None,
     seed: Seed = 0,
+    device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Take in a network that was trained elsewhere: writes the folder that `train` writes.
@@ -105,6 +108,7 @@ def wrap(
     from medaegis.models.wrapping import wrap_classifier
 
     check_out(out, check_target, kind="classifier")
+    place = device_of(device)
     named = comma_separated(classes, "--classes")
     colours = datasets.channels_of(data or "", channels)
     sides = picture_size(size)
@@ -112,7 +116,7 @@ def wrap(
     network = create_backbone(backbone, classes=len(named))
     load_weights(network, weights)
     classifier = wrap_classifier(
-        network,
+        network.to(place),
         out,
         backbone=backbone,
         classes=named,
