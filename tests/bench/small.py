@@ -12,7 +12,7 @@ from tests.attacks.toys import seeded
 from tests.models.tiny_networks import Tiny, tiny
 
 from medaegis.bench import store
-from medaegis.bench.checks import alarms, controls
+from medaegis.bench.checks.effort import Effort
 from medaegis.bench.evaluate import evaluate_guard
 from medaegis.bench.plan import Planned
 from medaegis.bench.records.evaluation import Evaluation
@@ -86,16 +86,18 @@ def fitted(folder: Path) -> tuple[Guard, Dataset, Split]:
     return guard, dataset, split
 
 
+EFFORT = Effort(far=8, queries=20)
+
+
 def measure(folder: Path, out: Path, *, cells=CELLS, planted: bool = False, **options) -> Evaluation:
     guard, dataset, split = fitted(folder)
+    options = {"effort": EFFORT, **options}
     return evaluate_guard(guard, Site(dataset, split), cells=cells, out_dir=out, planted=planted, **options)
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
     store.BATCH = 8
-    controls.FAR_IMAGES = 8
-    alarms.BLIND_QUERIES = 20
     ask = Store.get
 
     def get(self, key, compute):

@@ -1,5 +1,6 @@
 """Alarms must go off for victims that deserve them, and stay quiet for sound ones."""
 
+import dataclasses
 from types import SimpleNamespace
 
 import pytest
@@ -14,6 +15,7 @@ from medaegis.attacks.losses.shield import ShieldLogit
 from medaegis.attacks.objective import Goal
 from medaegis.attacks.victim import Victim
 from medaegis.bench.checks import alarms
+from medaegis.bench.checks.effort import ON_GUARD, Effort
 from medaegis.models.classifier import Classifier
 from medaegis.models.normalisation import IMAGENET_MEAN, IMAGENET_STD
 from medaegis.progress import silent
@@ -23,6 +25,8 @@ from medaegis.progress import silent
 
 class Few:
     """A campaign of N images, of which a few are at these places."""
+
+    effort = dataclasses.replace(ON_GUARD, queries=30)
 
     def __init__(self, places, only):
         self.places, self.only = places, only
@@ -109,9 +113,8 @@ def test_stamina_shows_what_more_effort_adds_to_the_worst_case(far, elsewhere, p
 
 
 @pytest.mark.parametrize(("blind", "passed"), [(0, True), (2, True), (3, False)])
-def test_guessing_is_tried_where_nothing_got_through_and_counts(blind, passed, monkeypatch):
+def test_guessing_is_tried_where_nothing_got_through_and_counts(blind, passed):
     """Of 20 images 15 are broken by one attack or another; Square is asked about the other five."""
-    monkeypatch.setattr(alarms, "BLIND_QUERIES", 30)
     places, asked = torch.arange(0, N, 2), []
 
     def only(left):
@@ -204,10 +207,11 @@ class Saturated(nn.Module):
 def slopes(tmp_path):
     """The alarms of slopes for a classifier and its Shields, on images in an order of one's own."""
 
-    def found(classifier, bank, n=40, order=None):
+    def found(classifier, bank, n=40, order=None, effort=ON_GUARD):
         images = toy_images(n, classifier)
         victim = Victim(classifier, shields=bank)
         campaign = toy_campaign(victim, images if order is None else images[order(victim, images)], tmp_path)
+        campaign = dataclasses.replace(campaign, effort=effort)
         return alarms.gradient_alarms(campaign, []), campaign
 
     return found
@@ -279,8 +283,7 @@ def test_a_probe_agrees_with_finite_differences():
 
 
 @pytest.mark.parametrize("masked", [0, 1])
-def test_one_shield_without_gradients_is_noticed_though_images_come_sorted_by_class(masked, slopes, monkeypatch):
-    monkeypatch.setattr(alarms, "PROBED", 12)
+def test_one_shield_without_gradients_is_noticed_though_images_come_sorted_by_class(masked, slopes):
     classifier = toy_classifier()
     bank = toy_bank(classifier)
     bank.shields[masked] = Saturated(bank.shields[masked])
@@ -288,7 +291,7 @@ def test_one_shield_without_gradients_is_noticed_though_images_come_sorted_by_cl
     def by_class(victim, images):
         return victim.verdicts(images).predicted.argsort(stable=True)
 
-    (none, _), campaign = slopes(classifier, bank, 80, by_class)
+    (none, _), campaign = slopes(classifier, bank, 80, by_class, effort=Effort(probed=12))
     assert len(set(campaign.sample.labels[:12].tolist())) == 1
     assert none.passed is False
     share = float((campaign.sample.targets[campaign.few(12)] == masked).float().mean())

@@ -18,7 +18,7 @@ from medaegis.attacks.engine import Attack
 from medaegis.attacks.victim import Verdict, Victim
 from medaegis.bench.analyse import figures
 from medaegis.bench.assess import assess_classifier, shuffled
-from medaegis.bench.checks import classifier as assessment_checks
+from medaegis.bench.checks.effort import Effort
 from medaegis.bench.metrics import share_interval
 from medaegis.bench.plan import Planned, every_attack, plan_assessment
 from medaegis.bench.records.assessment import SMALLEST, Assessment
@@ -400,14 +400,11 @@ def test_what_its_checks_turn_counts_in_the_worst_case(scene, tmp_path, monkeypa
         return piece
 
     monkeypatch.setattr(Store, "get", get)
-    monkeypatch.setattr(assessment_checks, "FAR_IMAGES", 12)
-    monkeypatch.setattr(assessment_checks, "BLIND_IMAGES", 12)
-    monkeypatch.setattr(assessment_checks, "BLIND_STEPS", 60)
     size, slow = ("4/256", 4 / 256), CATALOGUE["bim"]
     slow = dataclasses.replace(slow, attack=slow.attack.with_options(step_size=0.1))
     monkeypatch.setitem(CATALOGUE, "bim", slow)
     (cell,) = plan_assessment(["bim"], [size], steps=2)
-    found = assessed(scene, tmp_path, cells=[cell], eps=[size])
+    found = assessed(scene, tmp_path, cells=[cell], eps=[size], effort=Effort(far=12, guessed=12, queries=60))
     usual = pieces.pop((repr(cell.value), cell.eps))
     longer = pieces.pop((repr(cell.value.with_options(steps=20)), cell.eps))
     square = pieces.pop((repr(find_attack("square").attack.with_options(steps=60)), cell.eps))

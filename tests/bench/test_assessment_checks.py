@@ -1,5 +1,6 @@
 """The checks of an assessment must go off for attacks and classifiers that deserve it, and stay quiet otherwise."""
 
+import dataclasses
 from types import SimpleNamespace
 
 import pytest
@@ -15,6 +16,7 @@ from medaegis.attacks.losses.answer import CarliniWagner
 from medaegis.attacks.victim import Victim
 from medaegis.bench.checks import classifier as checks
 from medaegis.bench.checks.alarms import followed
+from medaegis.bench.checks.effort import ON_CLASSIFIER
 from medaegis.bench.plan import Planned
 from medaegis.bench.sample import draw
 from medaegis.progress import silent
@@ -23,7 +25,7 @@ from medaegis.progress import silent
 class Told:
     """A campaign of N images that answers with shares given beforehand, and remembers what it was asked."""
 
-    aim = "any wrong class"
+    aim, effort = "any wrong class", ON_CLASSIFIER
     smooth = SimpleNamespace(exact=SimpleNamespace(classes=("a", "b")))
 
     def __init__(self, answer, places=None):
@@ -108,7 +110,7 @@ def test_guessing_is_tried_where_gradients_fail_and_must_add_little(blind, passe
         return {"fooled": torch.arange(len(campaign.asked[-1][1])) < blind}
 
     campaign = Told(answer)
-    chosen = campaign.few(checks.BLIND_IMAGES).tolist()
+    chosen = campaign.few(campaign.effort.guessed).tolist()
     even = {"fooled": torch.arange(N) % 2 == 0}
     outcomes = [(planned("pgd", 8), piece(12 / N)), (planned("bim", 8), even), (planned("pgd", 2), piece(1.0))]
     outcomes.append((planned("pgd-l2", 8), piece(1.0)))
@@ -117,7 +119,7 @@ def test_guessing_is_tried_where_gradients_fail_and_must_add_little(blind, passe
     left = [i for i in chosen if i >= 12 and i % 2]
     turned = 1 - len(left) / len(chosen)
     assert 0.5 < turned < 0.8
-    assert campaign.asked == [(checks.BLIND_STEPS, left, 8 / 256)]
+    assert campaign.asked == [(campaign.effort.queries, left, 8 / 256)]
     assert alarm.passed is passed
     assert alarm.measured == f"all attacks {turned:.1%}, Square {blind / len(chosen):.1%} more"
     assert (cell.check, cell.attack) == (alarm.name, "square")
@@ -145,15 +147,15 @@ def test_guessing_is_tried_whatever_followed_gradients(attacks, asked, monkeypat
     assert found == ({"Gradients beat Square, 8/256": False} if asked else {"Gradients beat guessing, 8/256": False})
 
 
-def run(classifier, folder):
+def run(classifier, folder, *, queries=50):
     campaign = toy_campaign(Victim(classifier), toy_images(40, classifier), folder, aim="any wrong class")
+    campaign = dataclasses.replace(campaign, effort=dataclasses.replace(ON_CLASSIFIER, queries=queries))
     cells = [Planned(name, 16 / 256, "16/256") for name in ("fgsm", "pgd")]
     found, _ = checks.run_checks(campaign, campaign.run(cells, silent), silent)
     return {control.name.split(",")[0]: control.passed for control in found}
 
 
-def test_a_sound_classifier_sets_nothing_off(tmp_path, monkeypatch):
-    monkeypatch.setattr(checks, "BLIND_STEPS", 50)
+def test_a_sound_classifier_sets_nothing_off(tmp_path):
     found = run(toy_classifier(), tmp_path)
     assert set(found) == {
         *("Many steps beat one", "Full success far out", "More steps change little", "Gradients beat Square"),
@@ -162,10 +164,9 @@ def test_a_sound_classifier_sets_nothing_off(tmp_path, monkeypatch):
     assert set(found.values()) == {True}
 
 
-def test_masked_gradients_are_noticed(tmp_path, monkeypatch):
-    monkeypatch.setattr(checks, "BLIND_STEPS", 300)
+def test_masked_gradients_are_noticed(tmp_path):
     classifier, _ = wrapped(Rounded)
-    found = run(classifier, tmp_path)
+    found = run(classifier, tmp_path, queries=300)
     assert found["There are gradients"] is False
     assert found["Full success far out"] is False
     assert found["Gradients beat Square"] is False
@@ -184,7 +185,6 @@ class Scaled(nn.Module):
 
 def test_the_losses_that_attacks_follow_are_looked_at(tmp_path, monkeypatch):
     """The margin has its slope on saturated logits; cross-entropy has one as its objective takes it, else none."""
-    monkeypatch.setattr(checks, "BLIND_STEPS", 50)
     classifier, _ = wrapped(Scaled)
     found = run(classifier, tmp_path / "sound")
     assert found["There are gradients"] is found["Full success far out"] is found["Many steps beat one"] is True

@@ -12,6 +12,7 @@ from medaegis.attacks.victim import Verdict, Victim
 from medaegis.bench.campaign import Campaign
 from medaegis.bench.checks import controls
 from medaegis.bench.checks.controls import run_controls
+from medaegis.bench.checks.effort import ON_GUARD, Effort
 from medaegis.bench.plan import Planned
 from medaegis.bench.sample import Sample
 from medaegis.bench.store import Store
@@ -43,6 +44,8 @@ class Far:
 
     def __len__(self):
         return N
+
+    effort = ON_GUARD
 
     def __init__(self, shares=None, *, bare=1.0, cushioned=1.0):
         self.shares, self.bare, self.cushioned, self.asked = shares or {}, bare, cushioned, []
@@ -163,15 +166,14 @@ def scene(work, tmp_path):
         (1000, 100, False),
     ],
 )
-def test_harmless_changes_are_judged_at_the_n_there_is(n, lost, passed, monkeypatch):
+def test_harmless_changes_are_judged_at_the_n_there_is(n, lost, passed):
     """Of n images a tenth is rejected when clean; `lost` more, or fewer, when changed."""
     rejected = n // 10 + max(0, -lost)
     clean = SimpleNamespace(accepted=torch.arange(n) >= rejected)
     after = SimpleNamespace(accepted=torch.arange(n) >= rejected + lost)
     test = SimpleNamespace(ids=torch.arange(n), labels=torch.zeros(n))
     sample = SimpleNamespace(clean=clean, chosen=torch.arange(n), test=test)
-    campaign = SimpleNamespace(sample=sample, seed=0)
-    monkeypatch.setattr(controls, "HARMLESS_IMAGES", 1)
+    campaign = SimpleNamespace(sample=sample, seed=0, effort=Effort(harmless=1))
     guard = SimpleNamespace(judge=lambda images, **_: after)
     control = controls._as_clean(guard, campaign, torch.zeros(n, 1, 2, 2), "Random noise")
     assert control.passed is passed
@@ -222,11 +224,11 @@ def test_a_guard_that_cries_wolf_fails(scene):
     assert controls._noise(calm, campaign).passed is True
 
 
-def test_harmless_changes_are_tried_on_many_images_where_few_are_attacked(scene, monkeypatch):
+def test_harmless_changes_are_tried_on_many_images_where_few_are_attacked(scene):
     """Of two attacked images one alone would be half."""
     guard, _, _, campaign = scene
-    campaign = dataclasses.replace(campaign, sample=dataclasses.replace(campaign.sample, chosen=torch.tensor([0, 1])))
-    monkeypatch.setattr(controls, "HARMLESS_IMAGES", 30)
+    sample = dataclasses.replace(campaign.sample, chosen=torch.tensor([0, 1]))
+    campaign = dataclasses.replace(campaign, sample=sample, effort=Effort(harmless=30))
     control = controls._noise(guard, campaign)
     assert control.detail.startswith("30 images")
     rows = controls._harmless(campaign)
@@ -241,8 +243,7 @@ def test_harmless_changes_are_tried_on_many_images_where_few_are_attacked(scene,
 def test_the_planted_weakness_is_broken_and_blunt_attacks_are_found_out(scene, monkeypatch):
     """With an attack that stands still the control fails: it is not passed by construction."""
     guard, dataset, split, campaign = scene
-    monkeypatch.setattr(controls, "PLANTED_UPDATES", 6)
-    monkeypatch.setattr(controls, "FAR_IMAGES", 16)
+    campaign = dataclasses.replace(campaign, effort=Effort(planted=6, far=16))
     entry = CATALOGUE["wb"]
     shorter = dataclasses.replace(entry, attack=entry.attack.with_options(steps=15))
     monkeypatch.setitem(CATALOGUE, "wb", shorter)
@@ -256,14 +257,15 @@ def test_the_planted_weakness_is_broken_and_blunt_attacks_are_found_out(scene, m
     assert share[0] > share[1] == 0
     assert blunt.passed is False
     assert sharp.passed is (round(share[0] * 16 / 100) > 11), "12 of 16 and more: binom.cdf(11, 16, 0.9) is 0.017"
-    monkeypatch.setattr(controls, "PLANTED_UPDATES", 1)  # another recipe does not trip over the Shields of this one
+    other = Effort(planted=1, far=16)  # another recipe does not trip over the Shields of this one
+    campaign = dataclasses.replace(campaign, effort=other)
     assert controls._planted_weakness(guard, dataset, split, campaign, silent).passed is False
 
 
 def test_run_controls_takes_what_applies(scene, monkeypatch):
     guard, dataset, split, campaign = scene
     monkeypatch.setattr(controls, "_planted_weakness", lambda *_: pytest.fail("asked for"))
-    monkeypatch.setattr(controls, "FAR_IMAGES", 4)
+    campaign = dataclasses.replace(campaign, effort=Effort(far=4))
     few = [(planned("pgd", 8), piece(1.0, bare=1.0))]
     names = by_name(run_controls(guard, dataset, split, campaign, few, planted=True, progress=silent))
     missing = ["Ways through the Cushion", "More eps ends in full success (WB)", "Planted weakness"]

@@ -19,7 +19,7 @@ from medaegis.bench import campaign as campaigns
 from medaegis.bench import evaluate as evaluation
 from medaegis.bench import store
 from medaegis.bench.campaign import Campaign
-from medaegis.bench.checks import alarms, controls
+from medaegis.bench.checks import controls
 from medaegis.bench.evaluate import evaluate_guard
 from medaegis.bench.metrics import share_interval
 from medaegis.bench.outcome import elsewhere_nothing
@@ -51,8 +51,6 @@ def whole(work):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Store, "get", get)
         patch.setattr(store, "BATCH", 8)
-        patch.setattr(controls, "FAR_IMAGES", 8)
-        patch.setattr(alarms, "BLIND_QUERIES", 20)
         found = measure(work, work / "whole")
     return found, work / "whole", pieces
 
@@ -227,8 +225,6 @@ def test_what_stamina_breaks_counts_in_the_worst_case(whole, scene, work, tmp_pa
 
     monkeypatch.setattr(evaluation, "run_stamina", run)
     monkeypatch.setattr(store, "BATCH", 8)
-    monkeypatch.setattr(controls, "FAR_IMAGES", 8)
-    monkeypatch.setattr(alarms, "BLIND_QUERIES", 20)
     shutil.copytree(out, tmp_path / "again")
     again = measure(work, tmp_path / "again", stamina=True)
     assert again.cells == found.cells
@@ -387,8 +383,6 @@ def test_killed_and_resumed_is_the_same_and_repeats_nothing(whole, work):
 def test_a_second_run_computes_nothing(whole, work, monkeypatch):
     found, out, _ = whole
     monkeypatch.setattr(store, "BATCH", 8)
-    monkeypatch.setattr(controls, "FAR_IMAGES", 8)
-    monkeypatch.setattr(alarms, "BLIND_QUERIES", 20)
     ask = Store.get
 
     def get(self, key, compute):
@@ -565,9 +559,7 @@ def test_cell_ids_are_what_the_format_takes():
     assert Planned("wb", 0.0625, "0.0625", gradient="twin").id == "wb-0.0625-100x1-twin"
 
 
-def test_stamina_without_wb_is_told_to_be_missing(work, tmp_path, monkeypatch):
-    monkeypatch.setattr(alarms, "BLIND_QUERIES", 20)
-    monkeypatch.setattr(controls, "FAR_IMAGES", 8)
+def test_stamina_without_wb_is_told_to_be_missing(work, tmp_path):
     for stamina in (True, False):
         found = measure(work, tmp_path, cells=CELLS[:1], limit=8, stamina=stamina)
         told = [(c.kind, c.measured, c.passed) for c in found.controls if c.name == "Stamina"]

@@ -10,6 +10,7 @@ from tests.bench.campaigns import toy_campaign
 
 from medaegis.attacks.victim import Victim
 from medaegis.bench.checks import alarms
+from medaegis.bench.checks.effort import Effort
 from medaegis.bench.figures import Figures
 from medaegis.bench.plan import Planned
 from medaegis.bench.records.evaluation import Further
@@ -50,10 +51,10 @@ def test_any_wrong_diagnosis_that_is_accepted_got_through(tmp_path, classes, tra
     assert len(through) == min(48, int((wrong & verdict.accepted).sum()))
 
 
-def test_what_a_check_tried_on_a_few_images_is_told_apart(tmp_path, monkeypatch):
+def test_what_a_check_tried_on_a_few_images_is_told_apart(tmp_path):
     """PGD does not aim at the Shields; Square does, on a few of the images that PGD left."""
-    monkeypatch.setattr(alarms, "BLIND_QUERIES", 60)
     figures = figures_of(tmp_path, 2)
+    figures = replace(figures, campaign=replace(figures.campaign, effort=Effort(queries=60)))
     planned = Planned("pgd", 24 / 256, "24/256", steps=3)
     piece = figures.campaign.attack(planned, silent)
     alarm, more = alarms.run_guessing(figures.campaign, [(planned, piece)], silent)

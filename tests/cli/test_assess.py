@@ -1,6 +1,7 @@
 """`medaegis assess` on the shared classifier: its files, its exit code, and what it refuses."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -47,9 +48,11 @@ def test_a_classifier_is_assessed(shop: Shop, tmp_path: Path):
 
 
 def test_a_failed_control_is_an_exit_code(shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    from medaegis.bench.checks import controls
+    from medaegis.bench import assess
+    from medaegis.bench.checks.effort import Effort
 
-    monkeypatch.setattr(controls, "FAR_EPS", 1 / 256)  # so near that the attack does not succeed on all
+    near = Effort(far_eps=1 / 256)  # so near that the attack does not succeed on all
+    monkeypatch.setattr(assess, "assess_classifier", partial(assess.assess_classifier, effort=near))
     options = ("--attacks", "bim", "--eps", "1/256", "--limit", 8, "--out", tmp_path)
     result = call("assess", shop.classifier, shop.spec, *options)
     assert result.exit_code == 1

@@ -21,6 +21,7 @@ from medaegis.attacks.victim import Verdict, Victim
 from medaegis.bench.campaign import Campaign, classifier_key
 from medaegis.bench.cascade import check_cascade, run_cascade
 from medaegis.bench.checks.classifier import run_checks
+from medaegis.bench.checks.effort import ON_CLASSIFIER, Effort
 from medaegis.bench.metrics import share_interval
 from medaegis.bench.outcome import Outcomes, pixels_of
 from medaegis.bench.plan import Planned, check_attacks, norm_of
@@ -53,6 +54,7 @@ def assess_classifier(
     targeted: bool = False,
     limit: int | None = None,
     cascade: int | None = None,
+    effort: Effort = ON_CLASSIFIER,
     seed: int = 0,
     command: str = "",
     progress: Progress = silent,
@@ -69,6 +71,7 @@ def assess_classifier(
         targeted: only a wrong class drawn for each image counts as success; else any.
         limit: at most so many test images, classes in proportion.
         cascade: also tell how many of so many test images any of the attacks turns, each left alone once it is turned.
+        effort: of the checks.
 
     Raises:
         ConfigError: an attack that needs a Shield or more classes, a limit below 1, an unknown Cushion.
@@ -95,6 +98,7 @@ def assess_classifier(
         classifier_key(classifier, filtering, seed),
         "drawn class" if targeted else "any wrong class",
         known=Known(dataset.subset([*split.train, *split.adv_train]), seed=seed),
+        effort=effort,
     )
     sample = campaign.sample
     outcomes = campaign.run(cells, progress)

@@ -18,6 +18,7 @@ from medaegis.attacks.objective import Goal
 from medaegis.attacks.transfer import transfer
 from medaegis.attacks.universal import Universal, fixed, wanted
 from medaegis.attacks.victim import Victim
+from medaegis.bench.checks.effort import ON_GUARD, Effort
 from medaegis.bench.code import code_fingerprint
 from medaegis.bench.outcome import as_scores
 from medaegis.bench.plan import Planned
@@ -47,6 +48,7 @@ class Campaign:
         known: other clean images, in the attacker's hands; None: no attack may need them.
         alone: the classifier without Cushion and Shield, for how often the same attack fools that; None: not asked.
         surrogate: what an attacker attacks who knows nothing of the victim; None where no cell is transferred.
+        effort: of the checks.
     """
 
     victim: Victim
@@ -57,6 +59,7 @@ class Campaign:
     known: Known | None = None
     alone: Victim | None = None
     surrogate: Surrogate | None = None
+    effort: Effort = ON_GUARD
 
     def __len__(self) -> int:
         return len(self.sample)

@@ -21,6 +21,7 @@ from medaegis.bench.campaign import Campaign, guard_key
 from medaegis.bench.cascade import check_cascade, run_cascade
 from medaegis.bench.checks.alarms import STAMINA, guessing_is_missing, run_alarms, run_guessing, run_stamina
 from medaegis.bench.checks.controls import attacks_ahead, not_measured, run_controls
+from medaegis.bench.checks.effort import ON_GUARD, Effort
 from medaegis.bench.facts import clean_result, guard_facts
 from medaegis.bench.figures import Figures
 from medaegis.bench.outcome import Outcomes, as_array
@@ -64,6 +65,7 @@ def evaluate_guard(
     planted: bool = True,
     stamina: bool = False,
     healthy: str | None = None,
+    effort: Effort = ON_GUARD,
     seed: int = 0,
     command: str = "",
     progress: Progress = silent,
@@ -77,6 +79,7 @@ def evaluate_guard(
         cascade: also tell how many of so many test images any of the attacks breaks, each left alone once it is broken.
         planted: also train a deliberately weak Shield and show that the attacks break it.
         healthy: the class that no disease is, for how often the others are accepted as it; None: the first.
+        effort: of the controls and alarms.
         stamina: also attack a few images with far more steps and restarts; what that breaks counts in the worst case.
 
     Raises:
@@ -109,6 +112,7 @@ def evaluate_guard(
         known=Known(dataset.subset([*split.train, *split.adv_train]), seed=seed),
         alone=Victim(guard.classifier),
         surrogate=surrogate,
+        effort=effort,
     )
     figures = Figures(campaign, 0 if healthy is None else guard.classes.index(healthy))
     outcomes = campaign.run(cells, progress)
@@ -158,7 +162,11 @@ def _checks(
     """Controls and alarms, and what those that attack further made, for the worst case."""
     further = [run_guessing] if guessing_is_missing(outcomes, adaptive=True) else []
     cells = [planned for planned, _ in outcomes]
-    ahead = attacks_ahead(cells, len(guard.classes), planted=planted) + len(further) + (1 + len(STAMINA)) * stamina
+    ahead = (
+        attacks_ahead(campaign, cells, len(guard.classes), planted=planted)
+        + len(further)
+        + (1 + len(STAMINA)) * stamina
+    )
     checking = Stages(progress, ahead)
     controls = run_controls(guard, site.dataset, site.split, campaign, outcomes, planted=planted, progress=checking)
     controls += run_alarms(campaign, outcomes)

@@ -32,10 +32,7 @@ TOLERATED = 0.05  # more undetected success by more effort, or by less knowledge
 ADDED = 0.02  # the same of what a check adds to all that was broken
 ZERO = 0.01  # images without a gradient
 UPHILL = 0.10  # images whose loss rises one grey level along its steepest descent
-PROBED = 64  # images whose gradients are looked at
 PROBE_EPS = 8 / 256
-BLIND_IMAGES, BLIND_QUERIES = 16, 500
-STAMINA_IMAGES = 16
 STAMINA = ((10, 1), (1, 5), (1, 20))  # times the steps, and restarts
 
 
@@ -162,7 +159,7 @@ def gradient_alarms(campaign: Campaign, outcomes: Outcomes) -> list[Control]:
     """Slopes of the margin, of the Shield and of every loss that the attacks follow, without the Cushion: a loss that
     is quantised by a codec steps by nature, and the ways through it have a control of their own.
     """
-    few, victim = campaign.only(campaign.few(PROBED)).sample, campaign.smooth
+    few, victim = campaign.only(campaign.few(campaign.effort.probed)).sample, campaign.smooth
     losses = followed(outcomes, len(victim.exact.classes), CarliniWagner(), ShieldLogit())
     return slope_alarms(victim, few.pixels, Goal(few.labels, few.targets), few.ids, few.seed, losses)
 
@@ -269,8 +266,8 @@ def run_guessing(campaign: Campaign, outcomes: Outcomes, progress: Progress) -> 
     """
     linf = [(p, piece) for p, piece in outcomes if p.value.ball.name == "linf"]
     largest = max((p for p, _ in linf), key=lambda p: p.eps)
-    square = square_check("square-guard", largest, BLIND_QUERIES)
-    places, more = campaign.few(BLIND_IMAGES), []
+    square = square_check("square-guard", largest, campaign.effort.queries)
+    places, more = campaign.few(campaign.effort.guessed), []
     usual = torch.stack([broken_by(piece)[places] for p, piece in linf if p.eps == largest.eps]).any(0)
 
     def ask(left: Tensor) -> Tensor:
@@ -288,7 +285,7 @@ def run_stamina(campaign: Campaign, outcomes: Outcomes, progress: Progress) -> t
         The alarm, and the outcomes, in which the other images count as not fooled, for the worst case.
     """
     longest = max((p for p, _ in outcomes if p.attack == "wb"), key=lambda p: (p.eps, p.value.steps))
-    places = campaign.few(STAMINA_IMAGES)
+    places = campaign.few(campaign.effort.stamina)
     small = campaign.only(places)
     n, place = len(places), (longest.eps, norm_of(longest))
     usual = torch.stack([broken_by(piece)[places] for p, piece in outcomes if (p.eps, norm_of(p)) == place]).any(0)

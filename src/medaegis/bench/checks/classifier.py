@@ -17,7 +17,6 @@ from medaegis.attacks.objective import Goal
 from medaegis.bench.campaign import Campaign
 from medaegis.bench.checks.alarms import (
     ADDED,
-    PROBED,
     followed,
     guessing_alarm,
     guessing_is_missing,
@@ -34,9 +33,7 @@ from medaegis.bench.records.evaluation import Control
 from medaegis.bench.store import Piece
 from medaegis.progress import Progress, Stages
 
-FAR_IMAGES = 64
 LONGER = 10  # times the steps
-BLIND_STEPS, BLIND_IMAGES = 1000, 32
 
 
 def run_checks(campaign: Campaign, outcomes: Outcomes, progress: Progress) -> tuple[list[Control], Outcomes]:
@@ -48,7 +45,7 @@ def run_checks(campaign: Campaign, outcomes: Outcomes, progress: Progress) -> tu
     way = outcomes[0][0].gradient
     bounded = [(p, piece) for p, piece in outcomes if not find_attack(p.attack).minimal and p.gradient == way]
     plain = [(p, piece) for p, piece in bounded if _plain(p)]
-    progress = Stages(progress, len(far_out(p for p, _ in plain)) + 2)
+    progress = Stages(progress, len(far_out((p for p, _ in plain), campaign.effort.far_eps)) + 2)
     found = [*_more_change(bounded), *steps_beat_one(bounded), *knowledge_helps(bounded, adaptive=False)]
     further = [_guessing] if guessing_is_missing(bounded, adaptive=False) else []
     if plain:
@@ -59,7 +56,7 @@ def run_checks(campaign: Campaign, outcomes: Outcomes, progress: Progress) -> tu
         alarm, outcome = run(campaign, bounded, progress)
         found.append(alarm)
         more += outcome
-    few, victim = campaign.only(campaign.few(PROBED)).sample, campaign.smooth
+    few, victim = campaign.only(campaign.few(campaign.effort.probed)).sample, campaign.smooth
     goal = Goal(few.labels, None if campaign.aim == "any wrong class" else few.targets)
     losses = followed(outcomes, len(victim.exact.classes), CarliniWagner())
     found += slope_alarms(victim, few.pixels, goal, few.ids, few.seed, losses)
@@ -97,7 +94,8 @@ def _more_change(outcomes: Outcomes) -> list[Control]:
 
 
 def _full_success(campaign: Campaign, plain: Outcomes, progress: Progress) -> Control:
-    few, cells = campaign.only(campaign.few(FAR_IMAGES)), far_out(planned for planned, _ in plain)
+    few = campaign.only(campaign.few(campaign.effort.far))
+    cells = far_out((planned for planned, _ in plain), campaign.effort.far_eps)
     fooled = {p.attack: few.attack(p, progress)["fooled"] for p in cells}
     passed, judged = judge([at_least(int(hits.sum()), len(hits), FULL) for hits in fooled.values()])
     return Control(
@@ -116,7 +114,7 @@ def _more_steps(campaign: Campaign, bounded: Outcomes, progress: Progress) -> tu
     plain = [(p, piece) for p, piece in bounded if _plain(p)]
     names = [planned.attack for planned, _ in plain]
     name = "pgd" if "pgd" in names else names[0]
-    rows = campaign.few(FAR_IMAGES)
+    rows = campaign.few(campaign.effort.far)
     found = sorted(((p, piece["fooled"][rows]) for p, piece in plain if p.attack == name), key=lambda pair: pair[0].eps)
     short = [pair for pair in found if float(pair[1].float().mean()) < FULL]
     planned, usual = max(short, key=lambda pair: pair[0].eps, default=found[0])
@@ -143,8 +141,8 @@ def _more_steps(campaign: Campaign, bounded: Outcomes, progress: Progress) -> tu
 def _guessing(campaign: Campaign, bounded: Outcomes, progress: Progress) -> tuple[Control, Outcomes]:
     """Square on a few images, at the largest eps."""
     largest = max((p for p, _ in bounded if p.value.ball.name == "linf"), key=lambda p: p.eps)
-    square = square_check("square", largest, BLIND_STEPS)
-    rows, more = campaign.few(BLIND_IMAGES), []
+    square = square_check("square", largest, campaign.effort.queries)
+    rows, more = campaign.few(campaign.effort.guessed), []
 
     def ask(left: Tensor) -> Tensor:
         piece = campaign.only(rows[left]).attack(square, progress)

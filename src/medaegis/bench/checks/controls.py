@@ -38,16 +38,12 @@ from medaegis.images.splits import Split
 from medaegis.progress import Progress
 
 NOISE_EPS = 16 / 256
-HARMLESS_IMAGES = 200  # at least, where there are so many: of ten images one alone would decide
 TOLERATED = 0.05  # difference between two shares of the same images that is let pass, were it known exactly
 FULL = 0.99
 EVERYWHERE = 0.95  # undetected success that more eps must reach
 BROKEN = 0.90  # undetected success against the planted weakness
-FAR_EPS = 64 / 256  # a quarter of the range, where nothing can stand
-FAR_IMAGES = 64
 WAYS = "Ways through the Cushion"
 FULL_SUCCESS = "More eps ends in full success (WB)"
-PLANTED_UPDATES = 150
 PLANTED_EPS = 16 / 256
 
 
@@ -75,12 +71,13 @@ def run_controls(
     return controls
 
 
-def attacks_ahead(cells: Sequence[Planned], classes: int, *, planted: bool) -> int:
+def attacks_ahead(campaign: Campaign, cells: Sequence[Planned], classes: int, *, planted: bool) -> int:
     """How many attacks and trainings `run_controls` will make, for an estimate of what is left."""
-    largest = max((p.eps for p in cells if p.attack == "wb"), default=FAR_EPS)
-    farther = sum(eps > largest for eps in (FAR_EPS / 2, FAR_EPS))
+    far = campaign.effort.far_eps
+    largest = max((p.eps for p in cells if p.attack == "wb"), default=far)
+    farther = sum(eps > largest for eps in (far / 2, far))
     weak = (classes + 1) * (planted and any(p.attack == "wb" for p in cells))
-    return len(far_out(filter(_must_win, cells))) + farther + weak
+    return len(far_out(filter(_must_win, cells), far)) + farther + weak
 
 
 def not_measured(name: str, kind: Literal["control", "alarm"] = "control") -> Control:
@@ -106,9 +103,9 @@ def _extra_jpeg(guard: Guard, campaign: Campaign) -> Control:
 
 def _harmless(campaign: Campaign) -> torch.Tensor:
     """Rows of the test images that harmless changes are tried on: the chosen ones, or more where those are few."""
-    if len(campaign.sample.chosen) >= HARMLESS_IMAGES:
+    if len(campaign.sample.chosen) >= campaign.effort.harmless:
         return campaign.sample.chosen
-    return draw(campaign.sample.test.labels, HARMLESS_IMAGES, campaign.seed)
+    return draw(campaign.sample.test.labels, campaign.effort.harmless, campaign.seed)
 
 
 def _as_clean(guard: Guard, campaign: Campaign, images: torch.Tensor, name: str) -> Control:
@@ -127,10 +124,10 @@ def _as_clean(guard: Guard, campaign: Campaign, images: torch.Tensor, name: str)
     )
 
 
-def far_out(cells: Iterable[Planned]) -> list[Planned]:
-    """Each attack once, at 64/256, where nothing can stand, or at its largest eps if that is farther."""
+def far_out(cells: Iterable[Planned], eps: float) -> list[Planned]:
+    """Each attack once, at this eps, where nothing can stand, or at its largest eps if that is farther."""
     cells = list(cells)
-    far = max([FAR_EPS, *(planned.eps for planned in cells)])
+    far = max([eps, *(planned.eps for planned in cells)])
     return [replace(p, eps=far, eps_text=f"{far * 256:g}/256") for p in {p.attack: p for p in cells}.values()]
 
 
@@ -141,10 +138,10 @@ def _undefended(campaign: Campaign, outcomes: Outcomes, progress: Progress) -> l
     queries, one that imitates features may do so without a wrong answer, one that looks for the smallest change knows
     no eps, a universal one need not fool for all, and none of that is a fault of the evaluation.
     """
-    cells = far_out(planned for planned, _ in outcomes if _must_win(planned))
+    cells = far_out((planned for planned, _ in outcomes if _must_win(planned)), campaign.effort.far_eps)
     if not cells:
         return []
-    small = campaign.only(campaign.few(FAR_IMAGES))
+    small = campaign.only(campaign.few(campaign.effort.far))
     pieces = {planned.attack: small.attack(planned, progress) for planned in cells}
     rows = (
         ("Attacks on the classifier alone", "fooled_bare"),
@@ -211,11 +208,11 @@ def _full_success(campaign: Campaign, outcomes: Outcomes, progress: Progress) ->
         for p, piece in found
         if (p.value.steps, p.gradient) == (longest.value.steps, longest.gradient)
     }
-    planned, places = sorted(broken), campaign.few(FAR_IMAGES)
+    planned, places = sorted(broken), campaign.few(campaign.effort.far)
     falls = falls_of([broken[eps] for eps in planned])
     before = broken[planned[-1]][places]
     small = campaign.only(places)
-    for eps in (FAR_EPS / 2, FAR_EPS):
+    for eps in (campaign.effort.far_eps / 2, campaign.effort.far_eps):
         if eps > planned[-1]:
             piece = small.attack(replace(longest, eps=eps, eps_text=f"{eps * 256:g}/256"), progress)
             broken[eps] = broken_by(piece)
@@ -227,7 +224,7 @@ def _full_success(campaign: Campaign, outcomes: Outcomes, progress: Progress) ->
     return Control(
         name=FULL_SUCCESS,
         expectation=f"undetected success does not fall as eps grows, {_points(TOLERATED)} let pass, and reaches "
-        f"{EVERYWHERE:.0%} somewhere (up to 64/256)",
+        f"{EVERYWHERE:.0%} somewhere (up to {campaign.effort.far_eps * 256:g}/256)",
         measured=", ".join(f"{eps * 256:g}/256: {float(broken[eps].float().mean()):.1%}" for eps in sorted(broken)),
         passed=passed,
         detail="A curve that stays flat would mean that the attack is stuck, not that the guard is strong.",
@@ -251,7 +248,7 @@ def _planted_weakness(
     learn = dataset.subset([*split.train, *split.adv_train])
     config = ShieldConfig(
         taps=guard.bank.taps,
-        updates=PLANTED_UPDATES,
+        updates=campaign.effort.planted,
         eps_start=1 / 256,
         eps_end=1 / 256,
         inner_steps=3,
@@ -267,7 +264,7 @@ def _planted_weakness(
     set_guard_thresholds(weak, dataset, split.val)
     eps_text = f"{PLANTED_EPS * 256:g}/256"
     planned = Planned("wb", PLANTED_EPS, eps_text, samples=samples)
-    piece = campaign.only(campaign.few(FAR_IMAGES)).against(weak).attack(planned, progress)
+    piece = campaign.only(campaign.few(campaign.effort.far)).against(weak).attack(planned, progress)
     hits = broken_by(piece)
     passed, judged = judge([at_least(int(hits.sum()), len(hits), BROKEN)])
     return Control(
