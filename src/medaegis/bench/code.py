@@ -6,7 +6,8 @@ import hashlib
 from functools import cache
 from pathlib import Path
 
-ROOMS = ("attacks", "cushions", "detectors", "guard", "models")  # whose sources decide what is stored, with DRAWS
+# Whose sources decide what is stored, with DRAWS.
+ROOMS = ("attacks", "corruptions", "cushions", "detectors", "guard", "models")
 DRAWS = "draws.py"
 
 
