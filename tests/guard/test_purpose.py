@@ -67,6 +67,7 @@ def test_the_training_data_say_what_a_guard_is_for():
     assert purpose_of("folder:/data", ()) is None
     assert purpose_of("folder:/data", [Kind("", CAPTURE, "", False)]) is None
     assert purpose_of("chest-xray:/data", ()).modalities == ("CR", "DX", "RG")
+    assert purpose_of("phantom-xray?n=240", ()).modalities == ("CR", "DX", "RG")
     assert purpose_of("aptos2019:/data", ()) == Purpose(modalities=("OP",), colour=True, source="data set aptos2019")
     two = [CR, Kind("DX", CLASSES + "1.1", "THORAX", False)]
     assert purpose_of("folder:/data", two) == Purpose(

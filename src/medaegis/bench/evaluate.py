@@ -22,12 +22,13 @@ from medaegis.bench.cascade import check_cascade, run_cascade
 from medaegis.bench.checks.alarms import STAMINA, guessing_is_missing, run_alarms, run_guessing, run_stamina
 from medaegis.bench.checks.controls import attacks_ahead, not_measured, run_controls
 from medaegis.bench.checks.effort import ON_GUARD, Effort
+from medaegis.bench.corruptions import run_corruptions
 from medaegis.bench.facts import clean_result, guard_facts
 from medaegis.bench.figures import Figures
 from medaegis.bench.outcome import Outcomes, as_array
 from medaegis.bench.plan import Planned, attacker_of, check_attacks, norm_of
 from medaegis.bench.records.archive import Array, EvaluationFolder, begin_evaluation, provenance, write_evaluation
-from medaegis.bench.records.evaluation import Attacker, Cascaded, Control, Evaluation
+from medaegis.bench.records.evaluation import Attacker, Cascaded, Control, Corrupted, Evaluation
 from medaegis.bench.sample import Sample, check_images, data_facts
 from medaegis.bench.store import Piece, Store
 from medaegis.bench.surrogates import surrogate_of
@@ -62,6 +63,7 @@ def evaluate_guard(
     out_dir: Path,
     limit: int | None = None,
     cascade: int | None = None,
+    corruptions: bool = False,
     planted: bool = True,
     stamina: bool = False,
     healthy: str | None = None,
@@ -77,6 +79,7 @@ def evaluate_guard(
         surrogates: classifiers on which the transferred cells are made, by the mean of their logits.
         limit: attack at most so many images, classes in proportion; the clean figures use all test images.
         cascade: also tell how many of so many test images any of the attacks breaks, each left alone once it is broken.
+        corruptions: also tell what the guard does with harmless changes of test images.
         planted: also train a deliberately weak Shield and show that the attacks break it.
         healthy: the class that no disease is, for how often the others are accepted as it; None: the first.
         effort: of the controls and alarms.
@@ -126,6 +129,10 @@ def evaluate_guard(
         wide = Sample.draw(test, judge, limit=cascade, seed=seed)
         places = {(norm_of(p), p.eps): (p.eps_text, p.eps, p.value.ball) for p in cells}
         cascaded = run_cascade(campaign, wide, cells, everything, [at for _, at in sorted(places.items())], progress)
+    harmless: list[Corrupted] = []
+    shown: dict[str, Array] = {}
+    if corruptions:
+        harmless, shown = run_corruptions(guard, test, store, seed=seed, progress=progress)
     evaluation = Evaluation(
         **about,
         seconds=time.perf_counter() - started + store.spent_before,
@@ -138,6 +145,7 @@ def evaluate_guard(
         worst_case=worst_cases(figures, everything),
         by_attacker=[row for attacker in attackers for row in worst_cases(figures, everything, attacker)],
         cascade=cascaded,
+        corruptions=harmless,
         through=through,
         healthy=guard.classes[figures.healthy],
         healthy_told=healthy is not None,
@@ -145,7 +153,7 @@ def evaluate_guard(
         controls=controls,
     )
     examples = {name: array for planned, piece in outcomes for name, array in figures.pictures(planned, piece).items()}
-    write_evaluation(out_dir, EvaluationFolder(evaluation, _scores(figures, outcomes), examples | pixels))
+    write_evaluation(out_dir, EvaluationFolder(evaluation, _scores(figures, outcomes), examples | pixels | shown))
     return evaluation
 
 

@@ -130,4 +130,5 @@ add_command(app, report.report, example="medaegis report runs/evaluation", panel
 add_command(app, listings.attacks, example="medaegis attacks", panel="Measure")
 add_command(app, listings.detectors, example="medaegis detectors", panel="Measure")
 add_command(app, listings.suites, example="medaegis suites", panel="Measure")
+add_command(app, listings.corruptions, example="medaegis corruptions", panel="Measure")
 add_command(app, listings.cushions, example="medaegis cushions", panel="Build")

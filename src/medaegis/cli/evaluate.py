@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-    from medaegis.bench.records.evaluation import Cascaded, Control, Evaluation
+    from medaegis.bench.records.evaluation import Cascaded, Control, Corrupted, Evaluation
 
 
 def evaluate(
@@ -83,6 +83,12 @@ def evaluate(
     ] = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help=LIMIT, show_default="suite's")] = None,
     cascade: Cascade = None,
+    corruptions: Annotated[
+        bool,
+        typer.Option(
+            "--corruptions", help="Also tell what the guard does with harmless changes (medaegis corruptions)."
+        ),
+    ] = False,
     planted: Annotated[
         bool, typer.Option(help="Control: also train a weak Shield and show that the attacks break it.")
     ] = True,
@@ -141,6 +147,7 @@ def evaluate(
             out_dir=out,
             limit=planned.limit,
             cascade=cascade,
+            corruptions=corruptions,
             planted=planted,
             stamina=planned.stamina,
             healthy=healthy,
@@ -151,7 +158,8 @@ def evaluate(
     if as_json:
         console.write_json(
             found.model_dump(
-                mode="json", include={"clean", "cells", "worst_case", "cascade", "by_attacker", "controls"}
+                mode="json",
+                include={"clean", "cells", "worst_case", "cascade", "corruptions", "by_attacker", "controls"},
             )
             | {"out": str(out), "seconds": found.seconds}
         )
@@ -160,6 +168,8 @@ def evaluate(
         if found.cascade:
             console.write(cascade_table(found.cascade))
         console.write(cells_table(found))
+        if found.corruptions:
+            console.write(corruptions_table(found.corruptions))
         console.write(controls_table(found.controls))
         console.say(f"Written to {out}. {next_step('report', out)}")
     if any(control.passed is False for control in found.controls):
@@ -216,6 +226,28 @@ def cells_table(found: Evaluation) -> RenderableType:
     ]
     told = ("n", "Fools bare", "Fools cushioned", "AUROC", "TPR at 90 % TNR", "Undetected")
     return console.table("Attack", "eps", "Steps", *(["Gradient"] if ways else []), *told, rows=rows)
+
+
+def corruptions_table(corruptions: Sequence[Corrupted]) -> RenderableType:
+    """A line per harmless change, with its severities from 1 to 5; first the clean images."""
+    lines: dict[str, list[Corrupted]] = {}
+    for row in corruptions:
+        lines.setdefault(row.title, []).append(row)
+
+    def told(shares: Sequence[float]) -> str:
+        return " ".join(f"{100 * share:3.0f}" for share in shares)
+
+    rows = [
+        [
+            title,
+            told([row.accepted for row in found]),
+            told([row.accuracy for row in found]),
+            " ".join("  – " if row.auroc is None else f"{row.auroc:.2f}" for row in found),
+        ]
+        for title, found in lines.items()
+    ]
+    columns = ("Harmless change, severity 1 to 5", "Accepted, %", "Diagnosed rightly, %", "AUROC of the accepted")
+    return console.table(*columns, rows=rows, title=f"{corruptions[0].n} images that nobody attacked")
 
 
 def controls_table(controls: Sequence[Control]) -> RenderableType:

@@ -1,4 +1,4 @@
-"""Lists: a check-up of the installation, the attacks, the detectors and the cushions there are."""
+"""Lists: a check-up of the installation, the attacks, the detectors, the cushions and the corruptions there are."""
 
 from __future__ import annotations
 
@@ -107,3 +107,19 @@ def cushions(as_json: AsJson = False) -> None:
         console.write_json(known())
     else:
         console.write(console.table("Name", "Write", rows=list(known().items()), whole=True))
+
+
+def corruptions(as_json: AsJson = False) -> None:
+    """List the harmless changes that `evaluate --corruptions` makes, with their amounts at severity 1 to 5."""
+    from medaegis.corruptions import CORRUPTIONS
+
+    if as_json:
+        parts = ("name", "title", "group", "kind", "parameter", "amounts")
+        console.write_json([{part: getattr(one, part) for part in parts} for one in CORRUPTIONS.values()])
+    else:
+        rows = [
+            [one.name, one.title, one.kind, one.parameter, " ".join(f"{amount:g}" for amount in one.amounts)]
+            for one in CORRUPTIONS.values()
+        ]
+        columns = ("Name", "Change", "Pictures", "Parameter", "Severity 1 to 5")
+        console.write(console.table(*columns, rows=rows, whole=True))

@@ -31,6 +31,7 @@ def evaluate(
     queries: int | None = None,
     limit: int | None = None,
     cascade: int | None = None,
+    corruptions: bool = False,
     surrogates: Sequence[Classifier] = (),
     planted: bool = True,
     healthy: str | None = None,
@@ -58,6 +59,8 @@ def evaluate(
             that see answers alone, `limit` (test images drawn).
         cascade: also tell of so many test images, more than `limit`, how many any of the attacks breaks; each is left
             alone once one does.
+        corruptions: also tell what the guard does with harmless changes, such as noise, blur or another contrast, at
+            five severities: how many diagnoses are right, how many images are accepted.
         surrogates: classifiers of somebody who knows nothing of the guard, to make conventional attacks on.
         planted: also train a weak Shield, and show that the attacks break it.
         healthy: the class that no disease is; None: the first.
@@ -84,6 +87,7 @@ def evaluate(
         out_dir=Path(out),
         limit=plan.limit,
         cascade=cascade,
+        corruptions=corruptions,
         planted=planted,
         stamina=plan.stamina,
         healthy=healthy,

@@ -73,7 +73,7 @@ def purpose_of(spec: str, kinds: Iterable[Kind]) -> Purpose | None:
             colour=colours.pop() if len(colours) == 1 else None,
             source="training images",
         )
-    scheme = spec.partition(":")[0]
+    scheme = re.split("[:?]", spec)[0]
     if scheme not in OF_SCHEME:
         return None
     modalities, body_parts, colour = OF_SCHEME[scheme]

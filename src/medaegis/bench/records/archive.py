@@ -39,7 +39,8 @@ class EvaluationFolder:
     scores: "clean" float32, of clean images diagnosed rightly, "clean/wrong" of the others, "<cell id>" float32 (n,),
     "<cell id>/fooled" uint8 (n,); higher = more suspicious, +inf where the guard withheld for an error. examples:
     "<cell id>/clean", "/adversarial", "/cushioned" (the adversarial image after the Cushion), each uint8 (k, C, H, W)
-    with k = the number of the cell's examples; "through/clean" and "through/adversarial" likewise.
+    with k = the number of the cell's examples; "through/clean" and "through/adversarial" likewise; "corruptions/…" as
+    `Corrupted` says.
     """
 
     evaluation: Evaluation
@@ -63,7 +64,7 @@ def read_evaluation(folder: Path | str) -> EvaluationFolder:
     except ValidationError as error:
         remedy = "write the folder again with `medaegis evaluate`, or mend the fields named"
         raise DataError(path, _problems(error), remedy) from error
-    kept = evaluation.through or any(cell.examples for cell in evaluation.cells)
+    kept = evaluation.through or evaluation.corruptions or any(cell.examples for cell in evaluation.cells)
     examples = _arrays(folder / "examples.safetensors") if kept else {}
     found = EvaluationFolder(evaluation, _arrays(folder / "scores.safetensors"), examples)
     _check(found, folder)
@@ -118,6 +119,9 @@ def _check(found: EvaluationFolder, folder: Path) -> None:
             _check_examples(found.examples, cell.id, len(cell.examples), VIEWS, folder / "examples.safetensors")
     if through := found.evaluation.through:
         _check_examples(found.examples, "through", len(through), VIEWS[:2], folder / "examples.safetensors")
+    for name in {row.name for row in found.evaluation.corruptions}:
+        k = max(row.severity for row in found.evaluation.corruptions if row.name == name) or 1
+        _check_examples(found.examples, "corruptions", k, (name,), folder / "examples.safetensors")
 
 
 def _check_examples(examples: Mapping[str, Array], name: str, k: int, views: Sequence[str], path: Path) -> None:

@@ -257,6 +257,30 @@ class Cascaded(Model):
     interval: Bounds
 
 
+class Corrupted(Model):
+    """A harmless change at one severity, on images that nobody attacked; or those images as they are ("clean", 0).
+
+    amount: what `parameter` says, of this severity. accuracy: share diagnosed rightly, accepted or not; accepted: by
+    the guard; auroc: of the diagnosis among the n_accepted accepted images, null where a class has none of them. One
+    image is kept in examples.safetensors: "corruptions/clean" `(1, C, H, W)`, "corruptions/<name>" `(5, C, H, W)`.
+    """
+
+    name: str = Field(pattern=r"^[^/\s]+$")
+    title: str
+    group: str
+    parameter: str
+    severity: Annotated[int, Field(ge=0, le=5)]
+    amount: float | None = None
+    n: Count
+    accuracy: Share
+    accuracy_interval: Bounds
+    accepted: Share
+    accepted_interval: Bounds
+    n_accepted: Count
+    auroc: Share | None = None
+    auroc_interval: Bounds | None = None
+
+
 class Through(Model):
     """An image that got through in L-infinity: the smallest eps of a worst case that it counts in, and the least
     suspicious of the attacked images there.
@@ -332,6 +356,7 @@ class Evaluation(Measured):
     worst_case: list[WorstCase]
     by_attacker: list[WorstCase] = []
     cascade: list[Cascaded] = []
+    corruptions: list[Corrupted] = []
     through: list[Through] = []
     healthy: str = ""
     healthy_told: bool = False

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from medaegis.bench.records.archive import read_evaluation, replace_file
-from medaegis.bench.records.evaluation import Cascaded, Cell, Control, Evaluation, WorstCase
+from medaegis.bench.records.evaluation import Cascaded, Cell, Control, Corrupted, Evaluation, WorstCase
 from medaegis.bench.report.words import (
     CASCADE,
     beyond,
@@ -30,7 +30,7 @@ def markdown(evaluation_dir: Path | str) -> str:
     """
     evaluation = read_evaluation(evaluation_dir).evaluation
     controls = controls_table(evaluation.controls)
-    more = cascade_tables(evaluation.cascade)
+    more = [*cascade_tables(evaluation.cascade), *corruption_tables(evaluation.corruptions)]
     return "\n\n".join([_source(evaluation), _clean(evaluation), _attacks(evaluation), *more, controls]) + "\n"
 
 
@@ -150,6 +150,30 @@ def cascade_tables(cascade: Sequence[Cascaded]) -> list[str]:
         for row in cascade
     ]
     return [CASCADE, table(("eps", "n", "broken", "95 %"), rows)]
+
+
+def corruption_tables(corruptions: Sequence[Corrupted]) -> list[str]:
+    """A row per harmless change and severity, the clean images first; nothing where nothing was measured."""
+    if not corruptions:
+        return []
+    heads = ("harmless change", "severity", "amount", "n", "accepted", "95 %", "diagnosed rightly", "95 %")
+    rows = [
+        (
+            row.name,
+            str(row.severity),
+            "" if row.amount is None else f"{row.amount:g}",
+            str(row.n),
+            percent(row.accepted),
+            percent_range(row.accepted_interval),
+            percent(row.accuracy),
+            percent_range(row.accuracy_interval),
+            str(row.n_accepted),
+            decimal(row.auroc),
+            decimal_range(row.auroc_interval),
+        )
+        for row in corruptions
+    ]
+    return [table((*heads, "n accepted", "AUROC of the accepted", "95 %"), rows)]
 
 
 def controls_table(controls: Sequence[Control]) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy.typing as npt
 
 from medaegis.bench.records.archive import read_evaluation, replace_file
-from medaegis.bench.records.evaluation import Cell, Confusion, Evaluation, Example, Missed, WorstCase
+from medaegis.bench.records.evaluation import Cell, Confusion, Corrupted, Evaluation, Example, Missed, WorstCase
 from medaegis.bench.report import plots, words
 from medaegis.bench.report.pages import page_environment
 from medaegis.bench.report.pictures import change_picture, magnification, picture
@@ -22,6 +22,7 @@ from medaegis.bench.report.summary import BROKEN, FEW_IMAGES, HELD, summarise
 # Pictures of the whole page, in characters; a strip is shown while there is room.
 PICTURE_BUDGET = 3_500_000
 SIDE = {"gray": 160, "rgb": 128}
+CORRUPTED_SIDE = 92
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,15 @@ class Strip:
     factor: int
     outcome: str
     through: bool
+
+
+@dataclass(frozen=True)
+class HarmlessLine:
+    """One harmless change: its figures by growing severity, and what it does to one image, as data URIs."""
+
+    title: str
+    parameter: str
+    cells: tuple[tuple[Corrupted, str], ...]
 
 
 def write_report(evaluation_dir: Path | str, out_html: Path | str | None = None) -> Path:
@@ -83,6 +93,7 @@ def _render(
             few_images=FEW_IMAGES,
             blocks=_blocks(evaluation),
             confusions=_confusions(evaluation),
+            harmless=_harmless(evaluation.corruptions, examples),
             eps_figure=plots.eps_figure(series, evaluation.worst_case) if series else None,
             roc_figure=plots.roc_figure(series, scores, guard.tnr_target) if series else None,
             histograms=plots.histogram_figures(series, scores, guard.thresholds) if series else [],
@@ -124,6 +135,24 @@ def _confusions(evaluation: Evaluation) -> list[tuple[str, Confusion, Missed | N
                 (f"After attack, ε = {words.eps_name(worst.eps_text, worst.norm)}", worst.confusion, worst.missed)
             )
     return found
+
+
+def _harmless(
+    corruptions: Sequence[Corrupted], examples: Mapping[str, npt.NDArray[Any]]
+) -> dict[str, list[HarmlessLine]]:
+    """Lines by group, that of the clean images first."""
+    found: dict[str, dict[str, list[Corrupted]]] = {}
+    for row in corruptions:
+        found.setdefault(row.group, {}).setdefault(row.name, []).append(row)
+    groups = {}
+    for group, names in found.items():
+        lines = []
+        for name, rows in names.items():
+            pixels = examples[f"corruptions/{name}"]
+            cells = [(row, picture(pixels[max(0, row.severity - 1)], CORRUPTED_SIDE)) for row in rows]
+            lines.append(HarmlessLine(rows[0].title, rows[0].parameter, tuple(cells)))
+        groups[group] = lines
+    return groups
 
 
 def _strips(

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from medaegis.bench.records.evaluation import Evaluation, Missed, WorstCase
+from medaegis.bench.records.evaluation import Corrupted, Evaluation, Missed, WorstCase
 from medaegis.bench.report.words import PLANTED, beyond, eps_in_words, eps_name, of, percent, percent_range
 
 # Undetected success, worst case over all attacks: at most this share is "held", above the other one is "not held".
@@ -53,7 +53,12 @@ def summarise(evaluation: Evaluation) -> Summary:
     if evaluation.guard.unfinished:
         headline += f" The guard is not finished: {'; '.join(evaluation.guard.unfinished)}."
         tone = "mixed" if tone == "good" else tone
-    points = [*_attacked(evaluation, plain), *_clean(evaluation), *_trust(evaluation, rungs)]
+    points = [
+        *_attacked(evaluation, plain),
+        *_clean(evaluation),
+        *_harmless(evaluation.corruptions),
+        *_trust(evaluation, rungs),
+    ]
     return Summary(tone, headline, tuple(points), rungs)
 
 
@@ -181,6 +186,21 @@ def _clean(evaluation: Evaluation) -> list[str]:
         without = clean.accuracy_without_cushion
         beside = f"; without the Cushion it would be {percent(without)}" if without is not None else ""
         points.append(f"The classifier's diagnosis is right on {percent(clean.accuracy)} of these images{beside}.")
+    return points
+
+
+def _harmless(corruptions: Sequence[Corrupted]) -> list[str]:
+    """How far acceptance falls under changes that are no attack: at the lowest severity and in the middle."""
+    points = []
+    for severity, words in ((1, "that are hardly seen"), (3, "that are plainly seen")):
+        rows = [row for row in corruptions if row.severity == severity]
+        if rows:
+            worst = min(rows, key=lambda row: row.accepted)
+            points.append(
+                f"Under each of {len(rows)} harmless changes {words} (severity {severity} of 5), the guard accepts at "
+                f"least {percent(worst.accepted)} of {worst.n} images (fewest: {worst.title.lower()}); without any "
+                f"change {percent(corruptions[0].accepted)}."
+            )
     return points
 
 
