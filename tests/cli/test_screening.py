@@ -7,7 +7,9 @@ import resource
 import subprocess
 import sys
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -180,7 +182,29 @@ def test_a_rate_of_rejects_far_from_the_calibrated_one_is_remarked(shop: Shop):
         assert bool(told) == odd, (accepted, rejected)
         if told:
             assert f"{rejected} of {n} files rejected, where 10.0%" in told[0]
-            assert f"p = {2 * min(tails):.1g}" in told[0]
+            assert f"p = {2 * min(tails):.1g}, odd at 0.01 or below)" in told[0]
+    other = [replace(one, other_kind="it is a slice of a liver") for one in screened(guard, 0, 30, both)]
+    assert not any("rejected" in line for line in remarks(guard, other))
+
+
+def test_the_summary_tells_programs_what_people_are_told(shop: Shop, tmp_path: Path):
+    files, file = noise(tmp_path, 12), tmp_path / "day" / "summary.json"
+    result = call("screen", shop.guard, *files, "--format", "jsonl", "--summary", file)
+    found, told = rows(result), json.loads(file.read_text())
+    counted = Counter(one["status"] for one in found)
+    assert (told["images"], told["files"], told["status"]) == (12, 12, dict(counted))
+    guard = Guard.load(shop.guard)
+    tested = told["acceptance"]
+    assert (tested["judged"], tested["accepted"], tested["expected"]) == (12, counted["accepted"], guard.tnr)
+    tails = [binomtest(tested["accepted"], 12, guard.tnr, alternative=way).pvalue for way in ("greater", "less")]
+    assert tested["p"] == pytest.approx(min(1.0, 2 * min(tails)))
+    assert tested["odd"] == (tested["p"] <= tested["level"])
+    assert all(line in result.stderr for line in told["remarks"])
+    assert any("files rejected" in line for line in told["remarks"]) == tested["odd"]
+    assert str(tmp_path) not in file.read_text()  # names of files may be names of patients
+    refused = call("screen", shop.guard, *files, "--summary", tmp_path)
+    assert refused.exit_code == 2
+    assert "is a folder" in refused.stderr
 
 
 def test_a_guard_that_is_not_finished_is_remarked(shop: Shop):

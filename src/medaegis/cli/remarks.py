@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from medaegis.guard.looks import unfinished
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from medaegis.guard.finding import Finding
     from medaegis.guard.guard import Guard
     from medaegis.guard.screening import Screened
 
@@ -15,34 +20,84 @@ LEVEL = 0.01  # chance of a remark about files like those of the calibration, of
 MANY = 10  # files with one diagnosis that are remarked where no share of it is known
 
 
-def remarks(guard: Guard, found: list[Screened]) -> list[str]:
-    """Sentences for the end of a screening; none where it looks like the calibration and the guard is finished.
+@dataclass(frozen=True)
+class Acceptance:
+    """How many files the Shields judged and accepted, beside the share that the calibration promises.
 
-    One frame counts for each file, the first that the Shields judged: frames of a file are not independent.
+    One frame counts for each file, the first that was judged: frames of a file are not independent. Blank and failed
+    pictures do not count, nor do those of a kind that the guard is not for.
     """
-    first: dict[object, Screened] = {}
-    for one in found:
-        if one.finding is not None and one.finding.reason in ("accepted", "suspicious"):
-            first.setdefault(one.path, one)
-    accepted = [one.finding.label for one in first.values() if one.finding is not None and one.finding.accepted]
+
+    judged: int
+    accepted: int
+    expected: float
+
+    @cached_property
+    def p(self) -> float:
+        """Of the exact binomial test, two-sided: twice the smaller tail."""
+        from medaegis.bench.checks.exact import AtMost, at_least  # its library is slow to import
+
+        seen = self.accepted, self.judged, self.expected
+        return min(1.0, 2 * min(AtMost(*seen).p, at_least(*seen).p))
+
+    @property
+    def odd(self) -> bool:
+        """Whether it is not as calibrated, at `LEVEL`."""
+        possible = min(self.expected, 1 - self.expected) ** self.judged <= LEVEL / 2
+        return possible and self.p <= LEVEL
+
+
+def acceptance(guard: Guard, found: list[Screened]) -> Acceptance:
+    """What a whole screening is tested by."""
+    accepted = [one.accepted for one in _first(found).values()]
+    return Acceptance(len(accepted), sum(accepted), guard.tnr)
+
+
+def remarks(guard: Guard, found: list[Screened]) -> list[str]:
+    """Sentences for the end of a screening; none where it looks like the calibration and the guard is finished."""
+    labels = [one.label for one in _first(found).values() if one.accepted]
     doubts = unfinished(guard.training)
     told = [f"This guard is not finished: {'; '.join(doubts)}. Expect attacks to get past it."] if doubts else []
-    return [*told, *_rate(guard.tnr, len(first) - len(accepted), len(first)), *_diagnosis(guard, accepted)]
+    return [*told, *_rate(acceptance(guard, found)), *_diagnosis(guard, labels)]
 
 
-def _rate(tnr: float, rejected: int, n: int) -> list[str]:
-    expected = 1 - tnr
-    if min(expected, tnr) ** n > LEVEL / 2:
-        return []  # nothing would be odd yet
-    from medaegis.bench.checks.exact import AtMost, at_least  # its library is slow to import
+def summary(guard: Guard, found: list[Screened]) -> dict[str, Any]:
+    """The whole screening for programs: how many of each status, the test of acceptance, and every remark."""
+    tested = acceptance(guard, found)
+    return {
+        "guard": guard.digest,
+        "images": len(found),
+        "files": len({one.path for one in found}),
+        "status": dict(Counter(one.status for one in found)),
+        "acceptance": {
+            "judged": tested.judged,
+            "accepted": tested.accepted,
+            "expected": tested.expected,
+            "test": "exact binomial test, two-sided",
+            "p": tested.p if tested.judged else None,
+            "level": LEVEL,
+            "odd": tested.odd,
+        },
+        "remarks": remarks(guard, found),
+    }
 
-    more, fewer = AtMost(rejected, n, expected).p, at_least(rejected, n, expected).p
-    p = min(1.0, 2 * min(more, fewer))
-    if p > LEVEL:
+
+def _first(found: list[Screened]) -> dict[Path, Finding]:
+    """Of each file the finding that counts."""
+    first: dict[Path, Finding] = {}
+    for one in found:
+        if one.finding is not None and one.finding.reason in ("accepted", "suspicious") and one.other_kind is None:
+            first.setdefault(one.path, one.finding)
+    return first
+
+
+def _rate(found: Acceptance) -> list[str]:
+    if not found.odd:
         return []
-    told = f"{rejected} of {n} files rejected, where {expected:.1%} were to be by the calibration"
-    test = f"(exact binomial test, p = {p:.1g})"
-    if more < fewer:
+    rejected, expected = found.judged - found.accepted, 1 - found.expected
+    told = f"{rejected} of {found.judged} files rejected, where {expected:.1%} were to be by the calibration"
+    test = f"(exact binomial test, p = {found.p:.1g}, odd at {LEVEL:g} or below)"
+    if rejected > expected * found.judged:
         why = "they may come from another site or device, have been exported in another way, or been tampered with"
     else:
         why = "they may be images that the guard was fitted on, or not like those that it was calibrated with"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -48,6 +49,15 @@ def screen(
         Path | None,
         typer.Option("--quarantine", metavar="DIR", help="Copy rejected files there.", show_default="no copies"),
     ] = None,
+    summary: Annotated[
+        Path | None,
+        typer.Option(
+            "--summary",
+            metavar="FILE",
+            help="Also write counts, remarks and the test of the share accepted there, as JSON.",
+            show_default="not written",
+        ),
+    ] = None,
     frame: Annotated[
         int | None,
         typer.Option("--frame", min=0, help="Judge this frame of every file, from 0.", show_default="all frames"),
@@ -80,12 +90,17 @@ def screen(
 ) -> None:
     """Judge images. A diagnosis is shown only for accepted ones; what cannot be read or looked at is listed at the end.
 
+    There it is also said if the share accepted is not what the guard was calibrated for (exact binomial test).
     Results come as they are ready. Exit code 0 if every image was accepted, 1 if one was rejected or could not be read.
     """
-    from medaegis.cli.remarks import remarks
+    from medaegis.bench.records.archive import replace_file
+    from medaegis.cli import remarks
+    from medaegis.safefiles import check_place
 
     if quarantine is not None:
         check_out(quarantine, option="--quarantine")
+    if summary is not None:
+        check_out(summary, check_place, option="--summary", folder=False)
     place = device_of(device)
     guard = _loaded(guard_dir, public_key, min_version, network, timeout).to(place)
     with console.progress("Screening") as progress:
@@ -101,8 +116,10 @@ def screen(
         found = list(_told(screened, form))
     if form is Format.table and any(one.finding is not None for one in found):
         console.write(findings_table(found))
-    for line in [*closing_lines(found), *map(console.shown, remarks(guard, found))]:
+    for line in [*closing_lines(found), *map(console.shown, remarks.remarks(guard, found))]:
         console.say(line)
+    if summary is not None:
+        replace_file(summary, json.dumps(remarks.summary(guard, found), indent=1).encode())
     if any(one.status != "accepted" for one in found):
         raise typer.Exit(FAILED)
 
