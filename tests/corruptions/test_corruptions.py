@@ -1,7 +1,12 @@
 """What holds for every corruption there is: range, grid, draws by image, growing severities, refusals, the registry."""
 
+import json
+import re
+from pathlib import Path
+
 import pytest
 import torch
+from tests.cli.shop import call
 from tests.cushions.drawings import drawn
 
 from medaegis.corruptions import CORRUPTIONS, SEVERITIES, corruptions_for, find_corruption
@@ -81,7 +86,7 @@ def test_the_registry_serves_each_kind_of_picture():
     }.items():
         own = {one.name for one in corruptions_for(kind)} - {one.name for one in corruptions_for("any")}
         assert own == expected
-    assert {name: one.name for name, one in CORRUPTIONS.items()} == {name: name for name in CORRUPTIONS}
+    assert [one.name for one in CORRUPTIONS.values()] == list(CORRUPTIONS)
 
 
 def test_what_does_not_fit_is_refused():
@@ -100,3 +105,17 @@ def test_what_does_not_fit_is_refused():
     for value in (float("nan"), -0.1, 1.1):
         with pytest.raises(ImageError, match="NaN or outside"):
             change(torch.where(torch.eye(8) > 0, value, images), 1)
+
+
+def test_the_document_and_the_list_tell_of_all_as_they_are():
+    page = (Path(__file__).parents[2] / "docs" / "corruptions.md").read_text(encoding="utf-8")
+    told = re.findall(r"^\| `(\S+)` \| (.*) \| (.*) \| (.*) \|$", page, re.MULTILINE)
+    assert told == [
+        (one.name, one.title, one.parameter, " ".join(f"{amount:g}" for amount in one.amounts))
+        for one in CORRUPTIONS.values()
+    ]
+    listed = json.loads(call("corruptions", "--json").stdout)
+    assert [(one["name"], one["kind"], one["amounts"]) for one in listed] == [
+        (one.name, one.kind, list(one.amounts)) for one in CORRUPTIONS.values()
+    ]
+    assert all(name in call("corruptions").stdout for name in CORRUPTIONS)

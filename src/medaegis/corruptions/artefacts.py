@@ -44,6 +44,7 @@ def marker(image: Tensor, share: float, draws: Draws) -> Tensor:
     shape = torch.tensor([[float(dot) for dot in line] for line in LETTERS[name]], dtype=torch.float64)
     wide = max(1, round(high * 5 / 7))
     ink = interpolate(shape[None, None], (high, wide), mode="bilinear", antialias=True)[0, 0]
+    ink = (0.5 + max(1.0, high / 7) * (ink - 0.5)).clamp(0, 1)  # edges a pixel wide, however large the letter
     middle = (0.15 + 0.04 * across) * width
     top = round((0.15 + 0.04 * down) * height - high / 2)
     left = round((middle if name == "R" else width - middle) - wide / 2)
