@@ -8,10 +8,12 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 from sklearn.metrics import roc_auc_score
-from tests.bench.small import CELLS, fitted, measure
+from tests.bench.small import fitted
 from tests.bench.test_markdown import rows as table_rows
 from tests.bench.test_report import Page
+from tests.cli.shop import call
 
+import medaegis as ma
 from medaegis.bench import corruptions
 from medaegis.bench.corruptions import diagnosis_area, kind_of, run_corruptions
 from medaegis.bench.metrics import share_interval
@@ -46,7 +48,19 @@ def whole(work):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(corruptions, "IMAGES", 36)
         patch.setattr(corruptions, "corruptions_for", some)
-        return measure(work, work / "out", cells=CELLS[:1], limit=8, corruptions=True)
+        guard, dataset, _ = fitted(work)
+        plan = {"attacks": ["fgsm"], "eps": ["8/256"], "limit": 8, "planted": False}
+        return ma.evaluate(guard, dataset, out=work / "out", corruptions=True, **plan)
+
+
+def test_the_command_does_the_same(work, whole, monkeypatch):
+    monkeypatch.setattr(corruptions, "IMAGES", 36)
+    monkeypatch.setattr(corruptions, "corruptions_for", some)
+    monkeypatch.setenv("MEDAEGIS_CACHE", str(work))
+    plan = "--attacks fgsm --eps 8/256 --limit 8 --no-planted --corruptions --device cpu --json"
+    where = ("--factory", "tests.models.tiny_networks:tiny", "--out", work / "out")
+    told = json.loads(call("evaluate", work / "guard", "phantom-xray?n=240", *where, *plan.split()).stdout)
+    assert told["corruptions"] == [row.model_dump(mode="json") for row in whole.corruptions]
 
 
 def test_a_row_for_every_change_at_every_severity(whole):
