@@ -37,6 +37,10 @@ class Ball(Protocol):
         """Step of length one (in the ball's norm) along `grad`, shape `(N, C, H, W)`."""
         ...
 
+    def length(self, change: Tensor) -> Tensor:
+        """Of changes `(N, C, H, W)` in the ball's norm and in units of `eps`, `(N, 1, 1, 1)`."""
+        ...
+
     def random(self, x: Tensor, eps: Tensor, draws: Draws) -> Tensor:
         """A random point of the ball around each `x`."""
         ...
@@ -81,6 +85,9 @@ class Linf:
     def direction(self, grad: Tensor) -> Tensor:
         return grad.sign()
 
+    def length(self, change: Tensor) -> Tensor:
+        return change.abs().amax((1, 2, 3), keepdim=True)
+
     def random(self, x: Tensor, eps: Tensor, draws: Draws) -> Tensor:
         return (x + draws.noise(*x.shape[1:]).to(x) * eps).clamp_(0, 1)
 
@@ -119,6 +126,9 @@ class L2:
     def direction(self, grad: Tensor) -> Tensor:
         unit = grad / _length(grad).clamp_min(1e-30)
         return unit * grad[0].numel() ** 0.5 if self.rms else unit
+
+    def length(self, change: Tensor) -> Tensor:
+        return _length(change) / change[0].numel() ** 0.5 if self.rms else _length(change)
 
     def random(self, x: Tensor, eps: Tensor, draws: Draws) -> Tensor:
         noise = draws.child("direction").normal(*x.shape[1:])

@@ -10,14 +10,15 @@ from difflib import get_close_matches
 
 from medaegis.attacks.addons import ADD_ONS, joined
 from medaegis.attacks.balls import L2
+from medaegis.attacks.distance import Decoupled, FastBoundary, FastMinimum
 from medaegis.attacks.engine import Attack
 from medaegis.attacks.ensemble import Ensemble, Member
 from medaegis.attacks.entry import CatalogueEntry
-from medaegis.attacks.losses.answer import CarliniWagner, CrossEntropy, LogitRatio
+from medaegis.attacks.losses.answer import CarliniWagner, CrossEntropy, LogitRatio, Odds
 from medaegis.attacks.losses.evasion import FeatureShift, KernelDensityEvasion, LocalDimensionEvasion, Stability
 from medaegis.attacks.losses.hfc import HierarchicalFeature
 from medaegis.attacks.losses.matching import ClosestFeatureMatch, FeatureMatch, LogitMatch
-from medaegis.attacks.losses.shield import Orthogonal, Selective, ShieldLogit
+from medaegis.attacks.losses.shield import GettingThrough, Orthogonal, Selective, ShieldLogit
 from medaegis.attacks.minimal import Boundary, CarliniL2, NearestBoundary, Saliency, Sparse
 from medaegis.attacks.objective import Objective
 from medaegis.attacks.search.decision import Decision, GuardDecision, HopSkipJump
@@ -75,6 +76,36 @@ CATALOGUE: dict[str, CatalogueEntry] = {
         "DeepFool, L2",
         "Moosavi-Dezfooli 2016",
         Attack(objective=NearestBoundary(L2()), ball=L2(), rule=Boundary(), steps=50, exact=True),
+        minimal=True,
+    ),
+    "ddn": CatalogueEntry(
+        "Decoupled direction and norm, smallest L2 change",
+        "Rony 2019 (DDN)",
+        Attack(objective=Odds(), ball=L2(), rule=Decoupled(), steps=100, exact=True),
+        minimal=True,
+    ),
+    "fmn": CatalogueEntry(
+        "Fast minimum norm, smallest L-infinity change",
+        "Pintor 2021 (FMN)",
+        Attack(objective=_CW, rule=FastMinimum(), steps=100, exact=True),
+        minimal=True,
+    ),
+    "fmn-l2": CatalogueEntry(
+        "Fast minimum norm, smallest L2 change",
+        "Pintor 2021 (FMN)",
+        Attack(objective=_CW, ball=L2(), rule=FastMinimum(), steps=100, exact=True),
+        minimal=True,
+    ),
+    "fab": CatalogueEntry(
+        "Fast adaptive boundary, smallest L-infinity change",
+        "Croce 2020 (FAB)",
+        Attack(objective=NearestBoundary(), rule=FastBoundary(), steps=100, exact=True),
+        minimal=True,
+    ),
+    "fab-l2": CatalogueEntry(
+        "Fast adaptive boundary, smallest L2 change",
+        "Croce 2020 (FAB)",
+        Attack(objective=NearestBoundary(L2()), ball=L2(), rule=FastBoundary(), steps=100, exact=True),
         minimal=True,
     ),
     "jsma": CatalogueEntry(
@@ -228,6 +259,20 @@ CATALOGUE: dict[str, CatalogueEntry] = {
         Attack(objective=GuardDecision(), ball=L2(), rule=HopSkipJump(), steps=5000),
         adaptive=True,
         access="black-box",
+        minimal=True,
+    ),
+    "ddn-guard": CatalogueEntry(
+        "Decoupled direction and norm past classifier and Shield, L2",
+        "Rony 2019 (DDN) on the guard",
+        Attack(objective=GettingThrough(), ball=L2(), rule=Decoupled(), steps=100, exact=True),
+        adaptive=True,
+        minimal=True,
+    ),
+    "fmn-guard": CatalogueEntry(
+        "Fast minimum norm past classifier and Shield, L-infinity",
+        "Pintor 2021 (FMN) on the guard",
+        Attack(objective=GettingThrough(), rule=FastMinimum(), steps=100, exact=True),
+        adaptive=True,
         minimal=True,
     ),
     "shield-only": CatalogueEntry(

@@ -24,6 +24,33 @@ LARGEST_WEIGHT = 1e10  # upper end of the search for c
 BETAS, ADAM_EPS = (0.9, 0.999), 1e-8
 
 
+class Shortest:
+    """Of each image the shortest adversarial change looked at; until there is one, the point of the lowest loss.
+
+    Attributes:
+        length: of that change in the norm of the ball, `(N,)`; infinite until there is one.
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem, self.point = problem, problem.x.clone()
+        self.length = torch.full((len(problem.x),), torch.inf, dtype=torch.float32, device=problem.x.device)
+        self._lowest = self.length.clone()
+
+    def see(self, z: Tensor, losses: Tensor, reached: Tensor) -> None:
+        """A point `(N, C, H, W)`, as the victim sees it; its losses and whether it is adversarial, `(N,)`."""
+        z = self.problem.seen(z)
+        far = self.problem.ball.length(z - self.problem.x).flatten()
+        lower = torch.isinf(self.length) & (losses < self._lowest)
+        better = torch.where(reached, far < self.length, lower)
+        self.point = torch.where(better.view(-1, 1, 1, 1), z, self.point)
+        self._lowest = torch.where(better, losses, self._lowest)
+        self.length = torch.where(better & reached, far, self.length)
+
+    def result(self) -> Tensor:
+        """The points, drawn into the ball where they lie outside."""
+        return self.problem.inside(self.point)
+
+
 @dataclass(frozen=True)
 class CarliniL2:
     """Adam on ||delta||^2 + c * max(loss, -kappa), and a search for each image's smallest c that works.
@@ -63,8 +90,7 @@ class _CarliniWalker(Walker):
         self.length = -(-problem.steps // rule.search)
         self.weight = torch.full((n,), rule.first, dtype=torch.float32, device=x.device)
         self.low, self.high = torch.zeros_like(self.weight), torch.full_like(self.weight, LARGEST_WEIGHT)
-        self.best, self.best_loss = x.clone(), torch.full_like(self.weight, torch.inf)
-        self.shortest = self.best_loss.clone()
+        self.shortest = Shortest(problem)
         self.worked = torch.zeros(n, dtype=torch.bool, device=x.device)
         self.clean: tuple[Tensor, Tensor] | None = None
         self._begin_round()
@@ -75,7 +101,9 @@ class _CarliniWalker(Walker):
         self.worked = torch.zeros_like(self.worked)
 
     def step(self, z: Tensor, grad: Tensor, losses: Tensor, i: int) -> Tensor:
-        self._remember(z, losses)
+        reached = self._reached(losses)
+        self.worked |= reached
+        self.shortest.see(z, losses, reached)
         if self.clean is None:
             self.clean = grad, losses
         if i and i % self.length == 0:
@@ -84,17 +112,6 @@ class _CarliniWalker(Walker):
             # Every round starts at the clean image, whose gradient is known: no second look.
             z, (grad, losses) = self.problem.x, self.clean
         return self._adam(z, grad, losses)
-
-    def _remember(self, z: Tensor, losses: Tensor) -> None:
-        reached = self._reached(losses)
-        self.worked |= reached
-        z = self.problem.seen(z)  # its length counts
-        far = (z - self.problem.x).square().sum((1, 2, 3))
-        nearest = torch.isinf(self.shortest) & (losses < self.best_loss)
-        better = torch.where(reached, far < self.shortest, nearest)
-        self.best = torch.where(better.view(-1, 1, 1, 1), z, self.best)
-        self.best_loss = torch.where(better, losses, self.best_loss)
-        self.shortest = torch.where(better & reached, far, self.shortest)
 
     def _reached(self, losses: Tensor) -> Tensor:
         return (losses < 0) & (losses <= -self.rule.kappa)
@@ -115,7 +132,7 @@ class _CarliniWalker(Walker):
         return (z - self.rule.rate * mean / (spread.sqrt() + ADAM_EPS)).clamp_(0, 1)
 
     def result(self, z: Tensor) -> Tensor:
-        return self.problem.inside(self.best)
+        return self.shortest.result()
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,29 @@ class CarliniWagner(Objective):
 
 
 @dataclass(frozen=True)
+class Odds(Objective):
+    """Margin, walked against the slope of cross-entropy: that of one class's log-odds against all others together.
+
+    Only the direction of the slope is that of cross-entropy, for rules that take no more of it; it is lost on no scale
+    of the logits.
+    """
+
+    title = "cross-entropy"
+
+    def walked(self) -> tuple[Objective, ...]:
+        return (CrossEntropy(),)
+
+    def __call__(self, view: View) -> Tensor:
+        return margin(view.known_logits(), view.goal)
+
+    def pull(self, view: View, z: Tensor) -> tuple[Tensor, Tensor]:
+        logits, goal = view.known_logits(), view.goal
+        odds = lead(logits, goal.labels) if goal.targets is None else -lead(logits, goal.targets)
+        (grad,) = torch.autograd.grad(odds.sum(), z)
+        return margin(logits.detach(), goal), grad
+
+
+@dataclass(frozen=True)
 class LogitRatio(Objective):
     """Difference of logits ratio (DLR; Croce and Hein 2020, eq. 6 and 7): a margin that no scale of the logits changes.
 

@@ -26,6 +26,24 @@ class ShieldLogit(Objective):
         return -view.shield_logit
 
 
+@dataclass(frozen=True)
+class GettingThrough(Objective):
+    """Below 0 just where an image fools the classifier and its Shield accepts it.
+
+    The larger of the margin, in logits, and of the suspicion less 1, its threshold.
+    """
+
+    needs_shield = True
+
+    def walked(self) -> tuple[Objective, ...]:
+        return (CarliniWagner(), ShieldLogit())
+
+    def __call__(self, view: View) -> Tensor:
+        logits, shield = view.known_logits(), view.shield_logit
+        assert view.suspicion is not None, "a view with a Shield's logit has its suspicion"
+        return torch.maximum(margin(logits, view.goal), view.suspicion(shield, view.goal.class_to_be(logits)) - 1)
+
+
 NOT_YET = 1e6  # above every loss of a Shield's logit, and still exact to a tenth in float32
 
 
