@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 PEERS_READY := $(VENV)/.peers
 # Tests and benchmarks compare with them. Installed without dependencies: torchattacks would bring torchvision and an
 # old requests.
-PEERS := torchattacks foolbox eagerpy adversarial-robustness-toolbox \
+PEERS := torchattacks foolbox eagerpy adversarial-robustness-toolbox adv-lib \
 	GitPython gitdb smmap six tqdm requests certifi charset-normalizer idna urllib3
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1

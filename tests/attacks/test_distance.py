@@ -253,11 +253,12 @@ def test_past_a_shield_they_break_all_by_a_change_hardly_larger(name, alone):
     assert found.broken.all()
     far, near = (lengths(one.images - images, ORDER[alone]) for one in (found, bare))
     assert (far[bare.broken] < 1.2 * near[bare.broken]).all()
-    other = find_attack("hopskipjump-guard").attack.with_options(steps=2000)
-    by_answers = other.run(victim, images, labels, eps=1.0, guides=images.flip(0))
-    both = by_answers.broken & (victim.judge(images).predicted == labels)
-    theirs = lengths(by_answers.images - images, ORDER[alone])
-    assert (far[both] / theirs[both]).median() < 1, "by its gradients nearer than by answers alone"
+    other = find_attack("hopskipjump-guard").attack.with_options(steps=400)
+    by_answers = other.run(victim, images[:8], labels[:8], eps=1.0, guides=images[:8].flip(0))
+    both = by_answers.broken
+    assert both.sum() > 4
+    theirs = lengths(by_answers.images - images[:8], ORDER[alone])
+    assert (far[:8][both] / theirs[both]).median() < 1, "by its gradients nearer than by answers alone"
 
 
 @pytest.mark.parametrize("name", ["ddn-guard", "fmn-guard"])

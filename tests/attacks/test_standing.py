@@ -90,6 +90,7 @@ def run(name, aimed_at, images, labels=None, *, eps=None, **options):
 
 
 ON_GRADIENTS = ["fgsm", "bim", "pgd-l2", "mim", "cw-linf", "cw-l2", "deepfool", "deepfool-l2", "jsma", "apgd-ce"]
+ON_GRADIENTS += ["ddn", "fmn", "fmn-l2", "fab", "fab-l2"]
 
 
 @pytest.mark.parametrize("slope", [20.0, 600.0], ids=["ordinary", "sure"])
@@ -117,7 +118,10 @@ def test_nor_does_the_match_of_logits():
         assert ((found[0] - other).abs() < 1.5 / 255).all()
 
 
-@pytest.mark.parametrize("name", ["deepfool", "deepfool-l2", "cw-linf", "cw-l2", "apgd-cw", "pgd", "auto"])
+WALKING_FROM_TIES = ["deepfool", "deepfool-l2", "cw-linf", "cw-l2", "apgd-cw", "pgd", "auto"]
+
+
+@pytest.mark.parametrize("name", [*WALKING_FROM_TIES, "ddn", "fmn", "fmn-l2", "fab", "fab-l2"])
 def test_tied_classes_stop_no_attack(name):
     images = brighter_left()
     found = run(name, victim(twins), images, eps=1.0 if name == "cw-linf" else None)
@@ -182,7 +186,11 @@ def smallest(images):
 
 # Adam's steps of 0.005 in each pixel overshoot what is nearer than that.
 @pytest.mark.parametrize(
-    ("name", "most", "slack"), [("cw-l2", 1.02, 0.03), ("deepfool-l2", 1.03, 1e-4), ("hopskipjump-l2", 1.5, 1e-4)]
+    ("name", "most", "slack"),
+    [
+        *[("cw-l2", 1.02, 0.03), ("deepfool-l2", 1.03, 1e-4), ("hopskipjump-l2", 1.5, 1e-4)],
+        *[("ddn", 1.02, 0.03), ("fmn-l2", 1.02, 1e-4), ("fab-l2", 1.02, 1e-4)],
+    ],
 )
 def test_the_smallest_change_of_float_pixels_is_no_rounded_one(name, most, slack):
     images = pictures(12)

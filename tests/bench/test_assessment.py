@@ -21,7 +21,7 @@ from medaegis.bench.assess import assess_classifier, shuffled
 from medaegis.bench.checks.effort import Effort
 from medaegis.bench.metrics import share_interval
 from medaegis.bench.plan import Planned, every_attack, plan_assessment
-from medaegis.bench.records.assessment import SMALLEST, Assessment
+from medaegis.bench.records.assessment import SMALLEST, Assessment, markdown
 from medaegis.bench.sample import Sample, draw
 from medaegis.bench.store import Store
 from medaegis.cushions import parse_cushion
@@ -123,8 +123,55 @@ def test_every_row_is_what_the_attack_does(whole, direct):
             sizes = np.abs(change).max((1, 2, 3)) / 255, np.sqrt((change**2.0).sum((1, 2, 3))) / 255
             assert (tried.linf, tried.l2) == pytest.approx([np.median(size) for size in sizes], rel=1e-5)
             assert tried.l0 == np.median((change != 0).any(1).sum((1, 2)))
+            noise = [10 * np.log10(255**2 / np.mean(one.astype(float) ** 2)) for one in change]
+            assert tried.psnr == pytest.approx(np.median(noise), rel=1e-5)
+            assert 0.2 < tried.ssim < 1
         else:
-            assert (tried.linf, tried.l2, tried.l0) == (None, None, None)
+            assert (tried.linf, tried.l2, tried.l0, tried.ssim, tried.psnr) == (None,) * 5
+
+
+def test_the_smallest_change_of_each_attack_is_that_over_all_its_eps(whole, direct):
+    found, _, _ = whole
+    results = direct[3]
+    measures = {
+        "Linf": lambda change: np.abs(change).max((1, 2, 3)) / 255,
+        "L2": lambda change: np.sqrt((change**2.0).sum((1, 2, 3))) / 255,
+        "L0": lambda change: (change != 0).any(1).sum((1, 2)),
+    }
+    norms = {"pgd-l2": "L2", "cw-l2": "L2", "jsma": "L0"}
+    sizes, passes = {}, {}
+    for planned, result in results:
+        change, name = levels(result, *direct[:3]), planned.attack
+        size = np.where(result.fooled.numpy(), measures[norms.get(name, "Linf")](change), np.inf)
+        sizes[name] = np.minimum(sizes.get(name, np.inf), size)
+        passes[name] = passes.get(name, 0) + (result.forwards + result.backwards) / found.attacked
+    assert [one.attack for one in found.strengths] == list(sizes)
+    for one in found.strengths:
+        mine = sizes[one.attack]
+        turned = np.isfinite(mine)
+        assert (one.n, one.turned) == (found.attacked, turned.sum())
+        assert one.norm == norms.get(one.attack, "Linf")
+        assert one.passes == pytest.approx(passes[one.attack])
+        assert one.smallest == pytest.approx(np.median(mine[turned]))
+        best = np.min([size for name, size in sizes.items() if norms.get(name, "Linf") == one.norm], 0)
+        assert one.best <= np.median(best[turned]) + 1e-9, "checks may have found less"
+    by = {one.attack: one for one in found.strengths}
+    assert by["deepfool"].optimality > max(by[name].optimality for name in ("fgsm", "square"))
+    assert by["cw-l2"].optimality > 0.95 > by["pgd-l2"].optimality
+
+
+def test_a_record_from_before_this_was_measured_still_loads(whole):
+    found, _, _ = whole
+    told = found.model_dump(mode="json")
+    del told["strengths"]
+    for tried in told["attacks"]:
+        del tried["ssim"], tried["psnr"]
+    old = Assessment.model_validate(told)
+    assert old.strengths == []
+    page, now = markdown(old), markdown(found)
+    assert "optimality" not in page
+    for one in found.strengths:
+        assert f"| {one.attack} | {one.norm} | {one.turned} of {one.n} |" in now
 
 
 def test_the_figures_are_worth_something(whole):

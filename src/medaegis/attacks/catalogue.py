@@ -113,6 +113,7 @@ CATALOGUE: dict[str, CatalogueEntry] = {
         "Papernot 2016, single values",
         Attack(objective=Saliency(), rule=Sparse(), steps=100, step_size=1.0, exact=True),
         minimal=True,
+        sparse=True,
     ),
     "dim": CatalogueEntry("Diverse inputs", "Xie 2019", Attack(objective=_CE, transforms=(InputDiversity(),))),
     "tim": CatalogueEntry(
@@ -238,6 +239,7 @@ CATALOGUE: dict[str, CatalogueEntry] = {
         Attack(objective=_CW, rule=OnePixel(), steps=1 + 51 * 100),
         access="black-box",
         minimal=True,
+        sparse=True,
     ),
     "hopskipjump": CatalogueEntry(
         "HopSkipJump, from decisions alone",

@@ -22,6 +22,7 @@ class CatalogueEntry:
         classes: fewest classes that it can attack.
         misleads: aims at a wrong answer, and not at features alone.
         minimal: looks for the smallest change, or for few pixels, without regard to eps; run it at eps 1.
+        sparse: changes few pixels, whose number is the size of its change.
         access: what the attacker must have: "white-box" (weights), "black-box" (answers) or "no-box" (neither).
     """
 
@@ -32,4 +33,5 @@ class CatalogueEntry:
     classes: int = 2
     misleads: bool = True
     minimal: bool = False
+    sparse: bool = False
     access: Access = "white-box"

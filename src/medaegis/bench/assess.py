@@ -30,7 +30,9 @@ from medaegis.bench.records.assessment import Assessment, ClassifierWorstCase, P
 from medaegis.bench.records.evaluation import Cascaded
 from medaegis.bench.report.robustness import robustness_figure
 from medaegis.bench.sample import Sample, check_images, data_facts
+from medaegis.bench.similarity import psnr, ssim
 from medaegis.bench.store import Piece, Store
+from medaegis.bench.strength import strengths
 from medaegis.bench.worst_case import Reached
 from medaegis.cushions import parse_cushion
 from medaegis.draws import Draws
@@ -126,6 +128,7 @@ def assess_classifier(
         worst_case=_worst_cases([*outcomes, *more], eps, count),
         cascade=cascaded,
         attacks=[_tried(campaign, planned, piece, count) for planned, piece in outcomes],
+        strengths=strengths(outcomes, more, sample.pixels),
         controls=controls,
     )
     drawn = robustness_figure(found)
@@ -191,8 +194,9 @@ def _worst_cases(outcomes: Outcomes, eps: Sequence[tuple[str, float]], count: _C
 
 def _tried(campaign: Campaign, planned: Planned, piece: Piece, count: _Count) -> Tried:
     entry, fooled, sample = find_attack(planned.attack), piece["fooled"], campaign.sample
-    change = pixels_of(piece) - sample.pixels
-    turned = change[fooled]
+    found = pixels_of(piece)
+    change = found - sample.pixels
+    turned, pair = change[fooled], (found[fooled], sample.pixels[fooled])
     seconds, forwards, backwards = (piece["cost"].sum(0) / len(sample)).tolist()
     blind = campaign.victim.verdicts(shuffled(sample, change), sample.ids, seed=sample.seed, batch_size=64)
     noise = blind.predicted != sample.labels
@@ -213,6 +217,8 @@ def _tried(campaign: Campaign, planned: Planned, piece: Piece, count: _Count) ->
         linf=_median(turned.abs().amax((1, 2, 3))),
         l2=_median(turned.flatten(1).norm(dim=1)),
         l0=_median((turned != 0).any(1).sum((1, 2))),
+        ssim=_median(ssim(*pair)) if fooled.any() else None,
+        psnr=_median(psnr(*pair)) if fooled.any() else None,
         forwards=forwards,
         backwards=backwards,
         seconds=seconds,
@@ -220,7 +226,9 @@ def _tried(campaign: Campaign, planned: Planned, piece: Piece, count: _Count) ->
 
 
 def _median(values: Tensor) -> float | None:
-    return float(values.double().quantile(0.5)) if len(values) else None
+    """None of none, and where there is no number."""
+    middle = values.double().quantile(0.5) if len(values) else torch.tensor(torch.nan)
+    return float(middle) if middle.isfinite() else None
 
 
 def shuffled(sample: Sample, change: Tensor) -> Tensor:

@@ -139,6 +139,7 @@ def assess(
         if found.cascade:
             console.write(cascade_table(found.cascade))
         console.write(attacks_table(found))
+        console.write(strengths_table(found))
         console.write(controls_table(found.controls))
         console.say(f"Written to {out}: assessment.md, assessment.json, robust-accuracy.svg and .png.")
     if any(control.passed is False for control in found.controls):
@@ -161,7 +162,7 @@ def worst_table(found: Assessment) -> RenderableType:
 
 def attacks_table(found: Assessment) -> RenderableType:
     """A line per attack, eps and way through the Cushion; passes and seconds are per image."""
-    from medaegis.bench.report.words import eps_name, gradient_name
+    from medaegis.bench.report.words import NOT_MEASURED, decimal, eps_name, gradient_name
 
     ways = found.cushion != "none"
     rows = [
@@ -173,14 +174,38 @@ def attacks_table(found: Assessment) -> RenderableType:
             tried.success.n,
             *_shares(tried.success),
             console.percent(tried.noise.share),
+            *(decimal(tried.ssim), NOT_MEASURED if tried.psnr is None else f"{tried.psnr:.1f}"),
             f"{tried.forwards:.0f}",
             f"{tried.backwards:.0f}",
             f"{tried.seconds:.2f}",
         ]
         for tried in found.attacks
     ]
-    told = ("n", "Success", "95 %", "Noise", "Forwards", "Backwards", "Seconds")
+    told = ("n", "Success", "95 %", "Noise", "SSIM", "PSNR", "Forwards", "Backwards", "Seconds")
     return console.table("Attack", "eps", "Steps", *(["Gradient"] if ways else []), *told, rows=rows)
+
+
+def strengths_table(found: Assessment) -> RenderableType:
+    """A line per attack and way through the Cushion, over all its eps; medians, and passes per image."""
+    from medaegis.bench.records.assessment import size_name
+    from medaegis.bench.report.words import decimal, gradient_name
+
+    ways = found.cushion != "none"
+    rows = [
+        [
+            one.attack,
+            *([gradient_name(one.gradient)] if ways else []),
+            one.norm,
+            one.turned,
+            size_name(one.smallest, one.norm),
+            size_name(one.best, one.norm),
+            decimal(one.optimality),
+            f"{one.passes:.0f}",
+        ]
+        for one in found.strengths
+    ]
+    told = ("Norm", "Turned", "Smallest change", "Best of all", "Optimality", "Passes")
+    return console.table("Attack", *(["Gradient"] if ways else []), *told, rows=rows)
 
 
 def _shares(found: Proportion) -> list[str]:

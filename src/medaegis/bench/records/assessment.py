@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -24,6 +24,7 @@ from medaegis.bench.report.words import (
     NOT_MEASURED,
     beyond,
     count,
+    decimal,
     duration,
     eps_name,
     gradient_name,
@@ -34,6 +35,7 @@ from medaegis.sizes import told_size
 from medaegis.validation import PictureSize
 
 SMALLEST = "smallest"  # written for the eps of attacks that look for the smallest change
+Measure = Literal["Linf", "L2", "L0"]
 
 
 class Proportion(Model):
@@ -71,8 +73,9 @@ class Tried(Model):
     eps: in pixel units, for L2 the root mean square; null: the attack looks for the smallest change. robust_accuracy:
     of all chosen images, those diagnosed wrongly from the start counted as lost. noise: share turned by the attack's
     own changes with their pixels shuffled, which are as large in every norm. Medians over the images turned, null
-    where there is none: linf and l2 (Euclidean length) in pixel units, l0 in pixels. Passes and seconds are per image;
-    verdicts are not counted among the passes. gradient: way through the Cushion, null where answers alone are seen.
+    where there is none: linf and l2 (Euclidean length) in pixel units, l0 in pixels, ssim and psnr (decibels) beside
+    the clean image (`bench/similarity`). Passes and seconds are per image; verdicts are not counted among the passes.
+    gradient: way through the Cushion, null where answers alone are seen.
     samples: draws of a random Cushion that a step averages over.
     """
 
@@ -92,9 +95,32 @@ class Tried(Model):
     linf: Amount | None
     l2: Amount | None
     l0: Amount | None
+    ssim: Annotated[float, Field(ge=-1, le=1)] | None = None
+    psnr: Amount | None = None
     forwards: Amount
     backwards: Amount
     seconds: Amount
+
+
+class Strength(Model):
+    """How near to the clean images one attack comes, over all its eps (`bench/strength`).
+
+    turned: of the n attacked images. norm: what its changes are measured by; L0: the number of pixels, of attacks that
+    change few. smallest: of the smallest changes it found the median over the images turned, L-infinity and L2
+    (Euclidean length) in pixel units; best: of the smallest that any attack measured so found, over the same images.
+    optimality: 1 where it found the best of each image (AttackBench); null where all these are the same. passes:
+    forwards and backwards per image, over all its eps. gradient: way through the Cushion.
+    """
+
+    attack: str
+    gradient: str | None
+    norm: Measure
+    n: Count
+    turned: Count
+    smallest: Amount | None
+    best: Amount | None
+    optimality: Share | None
+    passes: Amount
 
 
 class Assessment(Measured):
@@ -117,6 +143,7 @@ class Assessment(Measured):
     worst_case: list[ClassifierWorstCase]
     cascade: list[Cascaded] = Field(default_factory=list)
     attacks: list[Tried]
+    strengths: list[Strength] = Field(default_factory=list)
     controls: list[Control]
 
 
@@ -133,6 +160,7 @@ def markdown(found: Assessment) -> str:
         "the attack's own changes with their pixels shuffled. Medians are over the images turned; L2 is the Euclidean "
         "length in units of full brightness, an eps in L2 its root mean square per value. Passes and time: per image.",
         _attacks(found),
+        *_strengths(found),
         controls_table(found.controls),
     ]
     return "\n\n".join(parts) + "\n"
@@ -180,7 +208,7 @@ def _attacks(found: Assessment) -> str:
     ways = found.cushion != "none"
     heads = (
         *("attack", "eps", "steps", *(["gradient"] if ways else []), "n", "success", "robust accuracy", "noise"),
-        *("median L∞", "median L2", "median pixels", "forwards", "backwards", "time"),
+        *("median L∞", "median L2", "median pixels", "SSIM", "PSNR", "forwards", "backwards", "time"),
     )
     return table(heads, [_row(tried, ways) for tried in found.attacks])
 
@@ -196,13 +224,49 @@ def _row(tried: Tried, ways: bool) -> list[str]:
         _told(tried.success),
         _told(tried.robust_accuracy),
         percent(tried.noise.share),
-        NOT_MEASURED if tried.linf is None else f"{255 * tried.linf:.0f}/255",
-        NOT_MEASURED if tried.l2 is None else f"{tried.l2:.2f}",
+        size_name(tried.linf, "Linf"),
+        size_name(tried.l2, "L2"),
         count(None if tried.l0 is None else round(tried.l0)),
+        decimal(tried.ssim),
+        NOT_MEASURED if tried.psnr is None else f"{tried.psnr:.1f} dB",
         count(round(tried.forwards)),
         count(round(tried.backwards)),
         duration(tried.seconds),
     ]
+
+
+def _strengths(found: Assessment) -> list[str]:
+    """Nothing of records that were made before this was measured."""
+    if not found.strengths:
+        return []
+    ways = found.cushion != "none"
+    rows = [
+        [
+            one.attack,
+            *([gradient_name(one.gradient)] if ways else []),
+            one.norm,
+            f"{one.turned} of {one.n}",
+            size_name(one.smallest, one.norm),
+            size_name(one.best, one.norm),
+            decimal(one.optimality),
+            count(round(one.passes)),
+        ]
+        for one in found.strengths
+    ]
+    heads = ("norm", "turned", "smallest change", "best of all attacks", "optimality", "passes")
+    return [
+        "How good the attacks are, each over all its eps: the median of the smallest changes that turned images, "
+        "and of the smallest that any attack in this norm found of the same images (L0: pixels). "
+        "Optimality after AttackBench (Cinà et al. 2025): 1 if no attack found a smaller change of any image.",
+        table(("attack", *(["gradient"] if ways else []), *heads), rows),
+    ]
+
+
+def size_name(size: float | None, norm: Measure) -> str:
+    """The size of a change in words: grey levels, Euclidean length or pixels."""
+    if size is None:
+        return NOT_MEASURED
+    return {"Linf": f"{255 * size:.0f}/255", "L2": f"{size:.2f}", "L0": f"{size:.0f}"}[norm]
 
 
 def _told(proportion: Proportion) -> str:
