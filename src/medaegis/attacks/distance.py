@@ -72,8 +72,8 @@ class FastMinimum:
     Until an adversarial change is found its radius grows by the distance at which the loss, taken as linear, is 0, and
     by `gamma` of that; from then on it shrinks where the image is adversarial, and never exceeds the shortest such
     change, else it grows. A step along the gradient and a projection onto that ball follow. Step and share fall by a
-    cosine. (The paper starts from the length of the change, which [0, 1] cuts short, and adds the bare distance: some
-    images come near the boundary and never cross it.)
+    cosine. (The paper adds the bare distance, to the length of the change, which [0, 1] cuts short: some images come
+    near the boundary and never cross it.)
 
     Args:
         rate, last_rate: Euclidean length of the first step and the last.
@@ -112,9 +112,10 @@ class _FastMinimumWalker(Walker):
     def _resize(self, grad: Tensor, losses: Tensor, gamma: float) -> None:
         ball, shape = self.problem.ball, (-1, 1, 1, 1)
         slope = (grad * ball.direction(grad)).sum((1, 2, 3), keepdim=True)
-        # At least so far on: where pixels are rounded, or two classes tied, the loss may not change for a while.
-        least = SHORTEST if self.problem.rounds else FINEST
-        ahead = ((1 + self.rule.gamma) * losses.view(shape).abs() / slope).clamp_min(least)
+        # A loss of 0, of two classes that are tied, says nothing of how far it is.
+        far = torch.where(losses == 0, self.rule.gamma, 0).view(shape) * self.radius
+        far = far + (1 + self.rule.gamma) * losses.view(shape).abs() / slope
+        ahead = far.clamp_min(SHORTEST if self.problem.rounds else FINEST)
         shortest = self.shortest.length.view(shape)
         grown = torch.where(shortest.isinf(), self.radius + ahead, self.radius * (1 + gamma))
         shrunk = torch.minimum(self.radius * (1 - gamma), shortest)
