@@ -1,5 +1,6 @@
 """Balls: after rounding to 8 bits every image is inside to the last bit, on the grid, and as near as it can be."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -131,6 +132,20 @@ def test_linf_projection_is_the_nearest_point():
         ]
     ).view(SHAPE)
     torch.testing.assert_close(Linf().project_(z.clone(), x, radius), expected, rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("ball", [Linf(), L2(), L2(rms=False)], ids=repr)
+def test_length_is_the_norm_in_units_of_eps(ball):
+    """By NumPy; a projection onto that radius leaves the change, onto half of it halves its length."""
+    change = 0.1 * torch.randn(SHAPE, generator=torch.Generator().manual_seed(0))
+    order = np.inf if ball.name == "linf" else 2
+    expected = [np.linalg.norm(one.flatten().numpy(), order) for one in change]
+    unit = change[0].numel() ** 0.5 if getattr(ball, "rms", False) else 1
+    assert (ball.length(change).flatten() * unit).tolist() == pytest.approx(expected, rel=1e-5)
+    x = torch.full(SHAPE, 0.5)
+    whole, half = (ball.project_(x + change, x, share * ball.length(change)) - x for share in (1.0, 0.5))
+    torch.testing.assert_close(whole, change)
+    torch.testing.assert_close(ball.length(half), ball.length(change) / 2)
 
 
 @pytest.mark.parametrize("ball", [Linf(), L2(), L2(rms=False)], ids=repr)

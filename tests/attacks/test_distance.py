@@ -1,5 +1,7 @@
 """DDN, FMN and FAB against closed forms on planes, SciPy's programs within [0, 1], and adv-lib on curved networks."""
 
+import doctest
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from tests.attacks.test_peers import Rounding
 from tests.attacks.toys import SIZE, toy_classifier, toy_images, toy_labels, toy_victim
 from torch import nn
 
+from medaegis.attacks import distance
 from medaegis.attacks.balls import L2, Linf
 from medaegis.attacks.catalogue import find_attack
 from medaegis.attacks.distance import Decoupled, FastBoundary, FastMinimum, annealed, filled
@@ -128,6 +131,11 @@ def test_when_the_last_value_meets_its_bound_the_time_is_over():
     )
     assert filled(rate, lasting, torch.tensor([4.5, 9.0, 1.0])).tolist() == [1.5, 2.0, 0.0]
     assert filled(rate[:1], lasting[:1], torch.tensor([0.0])).tolist() == [0.0]
+
+
+def test_its_example():
+    found = doctest.testmod(distance)
+    assert (found.attempted, found.failed) == (1, 0)
 
 
 def expected_of(name, network, images, labels, targets=None):

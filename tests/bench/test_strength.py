@@ -1,11 +1,14 @@
 """Optimality against an area found by counting on a fine grid, smallest changes by hand, and SSIM window by window."""
 
+import doctest
+
 import numpy as np
 import pytest
 import torch
 from tests.bench.test_controls import planned
 
 from medaegis.attacks.catalogue import CATALOGUE
+from medaegis.bench import similarity, strength
 from medaegis.bench.similarity import psnr, ssim
 from medaegis.bench.strength import measure_of, optimality, sizes_of, strengths
 from medaegis.errors import ConfigError
@@ -44,6 +47,13 @@ def test_what_nobody_turned_adds_nothing_and_a_scale_changes_nothing():
 def test_where_nothing_lies_between_there_is_no_optimality(best):
     best = torch.tensor(best)
     assert optimality(best, best) is None
+
+
+@pytest.mark.parametrize("module", [similarity, strength])
+def test_the_examples(module):
+    found = doctest.testmod(module)
+    assert found.attempted
+    assert not found.failed
 
 
 CLEAN = torch.full((3, 1, 4, 4), 100 / 255)
