@@ -12,10 +12,14 @@ DRAWS = "draws.py"
 
 
 @cache
-def code_fingerprint(root: Path = Path(__file__).parents[1]) -> str:
-    """SHA-256 (hex) over these sources, names and bytes: the same on every machine that has this code."""
+def code_fingerprint(root: Path = Path(__file__).parents[1], more: tuple[str, ...] = ()) -> str:
+    """SHA-256 (hex) over these sources, names and bytes: the same on every machine that has this code.
+
+    Args:
+        more: further files, by their paths from the root.
+    """
     told = hashlib.sha256()
-    files = [root / DRAWS, *(file for room in ROOMS for file in (root / room).rglob("*.py"))]
+    files = [root / name for name in (DRAWS, *more)] + [file for room in ROOMS for file in (root / room).rglob("*.py")]
     sources = {file.relative_to(root).as_posix(): file for file in files}
     for name in sorted(sources):
         told.update(f"{name} {hashlib.sha256(sources[name].read_bytes()).hexdigest()}\n".encode())

@@ -17,23 +17,16 @@ from torch import Tensor
 
 from medaegis.attacks.balls import check_eps
 from medaegis.attacks.catalogue import find_attack
-from medaegis.attacks.known import Known
-from medaegis.attacks.victim import Victim
-from medaegis.bench.campaign import Campaign, classifier_key
-from medaegis.bench.metrics import auroc_interval, tpr_at_tnr
 from medaegis.bench.outcome import pixels_of
 from medaegis.bench.plan import Planned, check_attacks
 from medaegis.bench.records.archive import provenance, replace_file, write_record
-from medaegis.bench.records.comparison import Attacked, Comparison, DetectorResult, Separation, markdown
-from medaegis.bench.sample import Sample
+from medaegis.bench.records.comparison import Attacked, Comparison, DetectorResult, markdown
+from medaegis.bench.scene import SHIELD, Scene, any_cushion
 from medaegis.bench.store import Piece, Store
-from medaegis.cushions import Cushion, parse_cushion
-from medaegis.cushions.filters import Unrounded
 from medaegis.detectors.base import Detector
-from medaegis.detectors.reader import Reader
 from medaegis.detectors.registry import find_detector
 from medaegis.detectors.shield import ShieldBank
-from medaegis.errors import ConfigError, DataError
+from medaegis.errors import ConfigError
 from medaegis.guard.fingerprint import weights_fingerprint
 from medaegis.guard.fitting import check_shields
 from medaegis.guard.guard import Guard
@@ -41,8 +34,6 @@ from medaegis.images.datasets import Dataset
 from medaegis.images.splits import Split
 from medaegis.models.classifier import INPUT, Classifier
 from medaegis.progress import Meter, Progress, Resumed, silent
-
-SHIELD = "shield"  # the one detector that is not fitted here
 
 
 def compare_detectors(
@@ -104,7 +95,7 @@ def compare_detectors(
         return Planned(name, eps, eps_text, steps=steps if find_attack(name).attack.steps > 1 else None)
 
     for spec in cushions:
-        scene = _Scene(classifier, _filter(spec), dataset, split, taps, limit, seed, store)
+        scene = _Comparing(classifier, any_cushion(spec), dataset, split, taps, limit, seed, store)
         scene.check_enough(detectors)
         made = {}
         for name in attacks:
@@ -135,49 +126,8 @@ def compare_detectors(
     return found
 
 
-class _Scene:
-    """Classifier behind a Cushion, the images to learn from and to judge."""
-
-    def __init__(
-        self,
-        classifier: Classifier,
-        cushion: Cushion,
-        dataset: Dataset,
-        split: Split,
-        taps: tuple[str, ...],
-        limit: int | None,
-        seed: int,
-        store: Store,
-    ) -> None:
-        self.cushion, self.seed, self.store = cushion, seed, store
-        self.reader = Reader(classifier, cushion=cushion, taps=taps)
-        self.key = classifier_key(classifier, cushion, seed)
-        victim = Victim(classifier, cushion=cushion)
-        known = Known(dataset.subset(split.train), taps=taps, seed=seed)
-
-        def on(part: Sequence[int]) -> Campaign:
-            sample = Sample.draw(
-                dataset.subset(part),
-                lambda x, ids: victim.verdicts(x, ids, seed=seed, batch_size=64),
-                limit=limit,
-                seed=seed,
-            )
-            return Campaign(victim, sample, store, self.key, "towards the drawn class", known=known)
-
-        self.learn, self.test = on(split.adv_train), on(split.adv_test)
-
-    def check_enough(self, detectors: Sequence[str]) -> None:
-        """Whether there are images enough to learn from, asked before any attack.
-
-        Raises:
-            DataError: which detector needs more.
-        """
-        n = len(self.learn)
-        for name in detectors:
-            needed = 0 if name == SHIELD else find_detector(name).make().fewest
-            if n < needed:
-                problem = f"{n} images of adv_train are diagnosed rightly behind {self.cushion.spec}, it needs {needed}"
-                raise DataError(f"detector {name!r}", problem, "give more images, a larger --limit, or leave it out")
+class _Comparing(Scene):
+    """A scene in which detectors are judged."""
 
     def judge(
         self,
@@ -223,31 +173,18 @@ class _Scene:
                 scores, fooled = piece[f"of {attack}"], made[attack]["fooled"].bool()
                 rows.append(
                     DetectorResult(
-                        **dict(self._separation(piece["clean"], scores, torch.ones_like(fooled))),
+                        **dict(self.separation(piece["clean"], scores, torch.ones_like(fooled))),
                         cushion=self.cushion.spec,
                         detector=name,
                         title=entry.title,
                         attack=attack,
-                        fooling=self._separation(piece["clean"], scores, fooled) if fooled.any() else None,
+                        fooling=self.separation(piece["clean"], scores, fooled) if fooled.any() else None,
                         fit_seconds=fitted,
                         score_seconds=scored,
                     )
                 )
             told(1, 1, name)
         return rows
-
-    def _separation(self, genuine: Tensor, attacked: Tensor, rows: Tensor) -> Separation:
-        """All clean test images beside the attacked ones of these rows, bool `(N,)`."""
-        patients = self.test.sample.patients
-        groups = [patients, [patient for patient, counts in zip(patients, rows.tolist(), strict=True) if counts]]
-        pair = [genuine.numpy(), attacked[rows].numpy()]
-        area = auroc_interval(pair[0], pair[1], groups, seed=self.seed)
-        return Separation(
-            n=int(rows.sum()),
-            auroc=area.value,
-            auroc_interval=(area.low, area.high),
-            tpr90=tpr_at_tnr(pair[0], pair[1], 0.90),
-        )
 
     def tell(self, name: str, piece: Piece) -> Attacked:
         return Attacked(
@@ -258,11 +195,6 @@ class _Scene:
             success=float(piece["fooled"].float().mean()),
             seconds=float(piece["cost"][:, 0].sum()),
         )
-
-
-def _filter(spec: str) -> Cushion:
-    unrounded = Unrounded()
-    return unrounded if spec == unrounded.spec else parse_cushion(spec)
 
 
 def check_comparison(
@@ -283,7 +215,7 @@ def check_comparison(
             raise ConfigError(what, "none, or one twice", "name at least one, each once")
     check_attacks([learn_from, *attacks], classes)
     for spec in cushions:
-        if _filter(spec).random:
+        if any_cushion(spec).random:
             problem = "is random, and detectors are compared on the same pixels"
             raise ConfigError(f"cushion {spec!r}", problem, "name the cushions that it draws from, one by one")
     for name in detectors:

@@ -72,7 +72,8 @@ def compare(
     again after a kill with the same options, it goes on where it was.
     """
     from medaegis.attacks.balls import parse_eps
-    from medaegis.bench.compare import SHIELD, check_comparison, compare_detectors
+    from medaegis.bench.compare import check_comparison, compare_detectors
+    from medaegis.bench.scene import SHIELD
     from medaegis.detectors.registry import DETECTORS
     from medaegis.guard.guard import Guard
     from medaegis.models.store import load_classifier

@@ -141,12 +141,14 @@ def stress_test(
     levels: Sequence[int],
     *,
     seed: int,
+    steps: int = STEPS,
     progress: Progress = silent,
 ) -> Stress:
     """Push each tap's mean down and up as far as BIM gets, at radii of whole grey levels.
 
     Args:
         images: `(N, C, H, W)` on the 8-bit grid; labels `(N,)` say nothing to the attack and are only handed on.
+        steps: of BIM.
     """
 
     def means(x: Tensor, wanted: tuple[str, ...]) -> dict[str, float]:
@@ -159,7 +161,7 @@ def stress_test(
     done, total = 0, 2 * len(taps) * len(levels)
     for goal, found in pushed.items():
         for tap in taps:
-            attack = Attack(objective=replace(goal, taps=(tap,)), steps=STEPS)
+            attack = Attack(objective=replace(goal, taps=(tap,)), steps=steps)
             found[tap] = []
             for k in levels:
                 made = attack.run(victim, images, labels, eps=k / 255, ids=ids, seed=seed)
