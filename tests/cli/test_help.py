@@ -10,15 +10,14 @@ import pytest
 from tests.cli.shop import call
 
 from medaegis import __version__
-from medaegis.cli.app import app, data_app
+from medaegis.cli.app import app, bench_app, data_app
 
-COMMANDS = [(command.callback.__name__,) for command in app.registered_commands] + [
-    ("data", command.callback.__name__) for command in data_app.registered_commands
-]
 EXAMPLES = {
-    **{(command.callback.__name__,): command.epilog for command in app.registered_commands},
-    **{("data", command.callback.__name__): command.epilog for command in data_app.registered_commands},
+    (*group, command.callback.__name__): command.epilog
+    for group, part in (((), app), (("data",), data_app), (("bench",), bench_app))
+    for command in part.registered_commands
 }
+COMMANDS = list(EXAMPLES)
 
 
 def test_the_promised_commands_are_there():
@@ -41,8 +40,9 @@ def test_help_shows_an_example_whose_options_exist(command: tuple[str, ...], mon
 def test_every_command_is_in_the_readme_and_every_example_there_is_a_command():
     text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
     table = text[text.index("## Commands") : text.index("Every `--help`")]
-    named = {tuple(words.split()) for words in re.findall(r"medaegis ((?:data )?[a-z]+)", table)}
-    assert named | {("data", "schemes")} == set(COMMANDS)
+    named = {tuple(words.split()) for words in re.findall(r"medaegis ((?:data |bench )?[a-z]+)", table)}
+    more = {("data", "schemes"), *(("bench", verb) for verb in ("plan", "status", "table", "diff", "export"))}
+    assert named | more == set(COMMANDS)
     for line in re.findall(r"^medaegis +(.*)$", text, re.MULTILINE):
         verb, *words = shlex.split(line)
         shown = call(verb, "--help").stdout

@@ -10,6 +10,7 @@ from medaegis.cli import (
     analyse,
     assess,
     attack,
+    bench,
     calibrate,
     check,
     compare,
@@ -35,6 +36,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
 )
 data_app = typer.Typer(help="Look at data sets.", no_args_is_help=True)
+bench_app = typer.Typer(
+    help="Run experiments from files, and set their figures beside the papers'.", no_args_is_help=True
+)
 
 
 def _version(asked: bool) -> None:
@@ -126,6 +130,16 @@ add_command(
     example="medaegis analyse runs/guard phantom-xray --attack wb --eps 8/256 --out runs/analysis",
     panel="Measure",
 )
+for verb, example in (
+    (bench.plan, "medaegis bench plan aegis-table3 --scale cpu --data chest=chest-xray:PATH --data fundus=aptos:PATH"),
+    (bench.run, "medaegis bench run aegis-table3 --scale smoke --store runs/experiments"),
+    (bench.status, "medaegis bench status aegis-table3 --store runs/experiments"),
+    (bench.table, "medaegis bench table aegis-table3 --form html --out table3.html"),
+    (bench.diff, "medaegis bench diff aegis-table3 --store runs/experiments --other runs/elsewhere"),
+    (bench.export, "medaegis bench export aegis-table3 --out table3.csv"),
+):
+    add_command(bench_app, verb, example=example)
+app.add_typer(bench_app, name="bench", rich_help_panel="Measure")
 add_command(app, report.report, example="medaegis report runs/evaluation", panel="Measure")
 add_command(app, listings.attacks, example="medaegis attacks", panel="Measure")
 add_command(app, listings.detectors, example="medaegis detectors", panel="Measure")

@@ -185,7 +185,11 @@ def recorded_command(context: typer.Context) -> str:
     """
     from medaegis.images import without_path
 
-    words, options = ["medaegis", str(context.info_name)], []
+    verbs, group = [str(context.info_name)], context.parent
+    while group is not None and group.parent is not None:
+        verbs.insert(0, str(group.info_name))
+        group = group.parent
+    words, options = ["medaegis", *verbs], []
     for parameter in context.command.params:
         if parameter.name not in context.params:  # as --help
             continue

@@ -1,0 +1,301 @@
+"""`medaegis bench`: experiments as files, planned, run, killed, run on, and set beside the papers' tables."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from medaegis.cli import console
+from medaegis.cli.options import AsJson, Device, device_of, recorded_command
+from medaegis.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import torch
+
+    from medaegis.experiments.estimate import Estimate
+    from medaegis.experiments.schema import Experiment
+    from medaegis.experiments.tables import Entry
+    from medaegis.experiments.tasks import TableCell
+    from medaegis.progress import Progress
+
+
+class Scale(StrEnum):
+    """How large an experiment is run."""
+
+    smoke = "smoke"
+    cpu = "cpu"
+    full = "full"
+
+
+class Form(StrEnum):
+    """How a table is written."""
+
+    markdown = "markdown"
+    html = "html"
+
+
+File = Annotated[
+    str, typer.Argument(metavar="FILE", help="A preset such as aegis-table3 (an unknown name lists them), or a .toml.")
+]
+AtScale = Annotated[
+    Scale, typer.Option("--scale", help="smoke: drawn images, seconds; cpu: hours; full: as in the paper.")
+]
+StoreDir = Annotated[
+    Path,
+    typer.Option("--store", metavar="DIR", help="Where finished work is kept, of any number of experiments."),
+]
+Data = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--data",
+        metavar="KEY=SPEC",
+        help="Where a data set lies, as chest=chest-xray:PATH; several times for several.",
+        show_default="what FILE says",
+    ),
+]
+STORE = Path("runs/experiments")
+
+
+def plan(
+    file: File,
+    scale: AtScale = Scale.smoke,
+    store: StoreDir = STORE,
+    data: Data = None,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Show what would be done: cells, what they share, and time and memory from a short calibration on this machine.
+
+    The time does not count what detectors take to fit, nor what a Cushion adds to a pass.
+    """
+    from medaegis.experiments.estimate import total
+    from medaegis.experiments.plan import shared
+
+    (name, experiment), place = _read(file, scale), device_of(device)
+    with console.progress("Planning") as progress:
+        cells = _planned(experiment, data, place, progress)
+        estimates = _estimates(cells, place)
+    finished = _finished(store, cells)
+    kinds: dict[str, list[tuple[str, int]]] = {}
+    for task, users in shared(cells):
+        kinds.setdefault(task.kind, []).append((task.key, users))
+    rows, sums = [], []
+    for kind, tasks in kinds.items():
+        left = [key for key, _ in tasks if key not in finished]
+        sums.append(total(estimates[key] for key in left))
+        rows.append([kind, len(tasks), len(left), max(users for _, users in tasks)])
+    whole = total(sums)
+    if as_json:
+        told = [dict(zip(("kind", "tasks", "left", "most_users"), row, strict=True)) for row in rows]
+        needed = {"seconds": whole.seconds, "memory_bytes": whole.memory, "disk_bytes": whole.disk}
+        console.write_json({"experiment": name, "cells": len(cells), "tasks": told, "left": needed})
+        return
+    costs = [[console.time_in_words(one.seconds), _gib(one.memory), _gib(one.disk)] for one in sums]
+    shown = [[*row, *cost] for row, cost in zip(rows, costs, strict=True)]
+    heads = ("Task", "In all", "Left", "Cells that share one, at most", "About", "Memory", "Disk")
+    console.write(console.table(*heads, rows=shown, title=f"{name} at {scale.value}: {len(cells)} cells"))
+    console.say(
+        f"What is left takes about {console.time_in_words(whole.seconds)}, {_gib(whole.memory)} of memory and "
+        f"{_gib(whole.disk)} of disk, and the fitting of detectors beside it."
+    )
+
+
+def run(
+    context: typer.Context,
+    file: File,
+    scale: AtScale = Scale.smoke,
+    store: StoreDir = STORE,
+    data: Data = None,
+    limit_minutes: Annotated[
+        float | None,
+        typer.Option("--limit-minutes", min=0, help="Stop after the task during which they end.", show_default="none"),
+    ] = None,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Do what is not done yet; called again after a kill it goes on where it was, and nothing is done twice.
+
+    Exit code 0 also where --limit-minutes left something to do; how much is said.
+    """
+    from medaegis.experiments.estimate import passes_by_key
+    from medaegis.experiments.run import run_plan
+    from medaegis.experiments.store import ExperimentStore
+
+    (name, experiment), place = _read(file, scale), device_of(device)
+    with ExperimentStore(store, write=True) as kept, console.progress("Running") as progress:
+        cells = _planned(experiment, data, place, progress)
+        done = run_plan(
+            name,
+            scale.value,
+            cells,
+            kept,
+            device=str(place),
+            command=_told_command(context, data),
+            passes=passes_by_key(_estimates(cells, place)),
+            minutes=limit_minutes,
+            progress=progress,
+        )
+    if as_json:
+        console.write_json({"experiment": name, "done": done.done, "tasks_left": done.tasks_left, "cells": len(cells)})
+        return
+    console.say(f"{done.done} tasks done, {done.tasks_left} left; {done.cells_left} of {len(cells)} cells to go.")
+    console.say(f"Next: medaegis bench table {file} --scale {scale.value} --store {console.shown(store)}")
+
+
+def status(file: File, scale: AtScale = Scale.smoke, store: StoreDir = STORE, as_json: AsJson = False) -> None:
+    """Show which cells are measured under the settings of FILE; needs no images, and may be asked during a run."""
+    from medaegis.experiments.plan import cells_of
+    from medaegis.experiments.store import ExperimentStore
+
+    name, experiment = _read(file, scale)
+    with ExperimentStore(store) as kept:
+        found = kept.cells(name, scale.value)
+    cells = cells_of(experiment)
+    ready = [cell for cell in cells if cell.name in found and found[cell.name].settings == cell.settings]
+    other = sum(cell.name in found for cell in cells) - len(ready)
+    if as_json:
+        told = {"cells": len(cells), "measured": len(ready), "of_other_settings": other}
+        console.write_json({"experiment": name, "scale": scale.value, **told})
+        return
+    console.write(console.facts({"measured": f"{len(ready)} of {len(cells)} cells", "under other settings": other}))
+
+
+def table(
+    file: File,
+    scale: AtScale = Scale.smoke,
+    store: StoreDir = STORE,
+    form: Annotated[Form, typer.Option("--form", help="markdown or html.")] = Form.markdown,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="File to write it to.", show_default="the standard output")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """The paper's table with our figures, theirs and the difference; figures of theirs that are doubtful are marked."""
+    from medaegis.bench.records.archive import replace_file
+    from medaegis.experiments.tables import page_of, records
+
+    name, experiment, made, about = _entries(file, scale, store)
+    if as_json:
+        console.write_json(records(made))
+        return
+    page = page_of(experiment, name, scale.value, made, about)
+    text = page.markdown() if form is Form.markdown else page.html()
+    if out is None:
+        typer.echo(text, nl=False)
+        return
+    replace_file(out, text.encode())
+    console.say(f"Written to {console.shown(out)}.")
+
+
+def diff(
+    file: File,
+    store: StoreDir,
+    other: Annotated[Path, typer.Option("--other", metavar="DIR", help="The other store.", show_default=False)],
+    scale: AtScale = Scale.smoke,
+    as_json: AsJson = False,
+) -> None:
+    """Compare two stores, figure by figure, to the last bit. Exit code 1 where they differ."""
+    from medaegis.cli.command import FAILED
+    from medaegis.experiments.store import ExperimentStore
+    from medaegis.experiments.tables import differences
+
+    name, _ = _read(file, scale)
+    with ExperimentStore(store) as one, ExperimentStore(other) as two:
+        told = differences(one.cells(name, scale.value), two.cells(name, scale.value))
+    if as_json:
+        console.write_json([dict(zip(("place", "metric", "store", "other"), row, strict=True)) for row in told])
+    elif told:
+        rows = [[place, metric, *("–" if v is None else repr(v) for v in pair)] for place, metric, *pair in told]
+        console.write(console.table("Cell", "Figure", str(store), str(other), rows=rows))
+    else:
+        console.say("Every figure is the same to the last bit.")
+    if told:
+        raise typer.Exit(FAILED)
+
+
+def export(
+    file: File,
+    out: Annotated[Path, typer.Option("--out", help="A .csv, or a .parquet (needs pyarrow).", show_default=False)],
+    scale: AtScale = Scale.smoke,
+    store: StoreDir = STORE,
+) -> None:
+    """Write every figure, ours and the paper's, as a line of its own."""
+    from medaegis.experiments.export import export as write
+    from medaegis.experiments.tables import records
+
+    _, _, made, _ = _entries(file, scale, store)
+    write(records(made), out)
+    console.say(f"{len(made)} figures written to {console.shown(out)}.")
+
+
+def _read(file: str, scale: Scale) -> tuple[str, Experiment]:
+    from medaegis.experiments.paper import find_file
+    from medaegis.experiments.schema import read_experiment
+
+    name, path = find_file(file)
+    return name, read_experiment(path, scale.value)
+
+
+def _entries(file: str, scale: Scale, store: Path) -> tuple[str, Experiment, list[Entry], list[Mapping[str, Any]]]:
+    from medaegis.experiments.paper import find_file, paper_of
+    from medaegis.experiments.store import ExperimentStore
+    from medaegis.experiments.tables import entries
+
+    name, experiment = _read(file, scale)
+    with ExperimentStore(store) as kept:
+        found = kept.cells(name, scale.value)
+    made = entries(experiment, paper_of(find_file(file)[1], experiment), found)
+    return name, experiment, made, [there.about for there in found.values()]
+
+
+def _told_command(context: typer.Context, data: Sequence[str] | None) -> str:
+    """The call, for the record: without the folders of the store and the images."""
+    from medaegis.images import without_path
+
+    command = recorded_command(context)
+    for text in data or []:
+        key, _, spec = text.partition("=")
+        command = command.replace(text, f"{key}={without_path(spec)}")
+    return command
+
+
+def _planned(
+    experiment: Experiment, data: Sequence[str] | None, device: torch.device, progress: Progress
+) -> list[TableCell]:
+    from medaegis.experiments.plan import load_sources, plan_experiment
+
+    given = {}
+    for text in data or []:
+        key, equals, spec = text.partition("=")
+        if not equals or not spec:
+            raise ConfigError(f"--data {text}", "names no spec", "write KEY=SPEC, as chest=chest-xray:PATH")
+        given[key] = spec
+    return plan_experiment(experiment, load_sources(experiment, given, progress), device.type)
+
+
+def _estimates(cells: Sequence[TableCell], device: torch.device) -> dict[str, Estimate]:
+    from medaegis.experiments.estimate import estimate
+    from medaegis.experiments.tasks import everything
+
+    return estimate(everything(cells), device)
+
+
+def _finished(folder: Path, cells: Sequence[TableCell]) -> set[str]:
+    """Keys of tasks that need not be done; none where there is no store yet."""
+    from medaegis.experiments.store import INDEX, ExperimentStore
+    from medaegis.experiments.tasks import everything, in_order
+
+    if not (folder / INDEX).is_file():
+        return set()
+    with ExperimentStore(folder) as store:
+        left = {task.key for task in in_order((cell.task for cell in cells if cell.task), store.has)}
+    return {task.key for task in everything(cells)} - left
+
+
+def _gib(amount: float) -> str:
+    return f"{amount / 2**30:.1f} GiB" if amount >= 2**28 else f"{amount / 2**20:.0f} MiB"

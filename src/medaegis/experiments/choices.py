@@ -1,0 +1,117 @@
+"""The values on the axes of an experiment that are more than a word: attacks, defences, layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from medaegis.attacks.balls import parse_eps
+from medaegis.attacks.catalogue import find_attack
+from medaegis.attacks.engine import Attack
+from medaegis.bench.surrogates import transferable
+from medaegis.detectors.registry import DETECTORS
+from medaegis.errors import ConfigError
+
+GUARDS = ("shield", "aegis")  # Shields without and behind a Cushion
+CLEAN = "none"  # the attack that none is
+SAME = "same"  # detectors learn from the attack that they are judged on; a surrogate has the victim's backbone
+
+
+def asked(check: Any, given: str) -> Any:
+    """`check(given)`, its ConfigError as what pydantic expects."""
+    try:
+        return check(given)
+    except ConfigError as error:
+        raise ValueError(f"{error.source}: {error.problem}; {error.remedy}") from None
+
+
+def _named(given: Any) -> Any:
+    """A list of names as a table of what they mean: themselves."""
+    return {name: name for name in given} if isinstance(given, list) else given
+
+
+Words = Annotated[dict[str, str], BeforeValidator(_named)]
+
+
+class Part(BaseModel):
+    """What all parts of a file have in common: nothing is allowed that is not known, and nothing is converted."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class AttackChoice(Part):
+    """One attack, with what to change of the experiment's settings.
+
+    Attributes:
+        attack: name in the catalogue, add-ons joined to it, or "none".
+        eps: of this attack, whatever the axis says; steps, step_size: likewise (step_size in units of eps).
+        surrogate: backbone of a classifier that the attack is made on, whose weights are not the victim's; "same": the
+            victim's backbone, trained with another seed.
+    """
+
+    attack: str
+    eps: str | None = None
+    steps: int | None = Field(default=None, ge=1)
+    step_size: float | None = Field(default=None, gt=0)
+    surrogate: str | None = None
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.attack in (CLEAN, SAME):
+            return self
+        entry = asked(find_attack, self.attack)
+        if self.eps is not None:
+            asked(lambda text: parse_eps(text, rounds=False), self.eps)
+        if self.step_size is not None and not isinstance(entry.attack, Attack):
+            raise ValueError("step_size is for an attack that walks by steps of one length")
+        if self.surrogate is not None and not transferable(self.attack):
+            raise ValueError(f"{self.attack} cannot be made on a surrogate; take one by gradients, as bim")
+        return self
+
+
+class DefenceChoice(Part):
+    """A detector with options of its own, or Shields: "shield" without a Cushion, "aegis" behind one."""
+
+    detector: str
+    options: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        known = [*GUARDS, *(name for name in DETECTORS if name not in GUARDS)]
+        if self.detector not in known:
+            raise ValueError(f"detector {self.detector!r} is none; choose from {', '.join(known)}")
+        if self.detector in GUARDS and self.options:
+            raise ValueError("Shields have no options here; write them into the table 'shield'")
+        if self.detector not in GUARDS:
+            try:
+                DETECTORS[self.detector].make(**self.options)
+            except (TypeError, ConfigError) as error:
+                raise ValueError(f"options of {self.detector}: {error}") from None
+        return self
+
+
+def _tables(key: str) -> Callable[[Any], Any]:
+    """Values by name, each as a table in which the bare word stands at `key`."""
+
+    def told(given: Any) -> Any:
+        named = _named(given)
+        if not isinstance(named, Mapping):
+            return named
+        return {name: {key: value} if isinstance(value, str) else value for name, value in named.items()}
+
+    return told
+
+
+def _layers(given: Any) -> Any:
+    """Layers by name, each a list of modules."""
+    named = _named(given)
+    if not isinstance(named, Mapping):
+        return named
+    return {name: [value] if isinstance(value, str) else value for name, value in named.items()}
+
+
+Attacks = Annotated[dict[str, AttackChoice], BeforeValidator(_tables("attack"))]
+Defences = Annotated[dict[str, DefenceChoice], BeforeValidator(_tables("detector"))]
+Layers = Annotated[dict[str, tuple[str, ...]], BeforeValidator(_layers)]

@@ -1,0 +1,134 @@
+"""What a plan will take: passes are counted, and what a pass takes is timed on a few images of each network, here."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from torch import Tensor
+
+from medaegis.attacks.objective import Goal
+from medaegis.bench.plan import Planned
+from medaegis.bench.store import BATCH
+from medaegis.experiments.tasks import Task
+from medaegis.guard.shield_config import ShieldConfig
+from medaegis.models.backbones import create_backbone
+from medaegis.models.training import TrainConfig
+from medaegis.sizes import sides
+
+TRIAL = 4  # images of a timed pass
+_GIVES = {"classifier": 4e7, "guard": 8e7}  # bytes on disk, roughly; images are counted
+
+
+@dataclass(frozen=True)
+class Network:
+    """One network at one size: seconds of a pass over an image (forwards and backwards alike), bytes at work."""
+
+    seconds: float
+    memory: float
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Of a task: passes over single images, seconds, bytes of memory while it runs and of disk afterwards."""
+
+    passes: int
+    seconds: float
+    memory: float
+    disk: float
+
+
+def estimate(tasks: Iterable[Task], device: torch.device) -> dict[str, Estimate]:
+    """By key of the task. What fitting a detector takes is not counted, nor what a Cushion adds to a pass."""
+    networks: dict[tuple[object, ...], Network] = {}
+    found = {}
+    for task in tasks:
+        key = (_backbone(task), tuple(task.source.dataset.images.shape[1:]), len(task.source.dataset.classes))
+        if key not in networks:
+            networks[key] = calibrate(task, device)
+        network, passes = networks[key], passes_of(task)
+        images = task.source.dataset.images.numel()
+        disk = _GIVES.get(task.kind, 0.0)
+        if task.kind == "attacked":
+            disk = _images(task) * prod(task.source.dataset.images.shape[1:]) * (4 if _unrounded(task) else 1)
+        found[task.key] = Estimate(passes, passes * network.seconds, network.memory + images, disk)
+    return found
+
+
+def calibrate(task: Task, device: torch.device) -> Network:
+    """Time a forward and a backward of the network of a task, and add up what they keep in memory."""
+    dataset, height_width = task.source.dataset, sides(task.source.dataset.size)
+    network = create_backbone(_backbone(task), classes=len(dataset.classes)).eval().to(device)
+    network.requires_grad_(False)
+    x = torch.rand((TRIAL, 3, *height_width), device=device, requires_grad=True)
+    kept: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        kept[tensor.data_ptr()] = tensor.numel() * tensor.element_size()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        network(x).sum().backward()  # not timed: the first pass prepares
+    weights = sum(value.numel() * value.element_size() for value in network.state_dict().values())
+    began = time.perf_counter()
+    network(x).sum().backward()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    seconds = (time.perf_counter() - began) / (2 * TRIAL)
+    return Network(seconds, sum(kept.values()) / TRIAL * BATCH + 4 * weights)
+
+
+def passes_of(task: Task) -> int:
+    """Forwards and backwards over single images that a task takes, as far as they can be counted."""
+    told, dataset = task.told, task.source.dataset
+    if task.kind == "classifier":
+        config = TrainConfig(backbone="resnet18", **{k: v for k, v in told.items() if k != "backbone"})
+        return config.epochs * (3 * len(task.source.split.train) + len(task.source.split.val))
+    if task.kind == "guard":
+        shield = {name: value for name, value in told["shield"].items() if name != "recipe"}
+        recipe = ShieldConfig(taps=("input",), **shield)
+        return len(dataset.classes) * recipe.updates * recipe.batch_size * (2 * recipe.inner_steps + 6)
+    n = _images(task)
+    if task.kind == "attacked":
+        one = Planned(**{name: told[name] for name in Planned.__dataclass_fields__})
+        targets = torch.zeros(n, dtype=torch.int64)
+        goal = Goal(targets, None if told["aim"] == "any wrong class" else targets)
+        return one.value.passes(goal, len(dataset.classes))
+    if task.kind == "pushed":
+        return 2 * 2 * len(told["layers"]) * (told["steps"] or 10) * n
+    return 0 if task.kind in ("figures", "detector") else n
+
+
+def total(estimates: Iterable[Estimate]) -> Estimate:
+    """Of all together: times and disk add up, memory is that of the largest."""
+    every = list(estimates)
+    return Estimate(
+        sum(one.passes for one in every),
+        sum(one.seconds for one in every),
+        max((one.memory for one in every), default=0.0),
+        sum(one.disk for one in every),
+    )
+
+
+def passes_by_key(estimates: Mapping[str, Estimate]) -> dict[str, int]:
+    """For `run_plan`."""
+    return {key: one.passes for key, one in estimates.items()}
+
+
+def _backbone(task: Task) -> str:
+    other = task.needs.get("surrogate") or task.needs.get("classifier") or task
+    return str(other.told["backbone"])
+
+
+def _images(task: Task) -> int:
+    """At most so many images; only those that are diagnosed rightly are really attacked."""
+    part = task.source.split.adv_train if task.told.get("part") == "learn" else task.source.split.adv_test
+    limit = task.told.get("limit")
+    return len(part) if limit is None else min(limit, len(part))
+
+
+def _unrounded(task: Task) -> bool:
+    return bool(task.told["cushion"] == "float")

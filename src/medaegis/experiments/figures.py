@@ -1,0 +1,99 @@
+"""The figures of a cell, from stored scores and images: values, 95 % intervals by patient, and of how many images."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+
+from medaegis.attacks.victim import Verdict
+from medaegis.bench.campaign import Campaign
+from medaegis.bench.metrics import auroc_interval, share_interval, threshold_at_tnr
+from medaegis.bench.outcome import pixels_of
+from medaegis.bench.scene import Scene
+from medaegis.bench.store import Piece
+
+TNR = 0.9
+
+
+class Figure(NamedTuple):
+    """A figure: shares and areas in [0, 1], means of features raw, changes in %; bounds where there is an interval."""
+
+    metric: str
+    value: float
+    low: float | None = None
+    high: float | None = None
+    n: int = 0
+
+
+def detection(scene: Scene, clean: torch.Tensor, hostile: torch.Tensor, attacked: Piece) -> tuple[Figure, ...]:
+    """How well scores `(N,)` tell attacked images from clean ones, and how well the attack did.
+
+    "auc" and "tpr90" over all attacked images, "auc_fooling" and "tpr90_fooling" over those that fool the classifier;
+    "adv_acc" is the share of them (HFC section 5.1).
+    """
+    sample, fooled = scene.test.sample, attacked["fooled"].bool()
+    threshold = threshold_at_tnr(clean.numpy(), TNR)
+    found = []
+    for suffix, rows in (("", torch.ones_like(fooled)), ("_fooling", fooled)):
+        if not rows.any():
+            continue
+        area = scene.separation(clean, hostile, rows)
+        patients = sample.patients_of(sample.rows[rows])
+        caught = share_interval((hostile[rows].double() > threshold).numpy(), patients)
+        found += [
+            Figure(f"auc{suffix}", area.auroc, *area.auroc_interval, area.n),
+            Figure(f"tpr90{suffix}", caught.value, caught.low, caught.high, area.n),
+        ]
+    success = share_interval(fooled.numpy(), sample.patients)
+    found.append(Figure("adv_acc", success.value, success.low, success.high, len(fooled)))
+    return tuple(found)
+
+
+def model_area(scene: Scene) -> tuple[Figure, ...]:
+    """The classifier's own AUROC on clean images, as "model_auc"; nothing of more than two classes."""
+    campaign, sample = everyone(scene.test), scene.test.sample
+    return tuple(_area("model_auc", campaign, sample.clean[sample.chosen]))
+
+
+def classification(campaign: Campaign, attacked: Piece | None) -> tuple[Figure, ...]:
+    """Accuracy, and of two classes the AUROC, of the classifier on all chosen images, attacked or clean."""
+    sample, victim = campaign.sample, campaign.victim
+    verdict = sample.clean[sample.rows]
+    if attacked is not None:
+        verdict = victim.verdicts(pixels_of(attacked), sample.ids, seed=sample.seed, batch_size=64)
+    right = share_interval((verdict.predicted == sample.labels).numpy(), sample.patients)
+    accuracy = Figure("accuracy", right.value, right.low, right.high, len(sample))
+    return (accuracy, *_area("auc", campaign, verdict))
+
+
+def features(means: Piece, layer: str, direction: str) -> tuple[Figure, ...]:
+    """The mean of a layer's activations, clean or pushed, and what that changes (Medical Aegis and HFC, tables 1)."""
+    clean, value, n = float(means[f"clean {layer}"]), float(means[f"{direction} {layer}"]), int(means["n"])
+    change = 100 * (value - clean) / max(abs(clean), 1e-12)
+    figures = {
+        "mean": value,
+        "difference": abs(value - clean),
+        "change_pct": change,
+        "share_of_clean_pct": 100 + change,
+    }
+    return tuple(Figure(metric, amount, n=n) for metric, amount in figures.items())
+
+
+def everyone(campaign: Campaign) -> Campaign:
+    """On all chosen images, those too that are diagnosed wrongly from the start, as Ma et al. attack them."""
+    return replace(campaign, sample=replace(campaign.sample, rows=campaign.sample.chosen))
+
+
+def _area(metric: str, campaign: Campaign, verdict: Verdict) -> list[Figure]:
+    """The classifier's AUROC on the campaign's images, whose verdicts these are; nothing of more than two classes."""
+    sample = campaign.sample
+    if len(sample.test.classes) != 2 or len(sample.labels.unique()) < 2:
+        return []
+    score = (verdict.logits[:, 1] - verdict.logits[:, 0]).double()
+    sides = [sample.labels == k for k in (0, 1)]
+    groups = [[sample.patients[i] for i in side.nonzero().flatten().tolist()] for side in sides]
+    healthy, ill = (score[side].numpy() for side in sides)
+    area = auroc_interval(healthy, ill, groups, seed=sample.seed)
+    return [Figure(metric, area.value, area.low, area.high, len(score))]

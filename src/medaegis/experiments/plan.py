@@ -1,0 +1,275 @@
+"""From an experiment to its cells, and from these to the tasks that they share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import product
+from typing import Any
+
+import torch
+
+from medaegis.attacks.balls import check_eps, parse_eps, whole_levels
+from medaegis.attacks.catalogue import find_attack
+from medaegis.bench.plan import Planned
+from medaegis.detectors.registry import find_detector
+from medaegis.errors import ConfigError
+from medaegis.experiments.choices import CLEAN, GUARDS, SAME, AttackChoice, DefenceChoice
+from medaegis.experiments.schema import AXES, Experiment, planned
+from medaegis.experiments.tasks import Source, TableCell, Task, as_told
+from medaegis.images.datasets import Dataset, load_dataset
+from medaegis.images.splits import split_dataset
+from medaegis.progress import Progress, silent
+
+_USED = {
+    "detection": ("dataset", "backbone", "seed", "layers", "cushion", "learned_from", "defence", "attack", "eps"),
+    "classification": ("dataset", "backbone", "seed", "cushion", "attack", "eps"),
+    "features": ("dataset", "backbone", "seed", "cushion", "layer", "direction", "eps"),
+}
+_SHOWN = ("title", "paper", "table", "figures", "notes", "exclude", "rows", "columns", "seeds", "data")  # no settings
+SURROGATE_SEED = 1_000_003  # added to the seed of a classifier that is attacked in another's place
+
+
+def cells_of(experiment: Experiment) -> list[TableCell]:
+    """Its cells in order, without tasks: the product of the axes it uses, without what is excluded or makes no sense.
+
+    "shield" is a defence without a Cushion and "aegis" one behind a Cushion; an attack with an eps of its own, or none
+    at all, has one cell on the axis "eps"; detectors that learn from no attack have one on "learned_from".
+
+    Raises:
+        ConfigError: nothing is left.
+    """
+    used = _USED[experiment.measures]
+    found: dict[str, TableCell] = {}
+    for names in product(*(experiment.axis(axis) or ("",) for axis in used)):
+        place = _settled(experiment, dict(zip(used, names, strict=True)))
+        if place is not None and not _excluded(experiment, place):
+            cell = TableCell(place, _settings(experiment, place))
+            found.setdefault(cell.name, cell)
+    if not found:
+        raise ConfigError("experiment", "every cell is excluded", "leave out some of 'exclude'")
+    return list(found.values())
+
+
+def _settled(experiment: Experiment, place: dict[str, str]) -> dict[str, str] | None:
+    """The place with names that say what is done there; None where there is no such cell."""
+    if "defence" in place:
+        value, bare = experiment.defence[place["defence"]].detector, experiment.cushion[place["cushion"]] == "none"
+        if (value == "shield" and not bare) or (value == "aegis" and bare):
+            return None
+        if value in GUARDS or not find_detector(value).make().needs_attacked:
+            place["learned_from"] = next(iter(experiment.learned_from))
+    if "attack" in place:
+        choice = experiment.attack[place["attack"]]
+        if choice.attack == CLEAN:
+            place["eps"] = ""
+        elif choice.eps is not None or find_attack(choice.attack).minimal:
+            place["eps"] = planned(choice, "", experiment).eps_text
+    return place
+
+
+def _excluded(experiment: Experiment, place: Mapping[str, str]) -> bool:
+    def fits(axis: str, names: str | tuple[str, ...]) -> bool:
+        return place.get(axis) in ((names,) if isinstance(names, str) else names)
+
+    return any(all(fits(axis, names) for axis, names in one.items()) for one in experiment.exclude)
+
+
+def _settings(experiment: Experiment, place: Mapping[str, str]) -> dict[str, Any]:
+    """All that the experiment says of this cell, but for what is only shown and where the images lie."""
+    told = experiment.model_dump(mode="json", exclude=set(_SHOWN))
+    for axis in AXES:
+        if axis == "seed" or axis not in told:
+            continue
+        values = told.pop(axis)
+        if axis in place and isinstance(values, dict):
+            told[axis] = values.get(place[axis], place[axis])
+    return told
+
+
+def load_sources(
+    experiment: Experiment, given: Mapping[str, str], progress: Progress = silent
+) -> dict[tuple[str, str], Source]:
+    """The images of every data set and seed, by their names on the axes.
+
+    Args:
+        given: specs by key, over those of the experiment.
+
+    Raises:
+        ConfigError: a key without a spec, or a spec for none.
+        DataError: a spec, a folder or a split that does not fit.
+    """
+    keys = set(experiment.dataset.values())
+    for key in set(given) - keys:
+        raise ConfigError(f"--data {key}", "no data set of this experiment", f"choose from {', '.join(sorted(keys))}")
+    specs = {**experiment.data, **given}
+    loaded: dict[str, Dataset] = {}
+    for key in dict.fromkeys(experiment.dataset.values()):
+        if key not in specs:
+            raise ConfigError(f"data set {key!r}", "the experiment does not say where it lies", f"--data {key}=SPEC")
+        loaded[key] = load_dataset(
+            specs[key],
+            size=experiment.size,
+            channels=experiment.channels,
+            limit=experiment.images,
+            seed=experiment.seeds[0],
+            progress=progress,
+        )
+    a, b, c, d = experiment.fractions
+    return {
+        (name, str(seed)): Source(
+            loaded[key], split_dataset(loaded[key], by=experiment.split, seed=seed, fractions=(a, b, c, d))
+        )
+        for name, key in experiment.dataset.items()
+        for seed in experiment.seeds
+    }
+
+
+def plan_experiment(experiment: Experiment, sources: Mapping[tuple[str, str], Source], device: str) -> list[TableCell]:
+    """Its cells with their tasks.
+
+    Raises:
+        ConfigError: an attack on a Shield where there is none, or one that needs more classes; an eps below a grey
+            level where pixels are rounded.
+    """
+    made = []
+    for cell in cells_of(experiment):
+        source = sources[cell.place["dataset"], cell.place["seed"]]
+        made.append(replace(cell, task=getattr(_Tasks(experiment, cell.place, source, device), experiment.measures)()))
+    return made
+
+
+@dataclass(frozen=True)
+class _Tasks:
+    """The tasks of one cell."""
+
+    experiment: Experiment
+    place: Mapping[str, str]
+    source: Source
+    device: str
+
+    def detection(self) -> Task:
+        choice = self.experiment.attack[self.place["attack"]]
+        attacked = self._attacked("test", choice)
+        if self._defence in GUARDS:
+            scores = [self._task("scores", {}, guard=self._guard, **made) for made in ({}, {"attacked": attacked})]
+        else:
+            readings = self._reading("test"), self._reading("test", attacked=attacked)
+            scores = [self._task("scores", {}, detector=self._detector, reading=reading) for reading in readings]
+        return self._task("figures", {"of": "detection"}, clean=scores[0], hostile=scores[1], attacked=attacked)
+
+    def classification(self) -> Task:
+        choice = self.experiment.attack[self.place["attack"]]
+        made = {} if choice.attack == CLEAN else {"attacked": self._attacked("all", choice)}
+        return self._task("figures", {"of": "classification"}, **made)
+
+    def features(self) -> Task:
+        eps = self.experiment.eps[self.place["eps"]]
+        value = parse_eps(eps)  # whole grey levels, whatever the Cushion
+        layers = sorted(set(self.experiment.layer.values()))
+        told = {"layers": layers, "levels": int(whole_levels(torch.tensor(value))), "steps": self.experiment.steps}
+        pushed = self._task("pushed", told)
+        of = {"layer": self.experiment.layer[self.place["layer"]], "direction": self.place["direction"]}
+        return self._task("figures", {"of": "features", **of}, pushed=pushed)
+
+    @property
+    def _choice(self) -> DefenceChoice:
+        return self.experiment.defence[self.place["defence"]]
+
+    @property
+    def _defence(self) -> str:
+        return self._choice.detector
+
+    @property
+    def _seed(self) -> int:
+        return int(self.place["seed"])
+
+    @property
+    def _taps(self) -> list[str] | None:
+        layers = self.place.get("layers")
+        named = next(iter(self.experiment.layers)) if layers is None else layers
+        return list(self.experiment.layers[named]) or None
+
+    @cached_property
+    def _scene(self) -> dict[str, Any]:
+        """What says which images are attacked and judged, and behind what."""
+        return {
+            "cushion": self.experiment.cushion[self.place["cushion"]],
+            "taps": self._taps,
+            "limit": self.experiment.limit,
+            "seed": self._seed,
+            "aim": "drawn class" if self.experiment.goal == "targeted" else "any wrong class",
+        }
+
+    def _task(self, kind: Any, told: Mapping[str, Any], **needs: Task) -> Task:
+        """A task in this cell's scene; it always needs the classifier."""
+        needs = {"classifier": self._classifier(), **needs}
+        return Task(kind, {**self._scene, **told}, needs, self.source, self.device)
+
+    def _classifier(self, backbone: str | None = None) -> Task:
+        """The one under attack, or one on this backbone that is attacked in its place."""
+        victim = self.experiment.backbone[self.place["backbone"]]
+        seed = self._seed if backbone is None else self._seed + SURROGATE_SEED
+        told = {**self.experiment.training, "backbone": victim if backbone in (None, SAME) else backbone, "seed": seed}
+        return Task("classifier", told, {}, self.source, self.device)
+
+    @cached_property
+    def _guard(self) -> Task:
+        recipe = {"recipe": "paper", "updates": 2880, **self.experiment.shield}
+        told = {"cushion": self._scene["cushion"], "taps": self._taps, "seed": self._seed, "shield": recipe}
+        return Task("guard", told, {"classifier": self._classifier()}, self.source, self.device)
+
+    def _attacked(self, part: str, choice: AttackChoice) -> Task:
+        one = planned(choice, self.experiment.eps.get(self.place["eps"], ""), self.experiment)
+        self._check(one)
+        needs = {} if choice.surrogate is None else {"surrogate": self._classifier(choice.surrogate)}
+        if find_attack(choice.attack).adaptive:
+            needs["guard"] = self._guard
+        return self._task("attacked", {"part": part, **as_told(one), "value": repr(one.value)}, **needs)
+
+    def _check(self, one: Planned) -> None:
+        entry, classes = find_attack(one.attack), len(self.source.dataset.classes)
+        if entry.adaptive and (self.experiment.measures != "detection" or self._defence not in GUARDS):
+            where = ", ".join(f"{axis} {name}" for axis, name in self.place.items() if name)
+            raise ConfigError(f"attack {one.attack!r}", f"aims at a Shield; at {where} there is none", "exclude that")
+        if entry.classes > classes:
+            raise ConfigError(
+                f"attack {one.attack!r}", f"needs {entry.classes} classes, there are {classes}", "drop it"
+            )
+        self._check_eps(one.eps_text, one.eps)
+
+    def _check_eps(self, text: str, value: float) -> None:
+        if self._scene["cushion"] != "float":
+            check_eps(text, value)
+
+    def _reading(self, part: str, **attacked: Task) -> Task:
+        return self._task("reading", {"part": part}, **attacked)
+
+    @cached_property
+    def _detector(self) -> Task:
+        choice = self.experiment.learned_from[self.place["learned_from"]]
+        needs = {"clean": self._reading("learn")}
+        if find_detector(self._defence).make().needs_attacked:
+            choice = self.experiment.attack[self.place["attack"]] if choice.attack == SAME else choice
+            needs["hostile"] = self._reading("learn", attacked=self._attacked("learn", choice))
+        return self._task("detector", {"detector": self._defence, "options": self._choice.options}, **needs)
+
+
+def shared(cells: list[TableCell]) -> Iterator[tuple[Task, int]]:
+    """Every task with the number of cells that use it, in the order they are done."""
+    users: dict[str, set[int]] = {}
+    tasks: dict[str, Task] = {}
+
+    def visit(task: Task, place: int) -> None:
+        if place in users.setdefault(task.key, set()):
+            return
+        users[task.key].add(place)
+        for other in task.needs.values():
+            visit(other, place)
+        tasks.setdefault(task.key, task)
+
+    for place, cell in enumerate(cells):
+        if cell.task is not None:
+            visit(cell.task, place)
+    return ((task, len(users[key])) for key, task in tasks.items())

@@ -1,0 +1,242 @@
+"""What an experiment file may say: axes whose product are the cells, and settings; scales change some of both.
+
+An axis names its values as the paper's table does, and says what each is here: `attack = { "CW-Linf" = "cw-linf" }`.
+A plain list is a set of names that mean themselves: `attack = ["bim", "pgd"]`.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from medaegis.attacks.balls import parse_eps
+from medaegis.attacks.catalogue import find_attack
+from medaegis.attacks.engine import Attack
+from medaegis.bench.plan import EVERYTHING, Planned
+from medaegis.bench.records.assessment import SMALLEST
+from medaegis.bench.scene import any_cushion
+from medaegis.errors import ConfigError
+from medaegis.experiments.choices import (
+    CLEAN,
+    SAME,
+    AttackChoice,
+    Attacks,
+    Defences,
+    Layers,
+    Words,
+    asked,
+)
+from medaegis.guard.fitting import RECIPES
+from medaegis.guard.shield_config import ShieldConfig
+from medaegis.models.training import TrainConfig
+from medaegis.validation import PictureSize
+
+SCALES = ("smoke", "cpu", "full")
+Fractions = Annotated[tuple[float, ...], Field(min_length=4, max_length=4)]
+
+
+class Experiment(BaseModel):
+    """An experiment at one scale.
+
+    Attributes:
+        title, paper, table: what it repeats; figures: the CSV beside it with the paper's own; notes: what differs.
+        measures: "detection" (detectors and guards against attacks), "classification" (the classifier under attack),
+            "features" (how far mean activations can be pushed).
+        dataset .. direction: the axes. A cell for each combination that `exclude` does not name; an axis that is left
+            out has one value, which is told nowhere. `dataset` names keys of `data`, `cushion` also "float" (no
+            rounding), `defence` detectors, or "shield" and "aegis"; `layers` what detectors and Shields read (none:
+            the backbone's own), `layer` what is pushed.
+        exclude: tables of axis -> name, or names; a cell that has all of them is left out.
+        data: key -> spec of a data set. A key without one is given by `--data KEY=SPEC`.
+        images: at most so many of a data set; limit: at most so many of them judged, and as many learned from.
+        split: by "patient", or by "image" as in the papers, which leaks; fractions: train, val, adv_train, adv_test.
+        goal: "targeted" (a wrong class drawn for each image, which alone counts) or "untargeted" (any wrong class).
+        steps, step_size: of attacks that iterate; None: their own.
+        training: settings of `TrainConfig`; shield: a recipe, and settings of `ShieldConfig`.
+        rows, columns: axes of the table, "metric" among them.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    title: str
+    paper: str
+    table: str
+    figures: str | None = None
+    notes: tuple[str, ...] = ()
+    measures: Literal["detection", "classification", "features"]
+
+    dataset: Words = Field(min_length=1)
+    backbone: Words = Field(min_length=1)
+    cushion: Words = Field(default={"none": "none"}, min_length=1)
+    defence: Defences = {}
+    attack: Attacks = {}
+    eps: Words = {}
+    learned_from: Attacks = Field(default_factory=lambda: {SAME: AttackChoice(attack=SAME)})
+    layers: Layers = {"own": ()}
+    layer: Words = {}
+    direction: tuple[Literal["clean", "up", "down"], ...] = ("clean", "up", "down")
+    exclude: tuple[dict[str, str | tuple[str, ...]], ...] = ()
+
+    data: dict[str, str] = {}
+    size: PictureSize = 224
+    channels: Literal["gray", "rgb"] = "rgb"
+    images: int | None = Field(default=None, ge=1)
+    limit: int | None = Field(default=None, ge=1)
+    split: Literal["patient", "image"] = "patient"
+    fractions: Fractions = (0.65, 0.12, 0.08, 0.15)
+    seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
+    goal: Literal["targeted", "untargeted"] = "targeted"
+    steps: int | None = Field(default=None, ge=1)
+    step_size: float | None = Field(default=None, gt=0)
+    training: dict[str, Any] = {}
+    shield: dict[str, Any] = {}
+
+    rows: tuple[str, ...] = ("dataset", "backbone", "defence")
+    columns: tuple[str, ...] = ("attack", "metric")
+
+    @field_validator("cushion")
+    @classmethod
+    def _known_cushions(cls, given: dict[str, str]) -> dict[str, str]:
+        for value in given.values():
+            if asked(any_cushion, value).random:
+                raise ValueError(f"{value!r} is random; name the cushions that it draws from, one by one")
+        return given
+
+    @field_validator("eps")
+    @classmethod
+    def _readable_eps(cls, given: dict[str, str]) -> dict[str, str]:
+        for value in given.values():
+            asked(lambda text: parse_eps(text, rounds=False), value)
+        return given
+
+    @field_validator("training")
+    @classmethod
+    def _known_training(cls, given: dict[str, Any]) -> dict[str, Any]:
+        _checked(TrainConfig, given, without=("backbone", "seed", "device", "taps"))
+        return given
+
+    @field_validator("shield")
+    @classmethod
+    def _known_shield(cls, given: dict[str, Any]) -> dict[str, Any]:
+        if given.get("recipe", "paper") not in RECIPES:
+            raise ValueError(f"recipe: choose from {', '.join(RECIPES)}")
+        own = {name: value for name, value in given.items() if name != "recipe"}
+        _checked(ShieldConfig, own, without=("seed", "taps"), filled={"taps": ("input",)})
+        return given
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        needed = {"detection": ("defence", "attack"), "classification": ("attack",), "features": ("layer", "eps")}
+        for name in needed[self.measures]:
+            if not getattr(self, name):
+                raise ValueError(f"{self.measures} needs the axis {name!r}")
+        if SAME in {one.attack for one in self.attack.values()}:
+            raise ValueError(f"attack: {SAME!r} is for the axis 'learned_from'")
+        if CLEAN in {one.attack for one in self.learned_from.values()}:
+            raise ValueError("learned_from: detectors learn from an attack")
+        if self.measures != "classification" and CLEAN in {one.attack for one in self.attack.values()}:
+            raise ValueError(f"attack: {CLEAN!r} is for what measures 'classification'")
+        bare = [name for name, one in self.attack.items() if one.eps is None and not _own_eps(one) and not self.eps]
+        if bare:
+            raise ValueError(f"attack {bare[0]!r} has no eps, and there is no axis 'eps'")
+        for one in self.exclude:
+            for axis, names in one.items():
+                if axis not in AXES:
+                    raise ValueError(f"exclude: {axis!r} is no axis; those are {', '.join(AXES)}")
+                for name in (names,) if isinstance(names, str) else names:
+                    if name not in self.axis(axis):
+                        known = ", ".join(self.axis(axis))
+                        raise ValueError(f"exclude: {axis} has no {name!r}; it has {known}")
+        for name in (*self.rows, *self.columns):
+            if name not in (*AXES, "metric"):
+                raise ValueError(f"rows and columns: {name!r} is no axis; those are {', '.join(AXES)}, metric")
+        return self
+
+    def axis(self, name: str) -> tuple[str, ...]:
+        """Names of the values of an axis."""
+        if name == "seed":
+            return tuple(map(str, self.seeds))
+        return tuple(getattr(self, name))
+
+
+AXES = (
+    *("dataset", "backbone", "seed", "layers", "cushion", "learned_from", "defence", "attack", "eps"),
+    *("layer", "direction"),
+)
+
+
+def planned(choice: AttackChoice, eps: str, experiment: Experiment) -> Planned:
+    """The attack as a cell of a campaign; one that looks for the smallest change has no eps to keep to."""
+    entry = find_attack(choice.attack)
+    text = SMALLEST if entry.minimal else choice.eps or eps
+    walks = not entry.minimal and entry.attack.steps > 1
+    step = choice.step_size or (experiment.step_size if walks and isinstance(entry.attack, Attack) else None)
+    return Planned(
+        choice.attack,
+        EVERYTHING if entry.minimal else parse_eps(text, rounds=False),
+        text,
+        steps=choice.steps or (experiment.steps if walks else None),
+        step_size=step,
+        transferred=choice.surrogate is not None,
+    )
+
+
+def _own_eps(choice: AttackChoice) -> bool:
+    return choice.attack in (CLEAN, SAME) or find_attack(choice.attack).minimal
+
+
+def _checked(
+    model: type[BaseModel],
+    given: Mapping[str, Any],
+    *,
+    without: tuple[str, ...],
+    filled: Mapping[str, Any] | None = None,
+) -> None:
+    """Whether a table holds settings of a configuration alone, and none that an experiment decides itself."""
+    allowed = sorted(set(model.model_fields) - set(without))
+    for name in given:
+        if name not in allowed:
+            raise ValueError(f"{name!r} is unknown; allowed are {', '.join(allowed)}")
+    try:
+        model.model_validate({**given, **(filled or {})})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+
+
+def read_experiment(file: Path, scale: str) -> Experiment:
+    """The experiment of a file at a scale: what the file says, with what its table `scale.<name>` says instead.
+
+    Tables are merged name by name; everything else is replaced. At "full" the file may say nothing more.
+
+    Raises:
+        ConfigError: not to be read, no TOML, no such scale, or an entry that is unknown or out of its range.
+    """
+    if scale not in SCALES:
+        raise ConfigError(f"--scale {scale}", "unknown", f"choose from {', '.join(SCALES)}")
+    try:
+        told = tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(file, f"cannot be read ({error.strerror})", "name a TOML file or a preset") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(file, f"is no TOML: {error}", "mend that line") from None
+    scales = told.pop("scale", {})
+    if not isinstance(scales, dict) or set(scales) - set(SCALES):
+        raise ConfigError(file, f"entry 'scale': holds {sorted(scales)}", f"name only {', '.join(SCALES)}")
+    for name, value in scales.get(scale, {}).items():
+        merges = isinstance(value, dict) and isinstance(told.get(name), dict)
+        told[name] = {**told[name], **value} if merges else value
+    try:
+        return Experiment.model_validate(told)
+    except ValidationError as error:
+        found = error.errors()
+        # A misspelt key first: what it leaves missing follows from it.
+        first = next((one for one in found if one["type"] == "extra_forbidden"), found[0])
+        where = ".".join(map(str, first["loc"])) or "the whole"
+        allowed = f"; allowed are {', '.join(Experiment.model_fields)}" if first["type"] == "extra_forbidden" else ""
+        remedy = "mend the entry; docs/experiments.md says what each may be"
+        raise ConfigError(f"{file} at scale {scale}", f"entry {where!r:.80}: {first['msg']}{allowed}", remedy) from None

@@ -1,0 +1,260 @@
+"""How each task is done, by what the rest of the package does already; what comes out is handed to the store.
+
+Classifiers, guards and detectors are written as folders of their own, by the functions that make them, so that a killed
+training goes on where it was. Everything else is a few tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from medaegis.bench.analyse.shifts import STEPS, stress_test
+from medaegis.bench.campaign import Campaign
+from medaegis.bench.outcome import as_scores, pixels_of
+from medaegis.bench.plan import Planned
+from medaegis.bench.scene import Scene, any_cushion
+from medaegis.bench.store import Piece, Store
+from medaegis.bench.surrogates import surrogate_of
+from medaegis.detectors.reader import Reading
+from medaegis.detectors.registry import find_detector, load_detector
+from medaegis.experiments.figures import Figure, classification, detection, everyone, features, model_area
+from medaegis.experiments.store import ExperimentStore
+from medaegis.experiments.tasks import Kind, Task
+from medaegis.guard.fitting import fit_guard, shield_config
+from medaegis.guard.guard import Guard
+from medaegis.models.backbones import create_backbone, is_own
+from medaegis.models.classifier import INPUT, Classifier
+from medaegis.models.store import load_classifier
+from medaegis.models.training import TrainConfig, train_classifier
+from medaegis.progress import Progress, silent
+
+_PLANNED = tuple(Planned.__dataclass_fields__)
+_KEPT = 2  # classifiers and scenes in memory: tasks come ordered by them
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a task gave: tensors, or figures; nothing where it wrote a folder itself."""
+
+    tensors: Piece | None = None
+    figures: tuple[Figure, ...] = ()
+
+
+class Workshop:
+    """Does tasks whose needs lie in a store.
+
+    Args:
+        device: where to compute.
+    """
+
+    def __init__(self, store: ExperimentStore, device: str = "cpu") -> None:
+        self.store, self.device = store, torch.device(device)
+        self._classifiers: dict[str, Classifier] = {}
+        self._scenes: dict[str, Scene] = {}
+        self._models: dict[Scene, tuple[Figure, ...]] = {}
+
+    def make(self, task: Task, progress: Progress = silent) -> Made:
+        """Do one task; called again after a kill it goes on where it was, where there is a way to."""
+        ways: dict[Kind, Callable[[Task, Progress], Made]] = {
+            "classifier": self._train,
+            "guard": self._fit_guard,
+            "attacked": self._attack,
+            "reading": self._look,
+            "detector": self._fit_detector,
+            "scores": self._score,
+            "pushed": self._push,
+            "figures": self._count,
+        }
+        return ways[task.kind](task, progress)
+
+    # ---- tasks that write folders
+
+    def _train(self, task: Task, progress: Progress) -> Made:
+        told = dict(task.told)
+        config = TrainConfig(**told, device=str(self.device))
+        train_classifier(task.source.dataset, task.source.split, config, self.store.folder_of(task), progress)
+        return Made()
+
+    def _fit_guard(self, task: Task, progress: Progress) -> Made:
+        classifier = self._around(task)
+        told = dict(task.told["shield"])
+        recipe, updates = told.pop("recipe"), told.pop("updates")
+        config = shield_config(recipe, classifier, updates=updates, seed=task.told["seed"])
+        if config.taps != (INPUT,) and task.told["taps"]:
+            told["taps"] = tuple(task.told["taps"])
+        fit_guard(
+            classifier,
+            task.source.dataset,
+            task.source.split,
+            cushion=any_cushion(task.told["cushion"]),
+            config=type(config).model_validate({**config.model_dump(), **told}),
+            out_dir=self.store.folder_of(task),
+            progress=progress,
+        )
+        return Made()
+
+    def _fit_detector(self, task: Task, progress: Progress) -> Made:
+        clean = self._read(task.needs["clean"])
+        hostile = self._read(task.needs["hostile"]) if "hostile" in task.needs else None
+        labels = self.scene(task).learn.sample.labels
+        self.scene(task).check_enough([task.told["detector"]])
+        detector = find_detector(task.told["detector"]).make(**task.told["options"])
+        detector.fit(clean, labels, attacked=hostile, seed=task.told["seed"], progress=progress)
+        detector.save(self.store.folder_of(task))
+        return Made()
+
+    # ---- tasks that give tensors
+
+    def _attack(self, task: Task, progress: Progress) -> Made:
+        one = Planned(**{name: task.told[name] for name in _PLANNED})
+        campaign = self._campaign(task)
+        chunks = self.store.folder_of(task).with_suffix(".chunks")
+        piece = replace(campaign, store=Store(chunks)).attack(one, progress)
+        return Made({name: values.contiguous() for name, values in piece.items()})
+
+    def _look(self, task: Task, progress: Progress) -> Made:
+        reading = self.scene(task).reader.read(self._pixels(task), progress=progress)
+        return Made({"logits": reading.logits.cpu()} | {f"of {tap}": v.cpu() for tap, v in reading.features.items()})
+
+    def _score(self, task: Task, progress: Progress) -> Made:
+        if "guard" in task.needs:
+            sample = self.scene(task).test.sample
+            pixels = pixels_of(self._tensors(task.needs["attacked"])) if "attacked" in task.needs else sample.pixels
+            found = self._load_guard(task.needs["guard"]).judge(pixels, ids=sample.ids, seed=sample.seed).score
+        else:
+            found = load_detector(self.store.folder_of(task.needs["detector"])).score(self._read(task.needs["reading"]))
+        return Made({"scores": as_scores(found.cpu())})
+
+    def _push(self, task: Task, progress: Progress) -> Made:
+        scene = self.scene(task)
+        sample, layers = scene.test.sample, tuple(task.told["layers"])
+        found = stress_test(
+            scene.victim,
+            sample.pixels,
+            sample.labels,
+            sample.ids,
+            layers,
+            [task.told["levels"]],
+            seed=task.told["seed"],
+            steps=task.told["steps"] or STEPS,
+            progress=progress,
+        )
+        means = {f"clean {tap}": value for tap, value in found.clean.items()}
+        for direction, pushed in (("down", found.down), ("up", found.up)):
+            means |= {f"{direction} {tap}": values[0] for tap, values in pushed.items()}
+        told = {name: torch.tensor(value, dtype=torch.float64) for name, value in means.items()}
+        return Made({**told, "n": torch.tensor(len(sample))})
+
+    def _count(self, task: Task, progress: Progress) -> Made:
+        scene, of = self.scene(task), task.told["of"]
+        if of == "features":
+            return Made(
+                figures=features(self._tensors(task.needs["pushed"]), task.told["layer"], task.told["direction"])
+            )
+        attacked = self._tensors(task.needs["attacked"]) if "attacked" in task.needs else None
+        if of == "classification":
+            return Made(figures=classification(everyone(scene.test), attacked))
+        assert attacked is not None, "detection always attacks"
+        clean, hostile = (self._tensors(task.needs[name])["scores"] for name in ("clean", "hostile"))
+        return Made(figures=(*detection(scene, clean, hostile, attacked), *self._model(scene)))
+
+    def _model(self, scene: Scene) -> tuple[Figure, ...]:
+        """The classifier's own figure, the same in all cells of a scene."""
+        if scene not in self._models:
+            self._models = {scene: model_area(scene)}
+        return self._models[scene]
+
+    # ---- what they are made from
+
+    def scene(self, task: Task) -> Scene:
+        """Classifier, Cushion and images that a task is about."""
+        told, classifier = task.told, task.needs["classifier"]
+        key = repr((classifier.key, [told[name] for name in ("cushion", "taps", "limit", "seed", "aim")]))
+
+        def build() -> Scene:
+            around = self._around(task)
+            return Scene(
+                around,
+                any_cushion(told["cushion"]),
+                task.source.dataset,
+                task.source.split,
+                tuple(tap for tap in around.taps if tap != INPUT),
+                told["limit"],
+                told["seed"],
+                Store(Path()),  # each attack is given one of its own
+                told["aim"],
+            )
+
+        return _kept(self._scenes, key, build)
+
+    def _campaign(self, task: Task) -> Campaign:
+        scene = self.scene(task)
+        campaign = scene.learn if task.told["part"] == "learn" else scene.test
+        if task.told["part"] == "all":
+            campaign = everyone(campaign)
+        if "guard" in task.needs:
+            campaign = campaign.against(self._load_guard(task.needs["guard"]))
+        if "surrogate" in task.needs:
+            other = self._load_classifier(task.needs["surrogate"])
+            campaign = replace(
+                campaign, surrogate=surrogate_of([_tapped(other, task.told["taps"])], self._around(task))
+            )
+        return campaign
+
+    def _pixels(self, task: Task) -> Tensor:
+        """The images of a reading."""
+        if "attacked" in task.needs:
+            return pixels_of(self._tensors(task.needs["attacked"]))
+        return self._campaign(task).sample.pixels
+
+    def _read(self, task: Task) -> Reading:
+        """A reading, with its images and the reader for detectors that look again."""
+        stored = self._tensors(task)
+        reader = self.scene(task).reader
+        features = {tap: stored[f"of {tap}"].to(reader.device) for tap in reader.taps}
+        return Reading(stored["logits"].to(reader.device), features, self._pixels(task), reader)
+
+    def _tensors(self, task: Task) -> Piece:
+        return self.store.tensors(task)
+
+    def _around(self, task: Task) -> Classifier:
+        return _tapped(self._load_classifier(task.needs["classifier"]), task.told["taps"])
+
+    def _load_classifier(self, task: Task) -> Classifier:
+        def load() -> Classifier:
+            return load_classifier(self.store.folder_of(task), _factory(task.told["backbone"])).to(self.device)
+
+        return _kept(self._classifiers, task.key, load)
+
+    def _load_guard(self, task: Task) -> Guard:
+        factory = _factory(task.needs["classifier"].told["backbone"])
+        return Guard.load(self.store.folder_of(task), factory=factory).to(self.device)
+
+
+Value = TypeVar("Value")
+
+
+def _kept(cache: dict[str, Value], key: str, make: Callable[[], Value]) -> Value:
+    """The value of a key, made if it is none of the last few."""
+    if key not in cache:
+        while len(cache) >= _KEPT:
+            del cache[next(iter(cache))]
+        cache[key] = make()
+    return cache[key]
+
+
+def _tapped(classifier: Classifier, taps: Sequence[str] | None) -> Classifier:
+    """The classifier with other taps, where some are named."""
+    return classifier if not taps else classifier.around(classifier.network, taps=taps)
+
+
+def _factory(backbone: str) -> Callable[..., nn.Module] | None:
+    """What builds a network of one's own, which the experiment named; None for one that medaegis builds."""
+    return partial(create_backbone, backbone) if is_own(backbone) else None

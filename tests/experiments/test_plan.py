@@ -1,0 +1,122 @@
+"""Tasks: what cells share is one task, and whatever a result depends on is in its name."""
+
+from collections import Counter
+
+import pytest
+from tests.experiments.small import cells, written
+
+from medaegis.errors import ConfigError
+from medaegis.experiments import tasks
+from medaegis.experiments.plan import load_sources, plan_experiment, shared
+from medaegis.experiments.schema import read_experiment
+from medaegis.experiments.tasks import everything, in_order
+
+pytestmark = pytest.mark.usefixtures("cache")
+
+
+def keys(*changes, folder, **given):
+    return {task.key for task in everything(cells(written(folder, *changes), **given))}
+
+
+def kinds(planned):
+    return Counter(task.kind for task in everything(planned))
+
+
+def test_what_cells_share_is_done_once(tmp_path):
+    planned = cells(written(tmp_path))
+    # Cushions: none and jpeg-80. BIM on the test and the learning images behind each, WB once; the SVM alone learns
+    # from attacked images; KD and SVM read clean and attacked test images, and clean images to learn from.
+    assert kinds(planned) == {
+        "classifier": 1,
+        "guard": 1,
+        "attacked": 2 + 2 + 1,
+        "reading": 2 * 4,
+        "detector": 2 * 2,
+        "scores": 2 * 2 * 2 + 3,
+        "figures": 6,
+    }
+    users = {task.key: count for task, count in shared(planned)}
+    assert users[planned[0].task.needs["classifier"].key] == 6
+    order = [task.key for task in everything(planned)]
+    for task in everything(planned):
+        assert all(order.index(other.key) < order.index(task.key) for other in task.needs.values())
+    assert len(set(order)) == len(order)
+
+
+def test_of_what_is_done_nothing_is_needed(tmp_path):
+    planned = cells(written(tmp_path))
+    scores = planned[0].task.needs["hostile"]
+    left = in_order([planned[0].task], lambda task: task.kind in ("scores", "attacked", "classifier"))
+    assert [task.kind for task in left] == ["figures"]
+    assert [task.kind for task in in_order([scores], lambda task: task is scores)] == []
+
+
+CHANGES = {
+    "steps of the attack": ("steps = 3\n", "steps = 4\n", {"classifier", "guard"}),
+    "eps": ('["16/256"]', '["8/256"]', {"classifier", "guard"}),
+    "epochs": ("epochs = 4", "epochs = 5", set()),
+    "the recipe of the Shield": ("updates = 4", "updates = 5", {"classifier", "reading", "detector"}),
+    "quality of the Cushion": ('"jpeg:80"', '"jpeg:70"', {"classifier"}),
+    "what is read": ('["layer1", "layer4"]', '["layer1"]', {"classifier"}),
+    "goal": ("[scale.smoke]\n", '[scale.smoke]\ngoal = "untargeted"\n', {"classifier", "guard"}),
+    "images judged": ("[scale.smoke]\n", "[scale.smoke]\nlimit = 20\n", {"classifier", "guard"}),
+    "seed": ("[scale.smoke]\n", "[scale.smoke]\nseeds = [1]\n", set()),
+    "split": ("[scale.smoke]\n", '[scale.smoke]\nsplit = "image"\n', set()),
+    "size": ("size = 32", "size = 40", set()),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_change_gives_all_that_depends_on_it_another_name(name, tmp_path):
+    old, new, same = CHANGES[name]
+    before, after = (list(everything(cells(written(tmp_path, *change)))) for change in ((), ((old, new),)))
+    kept = {task.key for task in before} & {task.key for task in after}
+    for kind in {task.kind for task in after}:
+        mine = {task.key for task in after if task.kind == kind}
+        if kind in same:
+            assert mine <= kept, kind
+        else:
+            assert mine - kept, kind
+    changed = {task.key for task in after} - kept
+    for task in after:  # whatever needs what changed has changed
+        assert task.key in changed or not changed & {other.key for other in task.needs.values()}
+
+
+def test_names_of_axes_and_words_of_the_paper_change_no_task(tmp_path):
+    words = ("KD = ", "Density = "), ('["KD"', '["Density"'), ('"KD", "SVM"]', '"Density", "SVM"]'), ('"none"', '"me"')
+    told = [change for change in words if change[0] not in ('["KD"', '"none"')]
+    assert keys(*told, folder=tmp_path) == keys(folder=tmp_path)
+
+
+def test_other_images_other_code_and_another_device_change_every_task(tmp_path, monkeypatch):
+    planned = {task.key for task in everything(cells(written(tmp_path)))}
+    fewer = keys(folder=tmp_path, chest="phantom-xray?n=150")
+    elsewhere = {task.key for task in everything(cells(written(tmp_path), device="cuda"))}
+    experiment = read_experiment(written(tmp_path), "smoke")
+    sources = load_sources(experiment, {})
+    for source in sources.values():
+        source.dataset.images[0, 0, 0, 0] ^= 1  # one pixel of one image
+    other_pixel = {task.key for task in everything(plan_experiment(experiment, sources, "cpu"))}
+    with monkeypatch.context() as patch:
+        patch.setattr(tasks, "code_fingerprint", lambda **_: "other")
+        other_code = keys(folder=tmp_path)
+    for changed in (fewer, elsewhere, other_pixel, other_code):
+        assert not planned & changed
+    assert keys(folder=tmp_path) == planned
+
+
+def test_what_cannot_be_is_told_before_any_work(tmp_path):
+    aimless = written(tmp_path, ('exclude = [{ attack = "WB", defence = ["KD", "SVM"] }]', ""))
+    with pytest.raises(ConfigError, match=r"'wb'.*aims at a Shield.*defence KD.*exclude"):
+        cells(aimless)
+    small = written(tmp_path, ('["16/256"]', '["0.5/256"]'))
+    with pytest.raises(ConfigError, match="less than a grey level"):
+        cells(small)
+    many = written(tmp_path, ('"bim"', '"apgd-dlr"'))
+    with pytest.raises(ConfigError, match="needs 4 classes"):
+        cells(many)
+    file = written(tmp_path, ('data = { chest = "phantom-xray?n=160" }', ""))
+    with pytest.raises(ConfigError, match="--data chest=SPEC"):
+        cells(file)
+    with pytest.raises(ConfigError, match=r"no data set of this experiment.*chest"):
+        cells(written(tmp_path), lung="phantom-xray")

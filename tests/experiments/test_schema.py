@@ -1,0 +1,150 @@
+"""What a file may say: errors that name the key and what is allowed, scales, and the presets at all of them."""
+
+import csv
+import re
+
+import pytest
+from tests.experiments.small import TOML, written
+
+from medaegis.errors import ConfigError
+from medaegis.experiments.paper import find_file, paper_of, presets, read_paper
+from medaegis.experiments.plan import cells_of
+from medaegis.experiments.schema import SCALES, read_experiment
+
+WRONG = {
+    "an unknown key": ('table = "0"', 'tabel = "0"', "'tabel'.*allowed are title, paper, table"),
+    "a kind of measurement": ('"detection"', '"detecting"', "'measures'.*'detection', 'classification' or 'features'"),
+    "a detector": ('"kd"', '"kdd"', "'defence.KD'.*'kdd' is none; choose from shield, aegis, kd"),
+    "a detector's option": ('"kd"', '{ detector = "kd", options = { width = 1 } }', "defence.KD.*options of kd.*width"),
+    "an attack": ('"bim"', '"bin"', "'attack.BIM'.*'bin'.*did you mean 'bim'"),
+    "an attack's option": ('"bim"', '{ attack = "bim", step = 3 }', "'attack.BIM.step'"),
+    "a Cushion": ('"jpeg:80"', '"jpg:80"', "'cushion'.*jpg"),
+    "a random Cushion": ('"jpeg:80"', '"random:jpeg:60|jpeg:80"', "'cushion'"),
+    "an eps": ('["16/256"]', '["16:256"]', "'eps'.*16:256"),
+    "an axis to exclude by": ('{ attack = "WB"', '{ atack = "WB"', "'atack' is no axis; those are dataset, backbone"),
+    "a name to exclude": ('"KD", "SVM"]', '"KD", "LID"]', "defence has no 'LID'; it has KD, SVM, Medical Aegis"),
+    "a setting of the training": ("epochs = 4", "epoch = 4", "'training'.*'epoch' is unknown; allowed are .*epochs"),
+    "a range of the training": ("epochs = 4", "epochs = 0", "'training'.*epochs.*greater than or equal to 1"),
+    "a setting of the Shield": (
+        "inner_steps = 2",
+        "steps = 2",
+        "'shield'.*'steps' is unknown; allowed are .*inner_steps",
+    ),
+    "a recipe": ('recipe = "paper"', 'recipe = "papers"', "'shield'.*choose from paper, strong"),
+    "a scale": ("[scale.smoke]", "[scale.smoky]", "'scale'.*smoky.*smoke, cpu, full"),
+    "no TOML": ("table = ", "table ", "no TOML"),
+    "no eps at all": ('eps = ["16/256"]', "", "attack 'BIM' has no eps"),
+    "a clean attack on detectors": ('BIM = "bim"', 'BIM = "none"', "'none' is for what measures 'classification'"),
+    "an L2 walk without a step": ('"bim"', '{ attack = "auto", step_size = 0.1 }', "step_size"),
+    "no surrogate": (
+        '"bim"',
+        '{ attack = "wb", surrogate = "resnet18" }',
+        "BIM'.*cannot be made on a surrogate",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_an_error_names_the_key_and_what_is_allowed(name, tmp_path):
+    old, new, told = WRONG[name]
+    with pytest.raises(ConfigError) as caught:
+        read_experiment(written(tmp_path, (old, new)), "smoke")
+    assert re.search(told, str(caught.value)), caught.value
+    assert "small.toml" in str(caught.value)
+
+
+def test_a_scale_changes_tables_name_by_name_and_replaces_all_else(tmp_path):
+    more = 'defence = { KD = "lid" }\nexclude = []\nsteps = 3'
+    experiment = read_experiment(written(tmp_path, ("steps = 3", more)), "smoke")
+    detectors = {name: one.detector for name, one in experiment.defence.items()}
+    assert detectors == {"KD": "lid", "SVM": "svm", "Medical Aegis": "aegis"}
+    assert experiment.exclude == ()
+    whole = read_experiment(written(tmp_path), "full")
+    assert (whole.size, whole.steps, whole.fractions) == (224, None, (0.65, 0.12, 0.08, 0.15))
+    with pytest.raises(ConfigError, match="smoke, cpu, full"):
+        read_experiment(written(tmp_path), "huge")
+
+
+def test_cells_are_the_product_without_what_is_excluded_or_makes_no_sense(tmp_path):
+    places = [cell.place for cell in cells_of(read_experiment(written(tmp_path), "smoke"))]
+    told = {(place["defence"], place["cushion"], place["attack"]) for place in places}
+    detectors = {(name, cushion, "BIM") for name in ("KD", "SVM") for cushion in ("none", "jpeg-80")}
+    assert told == detectors | {("Medical Aegis", "jpeg-80", attack) for attack in ("BIM", "WB")}
+    assert len(places) == len(told)
+    nothing = read_experiment(written(tmp_path, ("exclude = [", 'exclude = [{ dataset = "Chest" }, ')), "smoke")
+    with pytest.raises(ConfigError, match="every cell is excluded"):
+        cells_of(nothing)
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("name", presets())
+def test_a_preset_can_be_read_at_every_scale(name, scale):
+    experiment = read_experiment(presets()[name], scale)
+    assert cells_of(experiment)
+    assert name == f"{presets()[name].parent.name}-table{experiment.table}"
+    assert (experiment.size, experiment.channels) == ({"smoke": 32, "cpu": 112, "full": 224}[scale], "rgb")
+
+
+def test_every_figure_of_the_papers_has_a_cell_at_full_scale():
+    assert len(presets()) == 13
+    for name, file in presets().items():
+        experiment = read_experiment(file, "full")
+        paper, lines = paper_of(file, experiment), list(csv.DictReader(file.with_suffix(".csv").open(encoding="utf-8")))
+        met = {
+            id(found)
+            for cell in cells_of(experiment)
+            for metric in {line["metric"] for line in lines}
+            if (found := paper.of(cell.place, metric)) is not None
+        }
+        foreign = sum(line["dataset"] == "CIFAR-10" for line in lines)
+        assert len(met) == len(lines) - foreign, name
+        assert {note.partition(":")[0] for line in lines if (note := line["note"])} <= {
+            "doubtful",
+            "conflict",
+            "inferred",
+        }
+
+
+def test_the_traps_of_the_papers():
+    def at(name, **axes):
+        experiment = read_experiment(presets()[name], "full")
+        return experiment, paper_of(presets()[name], experiment)
+
+    assert (at("hfc-table1")[0].eps, at("aegis-table1")[0].eps) == ({"8/256": "8/256"}, {"4/256": "4/256"})
+    for name, eps in (("hfc-table2", "1/256"), ("hfc-table3", "1/256"), ("hfc-table4", "4/256")):
+        experiment = at(name)[0]
+        walked = experiment.steps * experiment.step_size  # in units of eps: twice as far as the radius
+        assert (list(experiment.eps), walked) == ([eps], pytest.approx(2))
+    table3, paper = at("aegis-table3")
+    assert table3.attack["PGD-L2"].eps == "8/256"
+    place = {"dataset": "Fundoscopy", "backbone": "VGG-16", "defence": "Medical Aegis", "attack": "CW"}
+    assert paper.of(place, "auc").value == 93.6
+    assert {at(name)[0].goal for name in presets() if name.startswith("ma")} == {"untargeted"}
+    assert {at(name)[0].goal for name in presets() if not name.startswith("ma")} == {"targeted"}
+    ma = at("ma-table2")[0].attack
+    assert [(ma[name].steps, ma[name].step_size) for name in ("BIM", "PGD", "CW")] == [
+        (40, 1 / 40),
+        (20, 0.1),
+        (20, 0.1),
+    ]
+    doubtful = paper_of(presets()["hfc-table3"], at("hfc-table3")[0])
+    assert "doubtful" in doubtful.of({"dataset": "Chest X-Ray", "attack": "Random", "defence": "KD"}, "auc").note
+
+
+def test_a_file_or_a_preset_is_found_and_anything_else_lists_the_presets(tmp_path):
+    assert find_file("aegis-table3") == ("aegis-table3", presets()["aegis-table3"])
+    assert find_file(str(written(tmp_path))) == ("small", tmp_path / "small.toml")
+    with pytest.raises(ConfigError, match="aegis-table1, aegis-table2"):
+        find_file("aegis-table9")
+    assert TOML
+
+
+def test_a_table_of_figures_that_is_none_is_told(tmp_path):
+    file = tmp_path / "figures.csv"
+    for text, told in (
+        ("attack,value\nBIM,1\n", "note"),
+        ("atack,metric,value,note\nBIM,auc,1,\n", "'atack' is no axis"),
+    ):
+        file.write_text(text, encoding="utf-8")
+        with pytest.raises(ConfigError, match=told):
+            read_paper(file)
