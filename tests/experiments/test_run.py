@@ -1,5 +1,6 @@
 """Runs: figures by hand from what is stored, kills at any moment, limits, and nothing done twice."""
 
+import json
 import multiprocessing
 import os
 import random
@@ -10,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from sklearn.metrics import roc_auc_score
+from tests.cli.shop import call
 from tests.experiments.small import cells, figures, run, written
 
 from medaegis.cushions import parse_cushion
@@ -139,6 +141,7 @@ def test_killed_at_random_moments_it_goes_on_to_the_same_table_and_does_nothing_
     assert differences(figures(folder), figures(store)) == []
     assert _page(folder) == _page(store)
     assert not list((folder / "pieces").glob("*.chunks"))
+    assert {place.name for place in (folder / "pieces").iterdir()} <= {task.key for task in everything(planned)}
 
 
 def _page(store):
@@ -156,3 +159,5 @@ def test_other_settings_are_not_taken_from_the_store_and_others_figures_stay(who
     experiment = read_experiment(tmp_path / "small.toml", "smoke")
     shown = entries(experiment, PaperTable(()), figures(store))
     assert [entry.value for entry in shown if entry.value is not None] == []
+    told = json.loads(call("bench", "status", tmp_path / "small.toml", "--store", store, "--json").stdout)
+    assert (told["measured"], told["of_other_settings"]) == (0, 6)

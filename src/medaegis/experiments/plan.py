@@ -13,6 +13,7 @@ import torch
 from medaegis.attacks.balls import check_eps, parse_eps, whole_levels
 from medaegis.attacks.catalogue import find_attack
 from medaegis.bench.plan import Planned
+from medaegis.bench.scene import any_cushion
 from medaegis.detectors.registry import find_detector
 from medaegis.errors import ConfigError
 from medaegis.experiments.choices import CLEAN, GUARDS, SAME, AttackChoice, DefenceChoice
@@ -34,8 +35,8 @@ SURROGATE_SEED = 1_000_003  # added to the seed of a classifier that is attacked
 def cells_of(experiment: Experiment) -> list[TableCell]:
     """Its cells in order, without tasks: the product of the axes it uses, without what is excluded or makes no sense.
 
-    "shield" is a defence without a Cushion and "aegis" one behind a Cushion; an attack with an eps of its own, or none
-    at all, has one cell on the axis "eps"; detectors that learn from no attack have one on "learned_from".
+    "shield" is a defence without a Cushion and "aegis" one behind a Cushion that rounds; an attack with an eps of its
+    own, or none at all, has one cell on the axis "eps"; detectors that learn from no attack have one on "learned_from".
 
     Raises:
         ConfigError: nothing is left.
@@ -56,7 +57,8 @@ def _settled(experiment: Experiment, place: dict[str, str]) -> dict[str, str] | 
     """The place with names that say what is done there; None where there is no such cell."""
     if "defence" in place:
         value, bare = experiment.defence[place["defence"]].detector, experiment.cushion[place["cushion"]] == "none"
-        if (value == "shield" and not bare) or (value == "aegis" and bare):
+        rounds = any_cushion(experiment.cushion[place["cushion"]]).rounds
+        if (value == "shield" and not bare) or (value == "aegis" and (bare or not rounds)):
             return None
         if value in GUARDS or not find_detector(value).make().needs_attacked:
             place["learned_from"] = next(iter(experiment.learned_from))

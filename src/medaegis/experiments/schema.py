@@ -43,7 +43,8 @@ class Experiment(BaseModel):
     """An experiment at one scale.
 
     Attributes:
-        title, paper, table: what it repeats; figures: the CSV beside it with the paper's own; notes: what differs.
+        title, paper, table: what it repeats, such as "Table 3"; figures: the CSV beside it with the paper's own; notes:
+            what differs.
         measures: "detection" (detectors and guards against attacks), "classification" (the classifier under attack),
             "features" (how far mean activations can be pushed).
         dataset .. direction: the axes. A cell for each combination that `exclude` does not name; an axis that is left

@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -68,6 +69,9 @@ class ExperimentStore:
             raise ConfigError(folder, "holds no experiments", "name the folder that `bench run --store` wrote")
         self.folder, self._lock = folder, _locked(folder) if write else None
         try:
+            if write:
+                for begun in (folder / "pieces").glob(".*.new-*"):  # of a write that a kill cut off
+                    shutil.rmtree(begun)
             with self._told():
                 where = f"file:{_quoted(file)}?mode={'rwc' if write else 'ro'}"
                 self._index = sqlite3.connect(where, uri=True, timeout=30)

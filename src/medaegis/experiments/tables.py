@@ -160,7 +160,7 @@ def page_of(
         "Each cell: ours, its 95 % interval by patient and n; the paper's; the difference. "
         f"{measured} of {len(shown)} figures are measured."
     )
-    title = f"{experiment.title} ({experiment.paper}, Table {experiment.table})"
+    title = f"{experiment.title} ({experiment.paper}, {experiment.table})"
     words = (_settings(experiment, name, scale), *_origin(about), text, *experiment.notes)
     return TablePage(title, words, (*rows, *heads), body, tuple(notes))
 
