@@ -57,8 +57,8 @@ class _DecoupledWalker(Walker):
         self.shortest.see(z, losses, reached)
         rate = annealed(1.0, self.rule.last, i / self.problem.steps)
         change = z - x - rate * _unit(grad)
-        self.length = self.length * torch.where(reached, 1 - gamma, 1 + gamma).view(-1, 1, 1, 1)
-        self.length = torch.minimum(self.length, self.widest)
+        shrunk, grown = (1 - gamma) * self.length, (1 + gamma) * self.length
+        self.length = torch.where(reached.view(-1, 1, 1, 1), shrunk, grown).minimum(self.widest)
         return (x + self.length * _unit(change)).clamp_(0, 1)
 
     def result(self, z: Tensor) -> Tensor:
@@ -112,9 +112,9 @@ class _FastMinimumWalker(Walker):
     def _resize(self, grad: Tensor, losses: Tensor, gamma: float) -> None:
         ball, shape = self.problem.ball, (-1, 1, 1, 1)
         slope = (grad * ball.direction(grad)).sum((1, 2, 3), keepdim=True)
+        far = (1 + self.rule.gamma) * losses.view(shape).abs() / slope
         # A loss of 0, of two classes that are tied, says nothing of how far it is.
-        far = torch.where(losses == 0, self.rule.gamma, 0).view(shape) * self.radius
-        far = far + (1 + self.rule.gamma) * losses.view(shape).abs() / slope
+        far = torch.where((losses == 0).view(shape), self.rule.gamma * self.radius, far)
         ahead = far.clamp_min(SHORTEST if self.problem.rounds else FINEST)
         shortest = self.shortest.length.view(shape)
         grown = torch.where(shortest.isinf(), self.radius + ahead, self.radius * (1 + gamma))
