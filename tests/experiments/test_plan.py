@@ -3,6 +3,8 @@
 from collections import Counter
 
 import pytest
+import torch
+from safetensors.torch import save_file
 from tests.experiments.small import cells, written
 
 from medaegis.errors import ConfigError
@@ -10,6 +12,7 @@ from medaegis.experiments import tasks
 from medaegis.experiments.plan import load_sources, plan_experiment, shared
 from medaegis.experiments.schema import read_experiment
 from medaegis.experiments.tasks import everything, in_order
+from medaegis.experiments.tiny import TinyNetwork
 
 pytestmark = pytest.mark.usefixtures("cache")
 
@@ -120,3 +123,20 @@ def test_what_cannot_be_is_told_before_any_work(tmp_path):
         cells(file)
     with pytest.raises(ConfigError, match=r"no data set of this experiment.*chest"):
         cells(written(tmp_path), lung="phantom-xray")
+
+
+def test_other_weights_or_another_network_under_the_same_name_change_every_task(tmp_path, monkeypatch):
+    with torch.random.fork_rng():
+        state = TinyNetwork(2).state_dict()
+    save_file(state, tmp_path / "weights.safetensors")
+    begun = ("training = { ", f'training = {{ weights = "{tmp_path / "weights.safetensors"}", normalise = "imagenet", ')
+    before = keys(begun, folder=tmp_path)
+    assert not before & keys(folder=tmp_path)
+    save_file({**state, "fc.bias": state["fc.bias"] + 1}, tmp_path / "weights.safetensors")
+    assert not before & keys(begun, folder=tmp_path)
+    (tmp_path / "mine.py").write_text("from medaegis.experiments.tiny import network\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    own = ('"medaegis.experiments.tiny:network"', '"mine:network"')
+    first = keys(own, folder=tmp_path)
+    (tmp_path / "mine.py").write_text("from medaegis.experiments.tiny import network  # v2\n", encoding="utf-8")
+    assert not first & keys(own, folder=tmp_path)

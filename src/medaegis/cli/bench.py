@@ -154,15 +154,17 @@ def status(file: File, scale: AtScale = Scale.smoke, store: StoreDir = STORE, as
 
     name, experiment = _read(file, scale)
     with ExperimentStore(store) as kept:
-        found = kept.cells(name, scale.value)
+        found, spent = kept.cells(name, scale.value), kept.spent()
     cells = cells_of(experiment)
     ready = [cell for cell in cells if cell.name in found and found[cell.name].settings == cell.settings]
     other = sum(cell.name in found for cell in cells) - len(ready)
     if as_json:
-        told = {"cells": len(cells), "measured": len(ready), "of_other_settings": other}
+        told = {"cells": len(cells), "measured": len(ready), "of_other_settings": other, "spent": spent}
         console.write_json({"experiment": name, "scale": scale.value, **told})
         return
     console.write(console.facts({"measured": f"{len(ready)} of {len(cells)} cells", "under other settings": other}))
+    rows = [[kind, count, console.time_in_words(seconds)] for kind, (count, seconds) in spent.items()]
+    console.write(console.table("Done in this store", "Tasks", "In", rows=rows))
 
 
 def table(

@@ -11,15 +11,17 @@ import torch
 from torch import Tensor
 
 from medaegis.attacks.objective import Goal
+from medaegis.attacks.victim import Victim
 from medaegis.bench.plan import Planned
 from medaegis.bench.store import BATCH
 from medaegis.experiments.tasks import Task
 from medaegis.guard.shield_config import ShieldConfig
 from medaegis.models.backbones import create_backbone
+from medaegis.models.classifier import Classifier
+from medaegis.models.normalisation import IMAGENET_MEAN, IMAGENET_STD
 from medaegis.models.training import TrainConfig
-from medaegis.sizes import sides
 
-TRIAL = 4  # images of a timed pass
+TRIAL = 8  # images of a timed pass
 _GIVES = {"classifier": 4e7, "guard": 8e7}  # bytes on disk, roughly; images are counted
 
 
@@ -59,11 +61,21 @@ def estimate(tasks: Iterable[Task], device: torch.device) -> dict[str, Estimate]
 
 
 def calibrate(task: Task, device: torch.device) -> Network:
-    """Time a forward and a backward of the network of a task, and add up what they keep in memory."""
-    dataset, height_width = task.source.dataset, sides(task.source.dataset.size)
-    network = create_backbone(_backbone(task), classes=len(dataset.classes)).eval().to(device)
-    network.requires_grad_(False)
-    x = torch.rand((TRIAL, 3, *height_width), device=device, requires_grad=True)
+    """Time a forward and a backward of the network of a task, as attacks take them, and what they keep in memory."""
+    dataset, backbone = task.source.dataset, _backbone(task)
+    classifier = Classifier(
+        create_backbone(backbone, classes=len(dataset.classes)).to(device),
+        classes=dataset.classes,
+        size=dataset.size,
+        channels=dataset.channels,
+        taps=(),
+        backbone=backbone,
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        outputs="logits",
+    )
+    victim = Victim(classifier.eval())
+    x = torch.rand((TRIAL, *dataset.images.shape[1:]), device=device, requires_grad=True)
     kept: dict[int, int] = {}
 
     def note(tensor: Tensor) -> Tensor:
@@ -71,10 +83,10 @@ def calibrate(task: Task, device: torch.device) -> Network:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        network(x).sum().backward()  # not timed: the first pass prepares
-    weights = sum(value.numel() * value.element_size() for value in network.state_dict().values())
+        victim.fast(x).sum().backward()  # not timed: the first pass prepares
+    weights = sum(value.numel() * value.element_size() for value in classifier.network.state_dict().values())
     began = time.perf_counter()
-    network(x).sum().backward()
+    victim.fast(x).sum().backward()
     if device.type == "cuda":
         torch.cuda.synchronize()
     seconds = (time.perf_counter() - began) / (2 * TRIAL)
@@ -85,7 +97,7 @@ def passes_of(task: Task) -> int:
     """Forwards and backwards over single images that a task takes, as far as they can be counted."""
     told, dataset = task.told, task.source.dataset
     if task.kind == "classifier":
-        config = TrainConfig(backbone="resnet18", **{k: v for k, v in told.items() if k != "backbone"})
+        config = TrainConfig(backbone="resnet18", **{k: v for k, v in told.items() if k not in ("backbone", "given")})
         return config.epochs * (3 * len(task.source.split.train) + len(task.source.split.val))
     if task.kind == "guard":
         shield = {name: value for name, value in told["shield"].items() if name != "recipe"}

@@ -12,7 +12,6 @@ from medaegis.errors import ConfigError
 from medaegis.experiments.schema import AXES, Experiment
 
 PAPERS = Path(__file__).parent / "papers"
-KINDS_OF_DOUBT = ("doubtful", "conflict", "inferred")
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import importlib.util
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,6 +24,7 @@ from medaegis.experiments.schema import AXES, Experiment, planned
 from medaegis.experiments.tasks import Source, TableCell, Task, as_told
 from medaegis.images.datasets import Dataset, load_dataset
 from medaegis.images.splits import split_dataset
+from medaegis.models.backbones import is_own, weights_file
 from medaegis.progress import Progress, silent
 
 _USED = {
@@ -213,7 +217,10 @@ class _Tasks:
         """The one under attack, or one on this backbone that is attacked in its place."""
         victim = self.experiment.backbone[self.place["backbone"]]
         seed = self._seed if backbone is None else self._seed + SURROGATE_SEED
-        told = {**self.experiment.training, "backbone": victim if backbone in (None, SAME) else backbone, "seed": seed}
+        name = victim if backbone is None or backbone == SAME else backbone
+        told = {**self.experiment.training, "backbone": name, "seed": seed}
+        if given := _given(name, told.get("weights")):
+            told["given"] = given
         return Task("classifier", told, {}, self.source, self.device)
 
     @cached_property
@@ -256,6 +263,16 @@ class _Tasks:
             choice = self.experiment.attack[self.place["attack"]] if choice.attack == SAME else choice
             needs["hostile"] = self._reading("learn", attacked=self._attacked("learn", choice))
         return self._task("detector", {"detector": self._defence, "options": self._choice.options}, **needs)
+
+
+def _given(backbone: str, weights: str | None) -> dict[str, str]:
+    """SHA-256 of the files that a classifier begins with: weights, and the module of a network of one's own."""
+    asked = Path(weights) if weights is not None and weights != "imagenet" else None
+    files = {"weights": weights_file(backbone, "imagenet" if weights == "imagenet" else asked)}
+    if is_own(backbone):
+        found = importlib.util.find_spec(backbone.partition(":")[0])
+        files["network"] = Path(found.origin) if found and found.origin else None
+    return {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in files.items() if file}
 
 
 def shared(cells: list[TableCell]) -> Iterator[tuple[Task, int]]:

@@ -135,10 +135,10 @@ class ExperimentStore:
             )
             self._index.execute("INSERT OR REPLACE INTO made VALUES (?, ?, ?, ?)", (task.key, task.kind, seconds, at))
 
-    def seconds(self, task: Task) -> float | None:
-        """How long it took, if that is known."""
-        rows = self._rows("SELECT seconds FROM made WHERE key = ?", task.key)
-        return float(rows[0][0]) if rows else None
+    def spent(self) -> dict[str, tuple[int, float]]:
+        """Of everything in the store, by kind: how many tasks were done, and seconds that they took."""
+        rows = self._rows("SELECT kind, COUNT(*), SUM(seconds) FROM made GROUP BY kind ORDER BY MIN(rowid)")
+        return {kind: (count, seconds) for kind, count, seconds in rows}
 
     # ---- cells
 
@@ -204,7 +204,9 @@ class ExperimentStore:
         try:
             yield
         except sqlite3.OperationalError as error:
-            raise ArtefactError(self.folder / INDEX, f"cannot be used ({error})", "check the disk's space") from error
+            raise ArtefactError(
+                self.folder / INDEX, f"cannot be used ({error})", "check the disk's space and who uses it"
+            ) from error
         except sqlite3.DatabaseError as error:
             remedy = (
                 f"move it and its -wal and -shm away and run again: the figures are counted anew from {self.folder}"

@@ -36,6 +36,7 @@ from medaegis.models.training import TrainConfig, train_classifier
 from medaegis.progress import Progress, silent
 
 _PLANNED = tuple(Planned.__dataclass_fields__)
+Value = TypeVar("Value")
 _KEPT = 2  # classifiers and scenes in memory: tasks come ordered by them
 
 
@@ -77,7 +78,7 @@ class Workshop:
     # ---- tasks that write folders
 
     def _train(self, task: Task, progress: Progress) -> Made:
-        told = dict(task.told)
+        told = {name: value for name, value in task.told.items() if name != "given"}
         config = TrainConfig(**told, device=str(self.device))
         train_classifier(task.source.dataset, task.source.split, config, self.store.folder_of(task), progress)
         return Made()
@@ -236,9 +237,6 @@ class Workshop:
     def _load_guard(self, task: Task) -> Guard:
         factory = _factory(task.needs["classifier"].told["backbone"])
         return Guard.load(self.store.folder_of(task), factory=factory).to(self.device)
-
-
-Value = TypeVar("Value")
 
 
 def _kept(cache: dict[str, Value], key: str, make: Callable[[], Value]) -> Value:
