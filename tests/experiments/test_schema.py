@@ -2,9 +2,10 @@
 
 import csv
 import re
+from pathlib import Path
 
 import pytest
-from tests.experiments.small import TOML, written
+from tests.experiments.small import written
 
 from medaegis.errors import ConfigError
 from medaegis.experiments.paper import find_file, paper_of, presets, read_paper
@@ -138,7 +139,16 @@ def test_a_file_or_a_preset_is_found_and_anything_else_lists_the_presets(tmp_pat
     assert find_file(str(written(tmp_path))) == ("small", tmp_path / "small.toml")
     with pytest.raises(ConfigError, match="aegis-table1, aegis-table2"):
         find_file("aegis-table9")
-    assert TOML
+
+
+def test_the_experiment_of_the_documentation_can_be_read(tmp_path):
+    text = (Path(__file__).parents[2] / "docs" / "experiments.md").read_text(encoding="utf-8")
+    (tmp_path / "mine.toml").write_text(text.partition("```toml\n")[2].partition("```")[0], encoding="utf-8")
+    for scale in SCALES:
+        experiment = read_experiment(tmp_path / "mine.toml", scale)
+        assert experiment.limit == (20 if scale == "smoke" else None)
+        # Two detectors behind none and JPEG, the guard behind JPEG alone: PGD and WB at two eps, L2 at its own.
+        assert len(cells_of(experiment)) == 2 * 2 * (2 + 1) + (2 + 1 + 2)
 
 
 def test_a_table_of_figures_that_is_none_is_told(tmp_path):

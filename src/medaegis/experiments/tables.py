@@ -16,6 +16,7 @@ from medaegis.experiments.store import Found
 from medaegis.sizes import told_size
 
 RAW = ("mean", "difference", "change_pct", "share_of_clean_pct")  # metrics that are no shares
+_SIDES = ("low", "high")
 NOTHING = "–"
 
 
@@ -79,9 +80,6 @@ def entries(experiment: Experiment, paper: PaperTable, found: Mapping[str, Found
                 )
             )
     return made
-
-
-_SIDES = ("low", "high")
 
 
 def _printed_at(paper: PaperTable, place: Mapping[str, str]) -> Iterator[str]:
