@@ -76,9 +76,9 @@ def _logits(classifier, images):
 def test_a_second_run_does_nothing(whole, tmp_path):
     planned, store = whole
 
-    def none(tasks, make, told):
+    def none(tasks, workshop, told):
         assert list(tasks) == []
-        return iter(())
+        yield from ()
 
     assert run(planned, store, executor=none).done == 0
 
@@ -86,7 +86,7 @@ def test_a_second_run_does_nothing(whole, tmp_path):
 def test_a_limit_stops_between_tasks_and_the_next_call_goes_on(whole, tmp_path):
     planned, store = whole
     counted, now = len(list(everything(planned))), iter(range(10**6))
-    first = run(planned, tmp_path / "store", tmp_path / "log", minutes=0.1, clock=lambda: next(now))  # 2 s a task
+    first = run(planned, tmp_path / "store", tmp_path / "log", minutes=0.05, clock=lambda: next(now))  # 1 s a task
     assert (first.done, first.tasks_left) == (3, counted - 3)
     assert first.cells_left == 6
     last = run(planned, tmp_path / "store", tmp_path / "log")
@@ -97,7 +97,7 @@ def test_a_limit_stops_between_tasks_and_the_next_call_goes_on(whole, tmp_path):
 def test_the_order_of_tasks_and_who_does_them_changes_no_bit(whole, tmp_path):
     planned, store = whole
 
-    def other(tasks, make, told):
+    def other(tasks, workshop, told):
         """Any order that needs allow: here always the last task that is ready, from a list that is shuffled."""
         waiting, over = list(tasks), set()
         random.Random(3).shuffle(waiting)
@@ -106,7 +106,7 @@ def test_the_order_of_tasks_and_who_does_them_changes_no_bit(whole, tmp_path):
             ready = [t for t in waiting if all(n.key in over or n.key not in left for n in t.needs.values())]
             task = ready[-1]
             waiting.remove(task)
-            yield from in_this_process([task], make, told)
+            yield from in_this_process([task], workshop, told)
             over.add(task.key)
 
     assert run(planned, tmp_path / "store", executor=other).tasks_left == 0
@@ -115,7 +115,6 @@ def test_the_order_of_tasks_and_who_does_them_changes_no_bit(whole, tmp_path):
 
 def _child(planned, folder, log):
     os.setsid()
-    torch.set_num_threads(1)
     run(planned, folder, log)
 
 

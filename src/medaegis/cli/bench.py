@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import torch
 
     from medaegis.experiments.estimate import Estimate
+    from medaegis.experiments.run import Executor
     from medaegis.experiments.schema import Experiment
     from medaegis.experiments.tables import Entry
     from medaegis.experiments.tasks import TableCell
@@ -30,6 +31,13 @@ class Scale(StrEnum):
     smoke = "smoke"
     cpu = "cpu"
     full = "full"
+
+
+class Where(StrEnum):
+    """Who does the tasks."""
+
+    here = "here"
+    ray = "ray"
 
 
 class Form(StrEnum):
@@ -58,6 +66,10 @@ Data = Annotated[
         show_default="what FILE says",
     ),
 ]
+Threads = Annotated[
+    int,
+    typer.Option("--threads", min=1, help="Of each task. Two give other last bits than one, so they are kept apart."),
+]
 STORE = Path("runs/experiments")
 
 
@@ -67,6 +79,7 @@ def plan(
     store: StoreDir = STORE,
     data: Data = None,
     device: Device = "auto",
+    threads: Threads = 1,
     as_json: AsJson = False,
 ) -> None:
     """Show what would be done: cells, what they share, and time and memory from a short calibration on this machine.
@@ -78,7 +91,7 @@ def plan(
 
     (name, experiment), place = _read(file, scale), device_of(device)
     with console.progress("Planning") as progress:
-        cells = _planned(experiment, data, place, progress)
+        cells = _planned(experiment, data, place, threads, progress)
         estimates = _estimates(cells, place)
     finished = _finished(store, cells)
     kinds: dict[str, list[tuple[str, int]]] = {}
@@ -116,11 +129,23 @@ def run(
         typer.Option("--limit-minutes", min=0, help="Stop after the task during which they end.", show_default="none"),
     ] = None,
     device: Device = "auto",
+    on: Annotated[
+        Where, typer.Option("--on", help="here: processes of this machine; ray: a cluster (RAY_ADDRESS names it).")
+    ] = Where.here,
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", min=1, help="Tasks at a time, here.", show_default="cores / threads; on a GPU 1"),
+    ] = None,
+    threads: Threads = 1,
+    gpu_share: Annotated[
+        float, typer.Option("--gpu-share", min=0.01, max=1, help="Of one GPU for each task, with --on ray.")
+    ] = 1.0,
     as_json: AsJson = False,
 ) -> None:
     """Do what is not done yet; called again after a kill it goes on where it was, and nothing is done twice.
 
-    Exit code 0 also where --limit-minutes left something to do; how much is said.
+    Figures are the same to the last bit however many tasks are done at a time, here or on Ray. Exit code 0 also where
+    --limit-minutes left something to do; how much is said.
     """
     from medaegis.experiments.estimate import passes_by_key
     from medaegis.experiments.run import run_plan
@@ -128,7 +153,7 @@ def run(
 
     (name, experiment), place = _read(file, scale), device_of(device)
     with ExperimentStore(store, write=True) as kept, console.progress("Running") as progress:
-        cells = _planned(experiment, data, place, progress)
+        cells = _planned(experiment, data, place, threads, progress)
         done = run_plan(
             name,
             scale.value,
@@ -138,6 +163,7 @@ def run(
             command=_told_command(context, data),
             passes=passes_by_key(_estimates(cells, place)),
             minutes=limit_minutes,
+            executor=_executor(on, workers, threads, gpu_share, place),
             progress=progress,
         )
     if as_json:
@@ -267,7 +293,7 @@ def _told_command(context: typer.Context, data: Sequence[str] | None) -> str:
 
 
 def _planned(
-    experiment: Experiment, data: Sequence[str] | None, device: torch.device, progress: Progress
+    experiment: Experiment, data: Sequence[str] | None, device: torch.device, threads: int, progress: Progress
 ) -> list[TableCell]:
     from medaegis.experiments.plan import load_sources, plan_experiment
 
@@ -277,7 +303,25 @@ def _planned(
         if not equals or not spec:
             raise ConfigError(f"--data {text}", "names no spec", "write KEY=SPEC, as chest=chest-xray:PATH")
         given[key] = spec
-    return plan_experiment(experiment, load_sources(experiment, given, progress), device.type)
+    return plan_experiment(experiment, load_sources(experiment, given, progress), device.type, threads)
+
+
+def _executor(on: Where, workers: int | None, threads: int, gpu_share: float, device: torch.device) -> Executor:
+    from medaegis.experiments.run import in_this_process
+    from medaegis.provenance import cores
+
+    if on is Where.ray:
+        if workers is not None:
+            raise ConfigError("--workers", "are those of the cluster with --on ray", "leave it out")
+        from medaegis.experiments.cluster import OnRay
+
+        return OnRay(gpu_share)
+    count = workers or (max(1, cores() // threads) if device.type == "cpu" else 1)
+    if count == 1:
+        return in_this_process
+    from medaegis.experiments.processes import Processes
+
+    return Processes(count)
 
 
 def _estimates(cells: Sequence[TableCell], device: torch.device) -> dict[str, Estimate]:

@@ -132,8 +132,13 @@ def load_sources(
     }
 
 
-def plan_experiment(experiment: Experiment, sources: Mapping[tuple[str, str], Source], device: str) -> list[TableCell]:
+def plan_experiment(
+    experiment: Experiment, sources: Mapping[tuple[str, str], Source], device: str, threads: int = 1
+) -> list[TableCell]:
     """Its cells with their tasks.
+
+    Args:
+        threads: of the processor, for each task.
 
     Raises:
         ConfigError: an attack on a Shield where there is none, or one that needs more classes; an eps below a grey
@@ -142,7 +147,9 @@ def plan_experiment(experiment: Experiment, sources: Mapping[tuple[str, str], So
     made = []
     for cell in cells_of(experiment):
         source = sources[cell.place["dataset"], cell.place["seed"]]
-        made.append(replace(cell, task=getattr(_Tasks(experiment, cell.place, source, device), experiment.measures)()))
+        made.append(
+            replace(cell, task=getattr(_Tasks(experiment, cell.place, source, device, threads), experiment.measures)())
+        )
     return made
 
 
@@ -154,6 +161,7 @@ class _Tasks:
     place: Mapping[str, str]
     source: Source
     device: str
+    threads: int
 
     def detection(self) -> Task:
         choice = self.experiment.attack[self.place["attack"]]
@@ -211,7 +219,7 @@ class _Tasks:
     def _task(self, kind: Any, told: Mapping[str, Any], **needs: Task) -> Task:
         """A task in this cell's scene; it always needs the classifier."""
         needs = {"classifier": self._classifier(), **needs}
-        return Task(kind, {**self._scene, **told}, needs, self.source, self.device)
+        return Task(kind, {**self._scene, **told}, needs, self.source, self.device, self.threads)
 
     def _classifier(self, backbone: str | None = None) -> Task:
         """The one under attack, or one on this backbone that is attacked in its place."""
@@ -221,13 +229,13 @@ class _Tasks:
         told = {**self.experiment.training, "backbone": name, "seed": seed}
         if given := _given(name, told.get("weights")):
             told["given"] = given
-        return Task("classifier", told, {}, self.source, self.device)
+        return Task("classifier", told, {}, self.source, self.device, self.threads)
 
     @cached_property
     def _guard(self) -> Task:
         recipe = {"recipe": "paper", "updates": 2880, **self.experiment.shield}
         told = {"cushion": self._scene["cushion"], "taps": self._taps, "seed": self._seed, "shield": recipe}
-        return Task("guard", told, {"classifier": self._classifier()}, self.source, self.device)
+        return Task("guard", told, {"classifier": self._classifier()}, self.source, self.device, self.threads)
 
     def _attacked(self, part: str, choice: AttackChoice) -> Task:
         one = planned(choice, self.experiment.eps.get(self.place["eps"], ""), self.experiment)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -19,31 +20,29 @@ from medaegis.bench.records.archive import provenance
 from medaegis.experiments.store import ExperimentStore
 from medaegis.experiments.tasks import TableCell, Task, in_order
 from medaegis.experiments.work import Made, Workshop
-from medaegis.progress import Meter, Progress, silent
+from medaegis.progress import Progress, silent
 
-Make = Callable[[Task, Progress], Made]
-Told = Callable[[Task], Progress]
+Results = Generator[tuple[Task, Made], None, None]
 
 
 class Executor(Protocol):
     """Where tasks are done."""
 
-    def __call__(
-        self, tasks: Sequence[Task], make: Make, told: Callable[[Task], Progress]
-    ) -> Iterator[tuple[Task, Made]]:
+    def __call__(self, tasks: Sequence[Task], workshop: Workshop, told: Callable[[Task], Progress]) -> Results:
         """Do the tasks and yield each with what it gave, none before those that it needs are yielded and kept.
 
         Args:
             tasks: none before those that it needs.
+            workshop: what does them, on what lies in the store.
             told: the listener to a task's progress.
         """
         ...
 
 
-def in_this_process(tasks: Sequence[Task], make: Make, told: Callable[[Task], Progress]) -> Iterator[tuple[Task, Made]]:
+def in_this_process(tasks: Sequence[Task], workshop: Workshop, told: Callable[[Task], Progress]) -> Results:
     """One after the other, here."""
     for task in tasks:
-        yield task, make(task, told(task))
+        yield task, workshop.make(task, told(task))
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ def run_plan(
     Args:
         store: opened for writing.
         passes: key of a task -> what it takes, for the progress; None: all alike.
-        minutes: stop after the task during which they are over.
+        minutes: stop after the task during which they are over; what others were doing then goes on where it was.
 
     Raises:
         MedaegisError: of whatever a task ran into; all that was finished is kept.
@@ -87,30 +86,36 @@ def run_plan(
     tasks = in_order(figures, store.has)
     meter = _Meter(progress, tasks, passes or {})
     store.tell(name, scale, {cell.name: (cell.task.key, cell.settings) for cell in cells if cell.task}, about)
-    done, since = 0, clock()
-    for task, made in executor(tasks, Workshop(store, device).make, meter.part):
-        now = datetime.now(UTC).replace(microsecond=0).isoformat()
-        store.put(task, made.tensors, made.figures, seconds=clock() - since, at=now)
-        shutil.rmtree(store.folder_of(task).with_suffix(".chunks"), ignore_errors=True)
-        done, since = done + 1, clock()
-        if minutes is not None and since - began >= 60 * minutes:
-            break
+    done = 0
+    with closing(executor(tasks, Workshop(store, device), meter.part)) as results:
+        for task, made in results:
+            now = datetime.now(UTC).replace(microsecond=0).isoformat()
+            store.put(task, made.tensors, made.figures, seconds=made.seconds, at=now)
+            shutil.rmtree(store.folder_of(task).with_suffix(".chunks"), ignore_errors=True)
+            meter.part(task)(1, 1, "")
+            done += 1
+            if minutes is not None and clock() - began >= 60 * minutes:
+                break
     left = in_order(figures, store.has)
     return Ran(done, len(left), sum(not store.has(task) for task in figures))
 
 
 class _Meter:
-    """Progress of all tasks together, in passes over single images."""
+    """Progress of all tasks together, in passes over single images, however many are done at a time."""
 
     def __init__(self, progress: Progress, tasks: Iterable[Task], passes: Mapping[str, int]) -> None:
-        self._passes = passes
-        self._meter = Meter(progress, sum(map(self._of, tasks)))
+        self._progress = progress
+        self._passes = {task.key: max(1, passes.get(task.key, 1)) for task in tasks}
+        self._done = dict.fromkeys(self._passes, 0)
 
     def part(self, task: Task) -> Progress:
-        return self._meter.part(self._of(task), task.title)
+        """The listener of one task."""
 
-    def _of(self, task: Task) -> int:
-        return max(1, self._passes.get(task.key, 1))
+        def listen(done: int, total: int, _: str) -> None:
+            self._done[task.key] = self._passes[task.key] * done // max(1, total)
+            self._progress(sum(self._done.values()), sum(self._passes.values()), task.title)
+
+        return listen
 
 
 def _json(about: Mapping[str, Any]) -> dict[str, Any]:

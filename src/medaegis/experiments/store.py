@@ -51,7 +51,42 @@ class Found:
     figures: tuple[Figure, ...]
 
 
-class ExperimentStore:
+class Pieces:
+    """Folders of what tasks gave, named by their keys.
+
+    Args:
+        root: the folder that holds them.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def folder_of(self, task: Task) -> Path:
+        """Where what it gave lies, or is to be written by what makes it."""
+        return self.root / task.key
+
+    def tensors(self, task: Task) -> Piece:
+        """What a finished task gave, every byte checked.
+
+        Raises:
+            ArtefactError: it is damaged; nothing else is, and it is made anew once its folder is gone.
+        """
+        try:
+            return read_folder(self.folder_of(task), kind=KIND).tensors(KIND)
+        except ArtefactError as error:
+            raise ArtefactError(error.source, error.problem, _anew(self.folder_of(task))) from None
+
+    def keep(self, task: Task, tensors: Piece) -> None:
+        """Write what a task gave.
+
+        Raises:
+            ArtefactError: the disk refuses.
+        """
+        told = {"task": {"kind": task.kind, "told": dict(task.told)}}
+        write_folder(self.folder_of(task), kind=KIND, manifest=told, tensors={KIND: tensors})
+
+
+class ExperimentStore(Pieces):
     """A folder of finished work.
 
     Args:
@@ -64,13 +99,14 @@ class ExperimentStore:
     """
 
     def __init__(self, folder: Path, *, write: bool = False) -> None:
+        super().__init__(folder / "pieces")
         file = folder / INDEX
         if not write and not file.is_file():
             raise ConfigError(folder, "holds no experiments", "name the folder that `bench run --store` wrote")
         self.folder, self._lock = folder, _locked(folder) if write else None
         try:
             if write:
-                for begun in (folder / "pieces").glob(".*.new-*"):  # of a write that a kill cut off
+                for begun in self.root.glob(".*.new-*"):  # of a write that a kill cut off
                     shutil.rmtree(begun)
             with self._told():
                 where = f"file:{_quoted(file)}?mode={'rwc' if write else 'ro'}"
@@ -95,26 +131,11 @@ class ExperimentStore:
 
     # ---- tasks
 
-    def folder_of(self, task: Task) -> Path:
-        """Where what it gave lies, or is to be written by what makes it."""
-        return self.folder / "pieces" / task.key
-
     def has(self, task: Task) -> bool:
         """Whether it is finished."""
         if task.kind == "figures":
             return bool(self._rows("SELECT 1 FROM figures WHERE key = ? LIMIT 1", task.key))
         return (self.folder_of(task) / MANIFEST).is_file()
-
-    def tensors(self, task: Task) -> Piece:
-        """What a finished task gave, every byte checked.
-
-        Raises:
-            ArtefactError: it is damaged; nothing else is, and it is made anew once its folder is gone.
-        """
-        try:
-            return read_folder(self.folder_of(task), kind=KIND).tensors(KIND)
-        except ArtefactError as error:
-            raise ArtefactError(error.source, error.problem, _anew(self.folder_of(task))) from None
 
     def put(self, task: Task, tensors: Piece | None, figures: Sequence[Figure], *, seconds: float, at: str) -> None:
         """Keep what a task gave, and note that it is done.
@@ -127,8 +148,7 @@ class ExperimentStore:
             ArtefactError: the disk refuses; what was finished before is untouched.
         """
         if tensors is not None:
-            told = {"task": {"kind": task.kind, "told": dict(task.told)}}
-            write_folder(self.folder_of(task), kind=KIND, manifest=told, tensors={KIND: tensors})
+            self.keep(task, tensors)
         with self._told(), self._index:
             self._index.executemany(
                 "INSERT OR REPLACE INTO figures VALUES (?, ?, ?, ?, ?, ?)", [(task.key, *one) for one in figures]

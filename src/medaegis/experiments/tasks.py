@@ -42,6 +42,11 @@ class Source:
             "by": self.split.by,
         }
 
+    @cached_property
+    def name(self) -> str:
+        """64 hex digits."""
+        return hashlib.sha256(json.dumps(self.key, sort_keys=True).encode()).hexdigest()
+
 
 @dataclass(frozen=True, eq=False)
 class Task:
@@ -53,6 +58,7 @@ class Task:
         needs: what it is made from, by role.
         source: the images.
         device: kind of device it is made on.
+        threads: of the processor; sums of gradients differ in their last bits between one and two.
     """
 
     kind: Kind
@@ -60,6 +66,7 @@ class Task:
     needs: Mapping[str, Task]
     source: Source = field(repr=False)
     device: str = "cpu"
+    threads: int = 1
 
     @cached_property
     def key(self) -> str:
@@ -71,6 +78,7 @@ class Task:
             "needs": {role: task.key for role, task in self.needs.items()},
             "data": self.source.key,
             "device": self.device,
+            "threads": self.threads,
             "code": code_fingerprint(more=more),
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]

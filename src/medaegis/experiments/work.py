@@ -6,6 +6,7 @@ training goes on where it was. Everything else is a few tensors.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -25,7 +26,7 @@ from medaegis.bench.surrogates import surrogate_of
 from medaegis.detectors.reader import Reading
 from medaegis.detectors.registry import find_detector, load_detector
 from medaegis.experiments.figures import Figure, classification, detection, everyone, features, model_area
-from medaegis.experiments.store import ExperimentStore
+from medaegis.experiments.store import Pieces
 from medaegis.experiments.tasks import Kind, Task
 from medaegis.guard.fitting import fit_guard, shield_config
 from medaegis.guard.guard import Guard
@@ -42,21 +43,23 @@ _KEPT = 2  # classifiers and scenes in memory: tasks come ordered by them
 
 @dataclass(frozen=True)
 class Made:
-    """What a task gave: tensors, or figures; nothing where it wrote a folder itself."""
+    """What a task gave: tensors, or figures; nothing where it wrote a folder itself; and how long it took."""
 
     tensors: Piece | None = None
     figures: tuple[Figure, ...] = ()
+    seconds: float = 0.0
 
 
 class Workshop:
-    """Does tasks whose needs lie in a store.
+    """Does tasks whose needs are finished.
 
     Args:
+        pieces: where those lie, and where folders are to be written.
         device: where to compute.
     """
 
-    def __init__(self, store: ExperimentStore, device: str = "cpu") -> None:
-        self.store, self.device = store, torch.device(device)
+    def __init__(self, pieces: Pieces, device: str = "cpu") -> None:
+        self.pieces, self.device = pieces, torch.device(device)
         self._classifiers: dict[str, Classifier] = {}
         self._scenes: dict[str, Scene] = {}
         self._models: dict[Scene, tuple[Figure, ...]] = {}
@@ -73,14 +76,19 @@ class Workshop:
             "pushed": self._push,
             "figures": self._count,
         }
-        return ways[task.kind](task, progress)
+        before, began = torch.get_num_threads(), time.perf_counter()
+        torch.set_num_threads(task.threads)
+        try:
+            return replace(ways[task.kind](task, progress), seconds=time.perf_counter() - began)
+        finally:
+            torch.set_num_threads(before)
 
     # ---- tasks that write folders
 
     def _train(self, task: Task, progress: Progress) -> Made:
         told = {name: value for name, value in task.told.items() if name != "given"}
         config = TrainConfig(**told, device=str(self.device))
-        train_classifier(task.source.dataset, task.source.split, config, self.store.folder_of(task), progress)
+        train_classifier(task.source.dataset, task.source.split, config, self.pieces.folder_of(task), progress)
         return Made()
 
     def _fit_guard(self, task: Task, progress: Progress) -> Made:
@@ -96,7 +104,7 @@ class Workshop:
             task.source.split,
             cushion=any_cushion(task.told["cushion"]),
             config=type(config).model_validate({**config.model_dump(), **told}),
-            out_dir=self.store.folder_of(task),
+            out_dir=self.pieces.folder_of(task),
             progress=progress,
         )
         return Made()
@@ -108,7 +116,7 @@ class Workshop:
         self.scene(task).check_enough([task.told["detector"]])
         detector = find_detector(task.told["detector"]).make(**task.told["options"])
         detector.fit(clean, labels, attacked=hostile, seed=task.told["seed"], progress=progress)
-        detector.save(self.store.folder_of(task))
+        detector.save(self.pieces.folder_of(task))
         return Made()
 
     # ---- tasks that give tensors
@@ -116,7 +124,7 @@ class Workshop:
     def _attack(self, task: Task, progress: Progress) -> Made:
         one = Planned(**{name: task.told[name] for name in _PLANNED})
         campaign = self._campaign(task)
-        chunks = self.store.folder_of(task).with_suffix(".chunks")
+        chunks = self.pieces.folder_of(task).with_suffix(".chunks")
         piece = replace(campaign, store=Store(chunks)).attack(one, progress)
         return Made({name: values.contiguous() for name, values in piece.items()})
 
@@ -130,7 +138,9 @@ class Workshop:
             pixels = pixels_of(self._tensors(task.needs["attacked"])) if "attacked" in task.needs else sample.pixels
             found = self._load_guard(task.needs["guard"]).judge(pixels, ids=sample.ids, seed=sample.seed).score
         else:
-            found = load_detector(self.store.folder_of(task.needs["detector"])).score(self._read(task.needs["reading"]))
+            found = load_detector(self.pieces.folder_of(task.needs["detector"])).score(
+                self._read(task.needs["reading"])
+            )
         return Made({"scores": as_scores(found.cpu())})
 
     def _push(self, task: Task, progress: Progress) -> Made:
@@ -223,20 +233,20 @@ class Workshop:
         return Reading(stored["logits"].to(reader.device), features, self._pixels(task), reader)
 
     def _tensors(self, task: Task) -> Piece:
-        return self.store.tensors(task)
+        return self.pieces.tensors(task)
 
     def _around(self, task: Task) -> Classifier:
         return _tapped(self._load_classifier(task.needs["classifier"]), task.told["taps"])
 
     def _load_classifier(self, task: Task) -> Classifier:
         def load() -> Classifier:
-            return load_classifier(self.store.folder_of(task), _factory(task.told["backbone"])).to(self.device)
+            return load_classifier(self.pieces.folder_of(task), _factory(task.told["backbone"])).to(self.device)
 
         return _kept(self._classifiers, task.key, load)
 
     def _load_guard(self, task: Task) -> Guard:
         factory = _factory(task.needs["classifier"].told["backbone"])
-        return Guard.load(self.store.folder_of(task), factory=factory).to(self.device)
+        return Guard.load(self.pieces.folder_of(task), factory=factory).to(self.device)
 
 
 def _kept(cache: dict[str, Value], key: str, make: Callable[[], Value]) -> Value:
