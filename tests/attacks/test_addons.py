@@ -27,6 +27,7 @@ def test_a_joined_name_is_the_attack_put_together_by_hand():
     for name, expected in {
         "pgd+hfc": Attack(objective=hiding, random_start=True),
         "pgd-l2+dim": Attack(objective=CrossEntropy(), ball=L2(), random_start=True, transforms=(InputDiversity(),)),
+        "pgd+hfc:64": Attack(objective=CrossEntropy() + HierarchicalFeature(64), random_start=True),
         "fgsm+tim": Attack(objective=CrossEntropy(), steps=1, step_size=1.0, transforms=(Smoothing(),)),
         "bim+momentum": Attack(objective=CrossEntropy(), rule=Descent(momentum=1.0)),
         "dim+hfc+momentum": Attack(objective=hiding, rule=Descent(momentum=1.0), transforms=(InputDiversity(),)),
@@ -111,6 +112,10 @@ def test_every_attack_runs_with_every_add_on_it_takes(base, name, scene):
         ("square+dim", "without gradients"),
         ("auto+hfc", "not one walk"),
         ("uap+hfc", "not one walk"),
+        ("pgd+hfc:0", "'0' is no number of components; write hfc:64"),
+        ("pgd+hfc:", "'' is no number of components"),
+        ("pgd+hfc:2+hfc", "has it already"),
+        ("pgd+dim:2", "takes no number"),
         ("pgd+eot", "choose from momentum, dim, tim, hfc"),
         ("pgd+", "choose from momentum"),
         ("zap+hfc", "not in the catalogue; .*choose from fgsm.*also with .momentum, .dim, .tim, .hfc"),

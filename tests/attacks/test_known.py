@@ -14,7 +14,7 @@ from medaegis.attacks.losses.answer import CrossEntropy
 from medaegis.attacks.losses.matching import ClosestFeatureMatch
 from medaegis.attacks.normal import fit_mixtures
 from medaegis.cushions import parse_cushion
-from medaegis.errors import ConfigError
+from medaegis.errors import ConfigError, DataError
 from medaegis.images.datasets import load_dataset
 
 
@@ -35,6 +35,16 @@ def test_guides_are_images_of_the_wanted_class_the_same_in_any_batch(images):
     part = known.options(attack, victim, some[2:4], targets[2:4], ids[2:4])
     assert torch.equal(part["guides"], told["guides"][2:4])
     assert not torch.equal(Known(images, seed=4).options(attack, victim, some, targets, ids)["guides"], told["guides"])
+
+
+def test_mixtures_have_as_many_components_as_the_attack_says(images):
+    known, victim = Known(images, taps=("last",)), toy_victim(2)
+    asked = images.pixels([0, 1]), torch.tensor([0, 1]), torch.tensor([0, 1])
+    for name, components in (("pgd+hfc", 1), ("pgd+hfc:3", 3), ("pgd+dim+hfc:2", 2)):
+        normal = known.options(find_attack(name).attack, victim, *asked)["normal"]
+        assert normal.means["last"].shape[:2] == (2, components)
+    with pytest.raises(DataError, match="fewer components"):
+        known.options(find_attack("pgd+hfc:50").attack, victim, *asked)
 
 
 @pytest.mark.parametrize("cushion", ["none", "median:5", "random:jpeg:60-95"])

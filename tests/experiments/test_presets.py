@@ -19,7 +19,7 @@ from medaegis.models.store import load_classifier
 
 pytestmark = pytest.mark.usefixtures("cache")
 # Every cell of a few tables, and of the others two: enough to see that each kind of cell can be measured.
-WHOLE = ("ma-table2", "hfc-table1")
+WHOLE = ("ma-table2", "hfc-table1", "hfc-figure2")
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +88,45 @@ def test_figures_of_features_by_hand(store):
             assert told["mean"] == pytest.approx(clean, rel=1e-5)
         else:
             assert (told["mean"] > clean) == (cell.place["direction"] == "up")
+
+
+def test_figures_of_shifts_by_hand(store):
+    """A shift from one forward pass each, weights from the file; by the theorem shifts go along the weights."""
+    chosen, found = measured_cells("hfc-figure2", store)
+    assert {cell.place["attack"] for cell in chosen} == {"FGSM", "BIM 1", "BIM", "CW"}
+    for cell in chosen:
+        told = {figure.metric: figure for figure in found[cell.name].figures}
+        test, needs = cell.task.source.dataset.subset(cell.task.source.split.adv_test), cell.task.needs
+        classifier, logits = judged(cell, store, test.pixels())
+        clean = test.subset((logits.argmax(1) == test.labels).nonzero().flatten().tolist())
+        attacked, reference = (
+            load_file(store / "pieces" / needs[role].needs["attacked"].key / "piece.safetensors")["images"].float()
+            for role in ("hostile", "reference")
+        )
+        attacked, reference = (x / 255 if x.max() > 1 else x for x in (attacked, reference))
+        seen = []
+        hook = classifier.network.fc.register_forward_pre_hook(
+            lambda module, given, seen=seen: seen.append(given[0].detach())
+        )
+        for images in (clean.pixels(), attacked, reference):
+            classifier(images)
+        hook.remove()
+        shift, other = seen[1] - seen[0], seen[2] - seen[0]
+        weight = classifier.network.fc.weight.detach()
+        along = weight[1 - clean.labels] - weight[clean.labels]
+
+        def mean(a, b):
+            return float(((a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1)).clamp_min(1e-8)).mean())
+
+        assert told["cosine_weights"].value == pytest.approx(mean(shift, along), abs=1e-3)
+        assert told["cosine_reference"].value == pytest.approx(mean(shift, other), abs=1e-3)
+        for figure in told.values():
+            assert figure.n == len(clean)
+            assert figure.low - 1e-9 <= figure.value <= figure.high + 1e-9
+        if cell.place["attack"] == "BIM":
+            assert told["cosine_reference"].value == pytest.approx(1)
+    weights = [next(f.value for f in found[cell.name].figures if f.metric == "cosine_weights") for cell in chosen]
+    assert min(weights) > 0
 
 
 @pytest.mark.parametrize("name", presets())

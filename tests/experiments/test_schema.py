@@ -14,7 +14,7 @@ from medaegis.experiments.schema import SCALES, read_experiment
 
 WRONG = {
     "an unknown key": ('table = "0"', 'tabel = "0"', "'tabel'.*allowed are title, paper, table"),
-    "a kind of measurement": ('"detection"', '"detecting"', "'measures'.*'detection', 'classification' or 'features'"),
+    "a kind of measurement": ('"detection"', '"detecting"', "'measures'.*'detection', 'classification', 'features' or 'shift'"),
     "a detector": ('"kd"', '"kdd"', "'defence.KD'.*'kdd' is none; choose from shield, aegis, kd"),
     "a detector's option": ('"kd"', '{ detector = "kd", options = { width = 1 } }', "defence.KD.*options of kd.*width"),
     "an attack": ('"bim"', '"bin"', "'attack.BIM'.*'bin'.*did you mean 'bim'"),
@@ -37,6 +37,9 @@ WRONG = {
     "no eps at all": ('eps = ["16/256"]', "", "attack 'BIM' has no eps"),
     "a clean attack on detectors": ('BIM = "bim"', 'BIM = "none"', "'none' is for what measures 'classification'"),
     "an L2 walk without a step": ('"bim"', '{ attack = "auto", step_size = 0.1 }', "step_size"),
+    "components of no mixture": ('"bim"', '{ attack = "bim", components = 2 }', "with the add-on hfc, as bim.hfc"),
+    "no components": ('"bim"', '{ attack = "bim+hfc", components = 0 }', "components.*greater than or equal to 1"),
+    "nothing to compare shifts with": ('"detection"', '"shift"', "shift needs the axis 'reference'"),
     "no surrogate": (
         '"bim"',
         '{ attack = "wb", surrogate = "resnet18" }',

@@ -1,6 +1,7 @@
 """Add-ons: what an attack by gradients takes on beside its own way, joined to its name as in `pgd+dim+hfc`.
 
-An attack that an add-on would leave as it is, or that has it already, is refused it.
+`hfc:64` has mixtures of 64 Gaussians. An attack that an add-on would leave as it is, or that has it already, is
+refused it.
 """
 
 from __future__ import annotations
@@ -29,12 +30,14 @@ class AddOn:
         paper: where it comes from.
         join: the attack with it.
         obstacle: why an entry whose attack walks by gradients within eps cannot take it; None if it can.
+        counts: what a number after its name is, as in `hfc:64`; none: it takes none.
     """
 
     title: str
     paper: str
-    join: Callable[[Attack], Attack]
+    join: Callable[..., Attack]
     obstacle: Callable[[CatalogueEntry, Attack], str | None]
+    counts: str = ""
 
 
 def _transform(title: str, paper: str, transform: Transform) -> AddOn:
@@ -60,8 +63,8 @@ def _no_momentum(entry: CatalogueEntry, attack: Attack) -> str | None:
     return "has it already" if attack.rule.momentum else None
 
 
-def _hidden(attack: Attack) -> Attack:
-    return replace(attack, objective=attack.objective + HierarchicalFeature())
+def _hidden(attack: Attack, components: int = 1) -> Attack:
+    return replace(attack, objective=attack.objective + HierarchicalFeature(components))
 
 
 def _no_hiding(entry: CatalogueEntry, attack: Attack) -> str | None:
@@ -85,7 +88,9 @@ ADD_ONS: dict[str, AddOn] = {
     "momentum": AddOn("with momentum", "Dong 2018", _with_momentum, _no_momentum),
     "dim": _transform("on diverse inputs", "Xie 2019", InputDiversity()),
     "tim": _transform("along smoothed gradients", "Dong 2019", Smoothing()),
-    "hfc": AddOn("with the hierarchical feature constraint", "Yao 2021 (HFC), eq. 7", _hidden, _no_hiding),
+    "hfc": AddOn(
+        "with the hierarchical feature constraint", "Yao 2021 (HFC), eq. 7", _hidden, _no_hiding, "components"
+    ),
 }
 
 
@@ -104,17 +109,34 @@ def joined(entry: CatalogueEntry, base: str, names: Sequence[str]) -> CatalogueE
     """The entry `base` with add-ons, in the order of their table, whatever that of the names.
 
     Raises:
-        ConfigError: no such add-on, or the attack cannot take it.
+        ConfigError: no such add-on, a number that it cannot take, or the attack cannot take it.
     """
-    for name in names:
-        if name not in ADD_ONS:
-            raise ConfigError(f"add-on {name!r}", "there is none of this name", f"choose from {', '.join(ADD_ONS)}")
-    for name in sorted(names, key=list(ADD_ONS).index):
-        if (problem := obstacle(entry, name)) is not None:
+    given = [(name, _number(name)) for name in names]
+    for name, number in sorted(given, key=lambda one: list(ADD_ONS).index(_word(one[0]))):
+        if (problem := obstacle(entry, _word(name))) is not None:
             remedy = f"leave it out, or take another attack, as 'pgd+{name}'"
             raise ConfigError(f"add-on {name!r} to {base!r}", f"the attack {problem}", remedy)
-        added = ADD_ONS[name]
+        added = ADD_ONS[_word(name)]
         assert isinstance(entry.attack, Attack)
-        title, paper = f"{entry.title}, {added.title}", f"{entry.paper}, and {added.paper}"
-        entry = replace(entry, title=title, paper=paper, attack=added.join(entry.attack))
+        of = f" of {number[0]} {added.counts}" if number else ""
+        title, paper = f"{entry.title}, {added.title}{of}", f"{entry.paper}, and {added.paper}"
+        entry = replace(entry, title=title, paper=paper, attack=added.join(entry.attack, *number))
     return entry
+
+
+def _word(name: str) -> str:
+    return name.partition(":")[0]
+
+
+def _number(name: str) -> tuple[int, ...]:
+    """What stands behind the colon in an add-on's name, if anything."""
+    word, colon, text = name.partition(":")
+    if word not in ADD_ONS:
+        raise ConfigError(f"add-on {name!r}", "there is none of this name", f"choose from {', '.join(ADD_ONS)}")
+    if not colon:
+        return ()
+    if not ADD_ONS[word].counts:
+        raise ConfigError(f"add-on {name!r}", "takes no number", f"write {word}")
+    if not (text.isascii() and text.isdecimal() and len(text) < 7 and int(text) > 0):
+        raise ConfigError(f"add-on {name!r}", f"{text!r} is no number of {ADD_ONS[word].counts}", f"write {word}:64")
+    return (int(text),)

@@ -29,7 +29,7 @@ class Known:
 
     def __init__(self, images: Dataset, *, taps: tuple[str, ...] | None = None, seed: int = 0) -> None:
         self.images, self.taps, self.seed = images, taps, seed
-        self._normal: dict[tuple[Classifier, str], Mixtures] = {}
+        self._normal: dict[tuple[Classifier, str, int], Mixtures] = {}
         # Whole activations are large: those of one victim and its taps at a time.
         self._seen: tuple[tuple[Classifier, str], tuple[str, ...], dict[str, Tensor]] | None = None
 
@@ -68,7 +68,7 @@ class Known:
                 rows = pick_guides(self.images.labels, targets, ids=ids, seed=self.seed)
             told["guides"] = self.images.pixels(rows)
         if needs.needs_normal:
-            told["normal"] = self.normal(victim)
+            told["normal"] = self.normal(victim, needs.components)
         if isinstance(attack, Universal):
             told["known"] = self.lessons(attack)
         return told
@@ -93,14 +93,18 @@ class Known:
             far += apart(here[tap], known).square() / known.square().sum().clamp_min(1e-12)
         return far.cpu()
 
-    def normal(self, victim: Victim) -> Mixtures:
+    def normal(self, victim: Victim, components: int = 1) -> Mixtures:
         """Of features behind the victim's Cushion, worked out once, whatever way gradients take."""
-        place = _place(victim)
+        place = (*_place(victim), components)
         if place not in self._normal:
             taps = self.taps if self.taps is not None else victim.exact.taps
             features = victim.pooled(self.images.pixels(), tuple(tap for tap in taps if tap != INPUT))
             self._normal[place] = fit_mixtures(
-                features, self.images.labels, classes=len(victim.exact.classes), seed=self.seed
+                features,
+                self.images.labels,
+                classes=len(victim.exact.classes),
+                components=components,
+                seed=self.seed,
             )
         return self._normal[place]
 

@@ -136,6 +136,7 @@ class Objective(ABC):
     taps: tuple[str, ...] = ()
     needs_guides: bool = False
     needs_normal: bool = False
+    components: int = 1  # of the mixtures of normal features that it is given
     title: str = "loss"
 
     def walked(self) -> tuple[Objective, ...]:
@@ -203,12 +204,14 @@ class Sum(Objective):
     needs_shield: bool = field(init=False)
     needs_guides: bool = field(init=False)
     needs_normal: bool = field(init=False)
+    components: int = field(init=False)
     taps: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         objectives = [objective for _, objective in self.terms]
         for need in ("needs_logits", "needs_shield", "needs_guides", "needs_normal"):
             object.__setattr__(self, need, any(getattr(o, need) for o in objectives))
+        object.__setattr__(self, "components", max(o.components for o in objectives))
         object.__setattr__(self, "taps", tuple(dict.fromkeys(tap for o in objectives for tap in o.taps)))
 
     def walked(self) -> tuple[Objective, ...]:

@@ -50,7 +50,7 @@ def attacks(as_json: AsJson = False) -> None:
         columns = ("Name", "Attack", "Paper", "Steps", "Norm", "Access", "Aims at")
         console.write(console.table(*columns, rows=[list(entry.values())[:-1] for entry in found], whole=True))
         rows = [[f"+{name}", added.title, added.paper] for name, added in ADD_ONS.items()]
-        title = "Joined to the name of most attacks by gradients, as pgd+dim+hfc:"
+        title = "Joined to the name of most attacks by gradients, as pgd+dim+hfc (or hfc:64, with mixtures of 64):"
         console.write(console.table("Add-on", "The attack", "Paper", rows=rows, title=title))
 
 

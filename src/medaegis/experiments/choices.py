@@ -16,6 +16,7 @@ from medaegis.errors import ConfigError
 
 GUARDS = ("shield", "aegis")  # Shields without and behind a Cushion
 CLEAN = "none"  # the attack that none is
+HIDING = "+hfc"
 SAME = "same"  # detectors learn from the attack that they are judged on; a surrogate has the victim's backbone
 
 
@@ -47,6 +48,7 @@ class AttackChoice(Part):
     Attributes:
         attack: name in the catalogue, add-ons joined to it, or "none".
         eps: of this attack, whatever the axis says; steps, step_size: likewise (step_size in units of eps).
+        components: of the mixtures of the add-on hfc; or by data set, as names on that axis.
         surrogate: backbone of a classifier that the attack is made on, whose weights are not the victim's; "same": the
             victim's backbone, trained with another seed.
     """
@@ -55,6 +57,7 @@ class AttackChoice(Part):
     eps: str | None = None
     steps: int | None = Field(default=None, ge=1)
     step_size: float | None = Field(default=None, gt=0)
+    components: Annotated[int, Field(ge=1)] | dict[str, Annotated[int, Field(ge=1)]] | None = None
     surrogate: str | None = None
 
     @model_validator(mode="after")
@@ -66,9 +69,16 @@ class AttackChoice(Part):
             asked(lambda text: parse_eps(text, rounds=False), self.eps)
         if self.step_size is not None and not isinstance(entry.attack, Attack):
             raise ValueError("step_size is for an attack that walks by steps of one length")
+        if self.components is not None and not self.attack.endswith(HIDING):
+            raise ValueError(f"components are for an attack with the add-on hfc, as bim{HIDING}")
         if self.surrogate is not None and not transferable(self.attack):
             raise ValueError(f"{self.attack} cannot be made on a surrogate; take one by gradients, as bim")
         return self
+
+    def name_for(self, dataset: str) -> str:
+        """In the catalogue, for images of this name on the axis."""
+        count = self.components.get(dataset, 1) if isinstance(self.components, dict) else self.components or 1
+        return self.attack if count == 1 else f"{self.attack}:{count}"
 
 
 class DefenceChoice(Part):

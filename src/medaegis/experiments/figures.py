@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from torch.nn.functional import cosine_similarity
 
 from medaegis.attacks.victim import Verdict
+from medaegis.bench.analyse.shifts import along_weights
 from medaegis.bench.campaign import Campaign
-from medaegis.bench.metrics import auroc_interval, share_interval, threshold_at_tnr
+from medaegis.bench.metrics import auroc_interval, bootstrap_interval, share_interval, threshold_at_tnr
 from medaegis.bench.outcome import pixels_of
 from medaegis.bench.scene import Scene
 from medaegis.bench.store import Piece
+from medaegis.detectors.reader import PENULTIMATE
+from medaegis.errors import ConfigError
 
 TNR = 0.9
 
@@ -79,6 +85,32 @@ def features(means: Piece, layer: str, direction: str) -> tuple[Figure, ...]:
         "share_of_clean_pct": 100 + change,
     }
     return tuple(Figure(metric, amount, n=n) for metric, amount in figures.items())
+
+
+def shift(scene: Scene, clean: Piece, hostile: Piece, reference: Piece) -> tuple[Figure, ...]:
+    """Which way an attack moves what the last layer is given (HFC theorem 1 and fig. 2): mean cosines over the images.
+
+    "cosine_weights" with the weights of the wanted class minus those of the true one, "cosine_reference" with the shift
+    that another attack causes in the same images.
+
+    Raises:
+        ConfigError: the network does not end in a linear layer.
+    """
+    head, sample, name = scene.reader.head, scene.test.sample, f"of {PENULTIMATE}"
+    if head is None:
+        raise ConfigError("shift", "the network does not end in a linear layer", "take another backbone")
+    moved, other = (seen[name] - clean[name] for seen in (hostile, reference))
+    weight = head.weight.detach().float().cpu()
+    cosines = {
+        "cosine_weights": along_weights(moved, weight, sample.labels, sample.targets),
+        "cosine_reference": cosine_similarity(moved, other, dim=1),
+    }
+    return tuple(_mean(metric, values, sample.patients, sample.seed) for metric, values in cosines.items())
+
+
+def _mean(metric: str, values: torch.Tensor, patients: Sequence[str], seed: int) -> Figure:
+    found = bootstrap_interval(np.mean, [values.double().numpy()], seed=seed, groups=[patients])
+    return Figure(metric, found.value, found.low, found.high, len(values))
 
 
 def everyone(campaign: Campaign) -> Campaign:

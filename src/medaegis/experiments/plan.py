@@ -30,6 +30,7 @@ from medaegis.progress import Progress, silent
 _USED = {
     "detection": ("dataset", "backbone", "seed", "layers", "cushion", "learned_from", "defence", "attack", "eps"),
     "classification": ("dataset", "backbone", "seed", "cushion", "attack", "eps"),
+    "shift": ("dataset", "backbone", "seed", "cushion", "attack", "reference", "eps"),
     "features": ("dataset", "backbone", "seed", "cushion", "layer", "direction", "eps"),
 }
 _SHOWN = ("title", "paper", "table", "figures", "notes", "exclude", "rows", "columns", "seeds", "data")  # no settings
@@ -71,7 +72,7 @@ def _settled(experiment: Experiment, place: dict[str, str]) -> dict[str, str] | 
         if choice.attack == CLEAN:
             place["eps"] = ""
         elif choice.eps is not None or find_attack(choice.attack).minimal:
-            place["eps"] = planned(choice, "", experiment).eps_text
+            place["eps"] = planned(choice, "", experiment, place["dataset"]).eps_text
     return place
 
 
@@ -178,6 +179,13 @@ class _Tasks:
         made = {} if choice.attack == CLEAN else {"attacked": self._attacked("all", choice)}
         return self._task("figures", {"of": "classification"}, **made)
 
+    def shift(self) -> Task:
+        choices = self.experiment.attack[self.place["attack"]], self.experiment.reference[self.place["reference"]]
+        readings = [self._reading("test", attacked=self._attacked("test", choice)) for choice in choices]
+        return self._task(
+            "figures", {"of": "shift"}, clean=self._reading("test"), hostile=readings[0], reference=readings[1]
+        )
+
     def features(self) -> Task:
         eps = self.experiment.eps[self.place["eps"]]
         value = parse_eps(eps)  # whole grey levels, whatever the Cushion
@@ -238,7 +246,7 @@ class _Tasks:
         return Task("guard", told, {"classifier": self._classifier()}, self.source, self.device, self.threads)
 
     def _attacked(self, part: str, choice: AttackChoice) -> Task:
-        one = planned(choice, self.experiment.eps.get(self.place["eps"], ""), self.experiment)
+        one = planned(choice, self.experiment.eps.get(self.place["eps"], ""), self.experiment, self.place["dataset"])
         self._check(one)
         needs = {} if choice.surrogate is None else {"surrogate": self._classifier(choice.surrogate)}
         if find_attack(choice.attack).adaptive:

@@ -46,11 +46,12 @@ class Experiment(BaseModel):
         title, paper, table: what it repeats, such as "Table 3"; figures: the CSV beside it with the paper's own; notes:
             what differs.
         measures: "detection" (detectors and guards against attacks), "classification" (the classifier under attack),
-            "features" (how far mean activations can be pushed).
+            "features" (how far mean activations can be pushed), "shift" (which way attacks move what the last layer is
+            given).
         dataset .. direction: the axes. A cell for each combination that `exclude` does not name; an axis that is left
             out has one value, which is told nowhere. `dataset` names keys of `data`, `cushion` also "float" (no
             rounding), `defence` detectors, or "shield" and "aegis"; `layers` what detectors and Shields read (none:
-            the backbone's own), `layer` what is pushed.
+            the backbone's own), `layer` what is pushed, `reference` attacks whose shift others are compared with.
         exclude: tables of axis -> name, or names; a cell that has all of them is left out.
         data: key -> spec of a data set. A key without one is given by `--data KEY=SPEC`.
         images: at most so many of a data set; limit: at most so many of them judged, and as many learned from.
@@ -68,7 +69,7 @@ class Experiment(BaseModel):
     table: str
     figures: str | None = None
     notes: tuple[str, ...] = ()
-    measures: Literal["detection", "classification", "features"]
+    measures: Literal["detection", "classification", "features", "shift"]
 
     dataset: Words = Field(min_length=1)
     backbone: Words = Field(min_length=1)
@@ -77,6 +78,7 @@ class Experiment(BaseModel):
     attack: Attacks = {}
     eps: Words = {}
     learned_from: Attacks = Field(default_factory=lambda: {SAME: AttackChoice(attack=SAME)})
+    reference: Attacks = {}
     layers: Layers = {"own": ()}
     layer: Words = {}
     direction: tuple[Literal["clean", "up", "down"], ...] = ("clean", "up", "down")
@@ -131,7 +133,12 @@ class Experiment(BaseModel):
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
-        needed = {"detection": ("defence", "attack"), "classification": ("attack",), "features": ("layer", "eps")}
+        needed = {
+            "detection": ("defence", "attack"),
+            "classification": ("attack",),
+            "features": ("layer", "eps"),
+            "shift": ("attack", "reference"),
+        }
         for name in needed[self.measures]:
             if not getattr(self, name):
                 raise ValueError(f"{self.measures} needs the axis {name!r}")
@@ -139,9 +146,15 @@ class Experiment(BaseModel):
             raise ValueError(f"attack: {SAME!r} is for the axis 'learned_from'")
         if CLEAN in {one.attack for one in self.learned_from.values()}:
             raise ValueError("learned_from: detectors learn from an attack")
+        if {CLEAN, SAME} & {one.attack for one in self.reference.values()}:
+            raise ValueError("reference: shifts are compared with that of an attack")
         if self.measures != "classification" and CLEAN in {one.attack for one in self.attack.values()}:
             raise ValueError(f"attack: {CLEAN!r} is for what measures 'classification'")
-        bare = [name for name, one in self.attack.items() if one.eps is None and not _own_eps(one) and not self.eps]
+        bare = [
+            name
+            for name, one in (*self.attack.items(), *self.reference.items())
+            if one.eps is None and not _own_eps(one) and not self.eps
+        ]
         if bare:
             raise ValueError(f"attack {bare[0]!r} has no eps, and there is no axis 'eps'")
         for one in self.exclude:
@@ -166,18 +179,21 @@ class Experiment(BaseModel):
 
 AXES = (
     *("dataset", "backbone", "seed", "layers", "cushion", "learned_from", "defence", "attack", "eps"),
-    *("layer", "direction"),
+    *("layer", "direction", "reference"),
 )
 
 
-def planned(choice: AttackChoice, eps: str, experiment: Experiment) -> Planned:
-    """The attack as a cell of a campaign; one that looks for the smallest change has no eps to keep to."""
+def planned(choice: AttackChoice, eps: str, experiment: Experiment, dataset: str) -> Planned:
+    """The attack on images of a data set as a cell of a campaign.
+
+    One that looks for the smallest change has no eps to keep to.
+    """
     entry = find_attack(choice.attack)
     text = SMALLEST if entry.minimal else choice.eps or eps
     walks = not entry.minimal and entry.attack.steps > 1
     step = choice.step_size or (experiment.step_size if walks and isinstance(entry.attack, Attack) else None)
     return Planned(
-        choice.attack,
+        choice.name_for(dataset),
         EVERYTHING if entry.minimal else parse_eps(text, rounds=False),
         text,
         steps=choice.steps or (experiment.steps if walks else None),

@@ -25,7 +25,7 @@ from medaegis.bench.store import Piece, Store
 from medaegis.bench.surrogates import surrogate_of
 from medaegis.detectors.reader import Reading
 from medaegis.detectors.registry import find_detector, load_detector
-from medaegis.experiments.figures import Figure, classification, detection, everyone, features, model_area
+from medaegis.experiments.figures import Figure, classification, detection, everyone, features, model_area, shift
 from medaegis.experiments.store import Pieces
 from medaegis.experiments.tasks import Kind, Task
 from medaegis.guard.fitting import fit_guard, shield_config
@@ -169,6 +169,9 @@ class Workshop:
             return Made(
                 figures=features(self._tensors(task.needs["pushed"]), task.told["layer"], task.told["direction"])
             )
+        if of == "shift":
+            readings = [self._tensors(task.needs[name]) for name in ("clean", "hostile", "reference")]
+            return Made(figures=shift(scene, *readings))
         attacked = self._tensors(task.needs["attacked"]) if "attacked" in task.needs else None
         if of == "classification":
             return Made(figures=classification(everyone(scene.test), attacked))

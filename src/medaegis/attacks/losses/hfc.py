@@ -19,10 +19,19 @@ from medaegis.models.taps import pool
 
 @dataclass(frozen=True)
 class HierarchicalFeature(Begun):
-    """The add-on J_HFC (eq. 7), with 1 / channels as the weight of a layer."""
+    """The add-on J_HFC (eq. 7), with 1 / channels as the weight of a layer.
 
+    Args:
+        components: K, Gaussians of the mixture of a class in a layer (section 4: 64 for fundus, 1 for chest X-rays).
+    """
+
+    components: int = 1
     needs_logits = False
     needs_normal = True
+
+    def __post_init__(self) -> None:
+        if self.components < 1:
+            raise ConfigError("HFC", f"{self.components} components", "give 1 or more")
 
     def begin(self, victim: Target, goal: Goal) -> Objective:
         if goal.normal is None:
