@@ -86,7 +86,8 @@ def test_a_preset_can_be_read_at_every_scale(name, scale):
     experiment = read_experiment(presets()[name], scale)
     assert cells_of(experiment)
     word, number = experiment.table.split()
-    assert name == f"{presets()[name].parent.name}-{ {'Table': 'table', 'Fig.': 'figure'}[word] }{number}"
+    called = {"Table": f"table{number}", "Fig.": f"figure{number}", "Section": "mixtures"}[word]
+    assert name == f"{presets()[name].parent.name}-{called}"
     assert (experiment.size, experiment.channels) == ({"smoke": 32, "cpu": 112, "full": 224}[scale], "rgb")
 
 
