@@ -26,7 +26,9 @@ def why_no_better_than_chance(classifier: Classifier, dataset: Dataset, indices:
     """
     places = torch.as_tensor(indices)
     with torch.inference_mode():
-        logits = torch.cat([classifier(dataset.pixels(part).to(classifier.device)).cpu() for part in places.split(64)])
+        logits = torch.cat(
+            [classifier(dataset.pixels(part, device=classifier.device)).cpu() for part in places.split(64)]
+        )
     patients = [dataset.patients[i] for i in places.tolist()]
     return chance_level(logits, dataset.labels[places], patients, classifier.classes)
 

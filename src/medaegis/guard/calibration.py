@@ -74,7 +74,7 @@ def clean_logits(victim: Victim, dataset: Dataset, indices: tuple[int, ...]) -> 
     assert victim.shields is not None
     logits, classes = [], []
     for rows in torch.tensor(indices).split(64):
-        pixels = dataset.pixels(rows).to(victim.device)
+        pixels = dataset.pixels(rows, device=victim.device)
         for turn in range(DRAWS if victim.random else 1):
             drawn = victim.drawn(dataset.ids[rows], seed=0, stream=f"calibration/{turn}")
             seen = drawn.exact.activations(drawn.cushion(pixels), taps=victim.shields.taps)

@@ -204,16 +204,16 @@ class ShieldTraining:
     def _augmented(self, pool: Tensor, rows: Tensor, generation: Tensor) -> Tensor:
         """Augmented pixels on the 8-bit grid; the same generation of an image gets the same augmentation."""
         u = self._draws(self.dataset.ids[pool[rows]], "augment", generation).uniform(7)
-        return (augment(self.dataset.pixels(pool[rows]), u) * 255).round() / 255
+        return (augment(self.dataset.pixels(pool[rows], device=self.victim.device), u) * 255).round() / 255
 
     def _update(self, update: int) -> float:
-        config, device = self.config, self.victim.device
+        config = self.config
         for group in self.optimizer.param_groups:
             group["lr"] = self._rate(update)
         rows, epochs = self._rows(self.genuine, update)
-        genuine = self._augmented(self.genuine, rows, epochs).to(device)
+        genuine = self._augmented(self.genuine, rows, epochs)
         rows, epochs = self._rows(self.foreign, update)
-        foreign = self._augmented(self.foreign, rows, epochs // config.lifetime).to(device)
+        foreign = self._augmented(self.foreign, rows, epochs // config.lifetime)
         adversarial = self._attack(foreign, rows, epochs, update)
         genuine = self._perturbed(genuine, adversarial - foreign, update)
         self.shield.requires_grad_(True)
@@ -300,7 +300,7 @@ class ShieldTraining:
     def _standardise(self) -> None:
         rows = self.genuine[:STANDARDISE_ON]
         victim = self.victim.drawn(self.dataset.ids[rows], seed=self.config.seed, stream="standardise")
-        cushioned = victim.cushion(self.dataset.pixels(rows).to(victim.device))
+        cushioned = victim.cushion(self.dataset.pixels(rows, device=victim.device))
         self.shield.standardise(self.victim.exact.activations(cushioned, logits=False, taps=self.shield.taps).features)
 
     def _save(self) -> None:

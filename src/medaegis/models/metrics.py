@@ -118,6 +118,6 @@ def evaluate_classifier(
     places = torch.as_tensor(indices)
     with torch.inference_mode():
         logits = [
-            classifier(dataset.pixels(part).to(classifier.device)).cpu() for part in torch.split(places, batch_size)
+            classifier(dataset.pixels(part, device=classifier.device)).cpu() for part in torch.split(places, batch_size)
         ]
     return classification_metrics(torch.cat(logits), dataset.labels[places], classifier.classes)

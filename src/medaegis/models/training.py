@@ -249,7 +249,7 @@ class _Run:
 
     def _update(self, places: Tensor, epoch: int) -> float:
         """One step of the optimiser; the loss before it."""
-        x = self.dataset.pixels(places).to(self.device)
+        x = self.dataset.pixels(places, device=self.device)
         if self.config.augmentation:
             x = augment(x, Draws(self.config.seed, self.dataset.ids[places], "augment", epoch).uniform(7))
         labels = self.dataset.labels[places].to(self.device)
