@@ -62,6 +62,7 @@ def test_run_status_table_diff_and_export(whole, file, tmp_path):
     assert json.loads(first.stdout) == {
         "experiment": "small",
         "done": 1,
+        "overhead": None,
         "tasks_left": len(list(everything(planned))) - 1,
         "cells": 6,
     }
@@ -124,10 +125,11 @@ def test_what_cannot_be_exported_is_told(whole, file, tmp_path, monkeypatch):
 
 
 def test_wrong_usage_is_told(file, tmp_path):
+    store = "--store", tmp_path / "store"
     for words, told in (
-        (("run", "aegis-table9"), "aegis-table1"),
-        (("run", file, "--data", "chest"), "KEY=SPEC"),
-        (("run", file, "--data", "lung=phantom-xray"), "no data set of this experiment"),
+        (("run", "aegis-table9", *store), "aegis-table1"),
+        (("run", file, "--data", "chest", *store), "KEY=SPEC"),
+        (("run", file, "--data", "lung=phantom-xray", *store), "no data set of this experiment"),
         (("status", file, "--store", tmp_path / "none"), "holds no experiments"),
         (("plan", "aegis-table2", "--scale", "cpu"), "--data fundus=SPEC"),
     ):

@@ -14,7 +14,11 @@ from medaegis.experiments.schema import SCALES, read_experiment
 
 WRONG = {
     "an unknown key": ('table = "0"', 'tabel = "0"', "'tabel'.*allowed are title, paper, table"),
-    "a kind of measurement": ('"detection"', '"detecting"', "'measures'.*'detection', 'classification', 'features' or 'shift'"),
+    "a kind of measurement": (
+        '"detection"',
+        '"detecting"',
+        "'measures'.*'detection', 'classification', 'features' or 'shift'",
+    ),
     "a detector": ('"kd"', '"kdd"', "'defence.KD'.*'kdd' is none; choose from shield, aegis, kd"),
     "a detector's option": ('"kd"', '{ detector = "kd", options = { width = 1 } }', "defence.KD.*options of kd.*width"),
     "an attack": ('"bim"', '"bin"', "'attack.BIM'.*'bin'.*did you mean 'bim'"),

@@ -100,7 +100,7 @@ class Campaign:
             where `alone` was attacked in the same way.
         """
         parts, size = [], self._piece_size(planned)
-        attack, cost = self._learned(planned, self._attacked(planned), self._key(planned))
+        attack, cost = self._learned(planned, self.attacked(planned), self._key(planned))
         for start in range(0, len(self), size):
             chunk = self.only(torch.arange(start, min(start + size, len(self))))
             parts.append(chunk._chunk(attack, planned))
@@ -113,7 +113,7 @@ class Campaign:
         """Forwards and backwards together that a cell takes at most."""
         return planned.value.passes(Goal(self.sample.labels, self._targets), len(self.sample.test.classes))
 
-    def _attacked(self, planned: Planned) -> Victim:
+    def attacked(self, planned: Planned) -> Victim:
         """Whose gradients are followed."""
         if planned.transferred:
             assert self.surrogate is not None, "checked before any hour is spent"
@@ -165,7 +165,7 @@ class Campaign:
 
     def _chunk(self, attack: AnyAttack, planned: Planned) -> Piece:
         """All images at once. `attack`: the value of `planned`, or what that learned."""
-        sample, attacked, targets = self.sample, self._attacked(planned), self._targets
+        sample, attacked, targets = self.sample, self.attacked(planned), self._targets
         key = {
             **self._key(planned),
             "attack": repr(planned.value),

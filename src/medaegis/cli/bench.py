@@ -167,9 +167,12 @@ def run(
             progress=progress,
         )
     if as_json:
-        console.write_json({"experiment": name, "done": done.done, "tasks_left": done.tasks_left, "cells": len(cells)})
+        told = {"done": done.done, "tasks_left": done.tasks_left, "cells": len(cells), "overhead": done.overhead}
+        console.write_json({"experiment": name, **told})
         return
     console.say(f"{done.done} tasks done, {done.tasks_left} left; {done.cells_left} of {len(cells)} cells to go.")
+    if done.overhead is not None:
+        console.say(f"Its attacks took {done.overhead:.2f} times as long as their bare forward and backward passes.")
     console.say(f"Next: medaegis bench table {file} --scale {scale.value} --store {console.shown(store)}")
 
 

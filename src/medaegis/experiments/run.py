@@ -17,8 +17,9 @@ from typing import Any, Protocol
 import torch
 
 from medaegis.bench.records.archive import provenance
+from medaegis.experiments.cost import overhead
 from medaegis.experiments.store import ExperimentStore
-from medaegis.experiments.tasks import TableCell, Task, in_order
+from medaegis.experiments.tasks import TableCell, Task, everything, in_order
 from medaegis.experiments.work import Made, Workshop
 from medaegis.progress import Progress, silent
 
@@ -47,11 +48,17 @@ def in_this_process(tasks: Sequence[Task], workshop: Workshop, told: Callable[[T
 
 @dataclass(frozen=True)
 class Ran:
-    """How far a run came: tasks done in it, and tasks and cells that are left."""
+    """How far a run came: tasks done in it, tasks and cells that are left, and what all attacks of the plan took.
+
+    Attributes:
+        overhead: their time in units of that of their bare passes (`cost.account`), whichever run made them; None where
+            nothing was timed.
+    """
 
     done: int
     tasks_left: int
     cells_left: int
+    overhead: float | None
 
 
 def run_plan(
@@ -97,7 +104,9 @@ def run_plan(
             if minutes is not None and clock() - began >= 60 * minutes:
                 break
     left = in_order(figures, store.has)
-    return Ran(done, len(left), sum(not store.has(task) for task in figures))
+    attacks = (task for task in everything(cells) if task.kind == "attacked")
+    took = overhead(store.figures_of(attacks).values())
+    return Ran(done, len(left), sum(not store.has(task) for task in figures), took)
 
 
 class _Meter:

@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,6 +159,14 @@ class ExperimentStore(Pieces):
         """Of everything in the store, by kind: how many tasks were done, and seconds that they took."""
         rows = self._rows("SELECT kind, COUNT(*), SUM(seconds) FROM made GROUP BY kind ORDER BY MIN(rowid)")
         return {kind: (count, seconds) for kind, count, seconds in rows}
+
+    def figures_of(self, tasks: Iterable[Task]) -> dict[str, dict[str, float]]:
+        """Figures of tasks that are noted as done, by key and metric."""
+        found: dict[str, dict[str, float]] = {}
+        for task in tasks:
+            rows = self._rows("SELECT metric, value FROM figures WHERE key = ?", task.key)
+            found[task.key] = {str(metric): float(value) for metric, value in rows}
+        return found
 
     # ---- cells
 

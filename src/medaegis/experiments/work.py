@@ -25,6 +25,7 @@ from medaegis.bench.store import Piece, Store
 from medaegis.bench.surrogates import surrogate_of
 from medaegis.detectors.reader import Reading
 from medaegis.detectors.registry import find_detector, load_detector
+from medaegis.experiments.cost import account
 from medaegis.experiments.figures import Figure, classification, detection, everyone, features, model_area, shift
 from medaegis.experiments.store import Pieces
 from medaegis.experiments.tasks import Kind, Task
@@ -43,7 +44,7 @@ _KEPT = 2  # classifiers and scenes in memory: tasks come ordered by them
 
 @dataclass(frozen=True)
 class Made:
-    """What a task gave: tensors, or figures; nothing where it wrote a folder itself; and how long it took."""
+    """What a task gave: tensors, figures, or both; nothing where it wrote a folder itself; and how long it took."""
 
     tensors: Piece | None = None
     figures: tuple[Figure, ...] = ()
@@ -126,7 +127,8 @@ class Workshop:
         campaign = self._campaign(task)
         chunks = self.pieces.folder_of(task).with_suffix(".chunks")
         piece = replace(campaign, store=Store(chunks)).attack(one, progress)
-        return Made({name: values.contiguous() for name, values in piece.items()})
+        told = account(campaign.attacked(one), campaign.sample.pixels, piece)
+        return Made({name: values.contiguous() for name, values in piece.items()}, told)
 
     def _look(self, task: Task, progress: Progress) -> Made:
         reading = self.scene(task).reader.read(self._pixels(task), progress=progress)
