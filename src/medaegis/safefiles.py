@@ -82,13 +82,17 @@ def check_place(path: Path | str, *, folder: bool = True) -> None:
 
 
 def put_in_place(target: Path, files: Mapping[str, bytes]) -> None:
-    """Writes beside the target, then renames; a kill between two renames leaves the old folder as `.NAME.old-*`."""
+    """Writes beside the target, then renames; a kill between two renames leaves the old folder as `.NAME.old-*`.
+
+    Names may have folders before them, as `a/b.html`; nobody from outside may choose them.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     token = secrets.token_hex(4)
     new, old = (target.with_name(f".{target.name}.{state}-{token}") for state in ("new", "old"))
     new.mkdir()
     try:
         for name, data in files.items():
+            (new / name).parent.mkdir(parents=True, exist_ok=True)
             with open(new / name, "xb") as stream:
                 stream.write(data)
                 stream.flush()

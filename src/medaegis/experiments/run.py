@@ -92,7 +92,8 @@ def run_plan(
     about = _json(provenance(0, command, torch.device(device)))
     tasks = in_order(figures, store.has)
     meter = _Meter(progress, tasks, passes or {})
-    store.tell(name, scale, {cell.name: (cell.task.key, cell.settings) for cell in cells if cell.task}, about)
+    uses = [(task.key, used.key, used.title) for task in figures for used in in_order([task])]
+    store.tell(name, scale, {cell.name: (cell.task.key, cell.settings) for cell in cells if cell.task}, about, uses)
     done = 0
     with closing(executor(tasks, Workshop(store, device), meter.part)) as results:
         for task, made in results:

@@ -40,15 +40,35 @@ CREATE TABLE cells (
     about TEXT NOT NULL, PRIMARY KEY (experiment, scale, place)
 );
 """
+# Which tasks the figures under a key came from; of stores made before this was noted, once they are run again.
+_USES = "CREATE TABLE IF NOT EXISTS uses (key TEXT, task TEXT, title TEXT NOT NULL, PRIMARY KEY (key, task))"
 
 
 @dataclass(frozen=True)
 class Found:
-    """A finished cell: the settings it was measured under, how it came about (see `provenance`), its figures."""
+    """A finished cell: the settings it was measured under, how it came about (see `provenance`), its figures, and the
+    key of the task that counted them."""
 
     settings: Mapping[str, Any]
     about: Mapping[str, Any]
     figures: tuple[Figure, ...]
+    key: str
+
+
+@dataclass(frozen=True)
+class Use:
+    """A task that figures came from.
+
+    Attributes:
+        seconds: it took; at: when it was done. None where it was not done into this store.
+        users: how many keys of figures in this store came from it.
+    """
+
+    key: str
+    title: str
+    seconds: float | None
+    at: str | None
+    users: int
 
 
 class Pieces:
@@ -176,8 +196,13 @@ class ExperimentStore(Pieces):
         scale: str,
         places: Mapping[str, tuple[str, Mapping[str, Any]]],
         about: Mapping[str, Any],
+        uses: Iterable[tuple[str, str, str]] = (),
     ) -> None:
-        """Say which figures stand where: place -> key of the task, and settings. Those that stand stay as they are."""
+        """Say which figures stand where: place -> key of the task, and settings. Those that stand stay as they are.
+
+        Args:
+            uses: key of figures, key and title of a task that they come from.
+        """
         rows = [
             (experiment, scale, place, key, json.dumps(settings, sort_keys=True), json.dumps(about))
             for place, (key, settings) in places.items()
@@ -187,6 +212,7 @@ class ExperimentStore(Pieces):
             self._index.executemany(
                 f"INSERT INTO cells VALUES (?, ?, ?, ?, ?, ?) {keep} WHERE cells.key <> excluded.key", rows
             )
+            self._index.executemany("INSERT OR IGNORE INTO uses VALUES (?, ?, ?)", uses)
 
     def cells(self, experiment: str, scale: str) -> dict[str, Found]:
         """Finished cells of an experiment at a scale, by place."""
@@ -197,10 +223,32 @@ class ExperimentStore(Pieces):
             figures.setdefault(key, []).append(Figure(*told))
         query = "SELECT place, key, settings, about FROM cells WHERE experiment = ? AND scale = ? ORDER BY rowid"
         return {
-            place: Found(json.loads(settings), json.loads(about), tuple(figures[key]))
+            place: Found(json.loads(settings), json.loads(about), tuple(figures[key]), key)
             for place, key, settings, about in self._rows(query, experiment, scale)
             if key in figures
         }
+
+    def experiments(self) -> list[tuple[str, str]]:
+        """Name and scale of every experiment that has a finished cell, in the order they were begun."""
+        query = (
+            "SELECT experiment, scale FROM cells WHERE key IN (SELECT key FROM figures) "
+            "GROUP BY experiment, scale ORDER BY MIN(rowid)"
+        )
+        return [(name, scale) for name, scale in self._rows(query)]
+
+    def uses(self, experiment: str, scale: str) -> dict[str, list[Use]]:
+        """Key of a cell's figures -> the tasks that they came from, none before those that it needs."""
+        if not self._rows("SELECT 1 FROM sqlite_master WHERE name = 'uses'"):
+            return {}
+        users = dict(self._rows("SELECT task, COUNT(*) FROM uses GROUP BY task"))
+        query = (
+            "SELECT uses.key, task, title, seconds, at FROM uses LEFT JOIN made ON made.key = task WHERE uses.key IN "
+            "(SELECT key FROM cells WHERE experiment = ? AND scale = ?) ORDER BY uses.rowid"
+        )
+        found: dict[str, list[Use]] = {}
+        for key, task, title, seconds, at in self._rows(query, experiment, scale):
+            found.setdefault(key, []).append(Use(task, title, seconds, at, users[task]))
+        return found
 
     # ---- the index
 
@@ -225,6 +273,7 @@ class ExperimentStore(Pieces):
             raise sqlite3.DatabaseError(found)
         if write:
             self._index.execute("PRAGMA synchronous = FULL")
+            self._index.execute(_USES)
 
     @contextmanager
     def _told(self) -> Iterator[None]:

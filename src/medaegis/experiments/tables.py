@@ -90,13 +90,45 @@ def _printed_at(paper: PaperTable, place: Mapping[str, str]) -> Iterator[str]:
 
 
 @dataclass(frozen=True)
+class InWords:
+    """A figure of the table as it is written: ours, and what stands behind it, the paper's and the difference."""
+
+    entry: Entry
+    ours: str
+    beside: str
+
+    def __str__(self) -> str:
+        return self.ours + self.beside
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """A row: names on the axes of the rows, and in each column the figures that stand there, mostly one or none."""
+
+    names: tuple[str, ...]
+    cells: tuple[tuple[InWords, ...], ...]
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The row as text, what is said twice in a cell once."""
+        return (*self.names, *("; ".join(dict.fromkeys(map(str, cell))) or NOTHING for cell in self.cells))
+
+
+@dataclass(frozen=True)
 class TablePage:
-    """A table ready to be written: words above it, heads, rows of cells, and the notes that cells refer to."""
+    """A table ready to be written.
+
+    Attributes:
+        about: words above it.
+        axes: heads of the rows' names; heads: of the columns.
+        notes: what cells refer to, from [1].
+    """
 
     title: str
     about: tuple[str, ...]
+    axes: tuple[str, ...]
     heads: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
+    rows: tuple[TableRow, ...]
     notes: tuple[str, ...]
 
     def markdown(self) -> str:
@@ -105,15 +137,15 @@ class TablePage:
         parts = [
             f"# {self.title}",
             *self.about,
-            markdown_table(self.heads, self.rows),
+            markdown_table((*self.axes, *self.heads), [row.words for row in self.rows]),
             "\n".join(f"- {n}" for n in notes),
         ]
         return "\n\n".join(part for part in parts if part) + "\n"
 
     def html(self) -> str:
         """As one page that needs nothing else."""
-        head = "".join(f"<th>{escape(word)}</th>" for word in self.heads)
-        body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>\n" for row in self.rows)
+        head = "".join(f"<th>{escape(word)}</th>" for word in (*self.axes, *self.heads))
+        body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row.words)}</tr>\n" for row in self.rows)
         notes = "".join(f"<li>{escape(note)}</li>" for note in self.notes)
         about = "".join(f"<p>{escape(text)}</p>" for text in self.about)
         return (
@@ -145,14 +177,11 @@ def page_of(
     shown = [entry for entry in made if entry.printed is not None or not _extra(made, entry.metric)]
     rows, columns = (tuple(axis for axis in axes if axis != "seed") for axes in (experiment.rows, experiment.columns))
     heads = list(dict.fromkeys(_words(entry, columns) for entry in shown))
-    lines: dict[tuple[str, ...], dict[str, list[str]]] = {}
+    lines: dict[tuple[str, ...], dict[str, list[InWords]]] = {}
     for entry in shown:
         line = lines.setdefault(tuple(_name(entry, axis) for axis in rows), {})
         line.setdefault(_words(entry, columns), []).append(_cell(entry, notes))
-    body = tuple(
-        (*place, *("; ".join(dict.fromkeys(line.get(head, [NOTHING]))) for head in heads))
-        for place, line in lines.items()
-    )
+    body = tuple(TableRow(place, tuple(tuple(line.get(head, ())) for head in heads)) for place, line in lines.items())
     measured = sum(entry.value is not None for entry in shown)
     text = (
         "Each cell: ours, its 95 % interval by patient and n; the paper's; the difference. "
@@ -160,7 +189,7 @@ def page_of(
     )
     title = f"{experiment.title} ({experiment.paper}, {experiment.table})"
     words = (_settings(experiment, name, scale), *_origin(about), text, *experiment.notes)
-    return TablePage(title, words, (*rows, *heads), body, tuple(notes))
+    return TablePage(title, words, rows, tuple(heads), body, tuple(notes))
 
 
 def _extra(made: Sequence[Entry], metric: str) -> bool:
@@ -177,19 +206,20 @@ def _words(entry: Entry, axes: Sequence[str]) -> str:
     return " ".join(word for word in (_name(entry, axis) for axis in axes) if word)
 
 
-def _cell(entry: Entry, notes: dict[str, int]) -> str:
+def _cell(entry: Entry, notes: dict[str, int]) -> InWords:
     ours = NOTHING
     if entry.value is not None:
         bounds = f" ({_number(entry.low, entry)}–{_number(entry.high, entry)})" if entry.low is not None else ""
         seeds = f", {entry.seeds} seeds" if entry.seeds > 1 else ""
         ours = f"{_number(entry.value, entry)}{bounds} n={entry.n}{seeds}"
     if entry.printed is None:
-        return ours
+        return InWords(entry, ours, "")
     mark = ""
     if entry.printed.note:
         mark = f" [{notes.setdefault(entry.printed.note, len(notes) + 1)}]"
     difference = "" if entry.difference is None else f", {_number(entry.difference, entry, sign=True)}"
-    return f"{ours}; paper {entry.printed.value:g}{mark}{difference}".replace("paper -", "paper −")
+    beside = f"; paper {entry.printed.value:g}{mark}{difference}".replace("paper -", "paper −")
+    return InWords(entry, ours, beside)
 
 
 def _number(value: float | None, entry: Entry, *, sign: bool = False) -> str:

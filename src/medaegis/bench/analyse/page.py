@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +14,16 @@ import numpy as np
 import safetensors.torch
 
 from medaegis.bench.analyse import figures, plates
-from medaegis.bench.analyse.record import arrays, numbers
+from medaegis.bench.analyse.record import Analysis, Rings, arrays, numbers
 from medaegis.bench.analyse.study import Study
-from medaegis.bench.records.archive import replace_file
+from medaegis.bench.records.archive import read_record, replace_file
 from medaegis.bench.report.pages import page_environment
-from medaegis.bench.report.words import percent
-from medaegis.errors import DataError
+from medaegis.bench.report.words import of, percent
+from medaegis.errors import ArtefactError, DataError
+from medaegis.safefiles import AGAIN, read_file
+
+RECORD = "analysis.json"
+MOST_BYTES = 32 * 2**20  # of a figure
 
 
 @dataclass(frozen=True)
@@ -105,72 +110,98 @@ def write_analysis(study: Study, folder: Path, *, about: Mapping[str, Any]) -> P
     Raises:
         DataError: a number in it is not finite, so that no figure can be relied on.
     """
-    told = {**about, **numbers(study)}
     try:
-        record = json.dumps(told, allow_nan=False)
+        record = json.dumps({**about, **numbers(study)}, allow_nan=False)
     except ValueError:
         raise DataError("analysis", "the classifier gives numbers that are not finite", "train it anew") from None
     origin = f"seed {study.plan.seed} · {about['victim']} · {about['data']}"
-    shown = []
+    shown = {}
     for entry in ENTRIES:
         drawn = entry.draw(study, origin)
         if drawn is None:
             continue
         replace_file(folder / f"{entry.name}.svg", drawn.svg)
         replace_file(folder / f"{entry.name}.png", drawn.png)
-        shown.append((entry, "data:image/png;base64," + base64.b64encode(drawn.png).decode()))
-    page = (
-        page_environment()
-        .get_template("analysis.html.j2")
-        .render(
-            shown=shown,
-            facts=_facts(study, about),
-            findings=_findings(told),
-            has_head=study.direction is not None,
-        )
-    )
+        shown[entry.name] = drawn.png
+    page = _page(Analysis.model_validate_json(record), shown)
     replace_file(folder / "analysis.safetensors", safetensors.torch.save(arrays(study)))
-    replace_file(folder / "analysis.json", record.encode())
+    replace_file(folder / RECORD, record.encode())
     replace_file(folder / "analysis.html", page.encode())
     return folder / "analysis.html"
 
 
-def _facts(study: Study, about: Mapping[str, Any]) -> dict[str, str]:
-    n = len(study.rows)
+def rewrite_page(folder: Path, out_html: Path) -> Analysis:
+    """Write the page of an analysis folder anew, from its record and its figures alone, and return the record.
+
+    So a folder from outside gives a page that holds nothing but text and pictures. Figures that are missing are left
+    out.
+
+    Raises:
+        DataError: the record cannot be read or does not fit.
+        ArtefactError: a figure that is no regular file, too large or no PNG.
+    """
+    found, shown = read_record(folder / RECORD, Analysis, "analyse"), {}
+    for entry in ENTRIES:
+        file = folder / f"{entry.name}.png"
+        if os.path.lexists(file):
+            shown[entry.name] = read_file(file, limit=MOST_BYTES)
+            if not shown[entry.name].startswith(b"\x89PNG\r\n\x1a\n"):
+                raise ArtefactError(file, "is no PNG", AGAIN)
+    replace_file(out_html, _page(found, shown).encode())
+    return found
+
+
+def _page(found: Analysis, pictures: Mapping[str, bytes]) -> str:
+    """The page of a record and its figures, PNG by name."""
+    shown = [
+        (entry, "data:image/png;base64," + base64.b64encode(pictures[entry.name]).decode())
+        for entry in ENTRIES
+        if entry.name in pictures
+    ]
+    return (
+        page_environment()
+        .get_template("analysis.html.j2")
+        .render(shown=shown, facts=_facts(found), findings=_findings(found), has_head=found.direction is not None)
+    )
+
+
+def _facts(found: Analysis) -> dict[str, str]:
     facts = {
-        "Victim": str(about["victim"]),
-        "Data": f"{about['data']}, {n} test images diagnosed rightly before the attack",
-        "Attack": f"{figures.attack_line(study)}, each image towards another class",
-        "Seed": str(study.plan.seed),
-        "Fooled": f"{int(study.fooled.sum())} of {n} ({percent(float(study.fooled.double().mean()))})",
+        "Victim": found.victim,
+        "Data": f"{found.data}, {found.n} test images diagnosed rightly before the attack",
+        "Attack": f"{found.attack_line}, each image towards another class",
+        "Seed": str(found.seed),
+        "Fooled": of(found.fooled / found.n, found.n),
     }
-    if study.broken is not None:
-        facts["Undetected"] = f"{int(study.broken.sum())} of {n} ({percent(float(study.broken.double().mean()))})"
+    if found.undetected is not None:
+        facts["Undetected"] = of(found.undetected / found.n, found.n)
     return facts
 
 
-def _findings(told: Mapping[str, Any]) -> list[str]:
+def _findings(record: Analysis) -> list[str]:
     """The figures in a sentence each."""
-    taps = {tap: found["told_apart"] for tap, found in told["tsne"].items()}
-    deepest = list(taps)[-1]
-    found = [f"Nearest neighbours tell {percent(taps[deepest])} of the images apart at {deepest}."]
-    cam = told["attention"]["grad_cam_correlation"]
+    deepest, cloud = list(record.tsne.items())[-1]
+    found = [f"Nearest neighbours tell {percent(cloud.told_apart)} of the images apart at {deepest}."]
+    cam = record.attention.grad_cam_correlation
     found.append(f"Grad-CAM before and after correlate by {sum(cam) / len(cam):.2f} on average.")
-    if told["direction"] is not None:
-        direction = told["direction"]
-        cosine, noise = (float(np.median(one)) for one in (direction["cosine"][-1], direction["cosine_of_noise"]))
+    if record.direction is not None:
+        ends = record.direction.cosine[-1], record.direction.cosine_of_noise
+        cosine, noise = (float(np.median(one)) for one in ends)
         found.append(
             f"In the median image the features' shift and the weights have a cosine of {cosine:.2f}; under noise of "
             f"the same size {noise:.2f}."
         )
-    spectra = told["spectra"]
-    if "passed" in spectra["attack"]:
-        shares = []
-        for name in ("attack", "noise"):
-            weight = np.array(spectra[name]["power"]) * spectra[name]["count"]
-            shares.append(float((np.array(spectra[name]["passed"]) * weight).sum() / max(weight.sum(), 1e-300)))
+    shares = [_share_passed(spectrum) for spectrum in (record.spectra.attack, record.spectra.noise)]
+    if shares[0] is not None:
         found.append(
-            f"Of the perturbation {percent(shares[0])} passes the Cushion {spectra['cushion']}, of noise of the same "
-            f"size {percent(shares[1])}."
+            f"Of the perturbation {percent(shares[0])} passes the Cushion {record.spectra.cushion}, of noise of the "
+            f"same size {percent(shares[1])}."
         )
     return found
+
+
+def _share_passed(told: Rings) -> float | None:
+    if told.passed is None:
+        return None
+    weight = np.array(told.power) * told.count
+    return float((np.array(told.passed) * weight).sum() / max(weight.sum(), 1e-300))

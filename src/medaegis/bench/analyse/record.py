@@ -2,16 +2,81 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any, Self
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
 from medaegis.bench.analyse.maps import correlation
 from medaegis.bench.analyse.shifts import STEPS, Stress
 from medaegis.bench.analyse.study import STRESS_LEVELS, STRESSED, Study
+from medaegis.bench.records.evaluation import Share
 
+Numbers = Annotated[list[float], Field(min_length=1)]
 HIGH = 0.25  # cycles per pixel: half of the highest frequency along an axis
+
+
+class _Part(BaseModel):
+    """What of a record the page is made from; the rest is for whoever reads the file."""
+
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
+
+
+class Cloud(_Part):
+    told_apart: Share
+
+
+class Looks(_Part):
+    grad_cam_correlation: list[float] = Field(min_length=1)
+
+
+class Cosines(_Part):
+    cosine: list[Numbers] = Field(min_length=1)
+    cosine_of_noise: Numbers
+
+
+class Rings(_Part):
+    """A spectrum ring by ring; passed: share of the power that passes the Cushion, if there is one."""
+
+    power: Numbers
+    count: Numbers
+    passed: Numbers | None = None
+
+    @model_validator(mode="after")
+    def _alike(self) -> Self:
+        if len({len(one) for one in (self.power, self.count, self.passed) if one is not None}) > 1:
+            raise ValueError("power, count and passed are not of one length")
+        return self
+
+
+class Spectra(_Part):
+    cushion: str
+    attack: Rings
+    noise: Rings
+
+
+class Analysis(_Part):
+    """What the page says of analysis.json: victim and data in words, and counts of the n images attacked."""
+
+    victim: str
+    data: str
+    attack: str
+    eps_text: str
+    steps: int
+    seed: int
+    n: int = Field(ge=1)
+    fooled: int = Field(ge=0)
+    undetected: int | None = None
+    tsne: dict[str, Cloud] = Field(min_length=1)
+    attention: Looks
+    direction: Cosines | None
+    spectra: Spectra
+
+    @property
+    def attack_line(self) -> str:
+        """As figures and page name the attack."""
+        return f"{self.attack}, ε = {self.eps_text}, {self.steps} steps"
 
 
 def numbers(study: Study) -> dict[str, Any]:

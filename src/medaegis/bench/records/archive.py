@@ -11,12 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
@@ -25,6 +25,7 @@ from medaegis.errors import DataError
 from medaegis.provenance import environment
 
 Array = npt.NDArray[Any]
+Record = TypeVar("Record", bound=BaseModel)
 
 VIEWS = ("clean", "adversarial", "cushioned")
 SHOWN_PROBLEMS = 12
@@ -56,19 +57,28 @@ def read_evaluation(folder: Path | str) -> EvaluationFolder:
     if (folder / UNFINISHED).exists() or (pieces and not path.exists()):
         problem = f"this evaluation is not finished: {pieces} pieces are measured, and its figures are not there yet"
         raise DataError(folder, problem, "call the same `medaegis evaluate` again; it goes on where it was")
-    try:
-        evaluation = Evaluation.model_validate_json(path.read_bytes())
-    except OSError as error:
-        problem = f"cannot be read ({error.strerror})"
-        raise DataError(path, problem, "name a folder that `medaegis evaluate` wrote") from error
-    except ValidationError as error:
-        remedy = "write the folder again with `medaegis evaluate`, or mend the fields named"
-        raise DataError(path, _problems(error), remedy) from error
+    evaluation = read_record(path, Evaluation, "evaluate")
     kept = evaluation.through or evaluation.corruptions or any(cell.examples for cell in evaluation.cells)
     examples = _arrays(folder / "examples.safetensors") if kept else {}
     found = EvaluationFolder(evaluation, _arrays(folder / "scores.safetensors"), examples)
     _check(found, folder)
     return found
+
+
+def read_record(path: Path, model: type[Record], verb: str) -> Record:
+    """Reads and checks a record as JSON. Raises DataError that names the file and every field that does not fit.
+
+    Args:
+        verb: the command that writes such records.
+    """
+    try:
+        return model.model_validate_json(path.read_bytes())
+    except OSError as error:
+        problem = f"cannot be read ({error.strerror})"
+        raise DataError(path, problem, f"name a folder that `medaegis {verb}` wrote") from error
+    except ValidationError as error:
+        remedy = f"write the folder again with `medaegis {verb}`, or mend the fields named"
+        raise DataError(path, _problems(error), remedy) from error
 
 
 def write_evaluation(folder: Path | str, found: EvaluationFolder) -> None:

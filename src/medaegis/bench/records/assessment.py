@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 
+from medaegis.bench.records.archive import read_record
 from medaegis.bench.records.evaluation import (
     Amount,
     Bounds,
@@ -31,6 +33,7 @@ from medaegis.bench.report.words import (
     percent,
     percent_range,
 )
+from medaegis.errors import DataError
 from medaegis.sizes import told_size
 from medaegis.validation import PictureSize
 
@@ -145,6 +148,20 @@ class Assessment(Measured):
     attacks: list[Tried]
     strengths: list[Strength] = Field(default_factory=list)
     controls: list[Control]
+
+
+def read_assessment(folder: Path) -> Assessment:
+    """Reads and checks the record of an assessment folder.
+
+    Raises:
+        DataError: names the file and every field that does not fit.
+    """
+    found = read_record(folder / "assessment.json", Assessment, "assess")
+    for standing in (found.clean, *found.worst_case):
+        if set(standing.recall) != set(found.classes):
+            problem = f"recall of {sorted(standing.recall)}, and the classes are {sorted(found.classes)}"
+            raise DataError(folder / "assessment.json", problem, "write it again with `medaegis assess`")
+    return found
 
 
 def markdown(found: Assessment) -> str:

@@ -13,10 +13,10 @@ _FILTERS = (
 )
 
 
-def page_environment() -> Environment:
-    """Templates of this package: strict about what is undefined, escaping, with the filters of `words`."""
+def page_environment(package: str = "medaegis.bench.report") -> Environment:
+    """Templates of a package: strict about what is undefined, escaping, with the filters of `words`."""
     environment = Environment(
-        loader=PackageLoader("medaegis.bench.report", "templates"),
+        loader=PackageLoader(package, "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
