@@ -41,7 +41,7 @@ def test_every_command_is_in_the_readme_and_every_example_there_is_a_command():
     text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
     table = text[text.index("## Commands") : text.index("Every `--help`")]
     named = {tuple(words.split()) for words in re.findall(r"medaegis ((?:data |bench )?[a-z]+)", table)}
-    more = {("data", "schemes"), *(("bench", verb) for verb in ("plan", "status", "table", "diff", "export"))}
+    more = {("data", "schemes"), *(("bench", verb) for verb in ("plan", "status", "table", "diff", "export", "site"))}
     assert named | more == set(COMMANDS)
     for line in re.findall(r"^medaegis +(.*)$", text, re.MULTILINE):
         verb, *words = shlex.split(line)

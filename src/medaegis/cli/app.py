@@ -137,6 +137,7 @@ for verb, example in (
     (bench.table, "medaegis bench table aegis-table3 --form html --out table3.html"),
     (bench.diff, "medaegis bench diff aegis-table3 --store runs/experiments --other runs/elsewhere"),
     (bench.export, "medaegis bench export aegis-table3 --out table3.csv"),
+    (bench.site, "medaegis bench site --store runs/experiments --entries runs/entries --out site"),
 ):
     add_command(bench_app, verb, example=example)
 app.add_typer(bench_app, name="bench", rich_help_panel="Measure")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from medaegis.cli import console
-from medaegis.cli.options import AsJson, Device, device_of, recorded_command
+from medaegis.cli.options import AsJson, Device, check_out, device_of, recorded_command
 from medaegis.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -262,6 +262,53 @@ def export(
     _, _, made, _ = _entries(file, scale, store)
     write(records(made), out)
     console.say(f"{len(made)} figures written to {console.shown(out)}.")
+
+
+def site(
+    out: Annotated[Path, typer.Option("--out", metavar="SITE", help="Folder of the site.", show_default=False)],
+    files: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[FILE]…", help="Presets or .toml files.", show_default="presets that the store holds"),
+    ] = None,
+    store: StoreDir = STORE,
+    entries: Annotated[
+        Path | None,
+        typer.Option(
+            "--entries",
+            metavar="DIR",
+            help="Holds a folder for each entry of the leaderboard: what evaluate, assess or analyse wrote.",
+            show_default="none",
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write everything in a store as one static web site, with a leaderboard; an earlier site in SITE is replaced.
+
+    Needs no server of its own and no network: open SITE/index.html, or put the folder on any web server. Exit code 1
+    where an entry does not fit; it is named, and left out.
+    """
+    from medaegis.cli.command import FAILED
+    from medaegis.experiments.paper import find_file
+    from medaegis.experiments.site.files import check_site
+    from medaegis.experiments.site.site import write_site
+    from medaegis.experiments.store import ExperimentStore
+
+    check_out(out, check_site)
+    with ExperimentStore(store) as kept:
+        made = write_site(kept, out, files=[find_file(file) for file in files or []], entries=entries)
+    if as_json:
+        refused = [{"entry": one.name, "problem": one.problem} for one in made.refused]
+        console.write_json({"pages": made.pages, "cells": made.cells, "refused": refused, "unnamed": made.unnamed})
+    else:
+        for one in made.refused:
+            console.say(f"Left out: {console.shown(one.name)}: {console.shown(one.problem)}")
+        for name, scale in made.unnamed:
+            console.say(f"Left out, its file was not named: {console.shown(name)} at scale {scale}")
+        console.say(
+            f"{made.pages} pages, {made.cells} of them of cells. Next: open {console.shown(out / 'index.html')}"
+        )
+    if made.refused:
+        raise typer.Exit(FAILED)
 
 
 def _read(file: str, scale: Scale) -> tuple[str, Experiment]:

@@ -70,6 +70,16 @@ class Use:
     at: str | None
     users: int
 
+    @property
+    def kind(self) -> str:
+        """Of the task."""
+        return self.title.partition(" ")[0]
+
+    @property
+    def known_seconds(self) -> float:
+        """For sums: 0 where nothing is known."""
+        return self.seconds or 0.0
+
 
 class Pieces:
     """Folders of what tasks gave, named by their keys.

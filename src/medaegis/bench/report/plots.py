@@ -274,6 +274,11 @@ def percent_axis(axes: Axes) -> None:
 
 def svg(figure: Figure) -> str:
     """The figure as a data URI."""
+    return "data:image/svg+xml;base64," + base64.b64encode(svg_bytes(figure)).decode()
+
+
+def svg_bytes(figure: Figure) -> bytes:
+    """The figure as the bytes of a file."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return buffer.getvalue()

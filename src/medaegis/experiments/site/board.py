@@ -1,0 +1,180 @@
+"""The leaderboard: guards by what gets past them, classifiers by what stays right, each in the worst case.
+
+Only entries on the same images stand in one table, and only at an eps that they were all measured at; those whose
+controls failed stand below, without a rank.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from medaegis.bench.records.assessment import Assessment
+from medaegis.bench.records.evaluation import Bounds, Control, DataFacts, Evaluation
+from medaegis.bench.report.summary import summarise
+from medaegis.experiments.site.submissions import Submission
+from medaegis.sizes import told_size
+
+WANTED = 8 / 256
+
+
+@dataclass(frozen=True)
+class Rated:
+    """A share in the worst case at one eps: what gets past a guard, or what a classifier diagnoses rightly."""
+
+    eps: float
+    eps_text: str
+    share: float
+    interval: Bounds | None
+    n: int
+
+
+@dataclass(frozen=True)
+class BoardLine:
+    """One entry of a table.
+
+    Attributes:
+        rank: from 1, the same for the same share; None where it has none, and why.
+        what: network, size and Cushion.
+        rated: None where it was not measured at the eps of the table.
+        before: of a guard the share without it, of a classifier the share before any attack.
+        accepted: of a guard, the share of clean images that it accepts.
+        controls: what came of controls and alarms, in words; attacks: that were run.
+    """
+
+    rank: int | None
+    why: str
+    name: str
+    page: str
+    what: str
+    rated: Rated | None
+    before: float | None
+    accepted: float | None
+    accepted_interval: Bounds | None
+    controls: str
+    attacks: str
+
+
+@dataclass(frozen=True)
+class Board:
+    """One table: guards or classifiers on one data set, ranked ones first."""
+
+    kind: str
+    data: str
+    eps_text: str | None
+    all_have_it: bool
+    lines: tuple[BoardLine, ...]
+
+    @property
+    def ranked(self) -> tuple[BoardLine, ...]:
+        """Those with a rank, in its order."""
+        return tuple(line for line in self.lines if line.rank is not None)
+
+    @property
+    def below(self) -> tuple[BoardLine, ...]:
+        """Those without."""
+        return tuple(line for line in self.lines if line.rank is None)
+
+
+def boards(submissions: Sequence[Submission]) -> list[Board]:
+    """A table for guards and one for classifiers for each data set, in the order of their first entries."""
+    groups: dict[tuple[str, str], list[Submission]] = {}
+    for one in submissions:
+        if isinstance(one.record, Evaluation | Assessment):
+            kind = "guards" if isinstance(one.record, Evaluation) else "classifiers"
+            groups.setdefault((kind, data_in_words(one.record.data)), []).append(one)
+    return [
+        _board(kind, data, some)
+        for (kind, data), some in sorted(groups.items(), key=lambda item: item[0][0] != "guards")
+    ]
+
+
+def data_in_words(data: DataFacts) -> str:
+    """What tells data sets apart: a record says how many images of each class there were, and not which."""
+    counts = ", ".join(f"{count} {name}" for name, count in data.counts.items())
+    return f"{data.spec}, {data.n} images of {data.split} split by {data.split_by} ({counts})"
+
+
+def _board(kind: str, data: str, submissions: Sequence[Submission]) -> Board:
+    doubts = {one.page: _doubt(one) for one in submissions}
+    rated = {one.page: _rated(one) for one in submissions}
+    sound = [one for one in submissions if not doubts[one.page]]
+    eps = _common_eps([rated[one.page] for one in sound or submissions])
+    at = {page: next((r for r in found if r.eps == eps), None) for page, found in rated.items()}
+    best_first = 1 if kind == "guards" else -1
+    shares = sorted(best_first * there.share for one in sound if (there := at[one.page]) is not None)
+    lines = []
+    for one in submissions:
+        mine, why = at[one.page], doubts[one.page]
+        if not why and mine is None:
+            why = "Not measured at this eps."
+        rank = None if why or mine is None else 1 + shares.index(best_first * mine.share)
+        lines.append(_line(one, rank, why, mine))
+    lines.sort(key=lambda line: (line.rank is None, line.rank or 0, line.name))
+    texts = [there.eps_text for there in at.values() if there is not None]
+    return Board(kind, data, texts[0] if texts else None, all(at[one.page] for one in sound), tuple(lines))
+
+
+def _common_eps(found: Sequence[Sequence[Rated]]) -> float | None:
+    """The eps that most entries have; of several the one nearest to 8/256, of two as near the larger."""
+    times = Counter(eps for rated in found for eps in {one.eps for one in rated})
+    return max(times, key=lambda eps: (times[eps], -abs(eps - WANTED), eps), default=None)
+
+
+def _rated(one: Submission) -> list[Rated]:
+    """Its worst cases in L-infinity, by eps."""
+    record = one.record
+    if isinstance(record, Evaluation):
+        return [
+            Rated(row.eps, row.eps_text, row.undetected, row.undetected_interval, row.n)
+            for row in record.worst_case
+            if row.norm == "Linf" and row.undetected is not None and row.n
+        ]
+    if isinstance(record, Assessment):
+        return [
+            Rated(row.eps, row.eps_text, row.accuracy.share, row.accuracy.interval, row.accuracy.n)
+            for row in record.worst_case
+            if row.norm == "Linf" and row.accuracy.share is not None
+        ]
+    return []
+
+
+def _doubt(one: Submission) -> str:
+    """Why its figures cannot be ranked: for a guard what its report says; empty where they can."""
+    record = one.record
+    if isinstance(record, Evaluation):
+        summary = summarise(record)
+        if summary.tone == "doubt":
+            return summary.headline
+    if isinstance(record, Evaluation | Assessment):
+        failed = [control.name for control in record.controls if control.passed is False]
+        if failed:
+            return f"Failed: {'; '.join(failed)}."
+        if not any(control.passed for control in record.controls):
+            return "No control or alarm shows that the attacks were working."
+    return ""
+
+
+def _line(one: Submission, rank: int | None, why: str, rated: Rated | None) -> BoardLine:
+    record = one.record
+    if isinstance(record, Evaluation):
+        guard, clean = record.guard, record.clean
+        what = f"{guard.backbone}, {told_size(guard.size)}, Cushion {guard.cushion}"
+        before = next((row.unguarded for row in record.worst_case if rated and row.eps == rated.eps), None)
+        accepted, bounds = clean.tnr_reached, clean.intervals.get("tnr_reached")
+        attacks = [cell.attack for cell in record.cells]
+    elif isinstance(record, Assessment):
+        what = f"{record.backbone}, {told_size(record.size)}, Cushion {record.cushion}"
+        before, accepted, bounds = record.clean.accuracy.share, None, None
+        attacks = [tried.attack for tried in record.attacks]
+    else:
+        raise TypeError(type(record))
+    controls, told = _controls(record.controls), ", ".join(dict.fromkeys(attacks))
+    return BoardLine(rank, why, one.name, one.page, what, rated, before, accepted, bounds, controls, told)
+
+
+def _controls(controls: Sequence[Control]) -> str:
+    counts = Counter(control.passed for control in controls)
+    words = ((True, "passed"), (False, "failed"), (None, "not judged"))
+    return ", ".join(f"{counts[passed]} {word}" for passed, word in words if counts[passed]) or "none was run"

@@ -1,0 +1,106 @@
+"""Heat maps of an experiment: a table of numbers for each pair of axes, coloured by what stands in its cells."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+from medaegis.experiments.schema import AXES
+from medaegis.experiments.site.chapter import Chapter
+from medaegis.experiments.site.files import LEVELS
+from medaegis.experiments.tables import Entry
+
+# Figures that are coloured, with the ends of their scale in per cent.
+COLOURED = {
+    "auc": (50.0, 100.0),
+    "accuracy": (0.0, 100.0),
+    "cosine_weights": (-100.0, 100.0),
+    "cosine_reference": (-100.0, 100.0),
+}
+_FIRST = (("defence", "attack"), ("learned_from", "attack"), ("attack", "reference"), ("attack", "eps"))
+
+
+@dataclass(frozen=True)
+class HeatCell:
+    """One number: as text, its colour from 0 to `LEVELS` - 1, and the page of its cell."""
+
+    text: str
+    level: int
+    href: str
+
+
+@dataclass(frozen=True)
+class HeatGroup:
+    """The rows at one combination of all other axes, as `(name, cells)`; None where there is no figure."""
+
+    name: str
+    rows: tuple[tuple[str, tuple[HeatCell | None, ...]], ...]
+
+
+@dataclass(frozen=True)
+class HeatMap:
+    """One metric over two axes.
+
+    Attributes:
+        low, high: ends of the scale, in per cent; what lies beyond has the colour of the end.
+    """
+
+    metric: str
+    down: str
+    across: str
+    columns: tuple[str, ...]
+    groups: tuple[HeatGroup, ...]
+    low: float
+    high: float
+
+
+def heat_maps(chapter: Chapter) -> list[HeatMap]:
+    """One for each metric with a scale and each pair of axes of which some group has two values of both."""
+    found = []
+    for metric, (low, high) in COLOURED.items():
+        entries = [one for one in chapter.made if one.metric == metric and one.value is not None]
+        axes = [axis for axis in AXES if len(_names(entries, axis)) > 1]
+        pairs = sorted(combinations(axes, 2), key=lambda pair: _FIRST.index(pair) if pair in _FIRST else len(_FIRST))
+        for down, across in pairs:
+            rest = [axis for axis in axes if axis not in (down, across)]
+            columns = _names(entries, across)
+            grouped: dict[str, list[Entry]] = {}
+            for entry in entries:
+                grouped.setdefault(", ".join(filter(None, map(entry.place.get, rest))), []).append(entry)
+            if any(len(_names(some, down)) > 1 and len(_names(some, across)) > 1 for some in grouped.values()):
+                groups = tuple(_group(chapter, name, some, down, across, columns) for name, some in grouped.items())
+                found.append(HeatMap(metric, down, across, columns, groups, low, high))
+    return found
+
+
+def _names(entries: Sequence[Entry], axis: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name for entry in entries if (name := entry.place.get(axis))))
+
+
+def _group(
+    chapter: Chapter, name: str, entries: Sequence[Entry], down: str, across: str, columns: Sequence[str]
+) -> HeatGroup:
+    places = {(entry.place.get(down), entry.place.get(across)): entry for entry in entries}
+    rows = tuple(
+        (row, tuple(_cell(chapter, places.get((row, column))) for column in columns)) for row in _names(entries, down)
+    )
+    return HeatGroup(name, rows)
+
+
+def _cell(chapter: Chapter, entry: Entry | None) -> HeatCell | None:
+    if entry is None or entry.value is None:
+        return None
+    return HeatCell(
+        f"{entry.value:.1f}".replace("-", "−"), level_of(entry.metric, entry.value), chapter.links(entry)[0][1]
+    )
+
+
+def level_of(metric: str, value: float) -> int:
+    """Which of the colours a value in per cent has.
+
+    >>> [level_of("auc", value) for value in (20, 50, 75, 100)]
+    [0, 0, 5, 10]
+    """
+    low, high = COLOURED[metric]
+    return round((LEVELS - 1) * min(1.0, max(0.0, (value - low) / (high - low))))
