@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -61,6 +62,15 @@ class Chapter:
     def last(self) -> str:
         """The day of the newest cell."""
         return max((there.about["created"][:10] for there in self.found.values()), default="")
+
+    @property
+    def varying(self) -> set[str]:
+        """Axes on which its cells, finished or not, have more than one name."""
+        names: dict[str, set[str]] = {}
+        for place in {**self.settings, **self.found}:
+            for axis, name in json.loads(place).items():
+                names.setdefault(axis, set()).add(name)
+        return {axis for axis, some in names.items() if len(some) > 1}
 
     def is_current(self, place: str) -> bool:
         """Whether a finished cell was measured under the settings of the file."""

@@ -20,6 +20,13 @@ DRAWN = {
     "features": "change_pct",
     "shift": "cosine_reference",
 }
+IN_WORDS = {
+    "auc": "AUROC",
+    "accuracy": "accuracy",
+    "change_pct": "change of the mean",
+    "cosine_weights": "cosine with the weights",
+    "cosine_reference": "cosine with the shift of the reference attack",
+}
 LIMITS = {"auc": (0.0, 102.0), "accuracy": (-2.0, 102.0), "cosine_reference": (-102.0, 102.0)}
 PANELS, ACROSS = 6, 3  # of one figure
 
@@ -56,8 +63,8 @@ def curves(chapter: Chapter) -> list[Curves]:
         some = {title: panels[title] for title in titles[k : k + PANELS]}
         crosses = " Crosses: the paper's." if any(e.printed for part in some.values() for e in part) else ""
         words = (
-            f"{metric} in % over eps, a line per {line}: {', '.join(axes[line])}. Shaded: 95 % intervals.{crosses} "
-            "The numbers are in the table."
+            f"{IN_WORDS[metric]} in % over eps, a line per {line}: {', '.join(axes[line])}. Shaded: 95 % intervals."
+            f"{crosses} The numbers are in the table."
         )
         svg = _drawn(some, line, axes[line], metric, sizes)
         made.append(Curves(f"curves-{k // PANELS + 1}.svg", svg, words))
@@ -82,9 +89,9 @@ def _drawn(
                     key=lambda entry: sizes[entry.place["eps"]],
                 )
                 _line(axes, mine, name, looks[name], sizes)
-            plots.eps_axis(axes, sorted((size, name) for name, size in sizes.items()))
+            plots.eps_axis(axes, _ticks(entries, sizes))
             axes.set_title(shortened(title, 40))
-            axes.set_ylabel(f"{metric}, %")
+            axes.set_ylabel(f"{shortened(IN_WORDS[metric], 24)}, %")
             axes.label_outer()
             if metric in LIMITS:
                 axes.set_ylim(*LIMITS[metric])
@@ -113,6 +120,10 @@ def _line(axes: Axes, entries: Sequence[Entry], name: str, look: tuple[str, str,
     theirs = [(sizes[entry.place["eps"]], entry.printed.value) for entry in entries if entry.printed is not None]
     if theirs:
         axes.plot(*plots.columns(theirs), color=colour, linestyle="", marker="x", markersize=6, markeredgewidth=1.4)
+
+
+def _ticks(entries: Sequence[Entry], sizes: dict[str, float]) -> list[tuple[float, str]]:
+    return sorted({(sizes[name], name) for name in (entry.place["eps"] for entry in entries)})
 
 
 def _points(

@@ -56,26 +56,52 @@ class HeatMap:
 
 
 def heat_maps(chapter: Chapter) -> list[HeatMap]:
-    """One for each metric with a scale and each pair of axes of which some group has two values of both."""
-    found = []
+    """One for each metric with a scale and each pair of axes that vary independently, none with the same rows twice.
+
+    Axes that follow from the pair, as the eps that an attack has of its own, are told nowhere; all others make groups.
+    """
+    found: list[HeatMap] = []
     for metric, (low, high) in COLOURED.items():
         entries = [one for one in chapter.made if one.metric == metric and one.value is not None]
         axes = [axis for axis in AXES if len(_names(entries, axis)) > 1]
         pairs = sorted(combinations(axes, 2), key=lambda pair: _FIRST.index(pair) if pair in _FIRST else len(_FIRST))
         for down, across in pairs:
-            rest = [axis for axis in axes if axis not in (down, across)]
+            rest = [axis for axis in axes if _is_free(entries, axis, (down, across))]
             columns = _names(entries, across)
             grouped: dict[str, list[Entry]] = {}
             for entry in entries:
                 grouped.setdefault(", ".join(filter(None, map(entry.place.get, rest))), []).append(entry)
-            if any(len(_names(some, down)) > 1 and len(_names(some, across)) > 1 for some in grouped.values()):
+            if any(_has_square(some, down, across) for some in grouped.values()):
                 groups = tuple(_group(chapter, name, some, down, across, columns) for name, some in grouped.items())
-                found.append(HeatMap(metric, down, across, columns, groups, low, high))
+                if not any(_same_cells(groups, other.groups) for other in found):
+                    found.append(HeatMap(metric, down, across, columns, groups, low, high))
     return found
 
 
 def _names(entries: Sequence[Entry], axis: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for entry in entries if (name := entry.place.get(axis))))
+
+
+def _is_free(entries: Sequence[Entry], axis: str, pair: tuple[str, str]) -> bool:
+    """Whether an axis has several values at one place of a pair of others."""
+    values: dict[tuple[str | None, ...], set[str | None]] = {}
+    for entry in entries:
+        values.setdefault(tuple(map(entry.place.get, pair)), set()).add(entry.place.get(axis))
+    return axis not in pair and any(len(some) > 1 for some in values.values())
+
+
+def _has_square(entries: Sequence[Entry], down: str, across: str) -> bool:
+    """Whether two values of one axis have two values of the other in common."""
+    rows: dict[str | None, set[str | None]] = {}
+    for entry in entries:
+        rows.setdefault(entry.place.get(down), set()).add(entry.place.get(across))
+    return any(len(one & other) > 1 for one, other in combinations(rows.values(), 2))
+
+
+def _same_cells(one: Sequence[HeatGroup], other: Sequence[HeatGroup]) -> bool:
+    return [[cells for _, cells in group.rows] for group in one] == [
+        [cells for _, cells in group.rows] for group in other
+    ]
 
 
 def _group(

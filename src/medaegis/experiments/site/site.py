@@ -9,15 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment
+from markupsafe import Markup, escape
 
 from medaegis.bench.analyse.record import Analysis
 from medaegis.bench.report.pages import page_environment
 from medaegis.errors import ConfigError
 from medaegis.experiments.paper import paper_of, presets
-from medaegis.experiments.schema import read_experiment
+from medaegis.experiments.schema import AXES, read_experiment
 from medaegis.experiments.site.board import boards
 from medaegis.experiments.site.chapter import Chapter, page_name, share_of_time
-from medaegis.experiments.site.curves import curves
+from medaegis.experiments.site.curves import IN_WORDS, curves
 from medaegis.experiments.site.files import STYLE, replace_site, style
 from medaegis.experiments.site.heat import heat_maps
 from medaegis.experiments.site.submissions import Refused, Submission, read_submissions
@@ -58,6 +59,7 @@ def write_site(
     chapters, unnamed = _chapters(store, files)
     submissions, refused, pages = ([], [], {}) if entries is None else read_submissions(entries)
     environment = page_environment(__package__ or "")
+    environment.filters["in_code"] = in_code
     made: dict[str, bytes] = {STYLE: style(), **pages}
     for chapter in chapters:
         made |= _chapter_pages(environment, chapter)
@@ -108,14 +110,15 @@ def _chapter_pages(environment: Environment, chapter: Chapter) -> dict[str, byte
     """The page of an experiment, its figures, and a page for each cell."""
     drawn = curves(chapter)
     told: dict[str, Any] = {"chapter": chapter, "page_name": page_name, "root": "../"}
-    cells = [_cell_line(chapter, place, there) for place, there in chapter.found.items()]
+    varying = chapter.varying
+    cells = [_cell_line(chapter, place, there, varying) for place, there in chapter.found.items()]
     page = environment.get_template("experiment.html.j2").render(
-        **told, heat=heat_maps(chapter), curves=drawn, kinds=_kinds(chapter.tasks), cells=cells
+        **told, heat=heat_maps(chapter), in_words=IN_WORDS, curves=drawn, kinds=_kinds(chapter.tasks), cells=cells
     )
     made = {"index.html": page.encode(), **{one.file: one.svg for one in drawn}}
     template = environment.get_template("cell.html.j2")
     for line, there in zip(cells, chapter.found.values(), strict=True):
-        settings = {name: _told(value) for name, value in there.settings.items()}
+        settings = {name: _told(value) for name, value in there.settings.items() if value is not None}
         text = template.render(
             **told, line=line, there=there, settings=settings, uses=chapter.uses.get(there.key, []), raw=RAW
         )
@@ -128,12 +131,13 @@ class CellLine:
     """A finished cell in a list.
 
     Attributes:
-        place: axes -> names, without empty ones.
+        title: its names on the axes that vary; place: axes -> names, without empty ones.
         current: whether it was measured under the settings of the file.
         seconds: its share of what its tasks took.
     """
 
     page: str
+    title: str
     place: Mapping[str, str]
     figures: int
     current: bool
@@ -141,11 +145,34 @@ class CellLine:
     seconds: float | None
 
 
-def _cell_line(chapter: Chapter, place: str, there: Found) -> CellLine:
-    names = {axis: name for axis, name in json.loads(place).items() if name}
+def _cell_line(chapter: Chapter, place: str, there: Found, varying: set[str]) -> CellLine:
+    told = json.loads(place)
+    names = {axis: told[axis] for axis in AXES if told.get(axis)}
+    title = ", ".join(f"seed {name}" if axis == "seed" else name for axis, name in names.items() if axis in varying)
     seconds = share_of_time(chapter.uses.get(there.key, ()))
     current = chapter.is_current(place)
-    return CellLine(page_name(place), names, len(there.figures), current, there.about["created"][:10], seconds)
+    return CellLine(
+        page_name(place),
+        title or chapter.name,
+        names,
+        len(there.figures),
+        current,
+        there.about["created"][:10],
+        seconds,
+    )
+
+
+def in_code(text: str) -> Markup:
+    """What stands between backticks as code, all else as text.
+
+    >>> in_code("by `bench <run>`")
+    Markup('by <code>bench &lt;run&gt;</code>')
+    """
+    parts = text.split("`")
+    paired = len(parts) % 2 == 1
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if k % 2 and paired else escape(part) for k, part in enumerate(parts)
+    )
 
 
 def _kinds(tasks: Sequence[Use]) -> list[tuple[str, int, float]]:
@@ -157,5 +184,7 @@ def _kinds(tasks: Sequence[Use]) -> list[tuple[str, int, float]]:
 
 
 def _told(value: object) -> str:
-    """A setting as one reads it."""
+    """A setting as one reads it, without what is not set."""
+    if isinstance(value, dict):
+        value = {name: one for name, one in value.items() if one is not None}
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
