@@ -21,13 +21,15 @@ WANTED = 8 / 256
 
 @dataclass(frozen=True)
 class Rated:
-    """A share in the worst case at one eps: what gets past a guard, or what a classifier diagnoses rightly."""
+    """A share in the worst case at one eps: what gets past a guard, or what a classifier diagnoses rightly; before: the
+    same without the guard, or of the classifier before any attack."""
 
     eps: float
     eps_text: str
     share: float
     interval: Bounds | None
     n: int
+    before: float | None
 
 
 @dataclass(frozen=True)
@@ -36,9 +38,8 @@ class BoardLine:
 
     Attributes:
         rank: from 1, the same for the same share; None where it has none, and why.
-        what: network, size and Cushion.
+        pages: as in `Submission`; what: network, size and Cushion.
         rated: None where it was not measured at the eps of the table.
-        before: of a guard the share without it, of a classifier the share before any attack.
         accepted: of a guard, the share of clean images that it accepts.
         controls: what came of controls and alarms, in words; attacks: that were run.
     """
@@ -46,10 +47,9 @@ class BoardLine:
     rank: int | None
     why: str
     name: str
-    page: str
+    pages: tuple[str, ...]
     what: str
     rated: Rated | None
-    before: float | None
     accepted: float | None
     accepted_interval: Bounds | None
     controls: str
@@ -97,23 +97,23 @@ def data_in_words(data: DataFacts) -> str:
 
 
 def _board(kind: str, data: str, submissions: Sequence[Submission]) -> Board:
-    doubts = {one.page: _doubt(one) for one in submissions}
-    rated = {one.page: _rated(one) for one in submissions}
-    sound = [one for one in submissions if not doubts[one.page]]
-    eps = _common_eps([rated[one.page] for one in sound or submissions])
-    at = {page: next((r for r in found if r.eps == eps), None) for page, found in rated.items()}
+    doubts = {one.pages: _doubt(one) for one in submissions}
+    rated = {one.pages: _rated(one) for one in submissions}
+    sound = [one for one in submissions if not doubts[one.pages]]
+    eps = _common_eps([rated[one.pages] for one in sound or submissions])
+    at = {pages: next((r for r in found if r.eps == eps), None) for pages, found in rated.items()}
     best_first = 1 if kind == "guards" else -1
-    shares = sorted(best_first * there.share for one in sound if (there := at[one.page]) is not None)
+    shares = sorted(best_first * there.share for one in sound if (there := at[one.pages]) is not None)
     lines = []
     for one in submissions:
-        mine, why = at[one.page], doubts[one.page]
+        mine, why = at[one.pages], doubts[one.pages]
         if not why and mine is None:
             why = "Not measured at this eps."
         rank = None if why or mine is None else 1 + shares.index(best_first * mine.share)
         lines.append(_line(one, rank, why, mine))
     lines.sort(key=lambda line: (line.rank is None, line.rank or 0, line.name))
     texts = [there.eps_text for there in at.values() if there is not None]
-    return Board(kind, data, texts[0] if texts else None, all(at[one.page] for one in sound), tuple(lines))
+    return Board(kind, data, texts[0] if texts else None, all(at[one.pages] for one in sound), tuple(lines))
 
 
 def _common_eps(found: Sequence[Sequence[Rated]]) -> float | None:
@@ -127,13 +127,14 @@ def _rated(one: Submission) -> list[Rated]:
     record = one.record
     if isinstance(record, Evaluation):
         return [
-            Rated(row.eps, row.eps_text, row.undetected, row.undetected_interval, row.n)
+            Rated(row.eps, row.eps_text, row.undetected, row.undetected_interval, row.n, row.unguarded)
             for row in record.worst_case
             if row.norm == "Linf" and row.undetected is not None and row.n
         ]
     if isinstance(record, Assessment):
+        clean = record.clean.accuracy.share
         return [
-            Rated(row.eps, row.eps_text, row.accuracy.share, row.accuracy.interval, row.accuracy.n)
+            Rated(row.eps, row.eps_text, row.accuracy.share, row.accuracy.interval, row.accuracy.n, clean)
             for row in record.worst_case
             if row.norm == "Linf" and row.accuracy.share is not None
         ]
@@ -161,17 +162,16 @@ def _line(one: Submission, rank: int | None, why: str, rated: Rated | None) -> B
     if isinstance(record, Evaluation):
         guard, clean = record.guard, record.clean
         what = f"{guard.backbone}, {told_size(guard.size)}, Cushion {guard.cushion}"
-        before = next((row.unguarded for row in record.worst_case if rated and row.eps == rated.eps), None)
         accepted, bounds = clean.tnr_reached, clean.intervals.get("tnr_reached")
         attacks = [cell.attack for cell in record.cells]
     elif isinstance(record, Assessment):
         what = f"{record.backbone}, {told_size(record.size)}, Cushion {record.cushion}"
-        before, accepted, bounds = record.clean.accuracy.share, None, None
+        accepted, bounds = None, None
         attacks = [tried.attack for tried in record.attacks]
     else:
         raise TypeError(type(record))
     controls, told = _controls(record.controls), ", ".join(dict.fromkeys(attacks))
-    return BoardLine(rank, why, one.name, one.page, what, rated, before, accepted, bounds, controls, told)
+    return BoardLine(rank, why, one.name, one.pages, what, rated, accepted, bounds, controls, told)
 
 
 def _controls(controls: Sequence[Control]) -> str:

@@ -13,7 +13,7 @@ from medaegis.experiments.tables import Entry
 
 # Figures that are coloured, with the ends of their scale in per cent.
 COLOURED = {
-    "auc": (50.0, 100.0),
+    "auc": (0.0, 100.0),
     "accuracy": (0.0, 100.0),
     "cosine_weights": (-100.0, 100.0),
     "cosine_reference": (-100.0, 100.0),
@@ -43,7 +43,7 @@ class HeatMap:
     """One metric over two axes.
 
     Attributes:
-        low, high: ends of the scale, in per cent; what lies beyond has the colour of the end.
+        low, high: ends of the scale, in per cent.
     """
 
     metric: str
@@ -125,8 +125,8 @@ def _cell(chapter: Chapter, entry: Entry | None) -> HeatCell | None:
 def level_of(metric: str, value: float) -> int:
     """Which of the colours a value in per cent has.
 
-    >>> [level_of("auc", value) for value in (20, 50, 75, 100)]
-    [0, 0, 5, 10]
+    >>> [level_of("cosine_weights", value) for value in (-100, 0, 50, 100)]
+    [0, 5, 8, 10]
     """
     low, high = COLOURED[metric]
-    return round((LEVELS - 1) * min(1.0, max(0.0, (value - low) / (high - low))))
+    return round((LEVELS - 1) * (value - low) / (high - low))

@@ -34,11 +34,11 @@ class Submission:
     """One folder that fits.
 
     Attributes:
-        name: of the folder; page: of its report in the site.
+        name: of the folder; pages: in the site, that of the report first, of a guard the verdict second.
     """
 
     name: str
-    page: str
+    pages: tuple[str, ...]
     record: Evaluation | Assessment | Analysis
 
 
@@ -70,13 +70,14 @@ def read_submissions(folder: Path) -> tuple[list[Submission], list[Refused], dic
         try:
             record, made = _read(child, name)
         except MedaegisError as error:
-            refused.append(Refused(name, f"{Path(error.source).name}: {error.problem}"))
+            file = "" if Path(error.source) == child else f"{Path(error.source).name}: "
+            refused.append(Refused(name, file + error.problem))
         except Exception as error:  # a record may fit field by field and still be none that pages can be made of
             refused.append(Refused(name, f"no page can be made of it ({type(error).__name__}: {error})"))
         else:
-            place = f"entries/{slug(child.name)}"
-            pages |= {f"{place}/{file}": data for file, data in made.items()}
-            found.append(Submission(name, f"{place}/{next(iter(made))}", record))
+            mine = {f"entries/{slug(child.name)}/{file}": data for file, data in made.items()}
+            pages |= mine
+            found.append(Submission(name, tuple(page for page in mine if page.endswith(".html")), record))
     return found, refused, pages
 
 
