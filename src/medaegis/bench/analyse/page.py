@@ -123,7 +123,7 @@ def write_analysis(study: Study, folder: Path, *, about: Mapping[str, Any]) -> P
         replace_file(folder / f"{entry.name}.svg", drawn.svg)
         replace_file(folder / f"{entry.name}.png", drawn.png)
         shown[entry.name] = drawn.png
-    page = _page(Analysis.model_validate_json(record), shown)
+    page = _page(Analysis.model_validate_json(record), shown, in_folder=True)
     replace_file(folder / "analysis.safetensors", safetensors.torch.save(arrays(study)))
     replace_file(folder / RECORD, record.encode())
     replace_file(folder / "analysis.html", page.encode())
@@ -147,12 +147,12 @@ def rewrite_page(folder: Path, out_html: Path) -> Analysis:
             shown[entry.name] = read_file(file, limit=MOST_BYTES)
             if not shown[entry.name].startswith(b"\x89PNG\r\n\x1a\n"):
                 raise ArtefactError(file, "is no PNG", AGAIN)
-    replace_file(out_html, _page(found, shown).encode())
+    replace_file(out_html, _page(found, shown, in_folder=False).encode())
     return found
 
 
-def _page(found: Analysis, pictures: Mapping[str, bytes]) -> str:
-    """The page of a record and its figures, PNG by name."""
+def _page(found: Analysis, pictures: Mapping[str, bytes], *, in_folder: bool) -> str:
+    """The page of a record and its figures, PNG by name; in the folder it names the files beside it."""
     shown = [
         (entry, "data:image/png;base64," + base64.b64encode(pictures[entry.name]).decode())
         for entry in ENTRIES
@@ -161,7 +161,13 @@ def _page(found: Analysis, pictures: Mapping[str, bytes]) -> str:
     return (
         page_environment()
         .get_template("analysis.html.j2")
-        .render(shown=shown, facts=_facts(found), findings=_findings(found), has_head=found.direction is not None)
+        .render(
+            shown=shown,
+            facts=_facts(found),
+            findings=_findings(found),
+            has_head=found.direction is not None,
+            in_folder=in_folder,
+        )
     )
 
 

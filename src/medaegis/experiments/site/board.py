@@ -100,7 +100,7 @@ def _board(kind: str, data: str, submissions: Sequence[Submission]) -> Board:
     doubts = {one.pages: _doubt(one) for one in submissions}
     rated = {one.pages: _rated(one) for one in submissions}
     sound = [one for one in submissions if not doubts[one.pages]]
-    eps = _common_eps([rated[one.pages] for one in sound or submissions])
+    eps = _common_eps([rated[one.pages] for one in sound or submissions])  # no rank: what can be shown side by side
     at = {pages: next((r for r in found if r.eps == eps), None) for pages, found in rated.items()}
     best_first = 1 if kind == "guards" else -1
     shares = sorted(best_first * there.share for one in sound if (there := at[one.pages]) is not None)
@@ -113,7 +113,9 @@ def _board(kind: str, data: str, submissions: Sequence[Submission]) -> Board:
         lines.append(_line(one, rank, why, mine))
     lines.sort(key=lambda line: (line.rank is None, line.rank or 0, line.name))
     texts = [there.eps_text for there in at.values() if there is not None]
-    return Board(kind, data, texts[0] if texts else None, all(at[one.pages] for one in sound), tuple(lines))
+    return Board(
+        kind, data, texts[0] if texts else None, all(at[one.pages] for one in sound or submissions), tuple(lines)
+    )
 
 
 def _common_eps(found: Sequence[Sequence[Rated]]) -> float | None:

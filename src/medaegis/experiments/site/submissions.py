@@ -71,9 +71,9 @@ def read_submissions(folder: Path) -> tuple[list[Submission], list[Refused], dic
             record, made = _read(child, name)
         except MedaegisError as error:
             file = "" if Path(error.source) == child else f"{Path(error.source).name}: "
-            refused.append(Refused(name, file + error.problem))
+            refused.append(Refused(name, (file + error.problem).replace(f"{child}/", "")))
         except Exception as error:  # a record may fit field by field and still be none that pages can be made of
-            refused.append(Refused(name, f"no page can be made of it ({type(error).__name__}: {error})"))
+            refused.append(Refused(name, f"no page can be made of it ({type(error).__name__})"))
         else:
             mine = {f"entries/{slug(child.name)}/{file}": data for file, data in made.items()}
             pages |= mine
