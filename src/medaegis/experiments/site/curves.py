@@ -47,7 +47,9 @@ def curves(chapter: Chapter) -> list[Curves]:
     points = [
         entry
         for entry in chapter.made
-        if entry.metric == metric and entry.value is not None and entry.place.get("eps") in sizes
+        if entry.metric == metric
+        and (entry.value is not None or entry.printed is not None)
+        and entry.place.get("eps") in sizes
     ]
     axes = {axis: tuple(dict.fromkeys(entry.place[axis] for entry in points if entry.place.get(axis))) for axis in AXES}
     if len(axes.pop("eps")) < 2:

@@ -1,4 +1,4 @@
-"""The folder of a site: what may be replaced, names for its files, and the style that all its pages share."""
+"""The folder of a site: what may be replaced, names for its files, and what all its pages share."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from importlib import resources
 from pathlib import Path
 
 import matplotlib as mpl
+from jinja2 import Environment
+from markupsafe import Markup, escape
 
+from medaegis.bench.report.pages import page_environment
 from medaegis.errors import ArtefactError
 from medaegis.plainjson import decode_json, encode_json
 from medaegis.safefiles import check_place, listed, put_in_place, read_file
@@ -50,6 +53,26 @@ def style() -> bytes:
         ink = "#000" if luminance(red, green, blue) > 0.179 else "#fff"  # where both contrast alike (WCAG 2.2)
         rules.append(f".h{level} {{ background: #{red:02x}{green:02x}{blue:02x}; color: {ink}; }}\n")
     return "".join(rules).encode()
+
+
+def site_environment() -> Environment:
+    """Templates of the site, with a filter for code in words."""
+    environment = page_environment(__package__ or "")
+    environment.filters["in_code"] = in_code
+    return environment
+
+
+def in_code(text: str) -> Markup:
+    """What stands between backticks as code, all else as text.
+
+    >>> in_code("by `bench <run>`")
+    Markup('by <code>bench &lt;run&gt;</code>')
+    """
+    parts = text.split("`")
+    paired = len(parts) % 2 == 1
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if k % 2 and paired else escape(part) for k, part in enumerate(parts)
+    )
 
 
 def luminance(red: int, green: int, blue: int) -> float:

@@ -23,7 +23,7 @@ _FIRST = (("defence", "attack"), ("learned_from", "attack"), ("attack", "referen
 
 @dataclass(frozen=True)
 class HeatCell:
-    """One number: as text, its colour from 0 to `LEVELS` - 1, and the page of its cell."""
+    """One number: as text, its colour from 0 to `LEVELS` - 1, and the page of its cell, that of the first seed."""
 
     text: str
     level: int
@@ -68,12 +68,12 @@ def heat_maps(chapter: Chapter) -> list[HeatMap]:
         for down, across in pairs:
             rest = [axis for axis in axes if _is_free(entries, axis, (down, across))]
             columns = _names(entries, across)
-            grouped: dict[str, list[Entry]] = {}
+            grouped: dict[tuple[str, ...], list[Entry]] = {}
             for entry in entries:
-                grouped.setdefault(", ".join(filter(None, map(entry.place.get, rest))), []).append(entry)
+                grouped.setdefault(tuple(entry.place.get(axis, "") for axis in rest), []).append(entry)
             if any(_has_square(some, down, across) for some in grouped.values()):
-                groups = tuple(_group(chapter, name, some, down, across, columns) for name, some in grouped.items())
-                if not any(_same_cells(groups, other.groups) for other in found):
+                groups = tuple(_group(chapter, place, some, down, across, columns) for place, some in grouped.items())
+                if not any(other.metric == metric and _same_cells(groups, other.groups) for other in found):
                     found.append(HeatMap(metric, down, across, columns, groups, low, high))
     return found
 
@@ -105,13 +105,13 @@ def _same_cells(one: Sequence[HeatGroup], other: Sequence[HeatGroup]) -> bool:
 
 
 def _group(
-    chapter: Chapter, name: str, entries: Sequence[Entry], down: str, across: str, columns: Sequence[str]
+    chapter: Chapter, place: Sequence[str], entries: Sequence[Entry], down: str, across: str, columns: Sequence[str]
 ) -> HeatGroup:
     places = {(entry.place.get(down), entry.place.get(across)): entry for entry in entries}
     rows = tuple(
         (row, tuple(_cell(chapter, places.get((row, column))) for column in columns)) for row in _names(entries, down)
     )
-    return HeatGroup(name, rows)
+    return HeatGroup(", ".join(filter(None, place)), rows)
 
 
 def _cell(chapter: Chapter, entry: Entry | None) -> HeatCell | None:

@@ -9,17 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment
-from markupsafe import Markup, escape
 
 from medaegis.bench.analyse.record import Analysis
-from medaegis.bench.report.pages import page_environment
 from medaegis.errors import ConfigError
 from medaegis.experiments.paper import paper_of, presets
 from medaegis.experiments.schema import AXES, read_experiment
 from medaegis.experiments.site.board import boards
 from medaegis.experiments.site.chapter import Chapter, page_name, share_of_time
 from medaegis.experiments.site.curves import IN_WORDS, curves
-from medaegis.experiments.site.files import STYLE, replace_site, style
+from medaegis.experiments.site.files import STYLE, replace_site, site_environment, style
 from medaegis.experiments.site.heat import heat_maps
 from medaegis.experiments.site.submissions import Refused, Submission, read_submissions
 from medaegis.experiments.store import ExperimentStore, Found, Use
@@ -58,8 +56,7 @@ def write_site(
     """
     chapters, unnamed = _chapters(store, files)
     submissions, refused, pages = ([], [], {}) if entries is None else read_submissions(entries)
-    environment = page_environment(__package__ or "")
-    environment.filters["in_code"] = in_code
+    environment = site_environment()
     made: dict[str, bytes] = {STYLE: style(), **pages}
     for chapter in chapters:
         made |= _chapter_pages(environment, chapter)
@@ -109,7 +106,7 @@ def _front(
 def _chapter_pages(environment: Environment, chapter: Chapter) -> dict[str, bytes]:
     """The page of an experiment, its figures, and a page for each cell."""
     drawn = curves(chapter)
-    told: dict[str, Any] = {"chapter": chapter, "page_name": page_name, "root": "../"}
+    told: dict[str, Any] = {"chapter": chapter, "root": "../"}
     varying = chapter.varying
     cells = [_cell_line(chapter, place, there, varying) for place, there in chapter.found.items()]
     page = environment.get_template("experiment.html.j2").render(
@@ -159,19 +156,6 @@ def _cell_line(chapter: Chapter, place: str, there: Found, varying: set[str]) ->
         current,
         there.about["created"][:10],
         seconds,
-    )
-
-
-def in_code(text: str) -> Markup:
-    """What stands between backticks as code, all else as text.
-
-    >>> in_code("by `bench <run>`")
-    Markup('by <code>bench &lt;run&gt;</code>')
-    """
-    parts = text.split("`")
-    paired = len(parts) % 2 == 1
-    return Markup("").join(
-        Markup("<code>{}</code>").format(part) if k % 2 and paired else escape(part) for k, part in enumerate(parts)
     )
 
 

@@ -7,26 +7,22 @@ from __future__ import annotations
 
 import stat
 import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from medaegis.bench.analyse.page import rewrite_page
 from medaegis.bench.analyse.record import Analysis
 from medaegis.bench.records.archive import UNFINISHED, read_evaluation
 from medaegis.bench.records.assessment import Assessment, read_assessment
 from medaegis.bench.records.evaluation import Evaluation
-from medaegis.bench.report.pages import page_environment
 from medaegis.bench.report.report import write_report
 from medaegis.bench.report.robustness import robustness_figure
 from medaegis.bench.report.verdict import write_verdict
 from medaegis.errors import ArtefactError, ConfigError, DataError, MedaegisError
-from medaegis.experiments.site.files import slug
+from medaegis.experiments.site.files import site_environment, slug
 
 RECORDS = {"evaluation.json": "guard", "assessment.json": "classifier", "analysis.json": "analysis"}
 MOST_BYTES = 2**30  # of a file in an entry
-ASSESSMENT = "assessment.html.j2"
 
 
 @dataclass(frozen=True)
@@ -104,6 +100,5 @@ def _read(folder: Path, name: str) -> tuple[Evaluation | Assessment | Analysis, 
             return rewrite_page(folder, page), {page.name: page.read_bytes()}
     assessment = read_assessment(folder)
     figure = robustness_figure(assessment).svg
-    told: Mapping[str, Any] = {"name": name, "found": assessment, "root": "../../"}
-    text = page_environment(__package__ or "").get_template(ASSESSMENT).render(**told)
+    text = site_environment().get_template("assessment.html.j2").render(name=name, found=assessment, root="../../")
     return assessment, {"assessment.html": text.encode(), "robust-accuracy.svg": figure}
