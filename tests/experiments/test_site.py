@@ -1,5 +1,6 @@
 """The site of a store, read by a parser of its own: links, figures, escapes, what it replaces and leaves alone."""
 
+import doctest
 import json
 import re
 import shutil
@@ -18,6 +19,7 @@ from tests.experiments.small import figures, run, written
 from medaegis.errors import ArtefactError, ConfigError
 from medaegis.experiments.plan import cells_of
 from medaegis.experiments.schema import read_experiment
+from medaegis.experiments.site import files, heat
 from medaegis.experiments.site.chapter import page_name
 from medaegis.experiments.site.files import LIST, check_site, luminance, replace_site, slug, style
 from medaegis.experiments.site.site import write_site
@@ -76,8 +78,8 @@ class Document(HTMLParser):
 
 def build(folder: Path, store: Path, file: Path | None = None, entries: Path | None = None):
     with ExperimentStore(store) as kept:
-        files = [] if file is None else [(file.stem, file)]
-        return write_site(kept, folder, files=files, entries=entries)
+        named = [] if file is None else [(file.stem, file)]
+        return write_site(kept, folder, files=named, entries=entries)
 
 
 @pytest.fixture(scope="module")
@@ -364,8 +366,28 @@ def test_the_command_tells_what_it_left_out(made, whole, tmp_path):
         build(tmp_path / "d", whole[1], entries=tmp_path / "none")
 
 
+@pytest.mark.parametrize("module", [files, heat], ids=str)
+def test_the_examples_hold(module):
+    assert doctest.testmod(module).failed == 0
+    assert doctest.testmod(module).attempted
+
+
+def test_a_task_is_shared_by_the_figures_that_stand_alone(tmp_path):
+    """Figures that were counted anew under another key, and those that are not done yet, have no share."""
+    file, folder = invent(tmp_path)
+    first, *others = cells_of(read_experiment(file, "smoke"))
+    with ExperimentStore(folder, write=True) as store:
+        task = SimpleNamespace(key="d" * 32, kind="figures")
+        uses = [(task.key, "c" * 32, "classifier"), ("e" * 32, "c" * 32, "classifier")]
+        store.put(task, None, figures_of(first.name), seconds=1.0, at="2026-03-15T09:20:00+00:00")
+        store.tell("invented", "smoke", {first.name: (task.key, first.settings)}, {}, uses)
+        store.tell("invented", "smoke", {others[-1].name: ("e" * 32, others[-1].settings)}, {})
+        found = store.uses("invented", "smoke")
+    assert {use.users for uses in found.values() for use in uses if use.kind == "classifier"} == {len(others)}
+
+
 def test_no_two_texts_have_one_name_and_every_name_is_safe():
-    texts = ["aegis-table3-smoke", "../<b>", "b-ca9ad7c2", "", ".", "Ä", "A", "a", "x" * 300, "\udcff", "a/b", "a b"]
+    texts = ["aegis-table3-smoke", "../<b>", "b-9f46aef2", "", ".", "Ä", "A", "a", "x" * 300, "\udcff", "a/b", "a b"]
     names = [slug(text) for text in texts]
     assert len(set(names)) == len(texts)
     assert all(re.fullmatch(r"[a-z0-9-]{1,64}", name) for name in names)

@@ -61,7 +61,7 @@ class Use:
 
     Attributes:
         seconds: it took; at: when it was done. None where it was not done into this store.
-        users: how many keys of figures in this store came from it.
+        users: how many keys of finished figures, that stand in a cell of this store, came from it.
     """
 
     key: str
@@ -250,14 +250,15 @@ class ExperimentStore(Pieces):
         """Key of a cell's figures -> the tasks that they came from, none before those that it needs."""
         if not self._rows("SELECT 1 FROM sqlite_master WHERE name = 'uses'"):
             return {}
-        users = dict(self._rows("SELECT task, COUNT(*) FROM uses GROUP BY task"))
+        finished = "key IN (SELECT key FROM cells) AND key IN (SELECT key FROM figures)"
+        users = dict(self._rows(f"SELECT task, COUNT(*) FROM uses WHERE {finished} GROUP BY task"))
         query = (
             "SELECT uses.key, task, title, seconds, at FROM uses LEFT JOIN made ON made.key = task WHERE uses.key IN "
             "(SELECT key FROM cells WHERE experiment = ? AND scale = ?) ORDER BY uses.rowid"
         )
         found: dict[str, list[Use]] = {}
         for key, task, title, seconds, at in self._rows(query, experiment, scale):
-            found.setdefault(key, []).append(Use(task, title, seconds, at, users[task]))
+            found.setdefault(key, []).append(Use(task, title, seconds, at, users.get(task, 0)))
         return found
 
     # ---- the index

@@ -32,7 +32,7 @@ def slug(text: str) -> str:
     >>> slug("aegis-table3-smoke")
     'aegis-table3-smoke'
     >>> slug("../<b>")
-    'b-ca9ad7c2'
+    'b-9f46aef2'
     """
     if re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", text) and len(text) <= 60 and not re.search(r"-[0-9a-f]{8}$", text):
         return text
