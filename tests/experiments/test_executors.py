@@ -13,8 +13,9 @@ import pytest
 from tests.cli.shop import call
 from tests.experiments.small import cells, figures, run, written
 
+from medaegis.bench.code import code_fingerprint
 from medaegis.errors import ConfigError
-from medaegis.experiments.cluster import OnRay
+from medaegis.experiments.cluster import OnRay, _work
 from medaegis.experiments.processes import Processes
 from medaegis.experiments.tables import differences
 from medaegis.experiments.tasks import everything
@@ -90,6 +91,21 @@ def short(monkeypatch):
     with tempfile.TemporaryDirectory(prefix="r", dir="/tmp") as folder:
         monkeypatch.setenv("TMPDIR", folder)
         yield Path(folder)
+
+
+def test_a_defect_in_a_worker_is_raised_with_where_it_happened(cache, tmp_path):
+    planned = cells(written(tmp_path, ("medaegis.experiments.tiny:network", "tests.experiments.deadly:breaks")))
+    with pytest.raises(ZeroDivisionError) as found:
+        run(planned, tmp_path / "store", executor=Processes(2))
+    assert "deadly.py" in found.value.__notes__[0]
+    assert not workers()
+
+
+def test_a_machine_of_the_cluster_that_cannot_do_the_work_says_so():
+    answer, _ = _work(b"", {}, {}, "none", "cpu", "another", None)
+    assert "another medaegis" in str(answer)
+    answer, _ = _work(b"", {}, {}, "none", "cuda:77", code_fingerprint(), None)
+    assert "device 'cuda:77'" in str(answer)
 
 
 def test_a_ray_cluster_gives_the_same_bits_though_a_worker_is_killed(whole, tmp_path, short, monkeypatch):

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -174,7 +175,11 @@ def test_a_guard_tells_of_a_training_that_ended_itself(tmp_path, monkeypatch):
     areas = iter([0.0, 0.5, 0.0, 0.0, 0.0, 0.0])  # at 64/256: the first Shield turns unsound at its second look
 
     def look(*_args, **_options):
-        return lambda shield: {"auroc_4": 0.9, "auroc_8": 0.8, "auroc_16": 0.7, "auroc_64": next(areas)}
+        def at(shield):
+            area = next(areas)
+            return {"auroc_4": 0.9, "auroc_8": 0.8, "auroc_16": 0.7, "auroc_64": area, "passing_64": 1 - area}
+
+        return at
 
     monkeypatch.setattr(fitting, "robustness", look)
     told = []
@@ -280,9 +285,18 @@ def test_recipes():
 
 
 def test_a_shield_that_stands_where_none_can_is_not_sound():
-    assert soundness({"auroc_4": 0.9, "auroc_16": 0.8, "auroc_64": 0.01}) == 0.8
-    assert soundness({"auroc_4": 0.9, "auroc_16": 0.9, "auroc_64": 0.05}) is None
-    assert soundness({"auroc_4": 1.0, "auroc_16": 1.0, "auroc_64": 0.9}) is None
+    assert soundness({"auroc_4": 0.9, "auroc_16": 0.8, "auroc_64": 0.01, "passing_64": 0.97}) == 0.8
+    assert soundness({"auroc_4": 1.0, "auroc_16": 1.0, "auroc_64": 0.9, "passing_64": 0.0}) is None
+    # Some images of the class are so extreme that no attacked one ranks above them; all the same all pass.
+    assert soundness({"auroc_4": 0.9, "auroc_16": 0.7, "auroc_64": 0.06, "passing_64": 0.95}) == 0.7
+    # One in eight is withheld even at 64/256, though the others rank above every genuine image.
+    assert soundness({"auroc_4": 0.9, "auroc_16": 0.7, "auroc_64": 0.01, "passing_64": 0.87}) is None
+
+
+@torch.no_grad()
+def _margins(classifier, dataset):
+    logits = classifier(dataset.pixels())
+    return logits[:, 1] - logits[:, 0], dataset.labels
 
 
 def test_the_look_at_robustness_is_an_auroc(monkeypatch):
@@ -306,7 +320,13 @@ def test_the_look_at_robustness_is_an_auroc(monkeypatch):
 
     seen = look(Margin(1.0))
     assert seen["auroc_0"] > 0.95
-    assert seen["auroc_64"] < seen["auroc_0"]
-    assert look(Margin(0.0)) == {"auroc_0": 0.5, "auroc_64": 0.5}
+    assert seen["auroc_64"] < seen["auroc_0"] == seen["auroc_clean"]
+    assert seen["passing_64"] > seen["passing_0"]
+    logits, labels = _margins(classifier, dataset.subset(split.val))
+    genuine, foreign = logits[labels == 1][:24].sort().values, logits[labels == 0][:8]
+    lowest = genuine[len(genuine) - math.ceil(0.9 * len(genuine))]
+    assert seen["passing_0"] == float((foreign >= lowest).double().mean())
+    same = {"auroc_clean": 0.5, "auroc_0": 0.5, "passing_0": 1.0, "auroc_64": 0.5, "passing_64": 1.0}
+    assert look(Margin(0.0)) == same
     with pytest.raises(DataError, match="no validation image"):
         robustness(classifier, parse_cushion("none"), dataset.subset(dataset.labels == 0), 1)

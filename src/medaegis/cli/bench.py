@@ -147,11 +147,12 @@ def run(
     Figures are the same to the last bit however many tasks are done at a time, here or on Ray. Exit code 0 also where
     --limit-minutes left something to do; how much is said.
     """
-    from medaegis.experiments.estimate import passes_by_key
+    from medaegis.experiments.estimate import passes_of
     from medaegis.experiments.run import run_plan
     from medaegis.experiments.store import ExperimentStore
+    from medaegis.experiments.tasks import everything
 
-    (name, experiment), place = _read(file, scale), device_of(device)
+    (name, experiment), place = _read(file, scale), device_of(device, here=on is Where.here)
     with ExperimentStore(store, write=True) as kept, console.progress("Running") as progress:
         cells = _planned(experiment, data, place, threads, progress)
         done = run_plan(
@@ -161,7 +162,7 @@ def run(
             kept,
             device=str(place),
             command=_told_command(context, data),
-            passes=passes_by_key(_estimates(cells, place)),
+            passes={task.key: passes_of(task) for task in everything(cells)},
             minutes=limit_minutes,
             executor=_executor(on, workers, threads, gpu_share, place),
             progress=progress,

@@ -138,11 +138,11 @@ def eps_list(text: str) -> list[tuple[str, float]]:
     return [(part, parse_eps(part)) for part in comma_separated(text, "--eps")]
 
 
-def device_of(name: str) -> torch.device:
-    """The device of `--device`, asked before anything is read."""
+def device_of(name: str, *, here: bool = True) -> torch.device:
+    """The device of `--device`, asked before anything is read; not `here`: that of other machines."""
     from medaegis.models.hardware import pick_device
 
-    return pick_device(name)
+    return pick_device(name, here=here)
 
 
 def factory(spec: str | None) -> Callable[..., nn.Module] | None:

@@ -17,11 +17,12 @@ from typing import Any
 
 from medaegis.artefact_files import MANIFEST
 from medaegis.bench.code import code_fingerprint
-from medaegis.errors import ConfigError, MedaegisError
+from medaegis.errors import ConfigError
 from medaegis.experiments.schedule import RETRIES, Report, do, packed, scheduled, sources_of, unpacked
 from medaegis.experiments.store import Pieces
 from medaegis.experiments.tasks import Source, Task
 from medaegis.experiments.work import Made, Workshop
+from medaegis.models.hardware import pick_device
 from medaegis.progress import Progress
 from medaegis.safefiles import put_in_place
 
@@ -112,7 +113,7 @@ class _Cluster:
             except self.ray.exceptions.RayError as error:
                 remedy = "look at its memory and at the machine's; what is finished is kept"
                 raise ConfigError(task.title, f"its worker died {RETRIES + 1} times ({error})", remedy) from None
-            if isinstance(answer, MedaegisError):
+            if isinstance(answer, Exception):
                 raise answer
             if parcel is not None:
                 put_in_place(self.workshop.pieces.folder_of(task), parcel)
@@ -161,11 +162,15 @@ def _work(
     device: str,
     code: str,
     queue: Any,
-) -> tuple[Made | MedaegisError, Parcel | None]:
+) -> tuple[Made | Exception, Parcel | None]:
     """Do a task on what was sent; what it gave, and the folder that it wrote, if it is one that writes its own."""
     if code_fingerprint() != code:
         problem = f"the machine {socket.gethostname()} has another medaegis than the one that owns the store"
         return ConfigError("--on ray", problem, "install the same one on every machine of the cluster"), None
+    try:
+        pick_device(device)
+    except ConfigError as error:
+        return error, None
     ray = _ray()
     _SOURCES.update({name: ray.get(refs[0]) for name, refs in sources.items() if name not in _SOURCES})
     if (scratch, device) not in _WORKSHOPS:

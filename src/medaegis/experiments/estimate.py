@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import prod
 
@@ -123,11 +123,6 @@ def total(estimates: Iterable[Estimate]) -> Estimate:
         max((one.memory for one in every), default=0.0),
         sum(one.disk for one in every),
     )
-
-
-def passes_by_key(estimates: Mapping[str, Estimate]) -> dict[str, int]:
-    """For `run_plan`."""
-    return {key: one.passes for key, one in estimates.items()}
 
 
 def _backbone(task: Task) -> str:

@@ -12,7 +12,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from medaegis.errors import ConfigError, MedaegisError
+from medaegis.errors import ConfigError
 from medaegis.experiments.schedule import RETRIES, Report, do, packed, scheduled, sources_of, unpacked
 from medaegis.experiments.store import Pieces
 from medaegis.experiments.tasks import Source, Task
@@ -74,7 +74,7 @@ class _Workers:
             except (EOFError, OSError):
                 self.workers[place] = self._replaced(worker)
                 continue
-            if isinstance(answer, MedaegisError):
+            if isinstance(answer, Exception):
                 raise answer
             if isinstance(answer, Made):
                 assert worker.task is not None, "only a task is answered"
@@ -145,7 +145,7 @@ def _serve(pipe: Connection[Any, Any]) -> None:
         sources, root, device = pickle.loads(pipe.recv_bytes())
         workshop = Workshop(Pieces(root), device)
 
-        def send(answer: Made | MedaegisError | Report) -> None:
+        def send(answer: Made | Exception | Report) -> None:
             pipe.send_bytes(pickle.dumps(answer))
 
         while True:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import pickle
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -35,7 +36,8 @@ class Pool(Protocol):
         """Wait a moment for tasks to end; those that did.
 
         Raises:
-            MedaegisError: what a task ran into, or its workers keep dying.
+            Exception: what a task ran into.
+            ConfigError: its workers keep dying.
         """
         ...
 
@@ -65,8 +67,8 @@ def _is_ready(task: Task, *open_ones: Mapping[str, object]) -> bool:
     return not any(other.key in some for other in task.needs.values() for some in open_ones)
 
 
-def do(workshop: Workshop, task: Task, report: Callable[[Report], None]) -> Made | MedaegisError:
-    """What a worker does: the task, with a report once in a while; an error is an answer, the worker goes on."""
+def do(workshop: Workshop, task: Task, report: Callable[[Report], None]) -> Made | Exception:
+    """What a worker does: the task, with a report once in a while; an error is an answer, for the owner to raise."""
     said = [-REPORT_SECONDS]
 
     def progress(done: int, total: int, message: str) -> None:
@@ -77,6 +79,9 @@ def do(workshop: Workshop, task: Task, report: Callable[[Report], None]) -> Made
     try:
         return workshop.make(task, progress)
     except MedaegisError as error:
+        return error
+    except Exception as error:
+        error.add_note(traceback.format_exc())  # where it happened stays behind in this process
         return error
 
 

@@ -8,7 +8,9 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 WATCHED_EPS = (4, 8, 16, 64)  # of 256; at 64 a sound attack must win, or gradients are masked
-MASKED = 0.02  # AUROC at the largest watched eps above which a Shield is taken to hide its gradients
+WATCHED_TNR = 0.9  # share of clean images that pass, where it is asked how many attacked ones do
+PASSES = 0.9  # share of attacked images that must pass at the largest watched eps, or gradients are masked
+MASKED = 0.02  # AUROC there above which the Shield of an older guard, whose looks told no share, is taken to mask them
 LOOKS = 16  # at robustness during one training; one of fewer updates gets none
 BETWEEN_LOOKS = 10  # updates at least: a look takes as long as ten of them
 FIT_AGAIN = "Fit again with another --seed, with more images or with another number of --updates (default 2880)"
@@ -18,9 +20,12 @@ def soundness(seen: Mapping[str, float]) -> float | None:
     """Rank of a look: AUROC at the largest eps but one; None where not even the largest eps gets everything through.
 
     At 64/256 an attacker can paint almost any picture. A Shield that stands there has learned to lead short attacks
-    astray, in training and in the look alike; longer or other ones would break it.
+    astray, in training and in the look alike; longer or other ones would break it. What counts is what passes: where
+    some images of the class are extreme, as of severe disease, attacked ones need not rank above these.
     """
-    return None if seen[f"auroc_{WATCHED_EPS[-1]}"] > MASKED else seen[f"auroc_{WATCHED_EPS[-2]}"]
+    passing, area = seen.get(f"passing_{WATCHED_EPS[-1]}"), seen[f"auroc_{WATCHED_EPS[-1]}"]
+    masked = area > MASKED if passing is None else passing < PASSES
+    return None if masked else seen[f"auroc_{WATCHED_EPS[-2]}"]
 
 
 def reached(seen: Mapping[str, float]) -> str:

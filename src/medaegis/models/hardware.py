@@ -9,8 +9,11 @@ import torch
 from medaegis.errors import ConfigError
 
 
-def pick_device(name: str = "auto") -> torch.device:
+def pick_device(name: str = "auto", *, here: bool = True) -> torch.device:
     """The device of that name; "auto" takes a CUDA device if there is one, else the CPU.
+
+    Args:
+        here: whether this machine must have it.
 
     Raises:
         ConfigError: not a device, or not there.
@@ -19,7 +22,8 @@ def pick_device(name: str = "auto") -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
+        if here:
+            torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         message = str(error).splitlines()[0]
         raise ConfigError(
