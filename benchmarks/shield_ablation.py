@@ -2,8 +2,9 @@
 
     python -m benchmarks.shield_ablation runs/classifier chest-xray:PATH --out benchmarks/results/shield-ablation.jsonl
 
-One JSON line per look: variant, update, seconds of training, AUROC on clean validation images against attacked ones (20
-steps on the Shield's logit) at 4, 8, 16 and 64 of 256. A killed run goes on where it was; finished variants stay.
+One JSON line per look: variant, update, seconds of training, AUROC on clean validation images of the class against
+those of the others before and after an attack (20 steps on the Shield's logit) at 4, 8, 16 and 64 of 256, and how many
+attacked ones pass. A killed run goes on where it was; finished variants stay.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ def variants(taps: tuple[str, ...]) -> dict[str, dict[str, Any]]:
         "batch of 32": {"batch_size": 32},
         "width 48": {"width": 48},
         "eps of now only": {"eps_below": 0.0},
+        "eps up to 8 of 256": {"eps_end": 8 / 256},
         "no average of the weights": {"average": 0.0},
         "half of the attacks are WB": {"classifier_share": 0.5},
     }
