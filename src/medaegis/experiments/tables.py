@@ -144,7 +144,7 @@ class TablePage:
 
     def html(self) -> str:
         """As one page that needs nothing else."""
-        head = "".join(f"<th>{escape(word)}</th>" for word in (*self.axes, *self.heads))
+        head = "".join(f'<th scope="col">{escape(word)}</th>' for word in (*self.axes, *self.heads))
         body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row.words)}</tr>\n" for row in self.rows)
         notes = "".join(f"<li>{escape(note)}</li>" for note in self.notes)
         about = "".join(f"<p>{escape(text)}</p>" for text in self.about)
