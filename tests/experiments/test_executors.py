@@ -112,6 +112,7 @@ def test_a_ray_cluster_gives_the_same_bits_though_a_worker_is_killed(whole, tmp_
     ray = pytest.importorskip("ray")
     planned, store = whole
     monkeypatch.setattr("tempfile.tempdir", None)
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # else its workers starve beside other tests
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     try:
         killed = []
