@@ -14,10 +14,5 @@ def kills(classes):
     return network(classes)
 
 
-def breaks(classes):
-    """Fails as only a defect does."""
-    return 1 / 0
-
-
 def refuses(classes):
     raise ConfigError("network", "will not be built", "take another")

@@ -6,6 +6,7 @@ import random
 import signal
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -17,8 +18,11 @@ from medaegis.bench.code import code_fingerprint
 from medaegis.errors import ConfigError
 from medaegis.experiments.cluster import OnRay, _work
 from medaegis.experiments.processes import Processes
+from medaegis.experiments.store import Pieces
 from medaegis.experiments.tables import differences
 from medaegis.experiments.tasks import everything
+from medaegis.experiments.work import Workshop
+from medaegis.progress import silent
 
 
 def workers(of=None):
@@ -93,11 +97,12 @@ def short(monkeypatch):
         yield Path(folder)
 
 
-def test_a_defect_in_a_worker_is_raised_with_where_it_happened(cache, tmp_path):
-    planned = cells(written(tmp_path, ("medaegis.experiments.tiny:network", "tests.experiments.deadly:breaks")))
-    with pytest.raises(ZeroDivisionError) as found:
-        run(planned, tmp_path / "store", executor=Processes(2))
-    assert "deadly.py" in found.value.__notes__[0]
+def test_a_defect_in_a_worker_is_raised_with_where_it_happened(whole, tmp_path):
+    planned, _ = whole
+    unknown = replace(next(everything(planned)), kind="unknown")
+    with pytest.raises(KeyError) as found:
+        list(Processes(2)([unknown], Workshop(Pieces(tmp_path)), lambda task: silent))
+    assert "work.py" in found.value.__notes__[0]
     assert not workers()
 
 
