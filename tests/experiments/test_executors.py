@@ -5,7 +5,6 @@ import os
 import random
 import signal
 import tempfile
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,8 +14,8 @@ from tests.cli.shop import call
 from tests.experiments.small import cells, figures, run, written
 
 from medaegis.bench.code import code_fingerprint
-from medaegis.errors import ConfigError
-from medaegis.experiments.cluster import OnRay, _work
+from medaegis.errors import ArtefactError, ConfigError
+from medaegis.experiments.cluster import OnRay, _unpack, _work
 from medaegis.experiments.processes import Processes
 from medaegis.experiments.store import Pieces
 from medaegis.experiments.tables import differences
@@ -140,11 +139,16 @@ def test_a_ray_cluster_gives_the_same_bits_though_a_worker_is_killed(whole, tmp_
     assert list(mine.iterdir()) == []
 
 
+def test_a_folder_that_came_and_cannot_be_written_is_told(tmp_path):
+    (tmp_path / "file").write_text("no folder", encoding="utf-8")
+    with pytest.raises(ArtefactError, match="could not be written"):
+        _unpack(tmp_path / "file" / "key", {"manifest.json": b"{}"})
+
+
 def test_options_of_the_command_line(tmp_path):
     found = call("bench", "run", "aegis-table2", "--on", "ray", "--workers", "2", "--store", tmp_path / "s")
     assert found.exit_code == 2
     assert "--workers" in found.stderr
-    began = time.monotonic()
     found = call("bench", "run", "aegis-table2", "--workers", "0", "--store", tmp_path / "s")
     assert found.exit_code == 2
-    assert time.monotonic() - began < 60
+    assert not (tmp_path / "s").exists()

@@ -153,6 +153,7 @@ def run(
     from medaegis.experiments.tasks import everything
 
     (name, experiment), place = _read(file, scale), device_of(device, here=on is Where.here)
+    executor = _executor(on, workers, threads, gpu_share, place)
     with ExperimentStore(store, write=True) as kept, console.progress("Running") as progress:
         cells = _planned(experiment, data, place, threads, progress)
         done = run_plan(
@@ -164,7 +165,7 @@ def run(
             command=_told_command(context, data),
             passes={task.key: passes_of(task) for task in everything(cells)},
             minutes=limit_minutes,
-            executor=_executor(on, workers, threads, gpu_share, place),
+            executor=executor,
             progress=progress,
         )
     if as_json:

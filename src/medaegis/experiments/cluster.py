@@ -17,14 +17,14 @@ from typing import Any
 
 from medaegis.artefact_files import MANIFEST
 from medaegis.bench.code import code_fingerprint
-from medaegis.errors import ConfigError
+from medaegis.errors import ArtefactError, ConfigError
 from medaegis.experiments.schedule import RETRIES, Report, do, packed, scheduled, sources_of, unpacked
 from medaegis.experiments.store import Pieces
 from medaegis.experiments.tasks import Source, Task
 from medaegis.experiments.work import Made, Workshop
 from medaegis.models.hardware import pick_device
 from medaegis.progress import Progress
-from medaegis.safefiles import put_in_place
+from medaegis.safefiles import DISK, put_in_place
 
 WAIT_SECONDS = 0.5
 Parcel = dict[str, bytes]
@@ -116,7 +116,7 @@ class _Cluster:
             if isinstance(answer, Exception):
                 raise answer
             if parcel is not None:
-                put_in_place(self.workshop.pieces.folder_of(task), parcel)
+                _unpack(self.workshop.pieces.folder_of(task), parcel)
             done.append((task, answer))
         return done
 
@@ -193,7 +193,7 @@ class _Scratch(Pieces):
     def folder_of(self, task: Task) -> Path:
         folder = super().folder_of(task)
         if task.key in self.needed and not (folder / MANIFEST).is_file():
-            put_in_place(folder, _ray().get(self.needed[task.key]))
+            _unpack(folder, _ray().get(self.needed[task.key]))
         return folder
 
 
@@ -214,6 +214,13 @@ def _clean(name: str) -> None:
 
 def _parcel_of(folder: Path) -> Parcel:
     return {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
+
+
+def _unpack(folder: Path, parcel: Parcel) -> None:
+    try:
+        put_in_place(folder, parcel)
+    except OSError as error:
+        raise ArtefactError(folder, f"could not be written: {error.strerror}", DISK) from None
 
 
 def _all_needs(task: Task) -> Iterator[Task]:

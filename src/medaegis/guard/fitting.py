@@ -258,8 +258,9 @@ def robustness(
 ) -> Callable[[Shield], dict[str, float]]:
     """A look at a Shield in training: AUROC of clean images of its class against attacked ones of the others.
 
-    Under "auroc_8" and the like; under "auroc_clean" against the same images before the attack, which no robustness can
-    exceed; under "passing_64" and the like the share of attacked images that pass where `WATCHED_TNR` of clean ones do.
+    Under "auroc_8" and the like; under "auroc_clean" against the same images before the attack; under "passing_64" and
+    the like the share of attacked images that pass where `WATCHED_TNR` of clean ones do.
+
     The attack raises the Shield's logit alone, in steps that leave the Cushion out, because a Shield may hide behind
     its rounding; the Cushion counts in the verdict. A quick look for the training curve, not an evaluation.
 
