@@ -21,9 +21,9 @@ from medaegis.bench.report.verdict import write_verdict
 from medaegis.bench.store import Store
 from medaegis.bench.surrogates import surrogate_of, transferable
 from medaegis.errors import ConfigError
-from medaegis.guard.fingerprint import weights_fingerprint
 from medaegis.guard.site import Site
 from medaegis.models.classifier import Classifier
+from medaegis.models.fingerprint import weights_fingerprint
 from medaegis.models.normalisation import IMAGENET_MEAN, IMAGENET_STD
 
 EPS = 16 / 256

@@ -12,7 +12,7 @@ import torch
 from medaegis.images.datasets import Dataset
 from medaegis.images.splits import Split, split_dataset
 from medaegis.models import training
-from medaegis.models.training import TrainConfig
+from medaegis.models.learning import TrainConfig
 
 CONFIG = TrainConfig(backbone="tests.models.tiny_networks:tiny", taps=("relu",), epochs=4, batch_size=10, lr=0.01)
 

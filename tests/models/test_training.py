@@ -22,9 +22,10 @@ from medaegis.models import training
 from medaegis.models.augment import augment
 from medaegis.models.checkpoint import load_checkpoint, save_checkpoint
 from medaegis.models.hardware import pick_device
+from medaegis.models.learning import TrainConfig, learning_rate
 from medaegis.models.metrics import calibration_error, classification_metrics
 from medaegis.models.store import read_training
-from medaegis.models.training import TrainConfig, learning_rate, train_classifier
+from medaegis.models.training import train_classifier
 from medaegis.progress import GOES_ON
 
 ROOT = Path(__file__).parents[2]

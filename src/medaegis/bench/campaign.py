@@ -27,9 +27,9 @@ from medaegis.bench.store import BATCH, Piece, Store, flops, images_per_piece
 from medaegis.bench.surrogates import Surrogate
 from medaegis.cushions import Cushion
 from medaegis.errors import ConfigError
-from medaegis.guard.fingerprint import weights_fingerprint
 from medaegis.guard.guard import Guard
 from medaegis.models.classifier import Classifier
+from medaegis.models.fingerprint import weights_fingerprint
 from medaegis.models.store import describe_classifier
 from medaegis.progress import Meter, Progress
 

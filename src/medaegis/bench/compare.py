@@ -27,12 +27,12 @@ from medaegis.detectors.base import Detector
 from medaegis.detectors.registry import find_detector
 from medaegis.detectors.shield import ShieldBank
 from medaegis.errors import ConfigError
-from medaegis.guard.fingerprint import weights_fingerprint
 from medaegis.guard.fitting import check_shields
 from medaegis.guard.guard import Guard
 from medaegis.images.datasets import Dataset
 from medaegis.images.splits import Split
 from medaegis.models.classifier import INPUT, Classifier
+from medaegis.models.fingerprint import weights_fingerprint
 from medaegis.progress import Meter, Progress, Resumed, silent
 
 

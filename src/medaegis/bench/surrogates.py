@@ -10,8 +10,8 @@ from medaegis.attacks.transfer import check_alike, committee
 from medaegis.attacks.victim import Victim
 from medaegis.bench.records.evaluation import SurrogateFacts
 from medaegis.errors import ConfigError
-from medaegis.guard.fingerprint import weights_fingerprint
 from medaegis.models.classifier import Classifier
+from medaegis.models.fingerprint import weights_fingerprint
 from medaegis.models.store import describe_classifier
 
 

@@ -148,14 +148,15 @@ def _images(data: str, sizes: Sizes, seed: int) -> tuple[Dataset, Split]:
 def _classifier(
     dataset: Dataset, split: Split, sizes: Sizes, seed: int, out: Path, device: torch.device | None
 ) -> tuple[Classifier, str]:
-    from medaegis.attacks.hardening import Hardening
+    from medaegis.models.learning import TrainConfig
     from medaegis.models.store import load_classifier, read_training
-    from medaegis.models.training import TrainConfig, train_classifier
+    from medaegis.models.training import train_classifier
+    from medaegis.robust import Inner, Robust
 
     config = TrainConfig(backbone="resnet18", epochs=sizes.epochs, seed=seed, device=str(device or "cpu"))
     with console.progress("Training") as progress:
-        noise = Hardening(eps=sizes.noise, steps=0, growth=0.0)
-        train_classifier(dataset, split, config, out, progress, adversary=noise)
+        noise = Robust(inner=Inner(eps=sizes.noise, steps=0), share=0.5)
+        train_classifier(dataset, split, config, out, progress, recipe=noise)
     test = read_training(out)["metrics"]["adv_test"]
     figures = f"accuracy {console.percent(test['accuracy'])}, AUROC {console.decimal(test['auroc'])} on test images"
     return load_classifier(out).to(device or "cpu"), figures

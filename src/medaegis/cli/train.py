@@ -29,6 +29,8 @@ from medaegis.sizes import told_size
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from medaegis.robust import Robust
+
 SHOWN_CLASSES = 10  # in a confusion matrix that fits a screen
 
 
@@ -50,7 +52,12 @@ def train(
     epochs: Annotated[int, typer.Option("--epochs", min=1, help="Passes over the training images.")] = 12,
     batch_size: Annotated[int, typer.Option("--batch-size", min=2, help="Images per step.")] = 32,
     lr: Annotated[float, typer.Option("--lr", help="Highest learning rate; 2e-4 suits pretrained weights.")] = 1e-3,
-    weight_decay: Annotated[float, typer.Option("--weight-decay", min=0, help="Of the optimiser (AdamW).")] = 0.05,
+    optimizer: Annotated[str, typer.Option("--optimizer", help="adamw, or sgd (Nesterov momentum 0.9).")] = "adamw",
+    weight_decay: Annotated[float, typer.Option("--weight-decay", min=0, help="Of the optimiser.")] = 0.05,
+    balance: Annotated[
+        str,
+        typer.Option("--balance", help="Of classes: loss (weigh it), sampling (draw each as often) or none."),
+    ] = "loss",
     augment: Annotated[
         bool, typer.Option("--augment/--no-augment", help="Mild changes of position and exposure.")
     ] = True,
@@ -72,14 +79,26 @@ def train(
             show_default="imagenet",
         ),
     ] = None,
-    harden: Annotated[
+    robust: Annotated[
         str | None,
         typer.Option(
-            "--harden",
-            help="Adversarial training: attack half of each batch, up to this change of a pixel, as 8/256. "
-            "Takes about twice as long.",
+            "--robust",
+            help="Adversarial training: pgd-at, trades, mart, hat, mpadvt; faster ones fgsm-at, free, growing; noise, "
+            "for certify. +awp and +average may be joined to it, as trades+average.",
             show_default="plain training",
         ),
+    ] = None,
+    eps: Annotated[
+        str | None,
+        typer.Option("--eps", help="With --robust: up to this change of a pixel.", show_default="8/255"),
+    ] = None,
+    beta: Annotated[
+        float | None,
+        typer.Option("--beta", help="Weight of robustness in trades, mart and hat.", show_default="6"),
+    ] = None,
+    helper: Annotated[
+        Path | None,
+        typer.Option("--helper", help="For hat: the folder of a plainly trained classifier.", show_default=False),
     ] = None,
     taps: Annotated[
         str | None,
@@ -118,17 +137,17 @@ def train(
 ) -> None:
     """Train a classifier; called again after a kill with the same options, it goes on where it was.
 
-    To harden a trained one, start from its weights: --weights runs/classifier/network.safetensors --harden 8/256.
+    To make a trained one robust, start from its weights: --weights runs/classifier/network.safetensors --robust pgd-at.
+    With --robust the weights kept are those of the epoch with the best robust accuracy on validation images.
     """
     from medaegis.artefact import check_target
-    from medaegis.attacks.balls import parse_eps
-    from medaegis.attacks.hardening import Hardening
     from medaegis.bench.chance import why_no_better_than_chance
     from medaegis.images import split_dataset
     from medaegis.images.splits import with_val_share
+    from medaegis.models.learning import TrainConfig
     from medaegis.models.metrics import are_ordered, quadratic_kappa
     from medaegis.models.store import read_training
-    from medaegis.models.training import TrainConfig, train_classifier
+    from medaegis.models.training import train_classifier
 
     check_out(out, check_target, kind="classifier")
     config = checked(
@@ -139,26 +158,23 @@ def train(
         taps=None if taps is None else tuple(comma_separated(taps, "--taps")),
         epochs=epochs,
         batch_size=batch_size,
+        optimizer=optimizer,
         lr=lr,
         weight_decay=weight_decay,
+        balance=balance,
         augmentation=augment,
         seed=seed,
         device=device,
     )
+    recipe = _recipe(robust, eps, beta, helper)
     drawn = seed if split_seed is None else split_seed
     sides, colours = picture_size(size), datasets.channels_of(spec, channels)
     dataset = datasets.load(spec, size=sides, channels=colours, images=images, seed=drawn)
     fractions = with_val_share(val_share)
     split = split_dataset(dataset, by=split_by, seed=drawn, fractions=fractions)  # type: ignore[arg-type]  # checked there
     datasets.tell_small_classes(dataset, split, datasets.TNR)
-    adversary = None
-    if harden is not None:
-        radius = parse_eps(harden)
-        if radius == 0:
-            raise ConfigError(f"--harden {harden}", "leaves every image as it is", "write 8/256, or leave it out")
-        adversary = Hardening(eps=radius)
     with console.progress("Training") as progress:
-        classifier = train_classifier(dataset, split, config, out, progress, adversary=adversary)
+        classifier = train_classifier(dataset, split, config, out, progress, recipe=recipe)
     told = read_training(out)
     doubt = why_no_better_than_chance(classifier, dataset, split.adv_test)
     graded = ordered or are_ordered(dataset.classes)
@@ -172,6 +188,8 @@ def train(
     pictures = f"{len(split.train)} images, {told_size(dataset.size)} {dataset.channels}"
     title = f"{backbone} on {pictures}, {told['seconds']:.0f} s"
     console.write(overview(told["metrics"], title, graded=graded))
+    if told["recipe"] is not None:
+        console.say(cost(told, len(split.train)))
     console.write(by_class(told["metrics"]["adv_test"], dataset.classes))
     for remark in remarks(told["metrics"]["adv_test"], dataset.classes):
         console.say(console.shown(remark))
@@ -186,6 +204,22 @@ def train(
     )
 
 
+def _recipe(robust: str | None, eps: str | None, beta: float | None, helper: Path | None) -> Robust | None:
+    """What the options ask for; told before any image is read."""
+    from medaegis.attacks.balls import parse_eps
+    from medaegis.models.store import load_classifier
+    from medaegis.robust import parse_recipe
+
+    if robust is None:
+        given = {"--eps": eps, "--beta": beta, "--helper": helper}
+        for option, value in given.items():
+            if value is not None:
+                raise ConfigError(f"{option} {value}", "is for robust training", "say which: --robust pgd-at")
+        return None
+    plain = None if helper is None else load_classifier(helper)
+    return parse_recipe(robust, eps=None if eps is None else parse_eps(eps), beta=beta, helper=plain)
+
+
 def overview(metrics: Mapping[str, Mapping[str, Any]], title: str, *, graded: bool) -> RenderableType:
     """A line for each part that was measured."""
     decimals = ["auroc", "ece", *(["quadratic_kappa"] if graded else [])]
@@ -195,6 +229,16 @@ def overview(metrics: Mapping[str, Mapping[str, Any]], title: str, *, graded: bo
     ]
     kappa = ["Quadratic kappa"] if graded else []
     return console.table("Part", "Images", "Accuracy", "AUROC", "Calibration error", *kappa, rows=rows, title=title)
+
+
+def cost(told: Mapping[str, Any], images: int) -> str:
+    """What robust training took, and which epoch was kept."""
+    epochs = len(told["history"])
+    passes = sum(told["passes"].values()) / (images * epochs)
+    kept = told["history"][told["kept_epoch"] - 1]["val"]["robust_accuracy"] if "kept_epoch" in told else None
+    shown = f"; kept: epoch {told['kept_epoch']}, validation images right under attack {console.percent(kept)}"
+    each = f"{told['seconds'] / epochs:.0f} s and {passes:.1f} passes an image each (plain training takes 2)"
+    return f"{epochs} epochs of {each}{shown if kept is not None else ''}."
 
 
 def remarks(told: Mapping[str, Any], classes: Sequence[str]) -> list[str]:

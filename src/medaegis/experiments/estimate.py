@@ -18,8 +18,8 @@ from medaegis.experiments.tasks import Task
 from medaegis.guard.shield_config import ShieldConfig
 from medaegis.models.backbones import create_backbone
 from medaegis.models.classifier import Classifier
+from medaegis.models.learning import TrainConfig
 from medaegis.models.normalisation import IMAGENET_MEAN, IMAGENET_STD
-from medaegis.models.training import TrainConfig
 
 TRIAL = 8  # images of a timed pass
 _GIVES = {"classifier": 4e7, "guard": 8e7}  # bytes on disk, roughly; images are counted

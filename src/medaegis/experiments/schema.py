@@ -32,7 +32,7 @@ from medaegis.experiments.choices import (
 )
 from medaegis.guard.fitting import RECIPES
 from medaegis.guard.shield_config import ShieldConfig
-from medaegis.models.training import TrainConfig
+from medaegis.models.learning import TrainConfig
 from medaegis.validation import PictureSize
 
 SCALES = ("smoke", "cpu", "full")

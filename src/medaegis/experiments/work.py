@@ -33,8 +33,9 @@ from medaegis.guard.fitting import fit_guard, shield_config
 from medaegis.guard.guard import Guard
 from medaegis.models.backbones import create_backbone, is_own
 from medaegis.models.classifier import INPUT, Classifier
+from medaegis.models.learning import TrainConfig
 from medaegis.models.store import load_classifier
-from medaegis.models.training import TrainConfig, train_classifier
+from medaegis.models.training import train_classifier
 from medaegis.progress import Progress, silent
 
 _PLANNED = tuple(Planned.__dataclass_fields__)

@@ -27,7 +27,6 @@ from medaegis.detectors.shield import Shield, ShieldBank
 from medaegis.detectors.thresholds import FEWEST
 from medaegis.errors import ConfigError, DataError
 from medaegis.guard.calibration import calibrate
-from medaegis.guard.fingerprint import weights_fingerprint
 from medaegis.guard.guard import KIND, Guard
 from medaegis.guard.looks import BETWEEN_LOOKS, LOOKS, WATCHED_EPS, WATCHED_TNR, soundness
 from medaegis.guard.purpose import PURPOSE, Purpose, purpose_of
@@ -38,6 +37,7 @@ from medaegis.images.datasets import Dataset
 from medaegis.images.sources import without_path
 from medaegis.images.splits import FRACTIONS, Split
 from medaegis.models.classifier import INPUT, Classifier
+from medaegis.models.fingerprint import weights_fingerprint
 from medaegis.models.store import describe_classifier
 from medaegis.progress import Progress, silent
 from medaegis.sizes import told_size

@@ -25,7 +25,6 @@ from medaegis.cushions import Cushion, Gradient, RandomCushion, parse_cushion
 from medaegis.detectors.shield import Shield, ShieldBank, ShieldManifest, check_bank, empty_bank, fill_bank
 from medaegis.errors import ArtefactError, ConfigError, MedaegisError
 from medaegis.guard.finding import Finding, Reason, blank
-from medaegis.guard.fingerprint import weights_fingerprint
 from medaegis.guard.manifest import CalibrationManifest, GuardManifest
 from medaegis.guard.purpose import Purpose, read_purpose, why_unsuited
 from medaegis.guard.screening import Screened, screen
@@ -33,6 +32,7 @@ from medaegis.guard.seen import Seen
 from medaegis.guard.watch import Watch, check_timeout
 from medaegis.images.kinds import Kind
 from medaegis.models.classifier import Classifier
+from medaegis.models.fingerprint import weights_fingerprint
 from medaegis.models.store import describe_classifier, rebuild_classifier
 from medaegis.progress import Progress, silent
 from medaegis.validation import read_entry

@@ -30,13 +30,13 @@ from medaegis.cushions import Cushion
 from medaegis.detectors.shield import Shield, ShieldBank
 from medaegis.draws import Draws
 from medaegis.errors import ConfigError, DataError
-from medaegis.guard.fingerprint import weights_fingerprint
 from medaegis.guard.looks import reached
 from medaegis.guard.shield_config import ShieldConfig
 from medaegis.images.datasets import Dataset
 from medaegis.models.augment import augment
 from medaegis.models.checkpoint import load_checkpoint, save_checkpoint
 from medaegis.models.classifier import Classifier
+from medaegis.models.fingerprint import weights_fingerprint
 from medaegis.progress import GOES_ON, Progress, silent
 
 CHECKPOINT_SECONDS = 30.0

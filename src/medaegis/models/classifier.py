@@ -24,6 +24,7 @@ from medaegis.models.normalisation import check_normalisation
 from medaegis.models.outputs import Form, settle
 from medaegis.models.stem import stem_on_blocks
 from medaegis.models.taps import GIVEN, Observed, channels_first, evaluating, listen, observe, run_tapped
+from medaegis.models.task import SINGLE, Task
 from medaegis.sizes import Size, as_size, sides
 
 INPUT = "input"
@@ -112,6 +113,7 @@ class Classifier(nn.Module):
         self.size = as_size(size)
         self.channels = channels
         self.backbone = backbone
+        self.task: Task = SINGLE
         self.is_frozen = False
         self._normalise(mean, std)
         try:

@@ -1,6 +1,6 @@
-"""Objectives that imitate a guide, a clean image of the wanted class: its features or its answer.
+"""Objectives that imitate a guide, a clean image of the wanted class, in its features or its answer, or leave it.
 
-Sabour 2016, section 3; Tramer 2020. What the guide shows is worked out once a batch, in `begin`.
+Sabour 2016, section 3; Tramer 2020; Zhang 2019. What the guide shows is worked out once a batch, in `begin`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from medaegis.attacks.objective import Begun, Goal, Objective, Target, View
 from medaegis.errors import ConfigError
+from medaegis.models.task import Task
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,31 @@ class LogitMatch(Begun):
 
     def begin(self, victim: Target, goal: Goal) -> Objective:
         return _MatchedLogits(_guides(victim, goal, self).known_logits())
+
+
+@dataclass(frozen=True)
+class Away(Begun):
+    """Answer otherwise than a guide, which is the clean image itself (TRADES, Zhang 2019, eq. 5).
+
+    Minus the divergence of the answer from the guide's, whose slope is zero at the guide: start beside it.
+    """
+
+    needs_guides = True
+
+    def begin(self, victim: Target, goal: Goal) -> Objective:
+        return _Left(_guides(victim, goal, self).known_logits(), victim.exact.task)
+
+
+@dataclass(frozen=True)
+class _Left(Objective):
+    said: Tensor
+    task: Task
+
+    def only(self, rows: Tensor) -> Objective:
+        return _Left(self.said[rows], self.task)
+
+    def __call__(self, view: View) -> Tensor:
+        return -self.task.divergences(view.known_logits().float(), self.said)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,8 @@
+"""Robust training: recipes as values, by name or of one's own."""
+
+from medaegis.robust.losses import Answer, Hat, Mart, Trades
+from medaegis.robust.perturbing import Inner, Noise
+from medaegis.robust.recipe import Robust
+from medaegis.robust.registry import ADD_ONS, RECIPES, parse_recipe
+
+__all__ = ["ADD_ONS", "RECIPES", "Answer", "Hat", "Inner", "Mart", "Noise", "Robust", "Trades", "parse_recipe"]

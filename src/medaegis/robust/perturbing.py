@@ -1,0 +1,113 @@
+"""How images are changed before a classifier learns from them: attacked, or by noise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor
+
+from medaegis.ambient import own_modes
+from medaegis.attacks.balls import Linf
+from medaegis.attacks.engine import Attack
+from medaegis.attacks.losses.answer import CrossEntropy
+from medaegis.attacks.losses.matching import Away
+from medaegis.attacks.objective import Goal, Objective
+from medaegis.attacks.steps import Descent
+from medaegis.attacks.victim import Victim
+from medaegis.draws import Draws
+from medaegis.models.classifier import Classifier
+from medaegis.models.learning import Batch
+
+NEAR = 0.001  # deviation of a start beside the clean image, as in the code of TRADES and MART
+
+
+@dataclass(frozen=True)
+class Perturbed:
+    """Images of a batch after the change, `(N, C, H, W)`, and the passes over single images that it took."""
+
+    x: Tensor
+    forwards: int = 0
+    backwards: int = 0
+
+
+class Noise(BaseModel):
+    """Normal noise on every value (Cohen 2019, section 3.3): a classifier that is to be certified learns from it.
+
+    Attributes:
+        eps: its deviation, in units of full brightness.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    eps: float = Field(gt=0, le=1)
+
+    def __call__(self, classifier: Classifier, batch: Batch) -> Perturbed:
+        """The noisy batch. Not cut to [0, 1]: what is certified asks the network about such images too."""
+        draws = Draws(batch.seed, batch.ids, "robust").to(batch.x.device)
+        return Perturbed(batch.x + self.eps * draws.normal(*batch.x.shape[1:]))
+
+
+class Inner(BaseModel):
+    """The attack on images in training: descent in an L-infinity ball, untargeted, on the network in eval mode.
+
+    Attributes:
+        eps: radius, in units of full brightness.
+        steps: of the attack; 0 leaves its start.
+        step_size: length of a step, in units of full brightness, at full radius; None: 2.5 eps / steps (Madry 2018).
+        start: "uniform" in the ball, "near" the clean image (TRADES), or "clean".
+        follows: "answer" drives away from the true label (Madry 2018), "divergence" from what the network says of the
+            clean image (TRADES, Zhang 2019, eq. 5).
+        least_eps, least_steps: radius and steps are drawn anew for each batch from there to `eps` and `steps` (MPAdvT).
+        growth: share of the training over which the radius grows from zero to eps.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    eps: float = Field(gt=0, le=1)
+    steps: int = Field(default=10, ge=0)
+    step_size: float | None = Field(default=None, gt=0)
+    start: Literal["uniform", "near", "clean"] = "uniform"
+    follows: Literal["answer", "divergence"] = "answer"
+    least_eps: float | None = Field(default=None, ge=0)
+    least_steps: int | None = Field(default=None, ge=1)
+    growth: float = Field(default=0.0, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Inner:
+        if (self.least_eps or 0) > self.eps or (self.least_steps or 0) > self.steps:
+            raise ValueError("least_eps and least_steps must not exceed eps and steps")
+        return self
+
+    @own_modes()
+    def __call__(self, classifier: Classifier, batch: Batch) -> Perturbed:
+        """The attacked batch, in [0, 1]; labels stay."""
+        x, (radius, size, steps) = batch.x, self.drawn(batch)
+        draws = Draws(batch.seed, batch.ids, "robust").to(x.device)
+        eps = x.new_full((len(x), 1, 1, 1), radius)
+        z = x
+        if self.start == "uniform":
+            z = Linf().random(x, eps, draws)
+        elif self.start == "near":
+            z = Linf().project_(x + NEAR * draws.normal(*x.shape[1:]), x, eps)
+        if not steps or not radius:
+            return Perturbed(z)
+        objective: Objective = CrossEntropy() if self.follows == "answer" else Away()
+        guides = x if self.follows == "divergence" else None
+        attack = Attack(objective=objective, rule=Descent(), steps=steps, step_size=size / radius)
+        victim = Victim(classifier, fold=False)  # folding takes longer than these few steps would gain by it
+        found, taken = attack.descend(victim, x, Goal(batch.labels, guides=guides), eps, z)
+        looks = len(x) * taken
+        return Perturbed(found, looks + (len(x) if guides is not None else 0), looks)
+
+    def drawn(self, batch: Batch) -> tuple[float, float, int]:
+        """Radius, length of a step and steps for this batch."""
+        u, v = Draws(batch.seed, torch.zeros(1, dtype=torch.int64), "robust/size").uniform(2)[0].tolist()
+        low, few = self.least_eps, self.least_steps
+        eps = self.eps if low is None else low + u * (self.eps - low)
+        steps = self.steps if few is None else min(self.steps, few + int(v * (self.steps - few + 1)))
+        size = 2.5 * eps / max(steps, 1) if self.step_size is None else self.step_size
+        grown = 1.0 if batch.done >= self.growth else batch.done / self.growth
+        return eps * grown, size * grown, steps
