@@ -104,13 +104,13 @@ def test_aptos(tmp_path: Path, cache: Path, query: str, classes: int) -> None:
     assert len(set(dataset.patients)) == 3
 
 
-def test_messidor_pairs_eyes_and_leaves_out_ungradable_images(tmp_path: Path, cache: Path) -> None:
+def test_messidor2_pairs_eyes_and_leaves_out_ungradable_images(tmp_path: Path, cache: Path) -> None:
     for seed, name in enumerate(("l1.png", "r1.JPG", "l2.png", "bad.png")):
         picture(tmp_path / "IMAGES" / name, seed, mode="RGB")
     header = "image_id,adjudicated_dr_grade,adjudicated_dme,adjudicated_gradable"
     table(tmp_path / "messidor_data.csv", header, "l1.png,0,0,1", "r1.jpg,2.0,0,1", "l2.png,3,1,1", "bad.png,,,0")
     table(tmp_path / "messidor-2.csv", "left,right", "l1.png,r1.jpg", "l2.png,r2.png", delimiter=";")
-    dataset = load(f"messidor:{tmp_path}", cache, channels="rgb")
+    dataset = load(f"messidor2:{tmp_path}", cache, channels="rgb")
     assert dataset.labels.tolist() == [0, 2, 3]
     assert dataset.patients[0] == dataset.patients[1] != dataset.patients[2]
 

@@ -84,9 +84,9 @@ def isic(root: Path) -> tuple[str, Path]:
     return f"isic:{root}", root / "images"
 
 
-def messidor(root: Path) -> tuple[str, Path]:
+def messidor2(root: Path) -> tuple[str, Path]:
     write(root / "messidor_data.csv", "image_id,adjudicated_dr_grade,adjudicated_gradable\na1,0,1\nb.2,3.0,1.0\n")
-    return f"messidor:{root}", root / "IMAGES"
+    return f"messidor2:{root}", root / "IMAGES"
 
 
 def idrid(root: Path) -> tuple[str, Path]:
@@ -98,7 +98,7 @@ def idrid(root: Path) -> tuple[str, Path]:
     return f"idrid:{root}", part / "1. Original Images/a. Training Set"
 
 
-@pytest.mark.parametrize("layout", [aptos, isic, messidor, idrid])
+@pytest.mark.parametrize("layout", [aptos, isic, messidor2, idrid])
 def test_names_without_suffix(tmp_path: Path, layout: Callable[[Path], tuple[str, Path]]) -> None:
     """A name with a dot is not cut there; a file in another case is found; two that fit are refused."""
     spec, images = layout(tmp_path / "set")
@@ -219,7 +219,12 @@ def test_idrid_reads_both_sets_whose_images_are_numbered_alike(tmp_path: Path) -
         ("aptos2019", "train.csv", "no train_images in {root}"),
         ("isic", "images", r"no metadata\.csv in {root}"),
         ("idrid", "1. Original Images", r"no 2\. Groundtruths in {root}"),
-        ("messidor", "IMAGES", r"no messidor_data\.csv in {root}"),
+        ("messidor2", "IMAGES", r"no messidor_data\.csv in {root}"),
+        ("messidor", "IMAGES", "{root} and the folders in it hold no Annotation_Base11"),
+        ("isic2017", "images", "{root} holds no ISIC-2017_Training_Data"),
+        ("ham10000", "images", "{root} holds no HAM10000_metadata"),
+        ("pad-ufes-20", "images", r"no metadata\.csv in {root}"),
+        ("covid19-radiography", "Normal", "no images in {root}/Normal"),
         ("folder", "one", "{root} holds 1 folders"),
         ("nih14", "images", "{root} has no Data_Entry"),
     ],

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from medaegis.models import Classifier
     from medaegis.sizes import Size
 
-GRAY_SCHEMES = ("phantom-xray", "chest-xray", "nih14")
+GRAY_SCHEMES = ("phantom-xray", "chest-xray", "nih14", "covid19-radiography")
 SHOWN_FAILURES = 3
 TNR = 0.9  # what `fit` sets thresholds for, if not told otherwise
 

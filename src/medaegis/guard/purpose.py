@@ -55,9 +55,10 @@ def told_purpose(purpose: Purpose | None) -> str:
 
 # Data sets whose pictures are of one known kind, whatever format they come in.
 OF_SCHEME = {
-    **dict.fromkeys(("chest-xray", "nih14", "phantom-xray"), (FILMS, CHEST, False)),
-    **dict.fromkeys(("aptos2019", "messidor", "idrid", "phantom-fundus"), (("OP",), (), True)),
-    **dict.fromkeys(("isic", "phantom-skin"), (("DMS", "XC"), (), True)),
+    **dict.fromkeys(("chest-xray", "nih14", "covid19-radiography", "phantom-xray"), (FILMS, CHEST, False)),
+    **dict.fromkeys(("aptos2019", "messidor", "messidor2", "idrid", "phantom-fundus"), (("OP",), (), True)),
+    **dict.fromkeys(("isic", "isic2017", "ham10000", "phantom-skin"), (("DMS", "XC"), (), True)),
+    "pad-ufes-20": (("XC",), (), True),
 }
 
 

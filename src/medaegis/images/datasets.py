@@ -223,10 +223,7 @@ def _list(spec: Spec) -> Listing:
         elif Path(spec.text).exists():
             remedy = f"for a folder of images in a folder per class, write folder:{spec.text}; else {remedy}"
         raise spec.error(f"there is no scheme {spec.scheme!r}", remedy)
-    known = (*scheme.options, "classes")
-    unknown = set(spec.options) - set(known)
-    if unknown:
-        raise spec.error(f"{spec.scheme} has no option {sorted(unknown)[0]!r}", f"its options are: {', '.join(known)}")
+    spec.allow((*scheme.options, "classes"))
     return regroup(spec, scheme.list(spec))
 
 

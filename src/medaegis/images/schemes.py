@@ -1,26 +1,26 @@
-"""The data sets that a spec can name: each function lists one public layout; `SCHEMES` is the registry.
+"""The data sets that a spec can name; `SCHEMES` is the registry, `MASKED` that of the sets with masks.
 
-Where a set names no patients, an image stands for itself (splits still keep identical pictures together).
+Published sets are listed in a file for each kind of picture (`chest`, `fundus`, `skin`), here those of any kind. Where
+a set names no patients, an image stands for itself (splits still keep identical pictures together).
 """
 
-import re
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from medaegis.images import spelling
+from medaegis.images.chest import covid19_masks, list_chest_xray, list_covid19, list_nih14
+from medaegis.images.fundus import list_aptos2019, list_idrid, list_messidor, list_messidor2
 from medaegis.images.given import list_csv
-from medaegis.images.lookup import Lookup, refuse_copies, without_suffix
+from medaegis.images.lookup import refuse_copies, without_suffix
+from medaegis.images.masks import Pairing, list_masks
 from medaegis.images.phantoms import MODALITIES
 from medaegis.images.readers import Picture
 from medaegis.images.search import SUFFIXES, find_images
+from medaegis.images.skin import isic2017_masks, list_ham10000, list_isic, list_isic2017, list_pad_ufes_20
 from medaegis.images.sources import Files, Listing, Spec, stamp
-from medaegis.images.tables import Heading, headed, rows
-
-GRADES = ("No DR", "Mild", "Moderate", "Severe", "Proliferative DR")
 
 # Files of MedMNIST hold class numbers only; names of the sets that fit a guard best, from medmnist.com.
 _MEDMNIST_CLASSES = {
@@ -38,139 +38,6 @@ _MEDMNIST_CLASSES = {
 }
 
 _PARTS = {"train", "training", "val", "valid", "validation", "test", "testing"}
-
-# Numbers restart between bacteria and virus and between IM and NORMAL2-IM, and nobody outside the hospital knows
-# whether one number is one child. Taking it for one, across Kaggle's train, val and test, can never leak a patient.
-_CHEST_PATIENT = re.compile(r"^(?:(person\d+)_|(?:NORMAL2-)?(IM-\d+)-)")
-
-
-def _chest_xray(spec: Spec) -> Listing:
-    root, classes = spec.folder(), ("NORMAL", "PNEUMONIA")
-    files = Files(spec, root, classes)
-    parts = [folder for part in ("train", "val", "test") if (folder := spec.inside_or_none(root, part))]
-    folders = [(spec.inside_or_none(part, name), label) for part in parts for label, name in enumerate(classes)]
-    if not any(folder for folder, _ in folders):
-        raise spec.error(
-            f"{root} has no train, val or test with NORMAL and PNEUMONIA in it", "name the folder above them"
-        )
-    for folder, label in folders:
-        for path in find_images([folder]) if folder else ():
-            match = _CHEST_PATIENT.match(path.name)
-            if match is None:
-                raise spec.error(
-                    f"no patient in the name {path.name}; expected person123_…, IM-0115-… or NORMAL2-IM-0381-…",
-                    "move the file away, or describe the images in a table and use csv:FILE",
-                )
-            files.add(path, label, match[1] or match[2])
-    refuse_copies(spec, files.paths, lambda path: None)
-    return files.listing()
-
-
-def _retina(spec: Spec, root: Path) -> Files:
-    if spec.flag("binary"):
-        return Files(spec, root, ("No DR", "DR"))
-    return Files(spec, root, GRADES, codes=tuple(str(grade) for grade in range(len(GRADES))))
-
-
-def _number(spec: Spec, text: str, largest: int, what: str) -> int:
-    """A class number, however a program wrote it (2, 2.0, 02)."""
-    if (plain := spelling.key(text)) not in {str(number) for number in range(largest + 1)}:
-        raise spec.error(f"{text!r} is no {what}", f"expected 0 to {largest}")
-    return int(plain)
-
-
-def _grade(spec: Spec, text: str) -> int:
-    grade = _number(spec, text, len(GRADES) - 1, "grade of retinopathy")
-    return min(grade, 1) if spec.flag("binary") else grade
-
-
-def _aptos2019(spec: Spec) -> Listing:
-    root = spec.folder()
-    table, find = spec.inside(root, "train.csv"), Lookup(spec, spec.inside(root, "train_images"))
-    files = _retina(spec, root)
-    for row in rows(spec, table, headed("id_code", "diagnosis")):
-        files.add(find(row["id_code"]), _grade(spec, row["diagnosis"]), None, alone=row["id_code"])
-    files.remarks += find.remarks()
-    return files.listing()
-
-
-def _idrid(spec: Spec) -> Listing:
-    """IDRiD, part B; its two sets number their images alike, so each table goes with its own folder."""
-    root = spec.folder()
-    part = spec.inside_or_none(root, "B. Disease Grading") or root
-    images, truths = spec.inside(part, "1. Original Images"), spec.inside(part, "2. Groundtruths")
-    files = _retina(spec, root)
-    for letter, name in (("a", "Training"), ("b", "Testing")):
-        folder = spec.inside_or_none(images, f"{letter}. {name} Set")
-        table = spec.inside_or_none(truths, f"{letter}. IDRiD_Disease Grading_{name} Labels.csv")
-        if folder is None and table is None:
-            continue
-        if folder is None or table is None:
-            absent = "images" if folder is None else "table of grades"
-            raise spec.error(f"{part} lacks the {absent} of the {name} set", "add it, or take away the other")
-        find = Lookup(spec, folder)
-        for row in rows(spec, table, headed("Image name", "Retinopathy grade")):
-            files.add(find(row["Image name"]), _grade(spec, row["Retinopathy grade"]), None)
-        files.remarks += find.remarks()
-    return files.listing()
-
-
-def _messidor(spec: Spec) -> Listing:
-    """Messidor-2, adjudicated grades, ungradable images left out; the set's own table pairs the eyes of a patient."""
-    root = spec.folder()
-    files, find = _retina(spec, root), Lookup(spec, root)
-    examination: dict[str, str] = {}
-    pairs = spec.inside_or_none(root, "messidor-2.csv")
-    if pairs is not None:
-        for row in rows(spec, pairs, headed("left", "right")):
-            examination |= {without_suffix(row[eye]).lower(): row["left"] for eye in ("left", "right")}
-    columns = headed("image_id", "adjudicated_gradable") | {
-        "adjudicated_dr_grade": Heading(("adjudicated_dr_grade",), may_be_empty=True)
-    }
-    for row in rows(spec, spec.inside(root, "messidor_data.csv"), columns):
-        if _number(spec, row["adjudicated_gradable"], 1, "mark of a gradable image"):
-            name = row["image_id"]
-            patient = examination.get(without_suffix(name).lower())
-            files.add(find(name), _grade(spec, row["adjudicated_dr_grade"]), patient, alone=name)
-    files.remarks += find.remarks()
-    return files.listing()
-
-
-def _isic(spec: Spec) -> Listing:
-    root = spec.folder()
-    table, find = spec.inside(root, "metadata.csv"), Lookup(spec, spec.inside(root, "images"))
-    files = Files(spec, root, ("not melanoma", "melanoma"), "lesion", codes=("0", "1"))
-    for row in rows(spec, table, headed("isic_id", "lesion_id", "target")):
-        files.add(find(row["isic_id"]), _number(spec, row["target"], 1, "target"), row["lesion_id"])
-    files.remarks += find.remarks()
-    return files.listing()
-
-
-def _nih14(spec: Spec) -> Listing:
-    """An image may have several findings: one class has none of them, the other any, or the one asked for."""
-    root = spec.folder()
-    tables = sorted(path for path in root.iterdir() if re.fullmatch(r"data_entry.*\.csv", path.name.lower()))
-    if len(tables) != 1:
-        held = ", ".join(table.name for table in tables) or "no Data_Entry….csv"
-        raise spec.error(f"{root} has {held}", "name the folder that holds the set's table, and no other of them")
-    finding = spec.value("finding") or ""
-    files, find, seen = Files(spec, root, ("No Finding", finding or "Finding")), Lookup(spec, root), set()
-    for row in rows(spec, tables[0], headed("Image Index", "Finding Labels", "Patient ID")):
-        findings = {name.strip() for name in row["Finding Labels"].split("|")}
-        if "No Finding" in findings and len(findings) > 1:
-            raise spec.error(
-                f"{row['Image Index']} has No Finding and {' and '.join(sorted(findings - {'No Finding'}))}",
-                "correct the table",
-            )
-        seen |= findings
-        if "No Finding" in findings or not finding or finding in findings:
-            files.add(find(row["Image Index"]), int("No Finding" not in findings), row["Patient ID"])
-    if finding and finding not in seen - {"No Finding"}:
-        raise spec.error(
-            f"no image with finding={finding!r}", f"take one of {', '.join(sorted(seen - {'No Finding'}))}"
-        )
-    files.remarks += find.remarks()
-    return files.listing()
 
 
 def _folder(spec: Spec) -> Listing:
@@ -282,24 +149,83 @@ SCHEMES: dict[str, Scheme] = {
         "?image=, ?label=, ?patient= name other columns, ?path=images/{id}.jpg makes the path of them",
     ),
     "chest-xray": Scheme(
-        _chest_xray, (), "Kaggle Chest X-Ray: PATH/train|val|test/NORMAL|PNEUMONIA, patient from the name"
+        list_chest_xray, (), "Kaggle Chest X-Ray: PATH/train|val|test/NORMAL|PNEUMONIA, patient from the name"
     ),
     "nih14": Scheme(
-        _nih14, ("finding",), "ChestX-ray14: PATH/Data_Entry….csv, No Finding against any or ?finding=Pneumonia"
+        list_nih14,
+        ("finding", "others", "part"),
+        "ChestX-ray14: PATH/Data_Entry….csv, No Finding against any or ?finding=Pneumonia (&others: against all other "
+        "images); ?part=train_val or test of the official lists",
+    ),
+    "covid19-radiography": Scheme(
+        list_covid19,
+        (),
+        "COVID-19 Radiography Database: PATH/Normal, Lung_Opacity, COVID and Viral Pneumonia, each with images in it",
     ),
     "aptos2019": Scheme(
-        _aptos2019, ("binary",), "APTOS 2019: PATH/train.csv, train_images; 5 grades, or No DR / DR by ?binary"
+        list_aptos2019, ("binary",), "APTOS 2019: PATH/train.csv, train_images; 5 grades, or No DR / DR by ?binary"
     ),
     "messidor": Scheme(
-        _messidor,
+        list_messidor,
+        ("binary",),
+        "Messidor: PATH/Base11 to Base34 and Annotation_Base11.csv to Base34.csv (saved from .xls); 4 grades; ?binary",
+    ),
+    "messidor2": Scheme(
+        list_messidor2,
         ("binary",),
         "Messidor-2: PATH/messidor_data.csv (grades), messidor-2.csv (eyes of a patient); ?binary",
     ),
     "idrid": Scheme(
-        _idrid, ("binary",), "IDRiD: PATH with B. Disease Grading (1. Original Images, 2. Groundtruths) in it; ?binary"
+        list_idrid,
+        ("binary",),
+        "IDRiD: PATH with B. Disease Grading (1. Original Images, 2. Groundtruths) in it; ?binary",
     ),
     "isic": Scheme(
-        _isic, (), "ISIC dermoscopy: PATH/metadata.csv (isic_id, lesion_id, target), images; grouped by lesion"
+        list_isic, (), "ISIC dermoscopy: PATH/metadata.csv (isic_id, lesion_id, target), images; grouped by lesion"
+    ),
+    "isic2017": Scheme(
+        list_isic2017,
+        ("part",),
+        "ISIC 2017: PATH/ISIC-2017_Training_Data, ISIC-2017_Training_Part3_GroundTruth.csv and the like; nevus, "
+        "seborrheic keratosis, melanoma; ?part=training, validation or test",
+    ),
+    "ham10000": Scheme(
+        list_ham10000,
+        (),
+        "HAM10000: PATH/HAM10000_metadata (lesion_id, image_id, dx), HAM10000_images_part_1 and _2; grouped by lesion",
+    ),
+    "pad-ufes-20": Scheme(
+        list_pad_ufes_20,
+        (),
+        "PAD-UFES-20: PATH/metadata.csv (patient_id, diagnostic, img_id), imgs_part_1 to _3; grouped by patient",
     ),
     "medmnist": Scheme(_medmnist, (), "a MedMNIST file, FILE.npz, its three parts pooled"),
 }
+
+
+@dataclass(frozen=True)
+class Masked:
+    """How a set's pictures are paired with masks, and the options that its spec knows."""
+
+    pair: Callable[[Spec], Pairing]
+    options: tuple[str, ...]
+
+
+MASKED: dict[str, Masked] = {
+    "masks": Masked(list_masks, ("mark", "patient", "ignore")),
+    "isic2017": Masked(isic2017_masks, ("part",)),
+    "covid19-radiography": Masked(covid19_masks, ()),
+}
+
+
+def find_pairs(text: str) -> Pairing:
+    """The pictures and masks that a spec names: `masks:IMAGES,MASKS`, `masks:TABLE`, or a set with masks of its own.
+
+    Raises `DataError` if the spec, its folders or its table do not fit.
+    """
+    spec = Spec.parse(text)
+    masked = MASKED.get(spec.scheme)
+    if masked is None:
+        raise spec.error(f"{spec.scheme!r} is no set with masks", f"start the spec with one of: {', '.join(MASKED)}")
+    spec.allow(masked.options)
+    return masked.pair(spec)

@@ -69,6 +69,12 @@ class Spec:
     def error(self, problem: str, remedy: str) -> DataError:
         return DataError(self.text, problem, remedy)
 
+    def allow(self, known: Sequence[str]) -> None:
+        """Raises `DataError` if an option is given that is none of these."""
+        for name in sorted(set(self.options) - set(known)):
+            remedy = f"its options are: {', '.join(known)}" if known else "write it without"
+            raise self.error(f"{self.scheme} has no option {name!r}", remedy)
+
     def folder(self) -> Path:
         """The folder it names, or `DataError`."""
         root = self._path("a folder")
@@ -99,13 +105,20 @@ class Spec:
 
     def inside_or_none(self, folder: Path, name: str) -> Path | None:
         """As `inside`, but None if there is none."""
+        found = [path for path in self.listed(folder) if spelling.folded(path.name) == spelling.folded(name)]
+        if len(found) > 1:
+            raise self.error(f"{folder} holds {' and '.join(path.name for path in found)}", f"leave one, called {name}")
+        return found[0] if found else None
+
+    def listed(self, folder: Path) -> list[Path]:
+        """What lies in `folder`, sorted.
+
+        Raises `DataError` if it cannot be listed.
+        """
         try:
-            found = sorted(held for held in os.listdir(folder) if spelling.folded(held) == spelling.folded(name))
+            return [folder / name for name in sorted(os.listdir(folder))]
         except OSError as error:
             raise self.error(f"{folder} cannot be listed ({error.strerror})", "check the path and the rights") from None
-        if len(found) > 1:
-            raise self.error(f"{folder} holds {' and '.join(found)}", f"leave one, called {name}")
-        return folder / found[0] if found else None
 
     def value(self, name: str) -> str | None:
         """The option `name`, %-escapes resolved; None if it is not given."""
@@ -114,6 +127,13 @@ class Spec:
         text = unquote(self.options[name]).strip()
         if not text:
             raise self.error(f"{name} is empty", f"write ?{name}=VALUE, or leave it out")
+        return text
+
+    def choice(self, name: str, known: Sequence[str]) -> str | None:
+        """The option `name`, which is one of `known`; None if it is not given."""
+        text = self.value(name)
+        if text is not None and text not in known:
+            raise self.error(f"there is no {name}={text}", f"take one of {', '.join(known)}")
         return text
 
     def _file(self, file: Path) -> Path:

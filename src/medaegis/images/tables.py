@@ -6,12 +6,13 @@ refused.
 
 import csv
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
 from medaegis.errors import DataError
+from medaegis.images import spelling
 from medaegis.images.sources import Spec
 
 DELIMITERS = ",;\t"
@@ -53,7 +54,15 @@ def headed(*names: str) -> dict[str, Heading]:
     return {name: Heading((name,)) for name in names}
 
 
-def rows(spec: Spec, file: Path, wanted: Mapping[str, Heading]) -> Iterator[dict[str, str]]:
+class Row(dict[str, str]):
+    """The cells of a row by the keys of what was wanted; `where` is its table and line, for errors."""
+
+    def __init__(self, cells: Mapping[str, str], where: str) -> None:
+        super().__init__(cells)
+        self.where = where
+
+
+def rows(spec: Spec, file: Path, wanted: Mapping[str, Heading]) -> Iterator[Row]:
     """The rows of a table by the keys of `wanted`. An absent column has no key; rows without any text are left out.
 
     Raises `DataError` if it is no such table, a row does not fit it, or a cell is empty that must not be.
@@ -76,9 +85,31 @@ def rows(spec: Spec, file: Path, wanted: Mapping[str, Heading]) -> Iterator[dict
                 empty = [key for key, cell in row.items() if not cell and not wanted[key].may_be_empty]
                 if empty:
                     raise spec.error(f"{where}: {header[places[empty[0]]]} is empty", "fill it in or remove the line")
-                yield row
+                yield Row(row, where)
     except (OSError, UnicodeError, csv.Error) as error:
         raise spec.error(f"{file} cannot be read as a table ({error})", "save it as CSV in UTF-8") from error
+
+
+def whole_number(spec: Spec, row: Row, key: str, largest: int, what: str) -> int:
+    """A cell that is a whole number from 0 on, however a program wrote it (2, 2.0, 02).
+
+    Raises `DataError` if it is none, or above `largest`.
+    """
+    if (plain := spelling.key(row[key])) not in {str(number) for number in range(largest + 1)}:
+        raise spec.error(f"{row.where}: {row[key]!r} is no {what}", f"expected 0 to {largest}: correct the table")
+    return int(plain)
+
+
+def one_of(spec: Spec, row: Row, key: str, known: Sequence[str], what: str) -> int:
+    """The place in `known` of a cell's word, in whatever case.
+
+    Raises `DataError` if it is none of them.
+    """
+    found = spelling.match(row[key], known)
+    if not found:
+        problem = f"{row.where}: {row[key]!r} is no {what}"
+        raise spec.error(problem, f"expected {', '.join(known)}: correct the table")
+    return known.index(found[0])
 
 
 def _layout(spec: Spec, file: Path, handle: TextIO, wanted: Mapping[str, Heading]) -> tuple[str, dict[str, int]]:

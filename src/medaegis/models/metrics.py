@@ -12,7 +12,7 @@ from torch import Tensor
 
 from medaegis.errors import DataError
 from medaegis.images.datasets import Dataset
-from medaegis.images.schemes import GRADES
+from medaegis.images.fundus import GRADES, MESSIDOR_GRADES
 from medaegis.models.classifier import Classifier
 
 CALIBRATION_BINS = 15
@@ -79,7 +79,7 @@ def classification_metrics(logits: Tensor, labels: Tensor, classes: Sequence[str
 
 def are_ordered(classes: Sequence[str]) -> bool:
     """Whether the names are three or more numbers in rising order, or grades of retinopathy as data sets name them."""
-    if len(classes) > 2 and tuple(classes) == GRADES[: len(classes)]:
+    if len(classes) > 2 and tuple(classes) in (GRADES[: len(classes)], MESSIDOR_GRADES[: len(classes)]):
         return True
     try:
         values = [float(name) for name in classes]
