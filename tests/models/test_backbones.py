@@ -15,8 +15,9 @@ from medaegis.models.backbones import backbones, create_backbone, default_taps, 
 from medaegis.models.classifier import Classifier
 from medaegis.models.normalisation import IMAGENET_MEAN, IMAGENET_STD
 
-# torchvision's documentation: parameters for 1,000 classes; entries of the state dict. Of efficientnet_lite0, which
-# torchvision has not, the published file itself.
+# torchvision's documentation: parameters for 1,000 classes; entries of the state dict. What torchvision has not: the
+# published file itself (efficientnet_lite0, the transformers as deit_small and deit_tiny), and for 10 classes what the
+# code of TRADES (wrn) and kuangliu/pytorch-cifar (resnet18_cifar) count.
 PUBLISHED = {
     "resnet18": (11_689_512, 122),
     "resnet34": (21_797_672, 218),
@@ -26,7 +27,13 @@ PUBLISHED = {
     "densenet121": (7_978_856, 727),
     "mobilenet_v2": (3_504_872, 314),
     "efficientnet_lite0": (4_652_008, 296),
+    "resnet18_cifar": (11_173_962, 122),
+    "wrn_28_10": (36_479_194, 155),
+    "wrn_16_4": (2_748_890, 83),
+    "vit_s16": (22_050_664, 152),
+    "vit_tiny": (5_717_416, 152),
 }
+TEN_CLASSES = ("resnet18_cifar", "wrn_28_10", "wrn_16_4")
 # Names picked from the published files, with their shapes.
 SOME_KEYS = {
     "resnet18": {
@@ -63,6 +70,20 @@ SOME_KEYS = {
         "_conv_head.weight": (1280, 320, 1, 1),
         "_fc.weight": (1000, 1280),
     },
+    "resnet18_cifar": {"conv1.weight": (64, 3, 3, 3), "layer2.0.downsample.0.weight": (128, 64, 1, 1)},
+    "wrn_28_10": {
+        "block1.layer.0.convShortcut.weight": (160, 16, 1, 1),
+        "block3.layer.3.bn2.running_var": (640,),
+        "fc.weight": (10, 640),
+    },
+    "wrn_16_4": {"block2.layer.0.conv1.weight": (128, 64, 3, 3), "bn1.bias": (256,)},
+    "vit_s16": {
+        "pos_embed": (1, 197, 384),
+        "patch_embed.proj.weight": (384, 3, 16, 16),
+        "blocks.11.attn.qkv.weight": (1152, 384),
+        "head.bias": (1000,),
+    },
+    "vit_tiny": {"cls_token": (1, 1, 192), "blocks.0.mlp.fc1.weight": (768, 192), "norm.weight": (192,)},
 }
 
 
@@ -73,7 +94,7 @@ def test_every_registered_network_is_known_here():
 @pytest.mark.parametrize("name", backbones())
 def test_sizes_and_names_are_those_of_the_published_weights(name):
     with torch.device("meta"):
-        network = create_backbone(name, classes=1000)
+        network = create_backbone(name, classes=10 if name in TEN_CLASSES else 1000)
     state = network.state_dict()
     parameters, entries = PUBLISHED[name]
     assert sum(p.numel() for p in network.parameters()) == parameters
@@ -89,8 +110,11 @@ def _norm(x: Tensor, state: dict[str, Tensor], name: str, eps: float = 1e-5) -> 
 
 def _resnet(x: Tensor, state: dict[str, Tensor]) -> Tensor:
     """He et al. 2016 straight from a state dict; a block strides in the last convolution but one."""
-    x = F.relu(_norm(F.conv2d(x, state["conv1.weight"], stride=2, padding=3), state, "bn1"))
-    x = F.max_pool2d(x, 3, 2, 1)
+    if state["conv1.weight"].shape[-1] == 7:
+        x = F.relu(_norm(F.conv2d(x, state["conv1.weight"], stride=2, padding=3), state, "bn1"))
+        x = F.max_pool2d(x, 3, 2, 1)
+    else:  # for small images, section 4.2
+        x = F.relu(_norm(F.conv2d(x, state["conv1.weight"], padding=1), state, "bn1"))
     convolutions = 3 if "layer1.0.conv3.weight" in state else 2
     blocks = sorted({m[0] for key in state if (m := re.match(r"layer\d\.\d+", key))})
     for block in blocks:
@@ -170,6 +194,7 @@ def _efficientnet_lite(x: Tensor, state: dict[str, Tensor]) -> Tensor:
     [
         ("resnet18", _resnet),
         ("resnet50", _resnet),
+        ("resnet18_cifar", _resnet),
         ("mobilenet_v2", _mobilenet),
         ("efficientnet_lite0", _efficientnet_lite),
     ],

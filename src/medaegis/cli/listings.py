@@ -1,4 +1,4 @@
-"""Lists: a check-up of the installation, the attacks, the detectors, the cushions and the corruptions there are."""
+"""Lists: a check-up of the installation, and the attacks, detectors, networks, cushions and corruptions there are."""
 
 from __future__ import annotations
 
@@ -76,6 +76,22 @@ def detectors(as_json: AsJson = False) -> None:
     else:
         columns = ("Name", "Detector", "Paper", "Learns from", "Looks at")
         console.write(console.table(*columns, rows=[list(entry.values())[:5] for entry in found], whole=True))
+
+
+def backbones(as_json: AsJson = False) -> None:
+    """List the networks that `train --backbone` knows by name."""
+    from medaegis.models.backbones import backbone, backbones
+
+    found = [
+        {"name": name, "paper": entry.paper, "taps": entry.taps, "remark": entry.remark}
+        for name in backbones()
+        for entry in (backbone(name),)
+    ]
+    if as_json:
+        console.write_json(found)
+    else:
+        rows = [[entry["name"], entry["paper"], entry["remark"]] for entry in found]
+        console.write(console.table("Name", "Paper", "Remark", rows=rows, whole=True))
 
 
 def suites(as_json: AsJson = False) -> None:

@@ -10,7 +10,8 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -21,7 +22,9 @@ from torch import nn
 from medaegis.errors import ConfigError
 from medaegis.models.networks import VGG16, DenseNet121, EfficientNetLite0, MobileNetV2
 from medaegis.models.resnet import BasicBlock, Bottleneck, ResNet
+from medaegis.models.vit import VisionTransformer
 from medaegis.models.weights import load_weights
+from medaegis.models.wide_resnet import WideResNet
 
 Weights = Path | Literal["imagenet"]
 LIBRARIES = ("timm:", "torchvision:")
@@ -47,6 +50,7 @@ class Backbone:
         taps: module names read by default.
         head: module whose size depends on the number of classes.
         published: where weights learned from ImageNet come as a Python package.
+        remark: what to know before it is chosen.
     """
 
     name: str
@@ -55,16 +59,17 @@ class Backbone:
     taps: tuple[str, ...]
     head: str
     published: Published | None = None
+    remark: str = ""
 
 
 _REGISTRY: dict[str, Backbone] = {}
 
 
 def _register(
-    name: str, *, paper: str, taps: tuple[str, ...], head: str, published: Published | None = None
+    name: str, *, paper: str, taps: tuple[str, ...], head: str, published: Published | None = None, remark: str = ""
 ) -> Callable[[Callable[[int], nn.Module]], Callable[[int], nn.Module]]:
     def add(build: Callable[[int], nn.Module]) -> Callable[[int], nn.Module]:
-        _REGISTRY[name] = Backbone(name, build, paper, taps, head, published)
+        _REGISTRY[name] = Backbone(name, build, paper, taps, head, published, remark)
         return build
 
     return add
@@ -124,6 +129,14 @@ def weights_file(name: str, weights: Weights | None) -> Path | None:
     return path
 
 
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """The global generator, from which constructors of modules draw, set to ``seed``, then given back as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
 def create_backbone(name: str, *, classes: int, weights: Weights | None = None, seed: int = 0) -> nn.Module:
     """A network with ``classes`` outputs; its random weights are a function of ``seed`` alone.
 
@@ -137,9 +150,7 @@ def create_backbone(name: str, *, classes: int, weights: Weights | None = None, 
     Raises:
         ConfigError: unknown name, library that does not import, factory without a module, weights that do not fit.
     """
-    # Constructors of modules draw from the global generator: give it back as it was.
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
+    with seeded(seed):
         head: str | None = None
         if ":" not in name:
             entry = backbone(name)
@@ -243,6 +254,21 @@ def _resnet18(classes: int) -> nn.Module:
     return ResNet(BasicBlock, (2, 2, 2, 2), classes)
 
 
+_FULL_SIZE = "made for 32 x 32 pixels: nothing is made smaller at the start, so that it costs about "
+
+
+# Where ResNet-18 is tapped.
+@_register(
+    "resnet18_cifar",
+    paper=_RESNET,
+    taps=("layer1.0", "layer1.1", "layer2.1", "layer4.0"),
+    head="fc",
+    remark=f"{_FULL_SIZE}15 times as much as resnet18",
+)
+def _resnet18_cifar(classes: int) -> nn.Module:
+    return ResNet(BasicBlock, (2, 2, 2, 2), classes, small=True)
+
+
 # Residual blocks 1, 4, 8, 14 of 16, as for ResNet-50.
 @_register("resnet34", paper=_RESNET, taps=("layer1.0", "layer2.0", "layer3.0", "layer4.0"), head="fc")
 def _resnet34(classes: int) -> nn.Module:
@@ -307,3 +333,46 @@ def _mobilenet_v2(classes: int) -> nn.Module:
 )
 def _efficientnet_lite0(classes: int) -> nn.Module:
     return EfficientNetLite0(classes)
+
+
+_WIDE = "Zagoruyko & Komodakis 2016, Wide Residual Networks"
+
+
+# The three groups.
+@_register(
+    "wrn_28_10",
+    paper=_WIDE,
+    taps=("block1", "block2", "block3"),
+    head="fc",
+    remark=f"{_FULL_SIZE}142 times as much as resnet18",
+)
+def _wrn_28_10(classes: int) -> nn.Module:
+    return WideResNet(classes, depth=28, width=10)
+
+
+@_register(
+    "wrn_16_4",
+    paper=_WIDE,
+    taps=("block1", "block2", "block3"),
+    head="fc",
+    remark=f"{_FULL_SIZE}11 times as much as resnet18",
+)
+def _wrn_16_4(classes: int) -> nn.Module:
+    return WideResNet(classes, depth=16, width=4)
+
+
+_VIT = "Dosovitskiy et al. 2021, An Image is Worth 16x16 Words; Touvron et al. 2021, DeiT"
+_PATCHES = (
+    "for images whose sides are multiples of 16; meant to start from weights learned from many images (--weights)"
+)
+
+
+# Blocks 3, 6, 9 and 12 of 12; their taps are tokens.
+@_register("vit_s16", paper=_VIT, taps=("blocks.2", "blocks.5", "blocks.8", "blocks.11"), head="head", remark=_PATCHES)
+def _vit_s16(classes: int) -> nn.Module:
+    return VisionTransformer(classes, width=384, heads=6)
+
+
+@_register("vit_tiny", paper=_VIT, taps=("blocks.2", "blocks.5", "blocks.8", "blocks.11"), head="head", remark=_PATCHES)
+def _vit_tiny(classes: int) -> nn.Module:
+    return VisionTransformer(classes, width=192, heads=3)

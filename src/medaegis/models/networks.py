@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def _initialise(network: nn.Module, *, linear_std: float | None = None) -> None:
+def initialise(network: nn.Module, *, linear_std: float | None = None) -> None:
     """Kaiming normal for convolutions, zero biases; linear layers normal where ``linear_std`` is given."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
@@ -50,7 +50,7 @@ class VGG16(nn.Module):
             nn.Dropout(),
             nn.Linear(4096, classes),
         )
-        _initialise(self, linear_std=0.01)
+        initialise(self, linear_std=0.01)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.avgpool(self.features(x)).flatten(1)
@@ -101,7 +101,7 @@ class DenseNet121(nn.Module):
         self.relu = nn.ReLU(inplace=True)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.classifier = nn.Linear(width, classes)
-        _initialise(self)
+        initialise(self)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.avgpool(self.relu(self.features(x))).flatten(1)
@@ -158,7 +158,7 @@ class MobileNetV2(nn.Module):
         self.features = nn.Sequential(*layers)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.classifier = nn.Sequential(nn.Dropout(0.2), nn.Linear(1280, classes))
-        _initialise(self, linear_std=0.01)
+        initialise(self, linear_std=0.01)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.avgpool(self.features(x)).flatten(1)
@@ -233,7 +233,7 @@ class EfficientNetLite0(nn.Module):
         self._avgpool = nn.AdaptiveAvgPool2d(1)
         self._dropout = nn.Dropout(0.2)
         self._fc = nn.Linear(1280, classes)
-        _initialise(self, linear_std=0.01)
+        initialise(self, linear_std=0.01)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self._stem_relu(self._bn0(self._conv_stem(self._pad(x))))

@@ -1,6 +1,7 @@
 """ResNet with the keys and numerics of its published weights (He et al. 2016, Deep Residual Learning).
 
-The stride of a bottleneck is in its 3 x 3 convolution, as in torchvision's networks.
+The stride of a bottleneck is in its 3 x 3 convolution, as in torchvision's networks. With the stem for small images
+(He et al. 2016, section 4.2, and most code for CIFAR-10) nothing is made smaller before the blocks.
 """
 
 from __future__ import annotations
@@ -55,14 +56,17 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Four groups of blocks, `layers` of them in each."""
+    """Four groups of blocks, `layers` of them in each; `small`: with the stem for small images."""
 
-    def __init__(self, block: type[BasicBlock | Bottleneck], layers: Sequence[int], classes: int) -> None:
+    def __init__(
+        self, block: type[BasicBlock | Bottleneck], layers: Sequence[int], classes: int, *, small: bool = False
+    ) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
+        kernel, stride = (3, 1) if small else (7, 2)
+        self.conv1 = nn.Conv2d(3, 64, kernel, stride=stride, padding=kernel // 2, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
         self.act = nn.ReLU(inplace=True)
-        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
+        self.maxpool = nn.Identity() if small else nn.MaxPool2d(3, stride=2, padding=1)
         before = 64
         for i, (width, count) in enumerate(zip((64, 128, 256, 512), layers, strict=True)):
             blocks: list[nn.Module] = []
