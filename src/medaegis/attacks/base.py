@@ -17,6 +17,7 @@ from medaegis.attacks.objective import Goal, Objective
 from medaegis.attacks.victim import Verdict, Victim
 from medaegis.errors import ConfigError
 from medaegis.progress import Progress, silent
+from medaegis.task import SINGLE, Task
 
 Until = Literal["end", "broken"]
 
@@ -77,7 +78,7 @@ class AttackResult:
         Args:
             clean: the other verdict on the clean images; None: what was wrong from the start is so still.
         """
-        wrong = self.wrong if clean is None else clean.predicted != goal.labels
+        wrong = self.wrong if clean is None else ~goal.task.is_right(clean.predicted, goal.labels)
         return replace(self, verdict=verdict, reached=is_reached(verdict, goal), wrong=wrong)
 
     def __getitem__(self, rows: Tensor) -> AttackResult:
@@ -115,6 +116,7 @@ class Request:
     batch_size: int
     until: Until
     progress: Progress
+    task: Task = SINGLE
 
     def __getitem__(self, rows: Tensor) -> Request:
         return replace(
@@ -129,7 +131,7 @@ class Request:
 
     @property
     def goal(self) -> Goal:
-        return Goal(self.labels, self.targets, self.guides, self.normal, self.only_target)
+        return Goal(self.labels, self.targets, self.guides, self.normal, self.only_target, self.task)
 
 
 class AnyAttack(ABC):
@@ -198,9 +200,9 @@ class AnyAttack(ABC):
         Args:
             images: `(N, C, H, W)` in [0, 1], on the 8-bit grid (values k / 255) where the victim rounds, float32 or
                 float64; results are float32 and come back to their device.
-            labels: true classes, int64 `(N,)`.
+            labels: true classes, int64 `(N,)`, or as the victim's task has them.
             eps: radius in pixel units, one number or one per image `(N,)`.
-            targets: wanted classes `(N,)`; None: untargeted.
+            targets: wanted classes, likewise; None: untargeted.
             only_target: with targets, no other wrong class counts as success, nor ends a restart.
             guides: clean images to imitate, `(N, C, H, W)`, for objectives that do.
             normal: mixtures of clean features (`fit_mixtures`), for objectives that hide among them.
@@ -220,7 +222,8 @@ class AnyAttack(ABC):
         radius = torch.as_tensor(eps, dtype=torch.float32)
         ids = torch.arange(len(images)) if ids is None else ids
         options = (targets, only_target, guides, normal, known, ids, seed, batch_size, until, progress)
-        return self._run(victim, Request(images, labels, radius, *options))
+        task = victim.exact.task
+        return self._run(victim, Request(images, labels, radius, *options, task))
 
     def curve(
         self,
@@ -274,4 +277,4 @@ def is_through(verdict: Verdict, goal: Goal) -> Tensor:
 
 def is_reached(verdict: Verdict, goal: Goal) -> Tensor:
     """Whether each verdict is what the attacker wants, and not for want of a number."""
-    return goal.reached(verdict.predicted) & verdict.logits.isfinite().all(1)
+    return goal.reached(verdict.predicted) & verdict.logits.isfinite().flatten(1).all(1)

@@ -10,6 +10,7 @@ from difflib import get_close_matches
 
 from medaegis.attacks.addons import ADD_ONS, joined
 from medaegis.attacks.balls import L2
+from medaegis.attacks.dense import DENSE
 from medaegis.attacks.distance import Decoupled, FastBoundary, FastMinimum
 from medaegis.attacks.engine import Attack
 from medaegis.attacks.ensemble import Ensemble, Member
@@ -379,8 +380,8 @@ def find_attack(name: str) -> CatalogueEntry:
     Raises:
         ConfigError: no such attack or add-on; lists those there are. An add-on that the attack cannot take.
     """
-    if name in CATALOGUE:
-        return CATALOGUE[name]
+    if name in CATALOGUE or name in DENSE:
+        return CATALOGUE.get(name) or DENSE[name]
     base, *names = name.split("+")
     if base not in CATALOGUE:
         near = get_close_matches(base.lower(), CATALOGUE, n=1)

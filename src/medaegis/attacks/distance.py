@@ -36,6 +36,7 @@ class Decoupled:
     first: float = 1.0
     last: float = 0.01
     needs_gradient = True
+    by_sign = True
     keeps_best = False
 
     def __post_init__(self) -> None:
@@ -85,6 +86,7 @@ class FastMinimum:
     gamma: float = 0.05
     last_gamma: float = 1e-3
     needs_gradient = True
+    by_sign = True
     keeps_best = False
 
     def __post_init__(self) -> None:
@@ -145,6 +147,7 @@ class FastBoundary:
     overshoot: float = 1.05
     back: float = 0.9
     needs_gradient = True
+    by_sign = True
     keeps_best = False
 
     def __post_init__(self) -> None:

@@ -21,6 +21,7 @@ from medaegis.attacks.transforms import Transform
 from medaegis.attacks.victim import Verdict, Victim
 from medaegis.draws import Draws
 from medaegis.errors import ConfigError
+from medaegis.models.classifier import Classifier
 
 ASKED = 8  # steps between two looks at whether all images rest, or some seem broken, where a look waits for the device
 
@@ -88,8 +89,11 @@ class Attack(AnyAttack):
         started = time.perf_counter()
         images, labels, ids, seed = request.images, request.labels, request.ids, request.seed
         _check_images(images, request.batch_size, grid=victim.cushion.rounds)
+        if victim.exact.task.name != "single" and (not self.objective.any_task or self.rule.by_sign):
+            remedy = "take one that is for it, as fgsm, pgd, mim, cw-linf, apgd-ce or square"
+            raise ConfigError("attack", f"is for one class an image, and here it is {victim.exact.task.title}", remedy)
         images = images.float()  # 8-bit values in float64 are the same ones
-        _check_rows(len(images), len(victim.exact.classes), labels, request.targets, ids)
+        _check_rows(victim.exact, images, labels, request.targets, ids)
         _check_eps(len(images), request.eps, self.ball.largest(images[0].numel()))
         if request.guides is not None and request.guides.shape != images.shape:
             given = f"got {tuple(request.guides.shape)}"
@@ -106,7 +110,7 @@ class Attack(AnyAttack):
             x = images[rows].to(victim.device)
             found, unmoved, spent, checked = self._batch(victim, x, goal, radius[rows], ids[rows], seed, request.until)
             judge = victim.drawn(ids[rows], seed=seed)
-            verdict, wrong = judge.judge(found), judge.judge(x).predicted != goal.labels
+            verdict, wrong = judge.judge(found), ~goal.task.is_right(judge.judge(x).predicted, goal.labels)
             verdicts.append(verdict.to(labels.device))
             done.append((found.to(images.device), wrong.to(labels.device), unmoved.to(labels.device)))
             forwards, checks = forwards + spent, checks + checked
@@ -306,16 +310,14 @@ def _check_images(images: Tensor, batch_size: int, *, grid: bool) -> None:
         raise ConfigError("attack images", "values outside [0, 1] or off the 8-bit grid", "divide 8-bit pixels by 255")
 
 
-def _check_rows(n: int, classes: int, labels: Tensor, targets: Tensor | None, ids: Tensor) -> None:
-    for what, values in (("labels", labels), ("targets", targets), ("ids", ids)):
-        if values is not None and (values.shape != (n,) or values.dtype != torch.int64):
-            given = f"{values.dtype} {tuple(values.shape)}"
-            raise ConfigError(f"attack {what}", f"got {given}", f"give int64 ({n},), one per image")
+def _check_rows(classifier: Classifier, images: Tensor, labels: Tensor, targets: Tensor | None, ids: Tensor) -> None:
+    n, size = len(images), (images.shape[2], images.shape[3])
+    if ids.shape != (n,) or ids.dtype != torch.int64:
+        raise ConfigError("attack ids", f"got {ids.dtype} {tuple(ids.shape)}", f"give int64 ({n},), one per image")
     for what, values in (("labels", labels), ("targets", targets)):
-        if values is not None and not bool(((values >= 0) & (values < classes)).all()):
-            low, high = values.min().item(), values.max().item()
-            raise ConfigError(f"attack {what}", f"{low} to {high}", f"give classes from 0 to {classes - 1}")
-    if targets is not None and bool((targets == labels).any()):
+        if values is not None:
+            classifier.task.check_labels(values, n, len(classifier.classes), size, what=what)
+    if targets is not None and bool(classifier.task.reached(labels, targets).any()):
         raise ConfigError("attack targets", "a target equals the true class", "aim at another class")
 
 

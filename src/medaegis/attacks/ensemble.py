@@ -16,10 +16,11 @@ from torch import Tensor
 from medaegis.attacks.balls import Ball
 from medaegis.attacks.base import AnyAttack, AttackResult, Request
 from medaegis.attacks.engine import Attack
-from medaegis.attacks.objective import Goal, Objective, Sum, without
+from medaegis.attacks.objective import Goal, Objective, Sum
 from medaegis.attacks.victim import Verdict, Victim
 from medaegis.errors import ConfigError
 from medaegis.progress import silent
+from medaegis.task import without
 
 MOST_TARGETS = 9  # classes that AutoAttack aims at, likeliest first
 

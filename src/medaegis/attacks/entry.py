@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from medaegis.attacks.base import AnyAttack
+from medaegis.attacks.engine import Attack
+from medaegis.task import TaskName
 
 Access = Literal["white-box", "black-box", "no-box"]
 
@@ -24,6 +26,7 @@ class CatalogueEntry:
         minimal: looks for the smallest change, or for few pixels, without regard to eps; run it at eps 1.
         sparse: changes few pixels, whose number is the size of its change.
         access: what the attacker must have: "white-box" (weights), "black-box" (answers) or "no-box" (neither).
+        task: the one it is for; of those for "single", `serves` says which are for others too.
     """
 
     title: str
@@ -35,3 +38,11 @@ class CatalogueEntry:
     minimal: bool = False
     sparse: bool = False
     access: Access = "white-box"
+    task: TaskName = "single"
+
+    def serves(self, task: TaskName) -> bool:
+        """Whether it can attack what a network says in this task."""
+        if task == "single" or self.task != "single":
+            return task == self.task
+        attack = self.attack
+        return isinstance(attack, Attack) and attack.objective.any_task and not attack.rule.by_sign

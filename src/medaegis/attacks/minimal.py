@@ -73,6 +73,7 @@ class CarliniL2:
     first: float = 1e-3
     kappa: float = 0.0
     needs_gradient = True
+    by_sign = True
     keeps_best = False
 
     def __post_init__(self) -> None:
@@ -148,6 +149,7 @@ class Boundary:
 
     overshoot: float = 0.02
     needs_gradient = True
+    by_sign = True
     keeps_best = False
 
     def begin(self, problem: Problem) -> Walker:
@@ -232,6 +234,7 @@ class Sparse:
 
     share: float = 0.145
     needs_gradient = True
+    by_sign = True
     keeps_best = False
 
     def __post_init__(self) -> None:

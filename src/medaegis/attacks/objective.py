@@ -19,6 +19,7 @@ from medaegis.attacks.normal import Mixtures
 from medaegis.detectors.shield import ShieldBank
 from medaegis.errors import ConfigError
 from medaegis.models.classifier import Classifier
+from medaegis.task import SINGLE, Task, without
 
 
 class Target(Protocol):
@@ -38,11 +39,12 @@ class Goal:
     """What the attacker wants of each image.
 
     Attributes:
-        labels: true classes, int64 `(N,)`.
-        targets: wanted classes, int64 `(N,)`; None: any class but the true one.
+        labels: true classes, int64 `(N,)`, or as the task has them.
+        targets: wanted classes, int64 `(N,)`, likewise; None: any class but the true one.
         guides: clean images to imitate, pixels `(N, C, H, W)`; None where no objective asks for them.
         normal: how features of clean images are distributed; None where no objective asks for it.
         only_target: no other wrong class than the target counts as success; the target is where it is driven to.
+        task: what labels are.
     """
 
     labels: Tensor
@@ -50,6 +52,7 @@ class Goal:
     guides: Tensor | None = None
     normal: Mixtures | None = None
     only_target: bool = True
+    task: Task = SINGLE
 
     def __getitem__(self, index: Tensor | slice) -> Goal:
         return self._each(lambda values: values[index])
@@ -60,13 +63,13 @@ class Goal:
     def _each(self, change: Callable[[Tensor], Tensor]) -> Goal:
         targets = None if self.targets is None else change(self.targets)
         guides = None if self.guides is None else change(self.guides)
-        return Goal(change(self.labels), targets, guides, self.normal, self.only_target)
+        return Goal(change(self.labels), targets, guides, self.normal, self.only_target, self.task)
 
     def reached(self, predicted: Tensor) -> Tensor:
-        """Whether each predicted class `(N,)` is what the attacker wants."""
+        """Whether each prediction is what the attacker wants, bool `(N,)`."""
         if self.targets is None or not self.only_target:
-            return predicted != self.labels
-        return predicted == self.targets
+            return ~self.task.is_right(predicted, self.labels)
+        return self.task.reached(predicted, self.targets)
 
     def class_to_be(self, logits: Tensor | None) -> Tensor:
         """The class each image is driven to: its target, or the best-scoring wrong class."""
@@ -78,11 +81,6 @@ class Goal:
 
 
 SURE = 0.05  # logits by which an image fools at least, so that rounding to 8 bits does not take it back
-
-
-def without(logits: Tensor, classes: Tensor) -> Tensor:
-    """Logits `(N, K)` with each image's given class at minus infinity (right for negative logits, unlike a product)."""
-    return logits.scatter(1, classes.view(-1, 1), -torch.inf)
 
 
 @dataclass(frozen=True)
@@ -115,7 +113,9 @@ class View:
         Nothing more is computed for it: where no logits were asked for, none is known to.
         """
         if self.logits is None:
-            return torch.zeros_like(self.goal.labels, dtype=torch.bool)
+            return torch.zeros(len(self.goal.labels), dtype=torch.bool, device=self.goal.labels.device)
+        if self.goal.task.name != "single":
+            return self.goal.reached(self.goal.task.predicted(self.logits))
         # Of another wrong class than the target the Shield was not looked at.
         any_wrong = not (self.goal.only_target or shield)
         fools = margin(self.logits, Goal(self.goal.labels) if any_wrong else self.goal) <= -SURE
@@ -137,6 +137,7 @@ class Objective(ABC):
     needs_guides: bool = False
     needs_normal: bool = False
     components: int = 1  # of the mixtures of normal features that it is given
+    any_task: bool = False  # whether it is a loss of findings and masks too, and not of one class an image alone
     title: str = "loss"
 
     def walked(self) -> tuple[Objective, ...]:
@@ -206,9 +207,11 @@ class Sum(Objective):
     needs_normal: bool = field(init=False)
     components: int = field(init=False)
     taps: tuple[str, ...] = field(init=False)
+    any_task: bool = field(init=False)
 
     def __post_init__(self) -> None:
         objectives = [objective for _, objective in self.terms]
+        object.__setattr__(self, "any_task", all(objective.any_task for objective in objectives))
         for need in ("needs_logits", "needs_shield", "needs_guides", "needs_normal"):
             object.__setattr__(self, need, any(getattr(o, need) for o in objectives))
         object.__setattr__(self, "components", max(o.components for o in objectives))

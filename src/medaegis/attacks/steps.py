@@ -73,6 +73,11 @@ class StepRule(Protocol):
     def needs_gradient(self) -> bool: ...
 
     @property
+    def by_sign(self) -> bool:
+        """Whether it takes a loss below 0 for a sign that the image is through, as it is of one class an image."""
+        ...
+
+    @property
     def keeps_best(self) -> bool:
         """Whether the best point on its way is handed over (`Attack.descend`), and not the one where it ends."""
         ...
@@ -96,6 +101,7 @@ class Descent:
     decay_from: float = 0.5
     keeps_best: bool = False
     needs_gradient = True
+    by_sign = False
 
     def begin(self, problem: Problem) -> Walker:
         return _DescentWalker(self, problem)
@@ -130,6 +136,7 @@ class Adaptive:
     momentum: float = 0.75
     rho: float = 0.75
     needs_gradient = True
+    by_sign = False
     keeps_best = True
 
     def begin(self, problem: Problem) -> Walker:

@@ -179,6 +179,7 @@ class Fixed:
 
     changes: Mapping[int | None, Tensor] = field(repr=False)
     needs_gradient = False
+    by_sign = False
     keeps_best = False
 
     def begin(self, problem: Problem) -> Walker:
@@ -206,6 +207,7 @@ class Unasked(Objective):
     """No loss: for an attack that is fixed beforehand. The victim has nothing to compute."""
 
     needs_logits = False
+    any_task = True
 
     def walked(self) -> tuple[Objective, ...]:
         return ()

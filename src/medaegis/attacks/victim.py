@@ -29,8 +29,8 @@ class Verdict:
     """What the protected network says in float32: one row per image.
 
     Attributes:
-        logits: of the classifier on the cushioned image, `(N, K)`.
-        predicted: class, int64 `(N,)`.
+        logits: of the classifier on the cushioned image, `(N, K)`, or as its task has them.
+        predicted: class, int64 `(N,)`, likewise.
         score: calibrated suspicion by the Shield of the predicted class, `(N,)`; zeros without Shields.
         accepted: everything is finite and the score at most 1, bool `(N,)`; without Shields nothing is rejected.
     """
@@ -231,11 +231,11 @@ class Victim:
         taps = self.shields.taps if self.shields is not None else ()
         seen = self.exact.activations(self.cushion(images).float(), taps=taps)
         assert seen.logits is not None
-        predicted = seen.logits.argmax(1)
+        predicted, finite = self.exact.task.predicted(seen.logits), seen.logits.isfinite().flatten(1).all(1)
         if self.shields is None:
-            return Verdict(seen.logits, predicted, torch.zeros_like(seen.logits[:, 0]), seen.logits.isfinite().all(1))
+            return Verdict(seen.logits, predicted, torch.zeros_like(finite, dtype=torch.float32), finite)
         score = self.shields.suspicion(self.shields(seen.features, predicted), predicted)
-        accepted = (score <= 1) & score.isfinite() & seen.logits.isfinite().all(1)
+        accepted = (score <= 1) & score.isfinite() & finite
         return Verdict(seen.logits, predicted, score, accepted)
 
     def verdicts(

@@ -30,6 +30,7 @@ def attacks(as_json: AsJson = False) -> None:
     """List the named attacks and their default settings, and what can be joined to them."""
     from medaegis.attacks.addons import ADD_ONS, obstacle
     from medaegis.attacks.catalogue import CATALOGUE
+    from medaegis.attacks.dense import DENSE
 
     found = [
         {
@@ -39,10 +40,10 @@ def attacks(as_json: AsJson = False) -> None:
             "steps": entry.attack.steps,
             "norm": entry.attack.ball.name,
             "access": entry.access,
-            "aims_at": "classifier and Shield" if entry.adaptive else "classifier",
+            "aims_at": "classifier and Shield" if entry.adaptive else "masks" if name in DENSE else "classifier",
             "add_ons": [added for added in ADD_ONS if obstacle(entry, added) is None],
         }
-        for name, entry in CATALOGUE.items()
+        for name, entry in {**CATALOGUE, **DENSE}.items()
     ]
     if as_json:
         console.write_json(found)

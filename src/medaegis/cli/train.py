@@ -41,8 +41,7 @@ def train(
         str,
         typer.Option(
             "--backbone",
-            help="resnet18, resnet34, resnet50, vgg16, vgg16_bn, densenet121, mobilenet_v2, efficientnet_lite0, "
-            "timm:NAME, torchvision:NAME or package.module:factory.",
+            help="resnet18 or another of `medaegis backbones`, timm:NAME, torchvision:NAME or package.module:factory.",
         ),
     ] = "resnet18",
     size: PictureSize = "112",

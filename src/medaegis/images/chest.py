@@ -1,7 +1,7 @@
 """Chest X-rays as published: Kaggle's pneumonia set, ChestX-ray14, and the COVID-19 Radiography Database."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medaegis.images import spelling
@@ -122,10 +122,15 @@ def _nih14_parts(spec: Spec, root: Path) -> dict[str, str]:
 def list_nih14(spec: Spec) -> Listing:
     """An image may have several findings: one class has none of them, the other any, or the one asked for.
 
+    With the option `findings` all of them are its labels, each there or not.
+
     Images with other findings than the one asked for are left out, or with the option `others` count as not having it.
     """
     films, remarks = nih14_films(spec)
+    several = spec.flag("findings")
     asked, part, others = spec.value("finding"), spec.choice("part", tuple(NIH14_PARTS)), spec.flag("others")
+    if several and (asked or others):
+        raise spec.error("findings are all 14, and finding is one of them", "give one of the two")
     if others and asked is None:
         raise spec.error("others needs a finding", "write ?finding=Effusion&others, say")
     if part is not None:
@@ -133,6 +138,13 @@ def list_nih14(spec: Spec) -> Listing:
             remedy = "put the lists beside the table"
             raise spec.error(f"part={part} needs {' and '.join(NIH14_PARTS.values())}", remedy)
         films = [film for film in films if film.part == part]
+    if several:
+        files = Files(spec, spec.folder(), FINDINGS)
+        files.remarks += remarks
+        for film in films:
+            files.add(film.path, len(film.findings), film.patient)
+        there = [[int(text in film.findings) for text in FINDINGS] for film in films]
+        return replace(files.listing(), findings=there)
     finding = None
     if asked is not None:
         seen = sorted({text for film in films for text in film.findings})

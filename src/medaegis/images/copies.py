@@ -20,7 +20,7 @@ def copies(dataset: Dataset) -> tuple[str, ...]:
     """A sentence for each kind of copy: equal pictures with different labels, equal ones, and nearly equal ones."""
     named = dataset.names
     equal = _equal(dataset.images)
-    torn = [(a, b) for a, b in equal if dataset.labels[a] != dataset.labels[b]]
+    torn = [(a, b) for a, b in equal if not torch.equal(dataset.labels[a], dataset.labels[b])]
     near = [(a, b) for a, b in _near(dataset.images) if dataset.patients[a] != dataset.patients[b]]
     near = [(a, b) for a, b in near if not torch.equal(dataset.images[a], dataset.images[b])]
     told = []

@@ -26,6 +26,7 @@ from medaegis.images.schemes import SCHEMES
 from medaegis.images.sources import Grouping, Listing, Spec
 from medaegis.progress import Progress, silent
 from medaegis.sizes import Size, as_size, sides
+from medaegis.task import SINGLE, Task, TaskName, task_named
 
 Channels = Literal["gray", "rgb"]
 
@@ -44,7 +45,8 @@ class Dataset:
     Attributes:
         spec: the spec it was loaded from.
         images: uint8 (N, C, H, W), C = 1 ("gray") or 3 ("rgb").
-        labels: int64 (N,), indices into `classes`.
+        labels: int64 (N,), indices into `classes`; or as `task` has them: findings (N, L) of 0 and 1, or masks uint8
+            (N, H, W) of class numbers.
         patients: one per image; images of a patient belong together in a split. An image of which no patient is known
             has a name of its own here.
         names: one per image, unique.
@@ -53,6 +55,7 @@ class Dataset:
         kinds: what its DICOM files say that they show, each kind once; also those of a subset's other images.
         remarks: what a person should know of how the source was read, such as spellings taken for one.
         grouping: what `patients` really names: patients, lesions, patients for some images only, or each image itself.
+        task: what its labels are.
     """
 
     spec: str
@@ -66,6 +69,7 @@ class Dataset:
     kinds: tuple[Kind, ...] = ()
     grouping: Grouping = "patient"
     remarks: tuple[str, ...] = ()
+    task: Task = SINGLE
 
     def __post_init__(self) -> None:
         n = len(self.images)
@@ -99,13 +103,31 @@ class Dataset:
     @property
     def fingerprint(self) -> str:
         """SHA-256 over names, labels and patients: two data sets with the same one hold the same cases in one order."""
-        told = json.dumps([self.names, [self.classes[i] for i in self.labels.tolist()], self.patients])
-        return hashlib.sha256(told.encode()).hexdigest()
+        if self.task.name == "single":
+            labels = [self.classes[i] for i in self.labels.tolist()]
+        else:
+            labels = [*self.classes, hashlib.sha256(self.labels.contiguous().numpy().tobytes()).hexdigest()]
+        return hashlib.sha256(json.dumps([self.names, labels, self.patients]).encode()).hexdigest()
 
     @property
     def pixel_fingerprint(self) -> str:
         """SHA-256 over the pixels, which the same cases may have others of: read or made anew, or by another codec."""
         return hashlib.sha256(self.images.contiguous().numpy().tobytes()).hexdigest()
+
+    @property
+    def strata(self) -> tuple[Tensor, tuple[str, ...]]:
+        """Groups of images, int64 (N,), that splits and draws keep in proportion, and what they are called.
+
+        The classes; of several findings the rarest that an image has; of masks all images alike.
+        """
+        if self.task.name == "single":
+            return self.labels, self.classes
+        if self.task.name == "dense":
+            return torch.zeros(len(self), dtype=torch.int64), ("image",)
+        rarest = self.labels.sum(0).argsort(stable=True)
+        there = self.labels[:, rarest] > 0
+        first = rarest[there.to(torch.uint8).argmax(1)]
+        return torch.where(there.any(1), first, len(self.classes)), (*self.classes, "none of them")
 
     def subset(self, indices: Sequence[int] | Tensor) -> "Dataset":
         """The images at these places (or where this mask is true), in this order."""
@@ -197,12 +219,13 @@ def load_dataset(
             raise DataError(spec, f"none of {len(chosen)} images could be read, the first: {first}", remedy)
         write_cache(file, decoded)
 
+    task: TaskName = "dense" if listing.mask is not None else "single" if listing.findings is None else "multi"
     ids = torch.from_numpy(chosen)[decoded.kept]
     places = ids.tolist()
     return Dataset(
         spec=spec,
         images=decoded.images,
-        labels=torch.tensor([listing.labels[i] for i in places], dtype=torch.int64),
+        labels=_labels(listing, places, size),
         classes=listing.classes,
         patients=tuple(listing.patients[i] for i in places),
         names=tuple(listing.names[i] for i in places),
@@ -211,7 +234,18 @@ def load_dataset(
         kinds=decoded.kinds,
         grouping=listing.grouping,
         remarks=listing.remarks,
+        task=task_named(task, len(listing.classes)),
     )
+
+
+def _labels(listing: Listing, places: Sequence[int], size: Size) -> Tensor:
+    """Of the images at these places of the listing, as their task has them."""
+    if listing.mask is not None:
+        mask = listing.mask
+        with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+            return torch.from_numpy(np.stack(list(pool.map(lambda place: mask(place, size), places))))
+    told = listing.labels if listing.findings is None else listing.findings
+    return torch.tensor([told[i] for i in places], dtype=torch.int64)
 
 
 def _list(spec: Spec) -> Listing:

@@ -88,6 +88,8 @@ def regroup(spec: Spec, listing: Listing) -> Listing:
     """
     if "classes" not in spec.options:
         return listing
+    if listing.findings is not None or listing.mask is not None:
+        raise spec.error("classes are for one label an image, and here are several", "leave ?classes= out")
     classes = _classes(spec, spec.options["classes"])
     to: dict[int, int] = {}
     remarks = list(listing.remarks)

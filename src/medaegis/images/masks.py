@@ -13,6 +13,7 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from medaegis.errors import ConfigError, DataError, ImageError
 from medaegis.images import spelling
@@ -25,6 +26,7 @@ from medaegis.sizes import Size, as_size, sides
 
 IGNORE = 255  # in a class map: pixels that count neither way
 SHOWN_LEVELS = 6
+ORIENTATION, SIDEWAYS = 0x112, 5  # of EXIF, and from where on it swaps the sides
 LAID_OVER_BLACK = 255 * 255  # white of a picture whose grey levels were multiplied with their opacity
 
 ClassMap = npt.NDArray[np.uint8]
@@ -244,6 +246,17 @@ def read_mask(
     down, across = sides(as_size(size))
     resized: ClassMap = levels[plane[_centres(height, down)][:, _centres(width, across)]]
     return resized
+
+
+def upright_size(path: Path) -> tuple[int, int] | None:
+    """Height and width of a picture as it is shown, from its header alone; None where Pillow does not know it."""
+    try:
+        with Image.open(path) as picture:
+            width, height = picture.size
+            turned = picture.getexif().get(ORIENTATION, 1) >= SIDEWAYS
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return None  # what is wrong with it is told where it is read
+    return (width, height) if turned else (height, width)
 
 
 def _grey(picture: Picture) -> npt.NDArray[np.unsignedinteger]:

@@ -4,23 +4,27 @@ Published sets are listed in a file for each kind of picture (`chest`, `fundus`,
 a set names no patients, an image stands for itself (splits still keep identical pictures together).
 """
 
+import os
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from medaegis.images import spelling
 from medaegis.images.chest import covid19_masks, list_chest_xray, list_covid19, list_nih14
 from medaegis.images.fundus import list_aptos2019, list_idrid, list_messidor, list_messidor2
 from medaegis.images.given import list_csv
 from medaegis.images.lookup import refuse_copies, without_suffix
-from medaegis.images.masks import Pairing, list_masks
-from medaegis.images.phantoms import MODALITIES
+from medaegis.images.masks import Pairing, list_masks, read_mask, upright_size
+from medaegis.images.phantoms import FINDINGS, MODALITIES, Chest
 from medaegis.images.readers import Picture
 from medaegis.images.search import SUFFIXES, find_images
 from medaegis.images.skin import isic2017_masks, list_ham10000, list_isic, list_isic2017, list_pad_ufes_20
-from medaegis.images.sources import Files, Listing, Spec, stamp
+from medaegis.images.sources import Files, Listing, Spec, file_stamp, stamp
+from medaegis.sizes import Size, sides
 
 # Files of MedMNIST hold class numbers only; names of the sets that fit a guard best, from medmnist.com.
 _MEDMNIST_CLASSES = {
@@ -128,6 +132,55 @@ def _phantom(spec: Spec) -> Listing:
     )
 
 
+def _chests(spec: Spec) -> Listing:
+    """Drawn chest X-rays with several findings each, or with their lungs as masks."""
+    if spec.path:
+        raise spec.error(f"{spec.scheme} is drawn and takes no path", f"write {spec.scheme}?n=600")
+    films = [Chest(index) for index in range(spec.number("n", 600))]
+    masks = spec.scheme == "phantom-lungs"
+
+    def read(index: int, size: int) -> Picture:
+        return Picture(films[index].draw(size)[0], 8, films[index].name, 0, 1, spec.scheme, ("drawn",))
+
+    def mask(index: int, size: Size) -> NDArray[np.uint8]:
+        drawn = films[index].draw(max(sides(size)))[1]
+        return drawn if drawn.shape == sides(size) else drawn[: sides(size)[0], : sides(size)[1]]
+
+    return Listing(
+        ("background", "lungs") if masks else FINDINGS,
+        [film.name for film in films],
+        [0 if masks else sum(film.findings) for film in films],
+        [film.patient for film in films],
+        ["drawn"] * len(films),
+        read,
+        findings=None if masks else [film.findings for film in films],
+        mask=mask if masks else None,
+    )
+
+
+def _masked(spec: Spec) -> Listing:
+    """The pictures of a set with masks, and these as labels: a class for what is marked, and the background."""
+    found = find_pairs(spec.text)
+    pairs = found.pairs
+    files = Files(spec, Path(os.path.commonpath([pair.image.parent for pair in pairs])), ("background", "marked"))
+    files.remarks += found.remarks
+    for pair in pairs:
+        files.add(pair.image, 0, pair.patient)
+    listing = files.listing()
+    stamps = [f"{stamp}/{file_stamp(pair.mask)}" for stamp, pair in zip(listing.stamps, pairs, strict=True)]
+
+    def mask(index: int, size: Size) -> NDArray[np.uint8]:
+        of = upright_size(pairs[index].image)
+        return read_mask(pairs[index].mask, size, ignore=found.ignore, of=of, scaled=found.scaled)
+
+    return replace(listing, stamps=stamps, mask=mask)
+
+
+def _with_masks(listed: Callable[[Spec], Listing]) -> Callable[[Spec], Listing]:
+    """A set that has masks: with the option `masks` these are its labels."""
+    return lambda spec: _masked(spec) if spec.flag("masks") else listed(spec)
+
+
 @dataclass(frozen=True)
 class Scheme:
     """How one kind of spec is listed, the options it knows, and what it reads, in a line."""
@@ -141,6 +194,10 @@ SCHEMES: dict[str, Scheme] = {
     "phantom-xray": Scheme(_phantom, ("n",), "drawn chest X-rays, clear or with opacities; ?n=600 images"),
     "phantom-fundus": Scheme(_phantom, ("n",), "drawn fundus photographs, healthy or with retinopathy; ?n=600 images"),
     "phantom-skin": Scheme(_phantom, ("n",), "drawn dermoscopy, nevus or melanoma; ?n=600 images"),
+    "phantom-findings": Scheme(
+        _chests, ("n",), "drawn chest X-rays with several findings each (multi-label); ?n=600 images"
+    ),
+    "phantom-lungs": Scheme(_chests, ("n",), "drawn chest X-rays with masks of their lungs; ?n=600 images"),
     "folder": Scheme(_folder, (), "PATH/CLASS/image or PATH/CLASS/PATIENT/image"),
     "csv": Scheme(
         list_csv,
@@ -153,14 +210,15 @@ SCHEMES: dict[str, Scheme] = {
     ),
     "nih14": Scheme(
         list_nih14,
-        ("finding", "others", "part"),
+        ("finding", "others", "part", "findings"),
         "ChestX-ray14: PATH/Data_Entry….csv, No Finding against any or ?finding=Pneumonia (&others: against all other "
-        "images); ?part=train_val or test of the official lists",
+        "images), or all 14 at a time (?findings); ?part=train_val or test of the official lists",
     ),
     "covid19-radiography": Scheme(
-        list_covid19,
-        (),
-        "COVID-19 Radiography Database: PATH/Normal, Lung_Opacity, COVID and Viral Pneumonia, each with images in it",
+        _with_masks(list_covid19),
+        ("masks",),
+        "COVID-19 Radiography Database: PATH/Normal, Lung_Opacity, COVID and Viral Pneumonia, each with images in it; "
+        "?masks: their lungs",
     ),
     "aptos2019": Scheme(
         list_aptos2019, ("binary",), "APTOS 2019: PATH/train.csv, train_images; 5 grades, or No DR / DR by ?binary"
@@ -184,10 +242,10 @@ SCHEMES: dict[str, Scheme] = {
         list_isic, (), "ISIC dermoscopy: PATH/metadata.csv (isic_id, lesion_id, target), images; grouped by lesion"
     ),
     "isic2017": Scheme(
-        list_isic2017,
-        ("part",),
+        _with_masks(list_isic2017),
+        ("part", "masks"),
         "ISIC 2017: PATH/ISIC-2017_Training_Data, ISIC-2017_Training_Part3_GroundTruth.csv and the like; nevus, "
-        "seborrheic keratosis, melanoma; ?part=training, validation or test",
+        "seborrheic keratosis, melanoma; ?part=training, validation or test; ?masks: the lesions",
     ),
     "ham10000": Scheme(
         list_ham10000,
@@ -198,6 +256,11 @@ SCHEMES: dict[str, Scheme] = {
         list_pad_ufes_20,
         (),
         "PAD-UFES-20: PATH/metadata.csv (patient_id, diagnostic, img_id), imgs_part_1 to _3; grouped by patient",
+    ),
+    "masks": Scheme(
+        _masked,
+        ("mark", "patient", "ignore"),
+        "pictures and their masks, IMAGES,MASKS (two folders) or TABLE (columns image, mask, patient); ?mark=_mask",
     ),
     "medmnist": Scheme(_medmnist, (), "a MedMNIST file, FILE.npz, its three parts pooled"),
 }
@@ -213,8 +276,8 @@ class Masked:
 
 MASKED: dict[str, Masked] = {
     "masks": Masked(list_masks, ("mark", "patient", "ignore")),
-    "isic2017": Masked(isic2017_masks, ("part",)),
-    "covid19-radiography": Masked(covid19_masks, ()),
+    "isic2017": Masked(isic2017_masks, ("part", "masks")),
+    "covid19-radiography": Masked(covid19_masks, ("masks",)),
 }
 
 

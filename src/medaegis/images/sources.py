@@ -11,9 +11,13 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import unquote
 
+import numpy as np
+from numpy.typing import NDArray
+
 from medaegis.errors import DataError
 from medaegis.images import spelling
 from medaegis.images.readers import Picture, read_image
+from medaegis.sizes import Size
 
 Grouping = Literal["patient", "patient where known", "lesion", "image"]
 
@@ -24,6 +28,10 @@ class Listing:
 
     `codes` are other names of the classes, one each, by which the option `classes` may call them; `remarks` are what a
     person should know of how the source was read.
+
+    Where images have several findings each, `findings` says of each image which are there, one 0 or 1 for each of
+    `classes`; where they have masks, `mask(i, size)` gives that of image i, a class number for each pixel. Then
+    `labels` are groups that a draw keeps in proportion.
 
     `read(i, side)` gives picture i (only the phantoms are drawn with so many pixels a side) or raises `ImageError`;
     a stamp changes whenever the picture behind its entry changes, which is what the cache goes by.
@@ -38,6 +46,8 @@ class Listing:
     grouping: Grouping = "patient"
     codes: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
+    findings: Sequence[Sequence[int]] | None = None
+    mask: Callable[[int, Size], NDArray[np.uint8]] | None = None
 
 
 def without_path(spec: str) -> str:
@@ -241,6 +251,11 @@ def _state(path: Path) -> tuple[str, str]:
         return os.path.realpath(path), "missing"  # and reading it will say so
     identity = f"{status.st_dev}:{status.st_ino}" if status.st_ino else os.path.realpath(path)
     return identity, stamp(status)
+
+
+def file_stamp(path: Path) -> str:
+    """Changes whenever the file does."""
+    return _state(path)[1]
 
 
 def stamp(status: os.stat_result) -> str:

@@ -133,7 +133,8 @@ def split_dataset(
 
     Patients that share an identical picture are taken as one: some archives hold the same film under two numbers.
     `by="image"` ignores patients and leaks; it is there to show by how much. A fraction of 0 leaves its part empty.
-    Unless the split must be `complete`, a part may lack a class.
+    Unless the split must be `complete`, a part may lack a class; where images have several
+    findings, it always may.
 
     Raises:
         ConfigError: fractions that do not add up to 1, or an unknown `by`.
@@ -146,15 +147,16 @@ def split_dataset(
     if by not in get_args(By):
         raise ConfigError(f"by {by!r}", "not known", "split by patient, or by image for comparison")
     groups = _patients(dataset) if by == "patient" else [[place] for place in range(len(dataset))]
-    labels = dataset.labels.numpy()
-    counts = np.stack([np.bincount(labels[group], minlength=len(dataset.classes)) for group in groups])
+    strata, classes = dataset.strata
+    labels = strata.numpy()
+    counts = np.stack([np.bincount(labels[group], minlength=len(classes)) for group in groups])
     part_of = _assign(counts, np.asarray(fractions), np.random.default_rng([seed, 0x5B117]))
     parts: dict[str, tuple[int, ...]] = {}
     for number, part in enumerate(PARTS):
         parts[part] = tuple(sorted(i for g, group in enumerate(groups) if part_of[g] == number for i in group))
         missing = set(np.flatnonzero(counts.sum(0))) - set(labels[list(parts[part])])
-        if complete and fractions[number] and missing:
-            name = dataset.classes[min(missing)]
+        if complete and dataset.task.name == "single" and fractions[number] and missing:
+            name = classes[min(missing)]
             group = dataset.grouping if by == "patient" else "image"
             unit = {"image": "images", "lesion": "lesions"}.get(group, "patients")
             held = int((counts[:, min(missing)] > 0).sum())

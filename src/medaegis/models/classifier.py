@@ -24,8 +24,8 @@ from medaegis.models.normalisation import check_normalisation
 from medaegis.models.outputs import Form, settle
 from medaegis.models.stem import stem_on_blocks
 from medaegis.models.taps import GIVEN, Observed, channels_first, evaluating, listen, observe, run_tapped
-from medaegis.models.task import SINGLE, Task
 from medaegis.sizes import Size, as_size, sides
+from medaegis.task import TaskName, task_named
 
 INPUT = "input"
 FAR = 1000.0  # times the range of images
@@ -36,7 +36,7 @@ class Activations:
     """What one forward pass leaves behind.
 
     Attributes:
-        logits: float32 ``(N, K)``, or None where they were not asked for.
+        logits: float32 ``(N, K)``, or as the task has them; None where they were not asked for.
         features: tap name -> output of that module, `(N, C, H, W)`, `(N, C, T)` of T tokens or `(N, C)`, in the
             network's own type. Modules that give channels last are turned (`channels_first`).
     """
@@ -77,6 +77,8 @@ class Classifier(nn.Module):
             A network that normalises by itself has 0 and 1. `parse_normalisation` reads "imagenet" and the like.
         output: key or number of the part that holds the logits, of a network that returns a dict, tuple or object.
         outputs: "logits" or "probabilities"; None: logits, and a network that might give either is refused.
+        task: "single" (one class for each image), "multi" (several findings, each there or not; `classes` are their
+            names) or "dense" (a class for each pixel, the first the background); see `medaegis.task`.
 
     Raises:
         ConfigError: the network does not run on such images or returns something else (`settle`), judges an image by
@@ -100,12 +102,13 @@ class Classifier(nn.Module):
         std: Sequence[float],
         output: str | int | None = None,
         outputs: Form | None = None,
+        task: TaskName = "single",
         _tried: bool = False,
     ) -> None:
         super().__init__()
         if channels not in ("gray", "rgb"):
             raise ConfigError("classifier", f"channels {channels!r} is unknown", "give 'gray' or 'rgb'")
-        if len(classes) < 2 or len(set(classes)) != len(classes):
+        if len(classes) < (1 if task == "multi" else 2) or len(set(classes)) != len(classes):
             raise ConfigError("classifier", f"classes are {list(classes)}", "give at least two, each once")
         check_normalisation(mean, std)
         self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -113,7 +116,7 @@ class Classifier(nn.Module):
         self.size = as_size(size)
         self.channels = channels
         self.backbone = backbone
-        self.task: Task = SINGLE
+        self.task = task_named(task, len(classes))
         self.is_frozen = False
         self._normalise(mean, std)
         try:
@@ -278,6 +281,7 @@ class Classifier(nn.Module):
             std=std.flatten().tolist(),
             output=self.outputs.key,
             outputs=self.outputs.form,
+            task=self.task.name,
             _tried=True,
         )
         made.is_frozen = self.is_frozen
@@ -336,7 +340,15 @@ class Classifier(nn.Module):
         if form is None and ":" not in self.backbone:
             form = "logits"  # registered networks give nothing else
         self.outputs = settle(
-            returned, key=key, form=form, images=len(images), classes=self.classes, far=far, source=self.backbone
+            returned,
+            key=key,
+            form=form,
+            images=len(images),
+            classes=self.classes,
+            far=far,
+            source=self.backbone,
+            task=self.task,
+            size=sides(self.size),
         )
         return observed
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from medaegis.images.datasets import Dataset
 from medaegis.models.backbones import Weights
 from medaegis.models.classifier import Classifier
-from medaegis.models.task import Task
+from medaegis.task import Task
 
 WARM_UP = 0.2  # share of the steps in which the learning rate rises
 
@@ -37,8 +37,8 @@ class TrainConfig(BaseModel):
         lr: highest learning rate of the one-cycle schedule. With AdamW 1e-3 suits random weights, 2e-4 pretrained ones.
         weight_decay: on weights of two and more dimensions.
         label_smoothing: share of the target spread over all classes.
-        balance: "loss" weighs the loss by inverse class frequency, "sampling" draws every class as often instead,
-            "none" does neither.
+        balance: "loss" weighs the loss by inverse class frequency, where each image has one class; "sampling" draws
+            every class as often instead; "none" does neither.
         augmentation: mild changes of position and exposure, see `augment`.
         seed: of weights, order, augmentation and dropout.
         device: "auto", "cpu", "cuda", ...

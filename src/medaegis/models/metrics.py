@@ -14,6 +14,7 @@ from medaegis.errors import DataError
 from medaegis.images.datasets import Dataset
 from medaegis.images.fundus import GRADES, MESSIDOR_GRADES
 from medaegis.models.classifier import Classifier
+from medaegis.task import IGNORE, MULTI, Dense
 
 CALIBRATION_BINS = 15
 MOST_SHOWN = 50  # classes of which a confusion matrix is kept
@@ -77,6 +78,94 @@ def classification_metrics(logits: Tensor, labels: Tensor, classes: Sequence[str
     return result
 
 
+def findings_metrics(logits: Tensor, labels: Tensor, findings: Sequence[str]) -> dict[str, Any]:
+    """Figures of merit where images have several findings, ready for JSON.
+
+    Args:
+        logits: ``(N, L)``; labels: 0 or 1 ``(N, L)``; findings: the L names.
+
+    Returns:
+        ``n``, ``accuracy`` (images of which every finding is right), ``auroc`` (mean over the findings that some images
+        have and some have not; None if there is none), ``aurocs`` and ``recall`` of each finding.
+    """
+    from sklearn.metrics import roc_auc_score  # slow to import
+
+    truth, scores = labels.numpy(), logits.double().numpy()
+    found = MULTI.predicted(logits)
+    aurocs = {
+        name: float(roc_auc_score(truth[:, k], scores[:, k])) if 0 < truth[:, k].sum() < len(truth) else None
+        for k, name in enumerate(findings)
+    }
+    known = [value for value in aurocs.values() if value is not None]
+    recall = {
+        name: float(found[labels[:, k] == 1, k].double().mean()) if (labels[:, k] == 1).any() else None
+        for k, name in enumerate(findings)
+    }
+    return {
+        "n": len(truth),
+        "accuracy": float(MULTI.is_right(found, labels).double().mean()),
+        "auroc": float(np.mean(known)) if known else None,
+        "aurocs": aurocs,
+        "recall": recall,
+    }
+
+
+def mask_metrics(predicted: Tensor, labels: Tensor, classes: Sequence[str]) -> dict[str, Any]:
+    """Figures of merit of masks, means over the images, ready for JSON.
+
+    Args:
+        predicted, labels: class numbers ``(N, H, W)``; classes: the K names, the first the background.
+
+    Returns:
+        ``n``, ``accuracy`` (masks with a Dice of at least 0.7), ``dice`` and ``miou`` (mean over the classes but the
+        first, and over all classes), ``hausdorff95`` in pixels (`hausdorff95`; None where no image has it).
+    """
+    task = Dense(len(classes))
+    far = [value for value in map(hausdorff95, predicted, labels) if value is not None]
+    return {
+        "n": len(labels),
+        "accuracy": float(task.is_right(predicted, labels).double().mean()),
+        "dice": float(task.quality(predicted, labels).double().mean()),
+        "miou": float(mean_iou(predicted, labels, len(classes)).double().mean()),
+        "hausdorff95": float(np.mean(far)) if far else None,
+    }
+
+
+def mean_iou(predicted: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """Intersection over union, mean over the classes that are there or are found, the background too: `(N,)`."""
+    known = labels != IGNORE
+    shares, there = [], []
+    for k in range(classes):
+        mine, true = (predicted == k) & known, labels == k
+        union = (mine | true).sum((1, 2))
+        shares.append((mine & true).sum((1, 2)) / union.clamp_min(1))
+        there.append(union > 0)
+    counts = torch.stack(there, 1)
+    return (torch.stack(shares, 1) * counts).sum(1) / counts.sum(1).clamp_min(1)
+
+
+def hausdorff95(predicted: Tensor, labels: Tensor) -> float | None:
+    """The 95th percentile of the distances between two outlines, in pixels (Huttenlocher 1993, made robust).
+
+    Of a pixel of one outline, the distance is to the nearest of the other; both ways, the larger percentile counts.
+
+    Args:
+        predicted, labels: class numbers `(H, W)`; what is not the background is taken together.
+
+    Returns:
+        None where one of them is empty.
+    """
+    from scipy.ndimage import binary_erosion, distance_transform_edt  # slow to import
+
+    known = labels != IGNORE
+    both = [((values > 0) & known).numpy() for values in (predicted, labels)]
+    if not all(mask.any() for mask in both):
+        return None
+    outlines = [mask & ~binary_erosion(mask) for mask in both]
+    one, other = (distance_transform_edt(~outlines[1 - i])[outlines[i]] for i in range(2))
+    return float(max(np.percentile(one, 95), np.percentile(other, 95)))
+
+
 def are_ordered(classes: Sequence[str]) -> bool:
     """Whether the names are three or more numbers in rising order, or grades of retinopathy as data sets name them."""
     if len(classes) > 2 and tuple(classes) in (GRADES[: len(classes)], MESSIDOR_GRADES[: len(classes)]):
@@ -108,7 +197,9 @@ def quadratic_kappa(confusion: Sequence[Sequence[int]]) -> float | None:
 def evaluate_classifier(
     classifier: Classifier, dataset: Dataset, indices: Sequence[int], *, batch_size: int = 64
 ) -> dict[str, Any]:
-    """`classification_metrics` of the images at ``indices``, computed as the classifier stands (freeze it first).
+    """Figures of the images at ``indices``, computed as the classifier stands (freeze it first).
+
+    `classification_metrics`, or of another task `findings_metrics` or `mask_metrics`.
 
     Raises:
         DataError: no image, or images that do not fit the classifier.
@@ -116,8 +207,12 @@ def evaluate_classifier(
     if len(indices) == 0:
         raise DataError(dataset.spec, "no image to measure on", "give a part of the split that is not empty")
     places = torch.as_tensor(indices)
+    parts = []
     with torch.inference_mode():
-        logits = [
-            classifier(dataset.pixels(part, device=classifier.device)).cpu() for part in torch.split(places, batch_size)
-        ]
-    return classification_metrics(torch.cat(logits), dataset.labels[places], classifier.classes)
+        for part in torch.split(places, batch_size):
+            logits = classifier(dataset.pixels(part, device=classifier.device)).cpu()
+            # Of masks the classes alone are kept: logits of many whole images would fill the memory.
+            parts.append(dataset.task.predicted(logits) if dataset.task.name == "dense" else logits)
+    labels = dataset.labels[places]
+    figures = {"single": classification_metrics, "multi": findings_metrics, "dense": mask_metrics}
+    return figures[dataset.task.name](torch.cat(parts), labels, classifier.classes)

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from medaegis.errors import ConfigError
+from medaegis.task import SINGLE, Task
 
 Form = Literal["logits", "probabilities"]
 FORMS: tuple[Form, ...] = ("logits", "probabilities")
-_ONE_CLASS = "a network that may find several classes at once cannot be guarded; its classes must exclude each other"
+_ONE_CLASS = "a network that may find several classes at once has another task: task='multi'"
 
 
 def looks_like_probabilities(outputs: Tensor) -> bool:
@@ -39,11 +40,13 @@ class Outputs:
         form: "logits", or "probabilities", whose logarithm is taken. Where a probability is 0 or 1 to the last digit of
             its type, there is no gradient, and for one probability no logit above 16.6 (float32).
         single: whether there is one number for two classes, above 0 (or 0.5) for the second.
+        task: what the numbers are; of several findings (`MultiLabel`) each probability stands for itself.
     """
 
     key: str | int | None = None
     form: Form = "logits"
     single: bool = False
+    task: Task = SINGLE
 
     def part(self, returned: Any, source: str) -> Tensor:
         """The tensor that holds the answers; ConfigError, naming `source`, where there is none."""
@@ -61,9 +64,9 @@ class Outputs:
         raise ConfigError(source, f"returns {_described(returned)}", remedy)
 
     def logits(self, returned: Any, source: str = "network") -> Tensor:
-        """float32 ``(N, K)``; differentiable."""
+        """float32 ``(N, K)``, or as the task has them; differentiable."""
         values = self.part(returned, source)
-        single = values.ndim < 2 or values.shape[1:] == (1,)
+        single = self.task.name == "multi" or values.ndim < 2 or values.shape[1:] == (1,)
         if self.form == "probabilities":
             if values.dtype not in (torch.float32, torch.float64):
                 values = values.float()
@@ -72,7 +75,7 @@ class Outputs:
                 values.clamp(bounds.tiny, 1 - bounds.eps / 2).logit() if single else values.clamp_min(bounds.tiny).log()
             )
         values = values.float()
-        if single:
+        if single and self.task.name == "single":
             half = values.reshape(-1) / 2
             values = torch.stack([-half, half], 1)
         return values
@@ -100,6 +103,8 @@ def settle(
     classes: Sequence[str],
     far: Callable[[], Any],
     source: str,
+    task: Task = SINGLE,
+    size: tuple[int, int] = (0, 0),
 ) -> Outputs:
     """How to read a network, from what it returned for trial images; nothing that can be meant in two ways is guessed.
 
@@ -107,6 +112,7 @@ def settle(
         form: None: not said; logits, unless they could as well be probabilities.
         far: what the network returns for images far out of range, where logits leave [0, 1] and a sigmoid does not.
         source: named in errors.
+        task: what the outputs are to be, of images of this size.
 
     Raises:
         ConfigError: no tensor of one row per image and one column per class (or one number for two classes); class
@@ -115,24 +121,26 @@ def settle(
     if form is not None and form not in FORMS:
         raise ConfigError(f"outputs {form!r}", "unknown", f"give {' or '.join(FORMS)}")
     values = Outputs(key).part(returned, source)
-    shape, expected = tuple(values.shape), (images, len(classes))
-    single = shape in ((images,), (images, 1))
-    if shape != expected and not (single and len(classes) == 2):
+    shape, expected = tuple(values.shape), task.logits_shape(images, len(classes), size)
+    either = task.name == "single" and len(classes) == 2
+    single = task.name == "single" and shape in ((images,), (images, 1))
+    if shape != expected and not (single and either):
         raise ConfigError(
             source,
-            f"returns {shape} for {images} images, expected logits {expected}, one per class {list(classes)}",
-            f"give it {len(classes)} outputs" + (", or one, above 0 for the second class" if len(classes) == 2 else ""),
+            f"returns {shape} for {images} images, expected logits {expected}, {task.title}, of {list(classes)}",
+            f"give it {len(classes)} outputs" + (", or one, above 0 for the second class" if either else ""),
         )
     if not values.is_floating_point():
         kind = str(values.dtype).removeprefix("torch.")
         raise ConfigError(source, f"returns {kind}: class numbers instead of logits", "take its last argmax off")
-    _check_form(values, form, single=single, source=source)
+    _check_form(values, form, single=single or task.name == "multi", source=source)
     if form is None and _within_unit(values) and _within_unit(Outputs(key).part(far(), source)):
+        single = single or task.name == "multi"
         what = "logits, or probabilities by a sigmoid?" if single else "a sigmoid for each class?"
         problem = f"its outputs all lie between 0 and 1, whatever the images: {what}"
         remedy = "take its last sigmoid off, or say which: outputs='probabilities' or 'logits' (--outputs)"
         raise ConfigError(source, problem, remedy if single else f"{_ONE_CLASS}; say outputs='logits' if they are that")
-    return Outputs(key, form or "logits", single)
+    return Outputs(key, form or "logits", single and task.name == "single", task)
 
 
 def _check_form(values: Tensor, form: Form | None, *, single: bool, source: str) -> None:

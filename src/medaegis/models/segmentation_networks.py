@@ -8,14 +8,17 @@ SegNet as Badrinarayanan et al. 2017 describe it. They take normalised images `(
 from __future__ import annotations
 
 from collections import OrderedDict
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medaegis.errors import ConfigError, DataError
-from medaegis.models.backbones import Backbone, seeded
+from medaegis.models.backbones import Backbone, Weights, backbones, create_backbone, default_taps, is_own, seeded
 from medaegis.models.networks import initialise
+from medaegis.models.weights import load_weights
+from medaegis.task import TaskName
 
 MULTIPLE = 16  # both halve their images four times at least
 
@@ -58,6 +61,31 @@ def create_segmenter(name: str, *, classes: int, seed: int = 0) -> nn.Module:
         raise ConfigError(f"classes {classes}", "too few", "count the background too: give 2 or more")
     with seeded(seed):
         return entry.build(classes)
+
+
+def create_network(
+    name: str, task: TaskName, classes: int, *, weights: Weights | None = None, seed: int = 0
+) -> nn.Module:
+    """The network of this name for a task: `create_segmenter` where it is "dense", else `create_backbone`.
+
+    Raises:
+        ConfigError: as those do; weights for a network that has none.
+    """
+    if task != "dense" or is_own(name):
+        if name in _SEGMENTERS:
+            raise ConfigError(name, "gives a class for each pixel", f"take one of {', '.join(backbones())}")
+        return create_backbone(name, classes=classes, weights=weights, seed=seed)
+    network = create_segmenter(name, classes=classes, seed=seed)
+    if isinstance(weights, Path):
+        load_weights(network, weights, head=segmenter(name).head)
+    elif weights is not None:
+        raise ConfigError(f"weights {weights}", f"there are none for {name}", "give a file of yours, or none")
+    return network
+
+
+def taps_of(name: str, task: TaskName) -> tuple[str, ...]:
+    """What is read by default, none of a network from elsewhere."""
+    return segmenter(name).taps if task == "dense" and not is_own(name) else default_taps(name)
 
 
 def _check_sides(x: Tensor) -> None:

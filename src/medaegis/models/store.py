@@ -15,10 +15,12 @@ from torch import Tensor, nn
 
 from medaegis.artefact import read_folder, write_folder
 from medaegis.errors import ArtefactError, ConfigError
-from medaegis.models.backbones import backbones, build_own, create_backbone, is_own
+from medaegis.models.backbones import backbones, build_own, is_own
 from medaegis.models.classifier import Classifier
 from medaegis.models.outputs import Form
+from medaegis.models.segmentation_networks import create_network, segmenters
 from medaegis.sizes import Size, sides, told_size
+from medaegis.task import TaskName
 from medaegis.validation import BATCH_NORM, Name, Names, PictureSize, check_state, read_entry
 
 KIND = "classifier"
@@ -36,7 +38,7 @@ class ClassifierManifest(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     backbone: Name
-    classes: Names = Field(min_length=2, max_length=10_000)
+    classes: Names = Field(min_length=1, max_length=10_000)
     size: PictureSize
     channels: str = Field(pattern="^(gray|rgb)$")
     taps: Names = Field(max_length=1000)
@@ -44,6 +46,7 @@ class ClassifierManifest(BaseModel):
     std: tuple[Deviation, ...] = Field(min_length=1, max_length=3)
     output: str | int | None = None
     outputs: Form = "logits"
+    task: TaskName = "single"
 
 
 class Wrapped(BaseModel):
@@ -83,6 +86,7 @@ def describe_classifier(classifier: Classifier) -> dict[str, Any]:
         std=tuple(classifier.std.flatten().tolist()),
         output=classifier.outputs.key,
         outputs=classifier.outputs.form,
+        task=classifier.task.name,
     ).model_dump(mode="json", exclude_defaults=True)  # what has none of these is read by earlier versions too
 
 
@@ -118,9 +122,9 @@ def rebuild_classifier(
     try:
         own = factory if is_own(told.backbone) else None
         with torch.random.fork_rng(devices=[]):
-            network = create_backbone(told.backbone, classes=classes) if own is None else build_own(own, classes)
+            network = create_network(told.backbone, told.task, classes) if own is None else build_own(own, classes)
         check_state("weights", network, state, BATCH_NORM, remedy=remedy)
-        if told.backbone in backbones():
+        if told.backbone in (*backbones(), *segmenters()):
             _check_size_of_pass(network, told.size)
         _widen(network, state)
         network.load_state_dict(dict(state))
@@ -135,6 +139,7 @@ def rebuild_classifier(
             std=told.std,
             output=told.output,
             outputs=told.outputs,
+            task=told.task,
         )
     except (ConfigError, RuntimeError) as error:
         told_problem = error.problem if isinstance(error, ConfigError) else str(error)

@@ -29,18 +29,19 @@ from medaegis.images.datasets import Dataset
 from medaegis.images.hashes import pixel_hashes
 from medaegis.images.sources import without_path
 from medaegis.images.splits import Split
-from medaegis.models.augment import augment
+from medaegis.models.augment import augment, augment_with_masks
 from medaegis.models.averaging import Averaged, State, copied_state, weights_of, worst_weights
-from medaegis.models.backbones import create_backbone, default_taps, weights_file
+from medaegis.models.backbones import create_backbone, weights_file
 from medaegis.models.checkpoint import load_checkpoint, save_checkpoint
 from medaegis.models.classifier import Classifier
 from medaegis.models.hardware import has_fast_bfloat16, pick_device
 from medaegis.models.learning import Batch, Plain, Recipe, TrainConfig, learning_rate
 from medaegis.models.metrics import evaluate_classifier
 from medaegis.models.normalisation import Normalisation, parse_normalisation
+from medaegis.models.segmentation_networks import create_network, taps_of
 from medaegis.models.store import KIND, load_classifier, read_training, save_classifier
-from medaegis.models.task import Task
 from medaegis.progress import GOES_ON, Progress, silent
+from medaegis.task import Task
 
 CHECKPOINT_SECONDS = 30.0
 MOMENTUM = 0.9  # of "sgd"
@@ -107,9 +108,10 @@ class _Run:
         self.recipe = Plain() if recipe is None else recipe
         self.device = pick_device(config.device)
         self.train_part = torch.tensor(split.train)
-        counts = torch.bincount(dataset.labels[self.train_part], minlength=len(dataset.classes))
-        if len(self.train_part) < 2 or int(counts.min()) == 0:
-            told = ", ".join(f"{name} {n}" for name, n in zip(dataset.classes, counts.tolist(), strict=True))
+        self.strata, names = dataset.strata
+        counts = torch.bincount(self.strata[self.train_part], minlength=len(names))
+        if len(self.train_part) < 2 or (dataset.task.name == "single" and int(counts.min()) == 0):
+            told = ", ".join(f"{name} {n}" for name, n in zip(names, counts.tolist(), strict=True))
             raise DataError(dataset.spec, f"the train part lacks a class ({told})", "give more images of it")
         self.counts = counts
         self.batches = math.ceil(len(self.train_part) / config.batch_size)
@@ -121,22 +123,22 @@ class _Run:
         self.loss_sum = 0.0
         self.key = self._key()
         mean, std = self._normalisation()
-        network = create_backbone(
-            config.backbone, classes=len(dataset.classes), weights=config.weights, seed=config.seed
-        )
+        classes, task = len(dataset.classes), dataset.task.name
+        network = create_network(config.backbone, task, classes, weights=config.weights, seed=config.seed)
         self.classifier = Classifier(
             network.to(self.device),
             classes=dataset.classes,
             size=dataset.size,
             channels=dataset.channels,
-            taps=default_taps(config.backbone) if config.taps is None else config.taps,
+            taps=taps_of(config.backbone, task) if config.taps is None else config.taps,
             backbone=config.backbone,
             mean=mean,
             std=std,
             outputs="logits",  # a network just begun may well give numbers between 0 and 1
+            task=task,
         )
         weights = len(self.train_part) / (len(counts) * counts.float())
-        self.class_weights = weights.to(self.device) if config.balance == "loss" else None
+        self.class_weights = weights.to(self.device) if config.balance == "loss" and task == "single" else None
         self.optimizer = self._optimizer(network)
         self.average = Averaged(network, keep=self.recipe.average) if self.recipe.average else None
         self.best: State = {}  # weights of the best epoch, where epochs are scored
@@ -184,12 +186,12 @@ class _Run:
         if self.config.balance != "sampling":
             draws = Draws(self.config.seed, self.dataset.ids[self.train_part], "order", epoch)
             return self.train_part[draws.keys().argsort(stable=True)]
+        counts = self.counts[self.counts > 0]
         draws = Draws(self.config.seed, torch.arange(len(self.train_part)), "sampling", epoch)
-        classes = draws.integers(len(self.counts))
-        among = draws.child("image").integers(self.counts[classes])
-        labels = self.dataset.labels[self.train_part]
-        sorted_by_class = self.train_part[labels.argsort(stable=True)]
-        return sorted_by_class[(self.counts.cumsum(0) - self.counts)[classes] + among]
+        chosen = draws.integers(len(counts))
+        among = draws.child("image").integers(counts[chosen])
+        in_order = self.train_part[self.strata[self.train_part].argsort(stable=True)]
+        return in_order[(counts.cumsum(0) - counts)[chosen] + among]
 
     def train(self, checkpoints: Path, progress: Progress) -> None:
         began = time.monotonic() - self.seconds
@@ -211,10 +213,11 @@ class _Run:
 
     def _learn(self, places: Tensor, epoch: int) -> float:
         """The steps of the optimiser for one batch; the mean loss before each."""
-        x = self.dataset.pixels(places, device=self.device)
+        x, labels = self.dataset.pixels(places, device=self.device), self.dataset.labels[places].to(self.device)
         if self.config.augmentation:
-            x = augment(x, Draws(self.config.seed, self.dataset.ids[places], "augment", epoch).uniform(7))
-        labels, seed = self.dataset.labels[places].to(self.device), self.config.seed * 1_000_003 + self.step
+            u = Draws(self.config.seed, self.dataset.ids[places], "augment", epoch).uniform(7)
+            x, labels = augment_with_masks(x, labels, u) if self.task.name == "dense" else (augment(x, u), labels)
+        seed = self.config.seed * 1_000_003 + self.step
         batch = Batch(x, labels, self.dataset.ids[places], self.step / self.steps, seed)
         losses = []
         for turn, loss in enumerate(self.recipe.losses(self, batch)):
@@ -296,8 +299,9 @@ class _Run:
         loss = self.loss_sum / batches if self.loss_sum else ended["loss"]
         val = ended.get("val", {})
         told = [f"epoch {epoch + 1}/{self.epochs}, loss {loss:.3f}"]
-        if val.get("auroc") is not None:
-            told.append(f"val AUROC {val['auroc']:.4f}")
+        for figure, name in (("auroc", "AUROC"), ("dice", "Dice")):
+            if val.get(figure) is not None:
+                told.append(f"val {name} {val[figure]:.4f}")
         if "robust_accuracy" in val:
             told.append(f"robust {100 * val['robust_accuracy']:.1f} %")
         return ", ".join(told)

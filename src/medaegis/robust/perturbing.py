@@ -98,7 +98,7 @@ class Inner(BaseModel):
         guides = x if self.follows == "divergence" else None
         attack = Attack(objective=objective, rule=Descent(), steps=steps, step_size=size / radius)
         victim = Victim(classifier, fold=False)  # folding takes longer than these few steps would gain by it
-        found, taken = attack.descend(victim, x, Goal(batch.labels, guides=guides), eps, z)
+        found, taken = attack.descend(victim, x, Goal(batch.labels, guides=guides, task=classifier.task), eps, z)
         looks = len(x) * taken
         return Perturbed(found, looks + (len(x) if guides is not None else 0), looks)
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from medaegis.ambient import own_modes
 from medaegis.attacks.balls import Linf
+from medaegis.attacks.base import Until
 from medaegis.attacks.engine import Attack
 from medaegis.attacks.losses.answer import CrossEntropy
 from medaegis.attacks.victim import Victim
@@ -98,17 +99,22 @@ class Robust(BaseModel):
 
     @own_modes()
     def score(self, classifier: Classifier, dataset: Dataset, places: Sequence[int], *, seed: int) -> dict[str, Any]:
-        """Robust accuracy over at most 200 validation images: under PGD with 10 steps at eps, or under the noise."""
+        """Robust accuracy over at most 200 validation images: under PGD with 10 steps at eps, or under the noise.
+
+        Of findings the share that is right, of masks the mean Dice.
+        """
+        task = classifier.task
+        until: Until = "broken" if task.name == "single" else "end"  # elsewhere more than one answer can be lost
         chosen = torch.tensor(places)
         chosen = chosen[Draws(seed, dataset.ids[chosen], "robust/watched").keys().argsort(stable=True)[:WATCHED]]
         x, labels, ids = dataset.pixels(chosen, device=classifier.device), dataset.labels[chosen], dataset.ids[chosen]
         if isinstance(self.inner, Noise):
             changed = self.inner(classifier, Batch(x, labels, ids, 1.0, seed)).x
             with torch.no_grad():
-                said = torch.cat([classifier(part).argmax(1) for part in changed.split(64)]).cpu()
-            return {"robust_accuracy": float((said == labels).double().mean())}
+                said = torch.cat([task.predicted(classifier(part)) for part in changed.split(64)]).cpu()
+            return {"robust_accuracy": float(task.quality(said, labels).double().mean())}
         attack = Attack(objective=CrossEntropy(), steps=WATCH_STEPS, random_start=True)
         run = attack.run(
-            Victim(classifier), x, labels, eps=self.inner.eps, ids=ids, seed=seed, batch_size=64, until="broken"
+            Victim(classifier), x, labels, eps=self.inner.eps, ids=ids, seed=seed, batch_size=64, until=until
         )
-        return {"robust_accuracy": float((run.verdict.predicted == labels).double().mean())}
+        return {"robust_accuracy": float(task.quality(run.verdict.predicted, labels).double().mean())}

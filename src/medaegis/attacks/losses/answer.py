@@ -18,6 +18,8 @@ FAINT = 1e-12  # weight of a slope that stands in for one that is lost: it leads
 class CrossEntropy(Objective):
     """Cross-entropy to the target, or minus that of the true class (FGSM, BIM, PGD, MIM; Aegis eq. 1).
 
+    Of several findings the mean of their binary ones, of masks that over the pixels (survey, Table 4: BCE).
+
     Of a class whose probability rounds to 1 in float32 the cross-entropy is 0 and has lost its slope, wholly or in
     part (Carlini 2017, on defensive distillation). With l the logit of the true class less the log-sum-exp of the
     others it is log(1 + exp(-l)), whose slope is that of -l by a factor above 0: taken from there it keeps its
@@ -25,11 +27,14 @@ class CrossEntropy(Objective):
     """
 
     title = "cross-entropy"
+    any_task = True
 
     def __call__(self, view: View) -> Tensor:
         logits, goal = view.known_logits(), view.goal
         if goal.targets is not None:
-            return F.cross_entropy(logits, goal.targets, reduction="none")
+            return goal.task.losses(logits, goal.targets)
+        if goal.task.name != "single":
+            return -goal.task.losses(logits, goal.labels)
         loss, ahead = -F.cross_entropy(logits, goal.labels, reduction="none"), lead(logits, goal.labels)
         return torch.where(loss == 0, FAINT * ahead - F.softplus(-ahead), loss)
 
@@ -39,7 +44,7 @@ class CarliniWagner(Objective):
     """Margin of Carlini and Wagner: best other logit minus the target's, not below -kappa.
 
     The paper's eq. 2 has the two terms the other way round, which minimised would drive away from the target.
-    Untargeted: true logit minus best wrong one.
+    Untargeted: true logit minus best wrong one. Of several findings, or pixels, the mean of theirs.
 
     Args:
         kappa: confidence to stop at, in logits; infinity never stops.
@@ -47,12 +52,16 @@ class CarliniWagner(Objective):
 
     kappa: float = torch.inf
     title = "margin"
+    any_task = True
 
     def walked(self) -> tuple[Objective, ...]:
         return (CarliniWagner(),)  # at its confidence it is flat on purpose
 
     def __call__(self, view: View) -> Tensor:
-        return margin(view.known_logits(), view.goal).clamp_min(-self.kappa)
+        logits, goal = view.known_logits(), view.goal
+        if goal.task.name != "single":
+            return goal.task.margins(logits, goal.labels, goal.targets).clamp_min(-self.kappa).mean(1)
+        return margin(logits, goal).clamp_min(-self.kappa)
 
 
 @dataclass(frozen=True)

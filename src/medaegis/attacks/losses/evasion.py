@@ -31,6 +31,7 @@ class FeatureShift(Objective):
     sign: Literal[-1, 1] = 1
     taps: tuple[str, ...] = ()
     needs_logits = False
+    any_task = True
 
     def __post_init__(self) -> None:
         if self.sign not in (-1, 1):
@@ -173,6 +174,7 @@ class Stability(Begun):
     """
 
     kernel: Smoothing = field(default_factory=lambda: Smoothing(length=3, sigma=1.0))
+    any_task = True
 
     def passes(self, goal: Goal, classes: int) -> tuple[int, int]:
         return 2, 1
@@ -187,14 +189,14 @@ SPREAD = 2  # pixels between the points of SMA's kernel
 @dataclass(frozen=True)
 class _Stable(Objective):
     kernel: Smoothing
+    any_task = True
 
     def __call__(self, view: View) -> Tensor:
         assert view.pixels is not None
         assert view.target is not None
         with torch.no_grad():
             smoothed = view.target.look(self.smooth(view.pixels), view.goal, self).known_logits()
-        answer, wanted = view.known_logits().log_softmax(1), smoothed.log_softmax(1)
-        return F.kl_div(answer, wanted, reduction="none", log_target=True).sum(1)
+        return view.goal.task.divergences(view.known_logits(), smoothed)
 
     def smooth(self, pixels: Tensor) -> Tensor:
         """The image convolved with the kernel; its borders are continued."""

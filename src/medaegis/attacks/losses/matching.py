@@ -12,7 +12,7 @@ from torch import Tensor
 
 from medaegis.attacks.objective import Begun, Goal, Objective, Target, View
 from medaegis.errors import ConfigError
-from medaegis.models.task import Task
+from medaegis.task import Task
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class FeatureMatch(Begun):
     taps: tuple[str, ...] = ()
     needs_logits = False
     needs_guides = True
+    any_task = True
 
     def begin(self, victim: Target, goal: Goal) -> Objective:
         return _Matched(_guides(victim, goal, FeatureMatch(self.matched(victim))).features)
@@ -67,6 +68,7 @@ class Away(Begun):
     """
 
     needs_guides = True
+    any_task = True
 
     def begin(self, victim: Target, goal: Goal) -> Objective:
         return _Left(_guides(victim, goal, self).known_logits(), victim.exact.task)
@@ -76,6 +78,7 @@ class Away(Begun):
 class _Left(Objective):
     said: Tensor
     task: Task
+    any_task = True
 
     def only(self, rows: Tensor) -> Objective:
         return _Left(self.said[rows], self.task)
@@ -89,6 +92,7 @@ class _Matched(Objective):
     wanted: dict[str, Tensor]
     taps: tuple[str, ...] = field(init=False)
     needs_logits = False
+    any_task = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "taps", tuple(self.wanted))

@@ -43,6 +43,7 @@ class Search(ABC):
     """
 
     needs_gradient = False
+    by_sign = False
     keeps_best = False
 
     def begin(self, problem: Problem) -> Searcher:

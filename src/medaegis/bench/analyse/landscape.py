@@ -12,9 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from medaegis.attacks.losses.answer import CrossEntropy
-from medaegis.attacks.objective import Goal, without
+from medaegis.attacks.objective import Goal
 from medaegis.attacks.victim import Victim
 from medaegis.draws import Draws
+from medaegis.task import without
 
 RINGS = 8  # grid points from the image to the edge of the ball
 BATCH = 64

@@ -6,6 +6,7 @@ They exercise the software; they say nothing about a real modality.
 
 from medaegis.images.phantoms.case import SHOTS, Case, Modality
 from medaegis.images.phantoms.fundus import draw_fundus
+from medaegis.images.phantoms.several import FINDINGS, Chest
 from medaegis.images.phantoms.skin import draw_skin
 from medaegis.images.phantoms.xray import draw_xray
 
@@ -15,4 +16,4 @@ MODALITIES: dict[str, Modality] = {
     "skin": Modality("skin", ("nevus", "melanoma"), draw_skin),
 }
 
-__all__ = ["MODALITIES", "SHOTS", "Case", "Modality"]
+__all__ = ["FINDINGS", "MODALITIES", "SHOTS", "Case", "Chest", "Modality"]

@@ -1,5 +1,7 @@
 """A frontal chest X-ray: what the beam meets is added up as thickness, then exposed like a film (bright = dense)."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from medaegis.images.phantoms.canvas import Array, Canvas, grow
@@ -7,6 +9,21 @@ from medaegis.images.phantoms.canvas import Array, Canvas, grow
 
 def draw_xray(canvas: Canvas, anatomy: np.random.Generator, shot: np.random.Generator, severity: float) -> Array:
     """(1, S, S): thorax, lungs, heart, spine, ribs, clavicles, vessels; opacities in the lungs if `severity` > 0."""
+    return draw_chest(canvas, anatomy, shot, severity)[0]
+
+
+def draw_chest(
+    canvas: Canvas,
+    anatomy: np.random.Generator,
+    shot: np.random.Generator,
+    severity: float,
+    findings: Callable[[Canvas, Array], Array] | None = None,
+) -> tuple[Array, Array]:
+    """The film (1, S, S), and how much of the lungs is seen beside the heart at each pixel (S, S).
+
+    Args:
+        findings: of the canvas and that, thickness to add.
+    """
     marker = _marker(canvas, shot)
     canvas.move(turn=shot.normal(0, 0.035), scale=shot.uniform(0.93, 1.08), shift=shot.normal(0, 0.03, 2))
     u, v = canvas.x, canvas.y
@@ -59,7 +76,9 @@ def draw_xray(canvas: Canvas, anatomy: np.random.Generator, shot: np.random.Gene
     depth += lungs * (0.07 * _vessels(canvas, anatomy, u, v) + 0.022 * canvas.clouds(anatomy, 9, 3))
     if severity:
         depth += _opacities(canvas, anatomy, shot, severity, lungs) * (1 - 0.6 * solid)
-    return np.maximum(_expose(canvas, shot, depth), marker)[None]
+    if findings is not None:
+        depth += findings(canvas, lungs)
+    return np.maximum(_expose(canvas, shot, depth), marker)[None], lungs * (1 - solid)
 
 
 def _rib(phase: Array, half: float) -> Array:
