@@ -15,7 +15,6 @@ from medaegis.ambient import exact_float32, own_modes
 from medaegis.attacks.catalogue import CATALOGUE
 from medaegis.attacks.choices import pick_targets
 from medaegis.attacks.normal import fit_mixtures
-from medaegis.attacks.universal import Universal
 from medaegis.attacks.victim import Victim
 from medaegis.cushions import parse_cushion
 from medaegis.detectors.reader import Reader
@@ -70,7 +69,7 @@ def attacked(entry):
         options["guides"] = known[:2]
     if entry.attack.objective.needs_normal:
         options["normal"] = fit_mixtures(victim.pooled(known, TAPS), lesson, classes=k)
-    if isinstance(entry.attack, Universal):
+    if entry.attack.learns:
         options["known"] = known, lesson
     attack = entry.attack.with_options(steps=min(entry.attack.steps, 9))
     return attack.run(victim, images, labels, eps=1.0 if entry.minimal else 8 / 255, **options)

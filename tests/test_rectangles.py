@@ -22,7 +22,6 @@ from medaegis.attacks.balls import Linf
 from medaegis.attacks.catalogue import CATALOGUE
 from medaegis.attacks.choices import pick_targets
 from medaegis.attacks.normal import fit_mixtures
-from medaegis.attacks.universal import Universal
 from medaegis.attacks.victim import Victim
 from medaegis.bench.analyse import maps
 from medaegis.bench.analyse.spectra import passed, radial_spectrum
@@ -120,7 +119,7 @@ def test_every_attack_stays_in_its_ball(name):
         options["guides"] = known[:3]
     if entry.attack.objective.needs_normal:
         options["normal"] = fit_mixtures(victim.pooled(known, TAPS), lesson, classes=k)
-    if isinstance(entry.attack, Universal):
+    if entry.attack.learns:
         options["known"] = known, lesson
     attack = entry.attack.with_options(steps=min(entry.attack.steps, 9))
     eps = 1.0 if entry.minimal else 16 / 255

@@ -18,7 +18,6 @@ from medaegis.attacks.losses.shield import ShieldLogit
 from medaegis.attacks.normal import fit_mixtures
 from medaegis.attacks.objective import Goal, View, without
 from medaegis.attacks.steps import Descent
-from medaegis.attacks.universal import Universal
 from medaegis.attacks.victim import Victim
 from medaegis.cushions import parse_cushion
 from medaegis.cushions.filters import Unrounded
@@ -71,7 +70,7 @@ def test_every_entry_of_the_catalogue(name, targeted, victim, images, labels):
         pool = toy_images(200, victim.exact, seed=8)
         normal = fit_mixtures(victim.pooled(pool, ("relu", "last")), toy_labels(victim, pool))
     run = {"eps": eps, "targets": targets, "ids": ids, "seed": 5, "guides": guides, "normal": normal}
-    if isinstance(attack, Universal):
+    if attack.learns:
         pool = toy_images(40, victim.exact, seed=8)
         run = {"eps": eps, "targets": targets, "ids": ids, "seed": 5, "known": (pool, toy_labels(victim, pool))}
     found = attack.run(victim, images, labels, **run, batch_size=5)

@@ -11,8 +11,9 @@ from tests.attacks.toys import toy_images, toy_labels, toy_victim
 
 from medaegis.attacks.catalogue import find_attack
 from medaegis.attacks.choices import pick_targets
+from medaegis.attacks.learned import wanted
 from medaegis.attacks.losses.answer import CrossEntropy
-from medaegis.attacks.universal import Universal, fixed, wanted
+from medaegis.attacks.universal import Universal
 from medaegis.errors import ConfigError
 
 EPS = 16 / 256
@@ -32,7 +33,7 @@ def test_on_a_plane_it_is_the_sign_of_the_weights():
         lesson = Universal(objective=CrossEntropy()).learn(victim, images, labels, eps=20 / 255, target=k)
         weight = victim.exact.network.fc.weight
         expected = 20 * (weight[k] - weight[1 - k]).sign().view(1, 16, 16)
-        torch.testing.assert_close(lesson.change * 255, expected.detach())
+        torch.testing.assert_close(lesson.learned["change"] * 255, expected.detach())
 
 
 def test_it_is_the_batch_by_batch_descent_written_out():
@@ -52,7 +53,7 @@ def test_it_is_the_batch_by_batch_descent_written_out():
             (logits[:, :2].amax(1) - logits[:, 2]).clamp_min(-9).mean().backward()
             change = (change - 0.25 * (1 - done / whole) * 16 / 255 * z.grad.sum(0).sign()).clamp(-16 / 255, 16 / 255)
             done += 1
-    assert torch.equal((lesson.change * 255).round(), (change * 255).round())
+    assert torch.equal((lesson.learned["change"] * 255).round(), (change * 255).round())
     assert len(x) < 20
 
 
@@ -68,11 +69,13 @@ def test_it_carries_over_to_other_images_and_beats_noise(cushion):
     for k in range(3):
         lesson = Universal().learn(victim, *known, eps=EPS, target=k)
         mine = targets == k
-        expected = ((others[mine] + lesson.change).clamp(0, 1) * 255).round() - (others[mine] * 255).round()
+        expected = ((others[mine] + lesson.learned["change"]).clamp(0, 1) * 255).round() - (others[mine] * 255).round()
         assert torch.equal(changes[mine], expected), "one change for each wanted class"
-        noise = lesson.change.flatten()[
-            torch.randperm(lesson.change.numel(), generator=torch.Generator().manual_seed(k))
-        ].view_as(lesson.change)
+        noise = (
+            lesson.learned["change"]
+            .flatten()[torch.randperm(lesson.learned["change"].numel(), generator=torch.Generator().manual_seed(k))]
+            .view_as(lesson.learned["change"])
+        )
         noisy = ((others[mine] + noise).clamp(0, 1) * 255).round() / 255
         by_noise.append(victim.judge(noisy).predicted == k)
     assert found.fooled.float().mean() > torch.cat(by_noise).float().mean() + 0.3
@@ -105,7 +108,7 @@ def test_what_is_learned_is_counted_and_nothing_is_asked_after():
         assert passes.forward == found.forwards == sum(lesson.forwards for lesson in lessons) == spent
         assert passes.backward == found.backwards == sum(lesson.backwards for lesson in lessons) == spent
         with Passes(victim) as passes:
-            again = fixed({k: lesson.change for k, lesson in zip(wanted(targets), lessons, strict=True)}).run(
+            again = attack.fixed({k: lesson.learned for k, lesson in zip(wanted(targets), lessons, strict=True)}).run(
                 victim, images, labels, eps=EPS, targets=targets
             )
         assert passes.forward == passes.backward == again.forwards == again.backwards == 0
@@ -128,7 +131,7 @@ def test_it_repeats_with_the_seed():
     victim = toy_victim(2)
     known = known_to(victim, 40)
     one, again, other = (
-        Universal(steps=2, learning_batch=8).learn(victim, *known, eps=EPS, seed=s).change for s in (3, 3, 4)
+        Universal(steps=2, learning_batch=8).learn(victim, *known, eps=EPS, seed=s).learned["change"] for s in (3, 3, 4)
     )
     assert torch.equal(one, again)
     assert not torch.equal(one, other)
@@ -167,6 +170,8 @@ def test_what_was_learned_for_something_else_is_refused():
     victim = toy_victim(2)
     images, labels = known_to(victim, 4)
     with pytest.raises(ConfigError, match="learn it on those"):
-        fixed({None: torch.zeros(1, 8, 8)}).run(victim, images, labels, eps=EPS)
+        Universal().fixed({None: {"change": torch.zeros(1, 8, 8)}}).run(victim, images, labels, eps=EPS)
     with pytest.raises(ConfigError, match="none was learned for class"):
-        fixed({None: torch.zeros(1, 16, 16)}).run(victim, images, labels, eps=EPS, targets=1 - labels)
+        Universal().fixed({None: {"change": torch.zeros(1, 16, 16)}}).run(
+            victim, images, labels, eps=EPS, targets=1 - labels
+        )

@@ -135,7 +135,7 @@ class Request:
 
 
 class AnyAttack(ABC):
-    """A walk over each image (`Attack`), several of them (`Ensemble`), or one change for all images (`Universal`).
+    """A walk over each image (`Attack`), several of them (`Ensemble`), or what is learned for all images (`Learner`).
 
     Attributes:
         objective: what it minimises; of several attacks together, it says what any of them needs.

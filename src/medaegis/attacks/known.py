@@ -10,9 +10,9 @@ from torch import Tensor
 
 from medaegis.attacks.base import AnyAttack
 from medaegis.attacks.choices import closest_guides, pick_guides
+from medaegis.attacks.learned import Learner
 from medaegis.attacks.losses.evasion import apart
 from medaegis.attacks.normal import Mixtures, fit_mixtures
-from medaegis.attacks.universal import Universal
 from medaegis.attacks.victim import Victim
 from medaegis.images.datasets import Dataset
 from medaegis.models.classifier import INPUT, Classifier
@@ -69,12 +69,12 @@ class Known:
             told["guides"] = self.images.pixels(rows)
         if needs.needs_normal:
             told["normal"] = self.normal(victim, needs.components)
-        if isinstance(attack, Universal):
+        if isinstance(attack, Learner):
             told["known"] = self.lessons(attack)
         return told
 
-    def lessons(self, attack: Universal) -> tuple[Tensor, Tensor]:
-        """Images and labels that a universal perturbation is learned from, drawn with the seed."""
+    def lessons(self, attack: Learner) -> tuple[Tensor, Tensor]:
+        """Images and labels that an attack is learned from, drawn with the seed."""
         drawn = torch.randperm(len(self.images), generator=torch.Generator().manual_seed(self.seed))
         rows = drawn[: attack.images].sort().values
         return self.images.pixels(rows), self.images.labels[rows]

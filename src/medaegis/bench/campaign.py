@@ -14,9 +14,9 @@ from torch import Tensor
 from medaegis.attacks.base import AnyAttack
 from medaegis.attacks.catalogue import find_attack
 from medaegis.attacks.known import Known
+from medaegis.attacks.learned import Learner, wanted
 from medaegis.attacks.objective import Goal
 from medaegis.attacks.transfer import transfer
-from medaegis.attacks.universal import Universal, fixed, wanted
 from medaegis.attacks.victim import Victim
 from medaegis.bench.checks.effort import ON_GUARD, Effort
 from medaegis.bench.code import code_fingerprint
@@ -136,28 +136,28 @@ class Campaign:
     def _learned(self, planned: Planned, victim: Victim, key: Mapping[str, object]) -> tuple[AnyAttack, Tensor]:
         """What is run on each chunk, and the cost of learning it, float64 `(lessons, 3)`.
 
-        A universal perturbation is learned once for each wanted class of all images. Any other attack is itself.
+        One that learns does so once for each wanted class of all images. Any other attack is itself.
         """
         attack = planned.value
-        if not isinstance(attack, Universal):
+        if not isinstance(attack, Learner):
             return attack, torch.zeros((0, 3), dtype=torch.float64)
         if self.known is None:
-            raise ConfigError("universal perturbation", "no known images to learn from", "give some")
+            raise ConfigError(attack.what, "no known images to learn from", "give some")
         known = self.known
 
         def lesson(target: int | None) -> Piece:
             def compute() -> Piece:
                 found = attack.learn(victim, *known.lessons(attack), eps=planned.eps, target=target, seed=known.seed)
                 cost = torch.tensor([[found.seconds, found.forwards, found.backwards]], dtype=torch.float64)
-                return {"change": found.change, "cost": cost}
+                return {**found.learned, "cost": cost}
 
             about = {"lesson": repr(attack), "eps": planned.eps, "target": target, "dtype": str(victim.dtype)}
             about["device"] = victim.device.type
             return self.store.get({**key, **about, "known": known.key}, compute)
 
         lessons = {target: lesson(target) for target in wanted(self._targets)}
-        changes = {target: piece["change"] for target, piece in lessons.items()}
-        return fixed(changes), torch.cat([piece["cost"] for piece in lessons.values()])
+        learned = {k: {name: t for name, t in piece.items() if name != "cost"} for k, piece in lessons.items()}
+        return attack.fixed(learned), torch.cat([piece["cost"] for piece in lessons.values()])
 
     @property
     def _targets(self) -> Tensor | None:
