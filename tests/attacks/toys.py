@@ -1,10 +1,13 @@
 """Victims of a few hundred weights, seeded without the global random state, for attacks that take milliseconds."""
 
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
 
 import torch
-from tests.models.tiny_networks import Tiny, lived_in
+from tests.models.tiny_networks import Tiny, lived_in, tiny
 from torch import Tensor, nn
 
 from medaegis.attacks.balls import Linf
@@ -13,6 +16,8 @@ from medaegis.attacks.victim import Victim
 from medaegis.cushions import parse_cushion
 from medaegis.detectors.shield import Shield, ShieldBank
 from medaegis.draws import Draws
+from medaegis.guard.guard import Guard
+from medaegis.images.datasets import load_dataset
 from medaegis.models.classifier import Classifier
 from medaegis.models.normalisation import IMAGENET_MEAN, IMAGENET_STD
 from medaegis.sizes import Size
@@ -119,3 +124,12 @@ class Rounding(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         self.seen += len(x)
         return self.network(self.cushion(x))
+
+
+@lru_cache
+def trained() -> tuple[Guard, Tensor, Tensor]:
+    """A guard of a small network that has learned drawn X-rays, and 240 of those with what its classifier says."""
+    guard = Guard.load(Path(__file__).parents[1] / "golden" / "guard", factory=tiny)
+    with tempfile.TemporaryDirectory() as cache:
+        images = load_dataset("phantom-xray?n=240", size=32, channels="gray", cache_dir=cache).pixels()
+    return guard, images, Victim(guard.classifier).judge(images).predicted

@@ -157,6 +157,7 @@ def test_nothing_is_guessed_where_all_got_through():
         (["pgd", "square"], True, False),  # it never asks the Shield
         (["pgd", "square-l2"], True, True),
         (["pgd", "one-pixel"], True, True),
+        (["pgd", "uap-black-box"], True, True),  # it asks about other images
         (["pgd-l2"], False, False),
         (["square-guard"], False, False),
     ],

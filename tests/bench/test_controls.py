@@ -80,6 +80,8 @@ def test_attacks_must_work_where_nothing_protects(bare, cushioned, expected, lar
         (planned("jsma", 16), piece(0.1, bare=0.1)),
         (planned("feature-match", 16), piece(0.1, bare=0.1)),
         (planned("uap", 16), piece(0.1, bare=0.1)),
+        (planned("generator", 16), piece(0.1, bare=0.1)),
+        (planned("bias-field", 16), piece(0.1, bare=0.1)),  # smooth light alone may not be enough
         (planned("mim", 16, transferred=True), piece(0.1, bare=0.1)),
     ]
     alone, through = controls._undefended(campaign, outcomes, silent)

@@ -219,18 +219,19 @@ def test_only_gradients_on_the_classifier_can_be_transferred():
     assert cells[-1].id == "dim-8of256-10x1-transfer"
 
 
-def test_a_universal_perturbation_is_learned_once_for_all_chunks_and_counted_once(work, tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["uap", "generator"])
+def test_what_is_learned_is_learned_once_for_all_chunks_and_counted_once(name, work, tmp_path, monkeypatch):
     """Once behind the Cushion for the cell, once on the bare classifier for the column beside it, for each class."""
     monkeypatch.setattr(store, "BATCH", 16)
     learned = []
-    learn = type(CATALOGUE["uap"].attack).learn
+    learn = type(CATALOGUE[name].attack).learn
 
     def counted(self, victim, *rest, **options):
         learned.append((options["target"], victim.cushion.spec))
         return learn(self, victim, *rest, **options)
 
-    monkeypatch.setattr(type(CATALOGUE["uap"].attack), "learn", counted)
-    found = measure(work, tmp_path, cells=[Planned("uap", EPS, "16/256", steps=2)])
+    monkeypatch.setattr(type(CATALOGUE[name].attack), "learn", counted)
+    found = measure(work, tmp_path, cells=[Planned(name, EPS, "16/256", steps=2)])
     _, _, split = fitted(work)
     assert sorted(learned) == [(0, "jpeg:80"), (0, "none"), (1, "jpeg:80"), (1, "none")]
     (cell,) = found.cells
@@ -238,6 +239,6 @@ def test_a_universal_perturbation_is_learned_once_for_all_chunks_and_counted_onc
     # Two passes over every known image, each towards the other of two classes.
     assert cell.forwards == cell.backwards == 2 * len([*split.train, *split.adv_train])
     assert cell.success_on_classifier is not None
-    again = measure(work, tmp_path, cells=[Planned("uap", EPS, "16/256", steps=2)])
+    again = measure(work, tmp_path, cells=[Planned(name, EPS, "16/256", steps=2)])
     assert len(learned) == 4
     assert again.cells[0].forwards == cell.forwards

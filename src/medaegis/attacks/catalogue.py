@@ -10,6 +10,7 @@ from difflib import get_close_matches
 
 from medaegis.attacks.addons import ADD_ONS, joined
 from medaegis.attacks.balls import L2
+from medaegis.attacks.clinical import CLINICAL
 from medaegis.attacks.dense import DENSE
 from medaegis.attacks.distance import Decoupled, FastBoundary, FastMinimum
 from medaegis.attacks.engine import Attack
@@ -19,7 +20,14 @@ from medaegis.attacks.losses.answer import CarliniWagner, CrossEntropy, LogitRat
 from medaegis.attacks.losses.evasion import FeatureShift, KernelDensityEvasion, LocalDimensionEvasion, Stability
 from medaegis.attacks.losses.hfc import HierarchicalFeature
 from medaegis.attacks.losses.matching import ClosestFeatureMatch, FeatureMatch, LogitMatch
-from medaegis.attacks.losses.shield import GettingThrough, Orthogonal, Selective, ShieldLogit
+from medaegis.attacks.losses.shield import (
+    CONFIDENT,
+    WHITE_BOX,
+    GettingThrough,
+    Orthogonal,
+    Selective,
+    ShieldLogit,
+)
 from medaegis.attacks.minimal import Boundary, CarliniL2, NearestBoundary, Saliency, Sparse
 from medaegis.attacks.objective import Objective
 from medaegis.attacks.search.decision import Decision, GuardDecision, HopSkipJump
@@ -32,12 +40,6 @@ from medaegis.attacks.universal import Universal
 from medaegis.errors import ConfigError
 
 _CE, _CW, _SHIELD = CrossEntropy(), CarliniWagner(), ShieldLogit()
-
-# Beside another aim a margin, up to this confidence: away from a class that a network is sure of, cross-entropy has no
-# slope left to weigh against the other one.
-_CONFIDENT = CarliniWagner(kappa=1.0)
-
-_WHITE_BOX = _CONFIDENT + _SHIELD
 
 
 def _auto_pgd(objective: Objective) -> Attack:
@@ -146,12 +148,12 @@ CATALOGUE: dict[str, CatalogueEntry] = {
     "kde-evasion": CatalogueEntry(
         "Evasion of kernel density detection",
         "Carlini 2017b",
-        Attack(objective=10.0 * _CONFIDENT + KernelDensityEvasion(), steps=100),
+        Attack(objective=10.0 * CONFIDENT + KernelDensityEvasion(), steps=100),
     ),
     "lid-evasion": CatalogueEntry(
         "Evasion of local intrinsic dimension detection",
         "Athalye 2018 on the estimate of Ma 2018",
-        Attack(objective=_CONFIDENT + LocalDimensionEvasion(), steps=100),
+        Attack(objective=CONFIDENT + LocalDimensionEvasion(), steps=100),
     ),
     "sma": CatalogueEntry(
         "Stabilised medical attack",
@@ -173,7 +175,7 @@ CATALOGUE: dict[str, CatalogueEntry] = {
     "wb-hfc": CatalogueEntry(
         "White-box (WB) with the hierarchical feature constraint",
         "Yao, Medical Aegis, and Yao 2021 (HFC), eq. 7",
-        Attack(objective=_WHITE_BOX + HierarchicalFeature(), random_start=True, steps=100),
+        Attack(objective=WHITE_BOX + HierarchicalFeature(), random_start=True, steps=100),
         adaptive=True,
     ),
     "feature-match": CatalogueEntry(
@@ -203,7 +205,7 @@ CATALOGUE: dict[str, CatalogueEntry] = {
     "square-guard": CatalogueEntry(
         "Square on classifier and Shield",
         "Andriushchenko 2020 on the loss of Medical Aegis",
-        Attack(objective=_WHITE_BOX, rule=Square(), steps=5000),
+        Attack(objective=WHITE_BOX, rule=Square(), steps=5000),
         adaptive=True,
         access="black-box",
     ),
@@ -223,7 +225,7 @@ CATALOGUE: dict[str, CatalogueEntry] = {
     "spsa-guard": CatalogueEntry(
         "SPSA on classifier and Shield",
         "Uesato 2018 on the loss of Medical Aegis",
-        Attack(objective=_WHITE_BOX, rule=Spsa(), steps=1 + 20 * 257),
+        Attack(objective=WHITE_BOX, rule=Spsa(), steps=1 + 20 * 257),
         adaptive=True,
         access="black-box",
     ),
@@ -287,19 +289,19 @@ CATALOGUE: dict[str, CatalogueEntry] = {
     "wb": CatalogueEntry(
         "White-box (WB)",
         "Yao, Medical Aegis, section 4.1",
-        Attack(objective=_WHITE_BOX, random_start=True, steps=100),
+        Attack(objective=WHITE_BOX, random_start=True, steps=100),
         adaptive=True,
     ),
     "wb-0.1": CatalogueEntry(
         "White-box, a tenth of the Shield's weight",
         "Yao, Medical Aegis, section 4.1; weights as Carlini 2017b",
-        Attack(objective=_CONFIDENT + 0.1 * _SHIELD, random_start=True, steps=100),
+        Attack(objective=CONFIDENT + 0.1 * _SHIELD, random_start=True, steps=100),
         adaptive=True,
     ),
     "wb-10": CatalogueEntry(
         "White-box, ten times the Shield's weight",
         "Yao, Medical Aegis, section 4.1; weights as Carlini 2017b",
-        Attack(objective=_CONFIDENT + 10.0 * _SHIELD, random_start=True, steps=100),
+        Attack(objective=CONFIDENT + 10.0 * _SHIELD, random_start=True, steps=100),
         adaptive=True,
     ),
     "selective": CatalogueEntry(
@@ -317,19 +319,19 @@ CATALOGUE: dict[str, CatalogueEntry] = {
     "wb-decay": CatalogueEntry(
         "White-box with step decay (WB_d)",
         "Yao, Medical Aegis, section 4.1",
-        Attack(objective=_WHITE_BOX, rule=Descent(decay=0.1), random_start=True, steps=100),
+        Attack(objective=WHITE_BOX, rule=Descent(decay=0.1), random_start=True, steps=100),
         adaptive=True,
     ),
     "wb-momentum": CatalogueEntry(
         "White-box with momentum, from the clean image",
         "Dong 2018 on the loss of Medical Aegis",
-        Attack(objective=_WHITE_BOX, rule=Descent(momentum=1.0), steps=100),
+        Attack(objective=WHITE_BOX, rule=Descent(momentum=1.0), steps=100),
         adaptive=True,
     ),
     "wb-adaptive": CatalogueEntry(
         "White-box with Auto-PGD steps",
         "Croce 2020 on the loss of Medical Aegis",
-        Attack(objective=_WHITE_BOX, rule=Adaptive(), random_start=True, steps=100),
+        Attack(objective=WHITE_BOX, rule=Adaptive(), random_start=True, steps=100),
         adaptive=True,
     ),
     "uap": CatalogueEntry(
@@ -340,7 +342,7 @@ CATALOGUE: dict[str, CatalogueEntry] = {
     "uap-wb": CatalogueEntry(
         "Universal perturbation on classifier and Shield",
         "Shafahi 2020 on the loss of Medical Aegis",
-        Universal(objective=_WHITE_BOX),
+        Universal(objective=WHITE_BOX),
         adaptive=True,
     ),
     # AutoAttack's DLR loss needs more classes than most diagnoses have; the margin takes its place.
@@ -361,16 +363,17 @@ CATALOGUE: dict[str, CatalogueEntry] = {
         "after Croce 2020 (AutoAttack) and Bryniarski 2021",
         Ensemble(
             (
-                Member(_auto_pgd(_WHITE_BOX)),
-                Member(_auto_pgd(CarliniWagner(kappa=1.0) + 0.1 * _SHIELD)),
-                Member(_auto_pgd(CarliniWagner(kappa=1.0) + 10.0 * _SHIELD)),
+                Member(_auto_pgd(WHITE_BOX)),
+                Member(_auto_pgd(CONFIDENT + 0.1 * _SHIELD)),
+                Member(_auto_pgd(CONFIDENT + 10.0 * _SHIELD)),
                 Member(_hopping(Selective())),
                 Member(_hopping(Orthogonal())),
-                Member(Attack(objective=_WHITE_BOX, rule=Square(), steps=5000)),
+                Member(Attack(objective=WHITE_BOX, rule=Square(), steps=5000)),
             )
         ),
         adaptive=True,
     ),
+    **CLINICAL,
 }
 
 

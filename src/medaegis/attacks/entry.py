@@ -25,6 +25,7 @@ class CatalogueEntry:
         misleads: aims at a wrong answer, and not at features alone.
         minimal: looks for the smallest change, or for few pixels, without regard to eps; run it at eps 1.
         sparse: changes few pixels, whose number is the size of its change.
+        confined: to a small part of its ball, as to smooth changes; so that it need not win, however large eps is.
         access: what the attacker must have: "white-box" (weights), "black-box" (answers) or "no-box" (neither).
         task: the one it is for; of those for "single", `serves` says which are for others too.
     """
@@ -37,6 +38,7 @@ class CatalogueEntry:
     misleads: bool = True
     minimal: bool = False
     sparse: bool = False
+    confined: bool = False
     access: Access = "white-box"
     task: TaskName = "single"
 

@@ -218,6 +218,7 @@ class Fixed:
     what: str
     changes: Mapping[int | None, Change] = field(repr=False)
     needs_gradient = False
+    by_sign = False
     keeps_best = False
 
     @torch.no_grad()
@@ -248,6 +249,7 @@ class Unasked(Objective):
     """No loss: for an attack that is fixed beforehand. The victim has nothing to compute."""
 
     needs_logits = False
+    any_task = True
 
     def walked(self) -> tuple[Objective, ...]:
         return ()

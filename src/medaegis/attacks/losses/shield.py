@@ -116,3 +116,10 @@ def orthogonal(step: Tensor, other: Tensor) -> Tensor:
     balanced = torch.where(weight.any(1, keepdim=True), order.gather(1, middle), -1)
     places = torch.arange(found.shape[1], device=found.device)
     return torch.where(places == balanced, 0.0, found).view_as(step)
+
+
+# Beside another aim a margin, up to this confidence: away from a class that a network is sure of, cross-entropy has no
+# slope left to weigh against the other one.
+CONFIDENT = CarliniWagner(kappa=1.0)
+
+WHITE_BOX = CONFIDENT + ShieldLogit()  # the loss of Medical Aegis's white-box attack

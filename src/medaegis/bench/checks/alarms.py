@@ -248,13 +248,14 @@ def square_check(attack: str, largest: Planned, queries: int) -> Planned:
 
 
 def guessing_is_missing(outcomes: Outcomes, *, adaptive: bool) -> bool:
-    """Whether an attack in L-infinity followed gradients, and none with the same aim saw answers alone.
+    """Whether an attack in L-infinity followed gradients, and none on each image with the same aim saw answers alone.
 
     Args:
         adaptive: the aim is a guard; else a classifier alone.
     """
     linf = [(p.access, find_attack(p.attack)) for p, _ in outcomes if p.value.ball.name == "linf"]
-    asked = any(access == "black-box" and entry.adaptive == adaptive and not entry.minimal for access, entry in linf)
+    guessing = [entry for access, entry in linf if access == "black-box" and entry.adaptive == adaptive]
+    asked = any(not (entry.minimal or entry.attack.learns) for entry in guessing)
     return any(access == "white-box" for access, _ in linf) and not asked
 
 

@@ -64,11 +64,11 @@ def run_checks(campaign: Campaign, outcomes: Outcomes, progress: Progress) -> tu
 
 
 def _plain(planned: Planned) -> bool:
-    """One attack by gradients in many steps, in L-infinity, that wants a wrong answer and nothing beside it."""
+    """One attack by gradients in many steps, anywhere in L-infinity, that wants a wrong answer and nothing else."""
     entry, attack = find_attack(planned.attack), planned.value
     alone = not (attack.objective.needs_normal or attack.objective.needs_guides)
     many = isinstance(attack, Attack) and attack.steps > 1 and attack.ball.name == "linf"
-    return many and alone and entry.access == "white-box" and entry.misleads
+    return many and alone and entry.access == "white-box" and entry.misleads and not entry.confined
 
 
 def _more_change(outcomes: Outcomes) -> list[Control]:

@@ -136,7 +136,8 @@ def _undefended(campaign: Campaign, outcomes: Outcomes, progress: Progress) -> l
 
     Of white-box attacks that aim at a wrong answer within an eps, image by image: one by answers may run out of
     queries, one that imitates features may do so without a wrong answer, one that looks for the smallest change knows
-    no eps, a universal one need not fool for all, and none of that is a fault of the evaluation.
+    no eps, one that is learned need not fool for all, nor one that is confined to smooth changes or the like, and none
+    of that is a fault of the evaluation.
     """
     cells = far_out((planned for planned, _ in outcomes if _must_win(planned)), campaign.effort.far_eps)
     if not cells:
@@ -168,7 +169,7 @@ def _undefended(campaign: Campaign, outcomes: Outcomes, progress: Progress) -> l
 def _must_win(planned: Planned) -> bool:
     entry, attack = find_attack(planned.attack), planned.value
     iterated = attack.steps > 1 and attack.ball.name == "linf" and not attack.learns
-    aims = entry.misleads and not entry.adaptive and not entry.minimal
+    aims = entry.misleads and not (entry.adaptive or entry.minimal or entry.confined)
     return iterated and aims and planned.access == "white-box"
 
 
