@@ -16,7 +16,7 @@ from torch import Tensor
 
 from medaegis.ambient import exact_float32, own_modes
 from medaegis.attacks.objective import Goal, Objective, View
-from medaegis.cushions import Cushion, Gradient, RandomCushion, cushion_with_gradient, parse_cushion
+from medaegis.cushions import Cushion, Drawable, Gradient, cushion_with_gradient, parse_cushion
 from medaegis.detectors.shield import ShieldBank
 from medaegis.errors import ConfigError
 from medaegis.models.classifier import Classifier
@@ -105,7 +105,7 @@ class Victim:
         self.cushion = cushion if cushion is not None else parse_cushion("none")
         self.gradient = gradient
         self.shields = _differentiable(shields)
-        self._dice = self.cushion if isinstance(self.cushion, RandomCushion) else None
+        self._dice = self.cushion if isinstance(self.cushion, Drawable) else None
         self._stage = "victim"
         self._draws: tuple[int, str, list[int]] | None = None
         if dtype is None:
@@ -179,7 +179,7 @@ class Victim:
         """The same classifier and Shields behind another Cushion."""
         mine = copy.copy(self)
         mine.cushion, mine._draws = cushion, None
-        mine._dice = cushion if isinstance(cushion, RandomCushion) else None
+        mine._dice = cushion if isinstance(cushion, Drawable) else None
         return mine
 
     def by(self, gradient: Gradient) -> Victim:

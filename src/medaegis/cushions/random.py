@@ -6,6 +6,7 @@ deterministic cushion, so every verdict can be repeated; an attacker meets the e
 
 import hashlib
 import secrets
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar
@@ -18,8 +19,33 @@ from medaegis.draws import Draws
 from medaegis.errors import ConfigError
 
 
-class RandomCushion(Cushion):
-    """Which cushion an image passes is drawn; until it is, there is nothing to compute.
+class Drawable(Cushion):
+    """A cushion that is drawn anew for each image; until it is, there is nothing to compute."""
+
+    random: ClassVar[bool] = True
+
+    @abstractmethod
+    def draw(self, seed: int, stream: str, ids: Sequence[int]) -> Cushion:
+        """For one batch, draws that repeat: of each image by its number, whatever its place in the batch.
+
+        Args:
+            seed: of the run.
+            stream: what they are for; streams do not depend on each other.
+            ids: numbers of the images, in the order of the batch.
+        """
+
+    def _cushion(self, pixels: Tensor) -> Tensor:
+        raise self._undrawn()
+
+    def _twin(self, x: Tensor) -> Tensor:
+        raise self._undrawn()
+
+    def _undrawn(self) -> ConfigError:
+        return ConfigError(f"cushion {self.spec}", "is random and nothing is drawn", "draw first, or take one of it")
+
+
+class RandomCushion(Drawable):
+    """Which of several cushions an image passes is drawn.
 
     Deployed, draws come from the operating system (`fresh`), for a draw that an attacker can foresee is none. Where
     results must repeat, they are a function of seed, stream and the image's number (`draw`).
@@ -27,8 +53,6 @@ class RandomCushion(Cushion):
     Args:
         choices: deterministic cushions, two or more, all different.
     """
-
-    random: ClassVar[bool] = True
 
     def __init__(self, spec: str, choices: Sequence[Cushion]) -> None:
         super().__init__(spec)
@@ -39,13 +63,6 @@ class RandomCushion(Cushion):
         return [secrets.choice(self.choices).spec for _ in range(count)]
 
     def draw(self, seed: int, stream: str, ids: Sequence[int]) -> "DrawnCushion":
-        """Draws that repeat: of each image by its number, whatever its place in the batch.
-
-        Args:
-            seed: of the run.
-            stream: what they are for; streams do not depend on each other.
-            ids: numbers of the images, in the order of the batch.
-        """
         images = torch.tensor(list(ids), dtype=torch.int64)
         return DrawnCushion(self, Draws(seed, images, stream).integers(len(self.choices)))
 
@@ -60,15 +77,6 @@ class RandomCushion(Cushion):
             if spec not in places:
                 raise ConfigError(f"draw {spec!r}", f"{self.spec} never draws it", "name one that a record tells")
         return DrawnCushion(self, torch.tensor([places[spec] for spec in specs], dtype=torch.int64))
-
-    def _cushion(self, pixels: Tensor) -> Tensor:
-        raise self._undrawn()
-
-    def _twin(self, x: Tensor) -> Tensor:
-        raise self._undrawn()
-
-    def _undrawn(self) -> ConfigError:
-        return ConfigError(f"cushion {self.spec}", "is random and nothing is drawn", "draw first, or take one of it")
 
     def manifest(self) -> dict[str, Any]:
         """As for every cushion, and the choices."""
