@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from medaegis.attacks.engine import Attack
     from medaegis.attacks.victim import Victim
     from medaegis.errors import MedaegisError
-    from medaegis.front import ImageDetector, attack, detector, evaluate, fit, load
+    from medaegis.front import ImageDetector, attack, certify, detector, evaluate, fit, load
     from medaegis.guard.finding import Finding
     from medaegis.guard.guard import Guard
     from medaegis.guard.screening import Screened
@@ -29,7 +29,7 @@ _HOMES = {
     "medaegis.attacks.engine": ("Attack",),
     "medaegis.attacks.victim": ("Victim",),
     "medaegis.errors": ("MedaegisError",),
-    "medaegis.front": ("ImageDetector", "attack", "detector", "evaluate", "fit", "load"),
+    "medaegis.front": ("ImageDetector", "attack", "certify", "detector", "evaluate", "fit", "load"),
     "medaegis.guard.finding": ("Finding",),
     "medaegis.guard.guard": ("Guard",),
     "medaegis.guard.screening": ("Screened",),
@@ -53,6 +53,7 @@ __all__ = [
     "Victim",
     "__version__",
     "attack",
+    "certify",
     "detector",
     "evaluate",
     "fit",

@@ -20,6 +20,7 @@ COMMANDS = {
     "calibrate": ("GUARD", "SPEC"),
     "attack": ("GUARD", "SPEC"),
     "evaluate": ("GUARD", "SPEC"),
+    "certify": ("GUARD", "SPEC"),
     "analyse": ("GUARD", "SPEC"),
     "assess": ("CLASSIFIER", "SPEC"),
     "compare": ("CLASSIFIER", "SPEC"),

@@ -12,6 +12,7 @@ from medaegis.cli import (
     attack,
     bench,
     calibrate,
+    certify,
     check,
     compare,
     console,
@@ -110,6 +111,12 @@ add_command(
     app,
     evaluate.evaluate,
     example="medaegis evaluate runs/guard phantom-xray --attacks pgd,wb --eps 4/256,8/256 --out runs/evaluation",
+    panel="Measure",
+)
+add_command(
+    app,
+    certify.certify,
+    example="medaegis certify runs/guard phantom-xray --sigma 0.25 --radii 0.25,0.5 --limit 20 --out runs/certificate",
     panel="Measure",
 )
 add_command(

@@ -6,6 +6,6 @@ What images and labels may be is told in `medaegis.arrays`.
 from medaegis.front.attacking import attack
 from medaegis.front.detecting import ImageDetector, detector
 from medaegis.front.guarding import fit, load
-from medaegis.front.measuring import evaluate
+from medaegis.front.measuring import certify, evaluate
 
-__all__ = ["ImageDetector", "attack", "detector", "evaluate", "fit", "load"]
+__all__ = ["ImageDetector", "attack", "certify", "detector", "evaluate", "fit", "load"]
