@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import doctest
 import json
 from html.parser import HTMLParser
 from pathlib import Path
@@ -15,6 +16,7 @@ from tests.models.tiny_networks import tiny
 
 import medaegis as ma
 from medaegis.bench import certify as module
+from medaegis.bench import radius
 from medaegis.bench.certify import certify_guard
 from medaegis.bench.checks import within
 from medaegis.bench.checks.within import attack_smoothed, attacked_image
@@ -22,7 +24,9 @@ from medaegis.bench.metrics import share_interval
 from medaegis.bench.radius import Bounds, Terms
 from medaegis.bench.records.certificate import PAGE, RECORD, AttackedImage, Certificate, read_certificate
 from medaegis.bench.store import Store
+from medaegis.cushions import noise
 from medaegis.errors import ConfigError, DataError
+from medaegis.guard import smoothing
 from medaegis.guard.guard import Guard
 from medaegis.guard.site import Site, find_site
 from medaegis.guard.smoothing import SmoothedGuard
@@ -112,10 +116,10 @@ def test_attacks_within_the_radius_break_nothing(made):
     found, _ = made
     assert len(found.attacks.images) == 2
     assert found.attacks.broken == 0
+    certified = {image.name: image.no_harm for image in found.images}
     for one in found.attacks.images:
-        radius = {image.name: image.no_harm for image in found.images}[one.name]
-        assert one.radius == radius
-        assert 0.9 * radius < one.distance <= radius
+        assert one.radius == certified[one.name]
+        assert 0.9 * one.radius < one.distance <= one.radius
         assert one.after <= 0.5
         assert one.wanted != one.label
 
@@ -306,6 +310,12 @@ def test_other_images_than_the_guard_is_for_are_refused(scene, tmp_path):
             out_dir=tmp_path,
             **OPTIONS,
         )
+
+
+@pytest.mark.parametrize("room", [noise, radius, smoothing], ids=lambda room: room.__name__)
+def test_the_examples_run(room):
+    assert doctest.testmod(room).attempted
+    assert not doctest.testmod(room).failed
 
 
 def test_in_python_a_classifier_is_no_guard_and_radii_come_in_any_order(scene, tmp_path):

@@ -108,7 +108,7 @@ def test_a_sigma_that_cannot_be_is_refused(sigma):
 def test_as_a_cushion_it_stands_before_the_other_and_is_drawn_anew(inner):
     noise = GridNoise(0.1)
     cushion = NoisyCushion(noise, parse_cushion(inner))
-    x = torch.randint(0, 256, (3, 1, 16, 16), generator=torch.Generator().manual_seed(0)).float() / 255
+    x = torch.randint(0, 256, (3, 3, 16, 16), generator=torch.Generator().manual_seed(0)).float() / 255
     drawn = cushion.draw(5, "look/0", [4, 8, 9])
     noisy = noise.added((x * 255).round().byte(), Draws(5, torch.tensor([4, 8, 9]), "look/0")).float() / 255
     behind = parse_cushion(inner)

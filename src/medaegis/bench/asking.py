@@ -11,8 +11,7 @@ from torch import Tensor
 
 from medaegis.bench.assess import proportion
 from medaegis.bench.campaign import guard_key
-from medaegis.bench.checks.within import HOW, attack_smoothed, attacked_image, wanted_class
-from medaegis.bench.checks.within import TOGETHER as AT_ONCE
+from medaegis.bench.checks.within import AT_ONCE, HOW, attack_smoothed, attacked_image, wanted_class
 from medaegis.bench.radius import Bounds, Terms, lower
 from medaegis.bench.records.assessment import Proportion
 from medaegis.bench.records.certificate import AttackCheck, AttackedImage, CertifiedImage, CertifiedShare
@@ -125,23 +124,20 @@ class Asking:
         found: list[AttackedImage] = []
         for start in range(0, len(rows), AT_ONCE):
             progress(start, len(rows), "attacks within the certified radius")
-            part = [places[row] for row in rows[start : start + AT_ONCE]]
-            found += self._attacked(part)
+            found += self._attacked([places[row] for row in rows[start : start + AT_ONCE]])
         return AttackCheck(**HOW, images=found)
 
     def _attacked(self, part: list[int]) -> list[AttackedImage]:
         images, asked = self.chosen.subset(part), [self.asked[i] for i in part]
         bounds = [one.bounds for one in asked]
-        aims = {
-            "wanted": [wanted_class(one) for one in bounds],
-            "radii": [float(one.radii[0, 0]) for one in bounds],
-        }
+        wanted = [wanted_class(one) for one in bounds]
+        aims = {"wanted": wanted, "radii": [float(one.radii[0, 0]) for one in bounds]}
         key = {**self._key, **HOW, **aims, "ids": images.ids.tolist(), "images": images.pixel_fingerprint}
         piece = self.store.get(key, lambda: attack_smoothed(self.smoothed, images.images, images.ids, bounds))
         return [
             attacked_image(
                 *(images.images[row], piece["images"][row], piece["counts"][row], one.bounds),
-                before=float(one.counts[0, wanted_class(one.bounds)]) / one.n,
+                before=float(one.counts[0, wanted[row]]) / one.n,
                 name=images.names[row],
                 classes=images.classes,
             )

@@ -26,7 +26,7 @@ class Cushion(ABC):
     Attributes:
         spec: canonical text that `parse_cushion` turns into this cushion again.
         has_twin: whether `twin` can be called; True for every cushion here.
-        random: whether a draw must be made before it can be called (see `RandomCushion`).
+        random: whether a draw must be made before it can be called (see `Drawable`).
         rounds: whether what it gives are 8-bit images, as everything that a file carried.
         channels: the channel counts it takes.
     """

@@ -33,8 +33,8 @@ class SmoothedGuard:
 
         p_j(x') <= Phi(Phi^-1(p_j(x)) + r / sigma)
 
-    by the lemma of Neyman and Pearson (Cohen et al. 2019, theorem 1 and its proof; a random Cushion makes of "accepted
-    as j" a chance in [0, 1], for which it holds too: Salman et al. 2019, lemma 2).
+    by the lemma of Neyman and Pearson (Cohen et al. 2019, theorem 1 and its proof). A random Cushion makes of "accepted
+    as j" a chance in [0, 1]; for that it holds too (Salman et al. 2019).
 
     >>> import medaegis as ma
     >>> guard = ma.load("tests/golden/guard", factory="tests.models.tiny_networks:tiny")
@@ -56,10 +56,6 @@ class SmoothedGuard:
         check_guard(guard)
         self.guard, self.noise, self.seed = guard, GridNoise(sigma), seed
         self._classes = {name: k for k, name in enumerate(guard.classes)}
-
-    @property
-    def sigma(self) -> float:
-        return self.noise.sigma
 
     def counts(self, image: Tensor, number: int, start: int, stop: int, *, purpose: str = "certificate") -> Tensor:
         """Of noisy copies `start` to `stop` (without that) of an image: how many are accepted as each class, and how

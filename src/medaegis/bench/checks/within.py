@@ -27,7 +27,7 @@ from medaegis.guard.smoothing import SmoothedGuard
 
 ASKED = 1000  # noisy copies that judge an attacked image
 FARTHER = 4  # times the radius
-TOGETHER = 8  # images that are attacked between two savings
+AT_ONCE = 8  # images that are attacked between two savings
 STRETCH = 16  # how far a change is drawn out at most before it is rounded
 BALL = L2(rms=False)
 WALK = Attack(objective=GettingThrough(), ball=BALL, steps=20, samples=8)

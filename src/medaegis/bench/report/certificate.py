@@ -15,12 +15,11 @@ from medaegis.bench.report.pages import page_environment
 from medaegis.bench.report.plots import INK, LOOKS, MUTED, WIDTH, columns, legend, percent_axis, styled_figure, svg
 from medaegis.bench.report.words import percent
 
-GUARD, RIGHT, ALONE, ALONE_RIGHT = "no_harm", "right", "plain_no_harm", "plain_right"
-LINES = {
-    GUARD: ("guard: no wrong diagnosis", LOOKS[0], 2.2),
-    RIGHT: ("guard: right and accepted", LOOKS[2], 1.5),
-    ALONE: ("classifier alone: no wrong diagnosis", LOOKS[1], 1.5),
-    ALONE_RIGHT: ("classifier alone: right", (MUTED, "--", "v"), 1.1),
+LINES = {  # by field: label, look, width
+    "no_harm": ("guard: no wrong diagnosis", LOOKS[0], 2.2),
+    "right": ("guard: right and accepted", LOOKS[2], 1.5),
+    "plain_no_harm": ("classifier alone: no wrong diagnosis", LOOKS[1], 1.5),
+    "plain_right": ("classifier alone: right", (MUTED, "--", "v"), 1.1),
 }
 
 
