@@ -154,16 +154,16 @@ class Asking:
 
     def certified(self, radius: float) -> CertifiedShare:
         """The shares at a radius."""
-        (no_harm, right), (plain_no_harm, plain_right) = (
-            [self.share(lambda one, at=(row, column): bool(one.bounds.radii[at] >= radius)) for column in (0, 1)]
-            for row in (0, 1)
-        )
+
+        def share(row: int, column: int) -> Proportion:
+            return self.share(lambda one: bool(one.bounds.radii[row, column] >= radius))
+
         return CertifiedShare(
             radius=radius,
             linf=radius / self.chosen.images[0].numel() ** 0.5,
             within_reach=radius <= self.reach,
-            no_harm=no_harm,
-            right=right,
-            plain_no_harm=plain_no_harm,
-            plain_right=plain_right,
+            no_harm=share(0, 0),
+            right=share(0, 1),
+            plain_no_harm=share(1, 0),
+            plain_right=share(1, 1),
         )
