@@ -9,8 +9,8 @@ from tests.models.drawn import CONFIG, squares
 from medaegis.errors import ConfigError
 from medaegis.models import training
 from medaegis.models.learning import Batch
-from medaegis.task import SINGLE
 from medaegis.robust import Answer, Hat, Inner, Mart, Noise, Robust, Trades, parse_recipe
+from medaegis.task import SINGLE
 
 
 @pytest.fixture
