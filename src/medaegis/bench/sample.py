@@ -117,6 +117,7 @@ def check_images(classifier: Classifier, dataset: Dataset, split: Split, limit: 
         ConfigError: a limit below 1.
         DataError: other classes, another size or colour; a split of other images, or without "adv_test".
     """
+    classifier.check_single(what)
     wanted = (classifier.classes, classifier.size, classifier.channels)
     if (dataset.classes, dataset.size, dataset.channels) != wanted:
         given = f"{', '.join(dataset.classes)} at {told_size(dataset.size)} {dataset.channels}"

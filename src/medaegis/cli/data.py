@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +12,9 @@ from medaegis.cli.command import FAILED
 from medaegis.cli.options import AsJson, Channels, Images, PictureSize, Seed, Spec, picture_size
 from medaegis.errors import DataError
 from medaegis.sizes import told_size
+
+if TYPE_CHECKING:
+    from medaegis.images import Dataset
 
 
 def schemes(as_json: AsJson = False) -> None:
@@ -50,15 +54,13 @@ def inspect(
     try:
         split = split_dataset(dataset, seed=seed)
     except DataError:
-        sizes = (f"{name} {int((dataset.labels == k).sum())}" for k, name in enumerate(dataset.classes))
+        sizes = (f"{name} {n}" for name, n in _counted(dataset, range(len(dataset))).items())
         console.say(f"Images: {console.shown(', '.join(sizes))}")
         raise
-    group, remarks = kept_together(dataset, split), small_classes(dataset, split, fewest=enough_images(datasets.TNR))
-    remarks += copies(dataset)
-    counts = {
-        part: {name: int((dataset.labels[list(rows)] == k).sum()) for k, name in enumerate(dataset.classes)}
-        for part, rows in split.parts.items()
-    }
+    group, remarks = kept_together(dataset, split), copies(dataset)
+    if dataset.task.name == "single":
+        remarks = small_classes(dataset, split, fewest=enough_images(datasets.TNR)) + remarks
+    counts = {part: _counted(dataset, rows) for part, rows in split.parts.items()}
     groups = {part: len({dataset.patients[i] for i in rows}) for part, rows in split.parts.items()}
     everyone = len(set(dataset.patients))
     if as_json:
@@ -83,12 +85,14 @@ def inspect(
     else:
         # Where every image stands for itself, a column of patients would count the images again.
         heading = [] if group == "image" else ["Lesions" if group == "lesion" else "Patients"]
-        rows = [[part, *[groups[part]] * len(heading), *of.values(), sum(of.values())] for part, of in counts.items()]
-        whole = [sum(of[name] for of in counts.values()) for name in dataset.classes]
+        parts = split.parts
+        rows = [[part, *[groups[part]] * len(heading), *of.values(), len(parts[part])] for part, of in counts.items()]
+        whole = _counted(dataset, range(len(dataset))).values()
         rows.append(["all", *[everyone] * len(heading), *whole, len(dataset)])
         by = "image, for no patients are known" if group == "image" else group
         title = f"{console.shown(spec)}: {told_size(dataset.size)} {dataset.channels}, split by {by}, seed {seed}"
-        console.write(console.table("Part", *heading, *dataset.classes, "Images", rows=rows, title=title))
+        names = counts["train"]  # of masks the share of the pixels that are marked
+        console.write(console.table("Part", *heading, *names, "Images", rows=rows, title=title))
         for remark in remarks:
             console.say(console.shown(remark))
         if dataset.failures:
@@ -96,3 +100,15 @@ def inspect(
             console.write(console.table("Unreadable", "Why", "What to do", rows=lines))
     if dataset.failures:
         raise typer.Exit(FAILED)
+
+
+def _counted(dataset: Dataset, rows: Sequence[int]) -> dict[str, int | str]:
+    """Images of each class, or with each finding; of masks the share of the pixels of each class."""
+    labels = dataset.labels[list(rows)]
+    if dataset.task.name == "multi":
+        told = {name: int(labels[:, k].sum()) for k, name in enumerate(dataset.classes)}
+        return {**told, "none of them": int((labels.sum(1) == 0).sum())}
+    if dataset.task.name == "single":
+        return {name: int((labels == k).sum()) for k, name in enumerate(dataset.classes)}
+    shares = [float((labels == k).double().mean()) if len(labels) else 0.0 for k in range(len(dataset.classes))]
+    return {name: f"{share:.1%} of pixels" for name, share in zip(dataset.classes, shares, strict=True)}

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from medaegis.models import Classifier
     from medaegis.sizes import Size
 
-GRAY_SCHEMES = ("phantom-xray", "chest-xray", "nih14", "covid19-radiography")
+GRAY_SCHEMES = ("phantom-xray", "phantom-findings", "phantom-lungs", "chest-xray", "nih14", "covid19-radiography")
 SHOWN_FAILURES = 3
 TNR = 0.9  # what `fit` sets thresholds for, if not told otherwise
 
@@ -105,7 +105,12 @@ def origin_of(classifier_dir: Path) -> dict[str, bool | str]:
 
 
 def tell_small_classes(dataset: Dataset, split: Split, tnr: float) -> None:
-    """Say by name, before anything is trained, which classes are too small for a threshold of their own."""
+    """Say by name, before anything is trained, which classes are too small for a threshold of their own.
+
+    Of several findings and of masks nothing: no threshold is set on them.
+    """
+    if dataset.task.name != "single":
+        return
     from medaegis.detectors.thresholds import enough_images
     from medaegis.images import small_classes
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -23,27 +22,25 @@ from medaegis.cli.options import (
     next_step,
     picture_size,
 )
+from medaegis.cli.trained import by_class, cost, overview, remarks
 from medaegis.errors import ConfigError
 from medaegis.sizes import told_size
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-
     from medaegis.robust import Robust
-
-SHOWN_CLASSES = 10  # in a confusion matrix that fits a screen
 
 
 def train(
     spec: Spec,
     out: Annotated[Path, typer.Option("--out", help="Folder for the classifier.", show_default=False)],
     backbone: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--backbone",
             help="resnet18 or another of `medaegis backbones`, timm:NAME, torchvision:NAME or package.module:factory.",
+            show_default="resnet18; for masks unet",
         ),
-    ] = "resnet18",
+    ] = None,
     size: PictureSize = "112",
     channels: Annotated[
         Channels, typer.Option("--channels", help="auto: gray for radiographs, else rgb.")
@@ -134,7 +131,9 @@ def train(
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Train a classifier; called again after a kill with the same options, it goes on where it was.
+    """Train a classifier, or a network for several findings or masks: the data say which.
+
+    Called again after a kill with the same options, it goes on where it was.
 
     To make a trained one robust, start from its weights: --weights runs/classifier/network.safetensors --robust pgd-at.
     With --robust the weights kept are those of the epoch with the best robust accuracy on validation images.
@@ -151,7 +150,7 @@ def train(
     check_out(out, check_target, kind="classifier")
     config = checked(
         TrainConfig,
-        backbone=backbone,
+        backbone=backbone or "resnet18",
         weights="imagenet" if weights == Path("imagenet") else weights,
         normalise=normalise,
         taps=None if taps is None else tuple(comma_separated(taps, "--taps")),
@@ -171,12 +170,15 @@ def train(
     dataset = datasets.load(spec, size=sides, channels=colours, images=images, seed=drawn)
     fractions = with_val_share(val_share)
     split = split_dataset(dataset, by=split_by, seed=drawn, fractions=fractions)  # type: ignore[arg-type]  # checked there
+    if dataset.task.name == "dense" and backbone is None:
+        config = config.model_copy(update={"backbone": "unet"})
     datasets.tell_small_classes(dataset, split, datasets.TNR)
     with console.progress("Training") as progress:
         classifier = train_classifier(dataset, split, config, out, progress, recipe=recipe)
     told = read_training(out)
-    doubt = why_no_better_than_chance(classifier, dataset, split.adv_test)
-    graded = ordered or are_ordered(dataset.classes)
+    single = dataset.task.name == "single"
+    doubt = why_no_better_than_chance(classifier, dataset, split.adv_test) if single else None
+    graded = single and (ordered or are_ordered(dataset.classes))
     for of in told["metrics"].values():
         if graded and "confusion" in of:
             of["quadratic_kappa"] = quadratic_kappa(of["confusion"])
@@ -185,22 +187,25 @@ def train(
         console.write_json(found)
         return
     pictures = f"{len(split.train)} images, {told_size(dataset.size)} {dataset.channels}"
-    title = f"{backbone} on {pictures}, {told['seconds']:.0f} s"
-    console.write(overview(told["metrics"], title, graded=graded))
+    title = f"{told['config']['backbone']} on {pictures}, {told['seconds']:.0f} s"
+    console.write(overview(told["metrics"], title))
     if told["recipe"] is not None:
         console.say(cost(told, len(split.train)))
-    console.write(by_class(told["metrics"]["adv_test"], dataset.classes))
+    if dataset.task.name != "dense":
+        console.write(by_class(told["metrics"]["adv_test"], dataset.classes))
     for remark in remarks(told["metrics"]["adv_test"], dataset.classes):
         console.say(console.shown(remark))
     console.say(f"Written to {out}.")
-    if doubt is None:
-        console.say(next_step("fit", out, spec, "--out", "GUARD_DIR", backbone=backbone))
-        return
-    console.say(f"Warning: this classifier is no better than chance: {console.shown(doubt)}.")
-    console.say(
-        "Next: train it longer (--epochs), with another --lr, from pretrained weights (--weights), on more images or "
-        "fewer classes. A guard cannot make these diagnoses right."
-    )
+    if not single:
+        console.say(next_step("assess", out, spec, "--out", "ASSESSMENT_DIR", backbone=told["config"]["backbone"]))
+    elif doubt is None:
+        console.say(next_step("fit", out, spec, "--out", "GUARD_DIR", backbone=told["config"]["backbone"]))
+    else:
+        console.say(f"Warning: this classifier is no better than chance: {console.shown(doubt)}.")
+        console.say(
+            "Next: train it longer (--epochs), with another --lr, from pretrained weights (--weights), on more images "
+            "or fewer classes. A guard cannot make these diagnoses right."
+        )
 
 
 def _recipe(robust: str | None, eps: str | None, beta: float | None, helper: Path | None) -> Robust | None:
@@ -217,51 +222,3 @@ def _recipe(robust: str | None, eps: str | None, beta: float | None, helper: Pat
         return None
     plain = None if helper is None else load_classifier(helper)
     return parse_recipe(robust, eps=None if eps is None else parse_eps(eps), beta=beta, helper=plain)
-
-
-def overview(metrics: Mapping[str, Mapping[str, Any]], title: str, *, graded: bool) -> RenderableType:
-    """A line for each part that was measured."""
-    decimals = ["auroc", "ece", *(["quadratic_kappa"] if graded else [])]
-    rows = [
-        [part, of["n"], console.percent(of["accuracy"]), *(console.decimal(of.get(name)) for name in decimals)]
-        for part, of in metrics.items()
-    ]
-    kappa = ["Quadratic kappa"] if graded else []
-    return console.table("Part", "Images", "Accuracy", "AUROC", "Calibration error", *kappa, rows=rows, title=title)
-
-
-def cost(told: Mapping[str, Any], images: int) -> str:
-    """What robust training took, and which epoch was kept."""
-    epochs = len(told["history"])
-    passes = sum(told["passes"].values()) / (images * epochs)
-    kept = told["history"][told["kept_epoch"] - 1]["val"]["robust_accuracy"] if "kept_epoch" in told else None
-    shown = f"; kept: epoch {told['kept_epoch']}, validation images right under attack {console.percent(kept)}"
-    each = f"{told['seconds'] / epochs:.0f} s and {passes:.1f} passes an image each (plain training takes 2)"
-    return f"{epochs} epochs of {each}{shown if kept is not None else ''}."
-
-
-def remarks(told: Mapping[str, Any], classes: Sequence[str]) -> list[str]:
-    """What the accuracy hides: classes that are never diagnosed rightly, and a share that one answer would reach."""
-    found = []
-    lost = [name for name in classes if told["recall"][name] == 0]
-    if lost:
-        found.append(f"Not one test image of {', '.join(lost)} is diagnosed rightly.")
-    sizes = [sum(row) for row in told.get("confusion", [])]
-    if sizes and max(sizes) / told["n"] >= told["accuracy"]:
-        name = classes[sizes.index(max(sizes))]
-        found.append(f"The accuracy is not above that of always {name}, {console.percent(max(sizes) / told['n'])}.")
-    return found
-
-
-def by_class(told: Mapping[str, Any], classes: Sequence[str]) -> RenderableType:
-    """A line for each class: how many of its test images are diagnosed rightly, and what all are diagnosed as."""
-    confusion = told.get("confusion")
-    shown = len(classes) <= SHOWN_CLASSES and confusion is not None
-    rows = []
-    for k, name in enumerate(classes):
-        counts = confusion[k] if confusion is not None else []
-        n = [sum(counts)] if counts else []
-        rows.append([name, *n, console.percent(told["recall"][name]), *(counts if shown else [])])
-    diagnoses = [f"as {name}" for name in classes] if shown else []
-    heading = ["Class", *(["Images"] if confusion is not None else []), "Recall", *diagnoses]
-    return console.table(*heading, rows=rows, title="Test images by class, and what they are diagnosed as")

@@ -21,7 +21,7 @@ from medaegis.cli.options import (
     next_step,
     picture_size,
 )
-from medaegis.cli.train import by_class, overview
+from medaegis.cli.trained import by_class, overview
 from medaegis.errors import ConfigError
 from medaegis.sizes import told_size
 
@@ -160,7 +160,7 @@ def _tell(
     console.write(console.facts(lines, title=classifier.backbone))
     if told.metrics:
         title = "On images that it never learned from, as you say"
-        console.write(overview(told.metrics, title, graded=False))
+        console.write(overview(told.metrics, title))
         console.write(by_class(told.metrics["adv_test"], classifier.classes))
     if doubt is not None:
         console.say(

@@ -326,6 +326,7 @@ def check_before_fitting(classifier: Classifier, dataset: Dataset, split: Split)
     Raises:
         DataError: the data or the split do not fit the classifier, or hold too few images.
     """
+    classifier.check_single("guard")
     _check(classifier, dataset, split)
     if not split.val or not split.adv_test:
         raise DataError(dataset.spec, "the split has no val or no adv_test images", "split with shares above 0")

@@ -131,6 +131,12 @@ class Classifier(nn.Module):
         if not _tried:
             self._check_alone()
 
+    def check_single(self, what: str) -> None:
+        """Raises ConfigError, which names `what`, unless its task is one class for each image."""
+        if self.task.name != "single":
+            remedy = "train a classifier of one class an image, or measure this one with assess"
+            raise ConfigError(what, f"is for one class an image, and this network's task is {self.task.title}", remedy)
+
     @property
     def in_channels(self) -> int:
         """Channels of the images it takes: 1 or 3."""
