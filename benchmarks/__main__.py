@@ -10,12 +10,12 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import cushion, detectors, engine, gpu, guard, reading, robustness, shield
+from benchmarks import cushion, detectors, engine, gpu, guard, reading, robustness, shield, training
 from benchmarks.record import Record, write_page
 
 BENCHMARKS = {
     module.__name__.rpartition(".")[2]: module
-    for module in (engine, guard, shield, detectors, cushion, reading, gpu, robustness)
+    for module in (engine, guard, shield, training, detectors, cushion, reading, gpu, robustness)
 }
 APART = {"gpu", "robustness"}  # only by name: one asks for a CUDA device, the other takes an hour or two
 

@@ -66,6 +66,8 @@ CHANGES = {
     "seed": ("[scale.smoke]\n", "[scale.smoke]\nseeds = [1]\n", set()),
     "split": ("[scale.smoke]\n", '[scale.smoke]\nsplit = "image"\n', set()),
     "size": ("size = 32", "size = 40", set()),
+    "robust training": ("cushion = {", 'method = { A = "fgsm-at" }\ncushion = {', set()),
+    "a step in pixels": ('"bim"', '{ attack = "bim", step = "1/255" }', {"classifier", "guard"}),
 }
 
 
@@ -140,3 +142,35 @@ def test_other_weights_or_another_network_under_the_same_name_change_every_task(
     first = keys(own, folder=tmp_path)
     (tmp_path / "mine.py").write_text("from medaegis.experiments.tiny import network  # v2\n", encoding="utf-8")
     assert not first & keys(own, folder=tmp_path)
+
+
+def test_robust_classifiers_share_a_plain_helper_and_are_attacked_from_plain_networks(tmp_path):
+    """HAT is helped by the classifier of the row without robust training; another network is a plain one."""
+    methods = (
+        'method = { NAT = "none", HAT = { robust = "hat", eps = "4/255" }, AT = { robust = "pgd-at", eps = "4/255" } }'
+    )
+    changes = (
+        ('measures = "detection"', 'measures = "classification"'),
+        ("cushion = {", f"{methods}\ncushion = {{"),
+        ('WB = "wb"', 'Far = { attack = "pgd", surrogate = "same" }'),
+        ('exclude = [{ attack = "WB", defence = ["KD", "SVM"] }]\n', ""),
+    )
+    planned = {
+        tuple(cell.place[axis] for axis in ("method", "attack")): cell.task
+        for cell in cells(written(tmp_path, *changes))
+    }
+    of = {name: planned[name, "BIM"].needs["classifier"] for name in ("NAT", "HAT", "AT")}
+    assert len({task.key for task in of.values()}) == 3
+    assert of["HAT"].needs["helper"].key == of["NAT"].key
+    assert not of["AT"].needs
+    assert "robust" not in of["NAT"].told
+    surrogates = {name: planned[name, "Far"].needs["attacked"].needs["surrogate"] for name in of}
+    assert len({task.key for task in surrogates.values()}) == 1
+    assert all("robust" not in task.told for task in surrogates.values())
+
+
+def test_a_step_in_pixels_is_one_at_every_eps(tmp_path):
+    file = written(tmp_path, ('"bim"', '{ attack = "bim", step = "1/255" }'), ('["16/256"]', '["2/255", "8/255"]'))
+    attacked = [task for cell in cells(file) for task in everything([cell]) if task.kind == "attacked"]
+    steps = {task.told["eps_text"]: task.told["step_size"] for task in attacked if task.told["attack"] == "bim"}
+    assert steps == {"2/255": pytest.approx(1 / 2), "8/255": pytest.approx(1 / 8)}

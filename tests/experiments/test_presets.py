@@ -15,7 +15,7 @@ from medaegis.experiments.schema import read_experiment
 from medaegis.experiments.store import ExperimentStore
 from medaegis.experiments.tables import entries, page_of, records
 from medaegis.experiments.tiny import network
-from medaegis.models.store import load_classifier
+from medaegis.models.store import load_classifier, read_training
 
 pytestmark = pytest.mark.usefixtures("cache")
 # Every cell of a few tables, and of the others two: enough to see that each kind of cell can be measured.
@@ -127,6 +127,24 @@ def test_figures_of_shifts_by_hand(store):
             assert told["cosine_reference"].value == pytest.approx(1)
     weights = [next(f.value for f in found[cell.name].figures if f.metric == "cosine_weights") for cell in chosen]
     assert min(weights) > 0
+
+
+def test_what_training_and_attacks_took(store):
+    """Seconds an epoch and passes an image, of the folder's own record; seconds of an attack, of its store."""
+    chosen, found = measured_cells("survey-table15", store)
+    assert [cell.place["method"] for cell in chosen] == ["NAT", "MPAdvT"]
+    for cell in chosen:
+        told = {figure.metric: figure.value for figure in found[cell.name].figures}
+        record = read_training(store / "pieces" / cell.task.needs["classifier"].key)
+        assert told["seconds_per_epoch"] == pytest.approx(record["seconds"] / 4)
+        assert (told["passes"] == 2) == (cell.place["method"] == "NAT")
+    chosen, found = measured_cells("survey-table7", store)
+    for cell in chosen:
+        told = {figure.metric: figure for figure in found[cell.name].figures}
+        piece = load_file(store / "pieces" / cell.task.needs["attacked"].key / "piece.safetensors")
+        assert told["seconds"].value == pytest.approx(float(piece["cost"][:, 0].sum()))
+        assert told["seconds"].n == len(piece["fooled"])
+    assert {figure.metric: figure.value for figure in found[chosen[0].name].figures}["passes"] == 2  # FGSM
 
 
 @pytest.mark.parametrize("name", presets())

@@ -17,12 +17,12 @@ WRONG = {
     "a kind of measurement": (
         '"detection"',
         '"detecting"',
-        "'measures'.*'detection', 'classification', 'features' or 'shift'",
+        "'measures'.*'detection', 'classification', 'features', 'shift', 'attack time' or 'training time'",
     ),
     "a detector": ('"kd"', '"kdd"', "'defence.KD'.*'kdd' is none; choose from shield, aegis, kd"),
     "a detector's option": ('"kd"', '{ detector = "kd", options = { width = 1 } }', "defence.KD.*options of kd.*width"),
     "an attack": ('"bim"', '"bin"', "'attack.BIM'.*'bin'.*did you mean 'bim'"),
-    "an attack's option": ('"bim"', '{ attack = "bim", step = 3 }', "'attack.BIM.step'"),
+    "an attack's option": ('"bim"', '{ attack = "bim", stop = 3 }', "'attack.BIM.stop'"),
     "a Cushion": ('"jpeg:80"', '"jpg:80"', "'cushion'.*jpg"),
     "a random Cushion": ('"jpeg:80"', '"random:jpeg:60|jpeg:80"', "'cushion'"),
     "an eps": ('["16/256"]', '["16:256"]', "'eps'.*16:256"),
@@ -36,6 +36,17 @@ WRONG = {
         "'shield'.*'steps' is unknown; allowed are .*inner_steps",
     ),
     "a recipe": ('recipe = "paper"', 'recipe = "papers"', "'shield'.*choose from paper, strong"),
+    "robust training": ("cushion = {", 'method = { A = "pgd" }\ncushion = {', "'method.A'.*did you mean pgd-at"),
+    "a setting of robust training": (
+        "cushion = {",
+        'method = { A = { robust = "pgd-at", beta = 2.0 } }\ncushion = {',
+        "'method.A'.*no such weight",
+    ),
+    "two lengths of a step": (
+        '"bim"',
+        '{ attack = "bim", step = "1/255", step_size = 0.1 }',
+        "step and step_size both say",
+    ),
     "a scale": ("[scale.smoke]", "[scale.smoky]", "'scale'.*smoky.*smoke, cpu, full"),
     "no TOML": ("table = ", "table ", "no TOML"),
     "no eps at all": ('eps = ["16/256"]', "", "attack 'BIM' has no eps"),
@@ -92,12 +103,13 @@ def test_a_preset_can_be_read_at_every_scale(name, scale):
     word, number = experiment.table.split()
     called = {"Table": f"table{number}", "Fig.": f"figure{number}", "Section": "mixtures"}[word]
     assert name == f"{presets()[name].parent.name}-{called}"
-    assert (experiment.size, experiment.channels) == ({"smoke": 32, "cpu": 112, "full": 224}[scale], "rgb")
+    cpu = 64 if name.startswith("survey") else 112  # robust training takes ten times as long
+    assert (experiment.size, experiment.channels) == ({"smoke": 32, "cpu": cpu, "full": 224}[scale], "rgb")
 
 
 def test_every_figure_of_the_papers_has_a_cell_at_full_scale():
     tables = {name: file for name, file in presets().items() if "table" in name}
-    assert len(tables) == 13
+    assert len(tables) == 19
     for name, file in tables.items():
         experiment = read_experiment(file, "full")
         paper, lines = paper_of(file, experiment), list(csv.DictReader(file.with_suffix(".csv").open(encoding="utf-8")))
@@ -130,14 +142,17 @@ def test_the_traps_of_the_papers():
     assert table3.attack["PGD-L2"].eps == "8/256"
     place = {"dataset": "Fundoscopy", "backbone": "VGG-16", "defence": "Medical Aegis", "attack": "CW"}
     assert paper.of(place, "auc").value == 93.6
-    assert {at(name)[0].goal for name in presets() if name.startswith("ma")} == {"untargeted"}
-    assert {at(name)[0].goal for name in presets() if not name.startswith("ma")} == {"targeted"}
+    assert {at(name)[0].goal for name in presets() if name.startswith(("ma", "survey"))} == {"untargeted"}
+    assert {at(name)[0].goal for name in presets() if name.startswith(("aegis", "hfc"))} == {"targeted"}
     ma = at("ma-table2")[0].attack
     assert [(ma[name].steps, ma[name].step_size) for name in ("BIM", "PGD", "CW")] == [
         (40, 1 / 40),
         (20, 0.1),
         (20, 0.1),
     ]
+    survey = at("survey-table8")[0]
+    assert {survey.attack[name].step for name in ("PGD", "CW", "SMA")} == {"1/255"}
+    assert {name: one.robust for name, one in survey.method.items()}["HAT"] == "hat"
     doubtful = paper_of(presets()["hfc-table3"], at("hfc-table3")[0])
     assert "doubtful" in doubtful.of({"dataset": "Chest X-Ray", "attack": "Random", "defence": "KD"}, "auc").note
 

@@ -6,9 +6,9 @@ import hashlib
 from functools import cache
 from pathlib import Path
 
-# Whose sources decide what is stored, with DRAWS.
-ROOMS = ("attacks", "corruptions", "cushions", "detectors", "guard", "models")
-DRAWS = "draws.py"
+# Whose sources decide what is stored, with FILES.
+ROOMS = ("attacks", "corruptions", "cushions", "detectors", "guard", "models", "robust")
+FILES = ("draws.py", "task.py")
 
 
 @cache
@@ -19,7 +19,7 @@ def code_fingerprint(root: Path = Path(__file__).parents[1], more: tuple[str, ..
         more: further files, by their paths from the root.
     """
     told = hashlib.sha256()
-    files = [root / name for name in (DRAWS, *more)] + [file for room in ROOMS for file in (root / room).rglob("*.py")]
+    files = [root / name for name in (*FILES, *more)] + [file for room in ROOMS for file in (root / room).rglob("*.py")]
     sources = {file.relative_to(root).as_posix(): file for file in files}
     for name in sorted(sources):
         told.update(f"{name} {hashlib.sha256(sources[name].read_bytes()).hexdigest()}\n".encode())

@@ -13,6 +13,7 @@ from medaegis.attacks.engine import Attack
 from medaegis.bench.surrogates import transferable
 from medaegis.detectors.registry import DETECTORS
 from medaegis.errors import ConfigError
+from medaegis.robust import find_recipe
 
 GUARDS = ("shield", "aegis")  # Shields without and behind a Cushion
 CLEAN = "none"  # the attack that none is
@@ -48,6 +49,7 @@ class AttackChoice(Part):
     Attributes:
         attack: name in the catalogue, add-ons joined to it, or "none".
         eps: of this attack, whatever the axis says; steps, step_size: likewise (step_size in units of eps).
+        step: length of a step in pixel units, whatever the eps, as "1/255".
         components: of the mixtures of the add-on hfc; or by data set, as names on that axis.
         surrogate: backbone of a classifier that the attack is made on, whose weights are not the victim's; "same": the
             victim's backbone, trained with another seed.
@@ -57,6 +59,7 @@ class AttackChoice(Part):
     eps: str | None = None
     steps: int | None = Field(default=None, ge=1)
     step_size: float | None = Field(default=None, gt=0)
+    step: str | None = None
     components: Annotated[int, Field(ge=1)] | dict[str, Annotated[int, Field(ge=1)]] | None = None
     surrogate: str | None = None
 
@@ -67,7 +70,11 @@ class AttackChoice(Part):
         entry = asked(find_attack, self.attack)
         if self.eps is not None:
             asked(lambda text: parse_eps(text, rounds=False), self.eps)
-        if self.step_size is not None and not isinstance(entry.attack, Attack):
+        if self.step is not None:
+            asked(lambda text: parse_eps(text, rounds=False), self.step)
+        if self.step is not None and self.step_size is not None:
+            raise ValueError("step and step_size both say how long a step is; give one")
+        if (self.step_size or self.step) is not None and not isinstance(entry.attack, Attack):
             raise ValueError("step_size is for an attack that walks by steps of one length")
         if self.components is not None and not self.attack.endswith(HIDING):
             raise ValueError(f"components are for an attack with the add-on hfc, as bim{HIDING}")
@@ -102,6 +109,26 @@ class DefenceChoice(Part):
         return self
 
 
+class MethodChoice(Part):
+    """How classifiers are trained: "none" for plainly, or a recipe of robust training with its settings.
+
+    Attributes:
+        robust: the recipe's name, add-ons joined to it; eps, beta: of it, in place of its own.
+    """
+
+    robust: str
+    eps: str | None = None
+    beta: float | None = None
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.robust != CLEAN:
+            asked(lambda text: find_recipe(text, beta=self.beta), self.robust)
+        if self.eps is not None:
+            asked(lambda text: parse_eps(text, rounds=False), self.eps)
+        return self
+
+
 def _tables(key: str) -> Callable[[Any], Any]:
     """Values by name, each as a table in which the bare word stands at `key`."""
 
@@ -124,4 +151,5 @@ def _layers(given: Any) -> Any:
 
 Attacks = Annotated[dict[str, AttackChoice], BeforeValidator(_tables("attack"))]
 Defences = Annotated[dict[str, DefenceChoice], BeforeValidator(_tables("detector"))]
+Methods = Annotated[dict[str, MethodChoice], BeforeValidator(_tables("robust"))]
 Layers = Annotated[dict[str, tuple[str, ...]], BeforeValidator(_layers)]

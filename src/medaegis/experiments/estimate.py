@@ -20,6 +20,7 @@ from medaegis.models.backbones import create_backbone
 from medaegis.models.classifier import Classifier
 from medaegis.models.learning import TrainConfig
 from medaegis.models.normalisation import IMAGENET_MEAN, IMAGENET_STD
+from medaegis.robust import find_recipe
 
 TRIAL = 8  # images of a timed pass
 _GIVES = {"classifier": 4e7, "guard": 8e7}  # bytes on disk, roughly; images are counted
@@ -97,8 +98,11 @@ def passes_of(task: Task) -> int:
     """Forwards and backwards over single images that a task takes, as far as they can be counted."""
     told, dataset = task.told, task.source.dataset
     if task.kind == "classifier":
-        config = TrainConfig(backbone="resnet18", **{k: v for k, v in told.items() if k not in ("backbone", "given")})
-        return config.epochs * (3 * len(task.source.split.train) + len(task.source.split.val))
+        known = {name: value for name, value in told.items() if name not in ("backbone", "given", "robust")}
+        config, each = TrainConfig(backbone="resnet18", **known), 3
+        if "robust" in told:
+            each += find_recipe(told["robust"]["robust"])[0].inner_passes
+        return config.epochs * (each * len(task.source.split.train) + len(task.source.split.val))
     if task.kind == "guard":
         shield = {name: value for name, value in told["shield"].items() if name != "recipe"}
         recipe = ShieldConfig(taps=("input",), **shield)

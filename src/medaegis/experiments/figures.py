@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -85,6 +85,20 @@ def features(means: Piece, layer: str, direction: str) -> tuple[Figure, ...]:
         "share_of_clean_pct": 100 + change,
     }
     return tuple(Figure(metric, amount, n=n) for metric, amount in figures.items())
+
+
+def attack_time(attacked: Piece) -> tuple[Figure, ...]:
+    """What an attack took for all images: "seconds", and "passes" (forwards and backwards) of an image."""
+    seconds, forwards, backwards = attacked["cost"].sum(0).tolist()
+    n = len(attacked["fooled"])
+    return Figure("seconds", seconds, n=n), Figure("passes", (forwards + backwards) / n, n=n)
+
+
+def training_time(told: Mapping[str, Any]) -> tuple[Figure, ...]:
+    """What training took (`read_training`): "seconds_per_epoch", and "passes" of an image in an epoch."""
+    epochs, images = len(told["history"]), told["images"]
+    passes = sum(told["passes"].values()) / (epochs * images)
+    return Figure("seconds_per_epoch", told["seconds"] / epochs, n=images), Figure("passes", passes, n=images)
 
 
 def shift(scene: Scene, clean: Piece, hostile: Piece, reference: Piece) -> tuple[Figure, ...]:

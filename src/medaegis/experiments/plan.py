@@ -26,12 +26,26 @@ from medaegis.images.datasets import Dataset, load_dataset
 from medaegis.images.splits import split_dataset
 from medaegis.models.backbones import is_own, weights_file
 from medaegis.progress import Progress, silent
+from medaegis.robust import find_recipe
 
 _USED = {
-    "detection": ("dataset", "backbone", "seed", "layers", "cushion", "learned_from", "defence", "attack", "eps"),
-    "classification": ("dataset", "backbone", "seed", "cushion", "attack", "eps"),
-    "shift": ("dataset", "backbone", "seed", "cushion", "attack", "reference", "eps"),
-    "features": ("dataset", "backbone", "seed", "cushion", "layer", "direction", "eps"),
+    "detection": (
+        "dataset",
+        "backbone",
+        "method",
+        "seed",
+        "layers",
+        "cushion",
+        "learned_from",
+        "defence",
+        "attack",
+        "eps",
+    ),
+    "classification": ("dataset", "backbone", "method", "seed", "cushion", "attack", "eps"),
+    "shift": ("dataset", "backbone", "method", "seed", "cushion", "attack", "reference", "eps"),
+    "attack time": ("dataset", "backbone", "method", "seed", "cushion", "attack", "eps"),
+    "training time": ("dataset", "backbone", "method", "seed"),
+    "features": ("dataset", "backbone", "method", "seed", "cushion", "layer", "direction", "eps"),
 }
 _SHOWN = ("title", "paper", "table", "figures", "notes", "exclude", "rows", "columns", "seeds", "data")  # no settings
 SURROGATE_SEED = 1_000_003  # added to the seed of a classifier that is attacked in another's place
@@ -107,12 +121,13 @@ def load_sources(
         ConfigError: a key without a spec, or a spec for none.
         DataError: a spec, a folder or a split that does not fit.
     """
-    keys = set(experiment.dataset.values())
+    names = dict.fromkeys(cell.place["dataset"] for cell in cells_of(experiment))
+    keys = {experiment.dataset[name] for name in names}
     for key in set(given) - keys:
         raise ConfigError(f"--data {key}", "no data set of this experiment", f"choose from {', '.join(sorted(keys))}")
     specs = {**experiment.data, **given}
     loaded: dict[str, Dataset] = {}
-    for key in dict.fromkeys(experiment.dataset.values()):
+    for key in dict.fromkeys(experiment.dataset[name] for name in names):
         if key not in specs:
             raise ConfigError(f"data set {key!r}", "the experiment does not say where it lies", f"--data {key}=SPEC")
         loaded[key] = load_dataset(
@@ -129,6 +144,7 @@ def load_sources(
             loaded[key], split_dataset(loaded[key], by=experiment.split, seed=seed, fractions=(a, b, c, d))
         )
         for name, key in experiment.dataset.items()
+        if name in names
         for seed in experiment.seeds
     }
 
@@ -149,7 +165,12 @@ def plan_experiment(
     for cell in cells_of(experiment):
         source = sources[cell.place["dataset"], cell.place["seed"]]
         made.append(
-            replace(cell, task=getattr(_Tasks(experiment, cell.place, source, device, threads), experiment.measures)())
+            replace(
+                cell,
+                task=getattr(
+                    _Tasks(experiment, cell.place, source, device, threads), experiment.measures.replace(" ", "_")
+                )(),
+            )
         )
     return made
 
@@ -178,6 +199,13 @@ class _Tasks:
         choice = self.experiment.attack[self.place["attack"]]
         made = {} if choice.attack == CLEAN else {"attacked": self._attacked("all", choice)}
         return self._task("figures", {"of": "classification"}, **made)
+
+    def attack_time(self) -> Task:
+        choice = self.experiment.attack[self.place["attack"]]
+        return self._task("figures", {"of": "attack time"}, attacked=self._attacked("all", choice))
+
+    def training_time(self) -> Task:
+        return self._task("figures", {"of": "training time"})
 
     def shift(self) -> Task:
         choices = self.experiment.attack[self.place["attack"]], self.experiment.reference[self.place["reference"]]
@@ -217,7 +245,7 @@ class _Tasks:
     def _scene(self) -> dict[str, Any]:
         """What says which images are attacked and judged, and behind what."""
         return {
-            "cushion": self.experiment.cushion[self.place["cushion"]],
+            "cushion": self.experiment.cushion[self.place.get("cushion", next(iter(self.experiment.cushion)))],
             "taps": self._taps,
             "limit": self.experiment.limit,
             "seed": self._seed,
@@ -237,7 +265,12 @@ class _Tasks:
         told = {**self.experiment.training, "backbone": name, "seed": seed}
         if given := _given(name, told.get("weights")):
             told["given"] = given
-        return Task("classifier", told, {}, self.source, self.device, self.threads)
+        method, needs = self.experiment.method[self.place["method"]], {}
+        if backbone is None and method.robust != CLEAN:  # who attacks with another network has a plain one
+            plain = Task("classifier", told, {}, self.source, self.device, self.threads)
+            needs = {"helper": plain} if find_recipe(method.robust)[0].helped else {}
+            told = {**told, "robust": method.model_dump(mode="json")}
+        return Task("classifier", told, needs, self.source, self.device, self.threads)
 
     @cached_property
     def _guard(self) -> Task:

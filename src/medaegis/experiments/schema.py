@@ -27,6 +27,8 @@ from medaegis.experiments.choices import (
     Attacks,
     Defences,
     Layers,
+    MethodChoice,
+    Methods,
     Words,
     asked,
 )
@@ -47,9 +49,10 @@ class Experiment(BaseModel):
             what differs.
         measures: "detection" (detectors and guards against attacks), "classification" (the classifier under attack),
             "features" (how far mean activations can be pushed), "shift" (which way attacks move what the last layer is
-            given).
+            given), "attack time" (seconds that attacks take), "training time" (seconds and passes of an epoch).
         dataset .. direction: the axes. A cell for each combination that `exclude` does not name; an axis that is left
-            out has one value, which is told nowhere. `dataset` names keys of `data`, `cushion` also "float" (no
+            out has one value, which is told nowhere. `dataset` names keys of `data`, `method` how classifiers are
+            trained (robust training, or "none"), `cushion` also "float" (no
             rounding), `defence` detectors, or "shield" and "aegis"; `layers` what detectors and Shields read (none:
             the backbone's own), `layer` what is pushed, `reference` attacks whose shift others are compared with.
         exclude: tables of axis -> name, or names; a cell that has all of them is left out.
@@ -69,10 +72,11 @@ class Experiment(BaseModel):
     table: str
     figures: str | None = None
     notes: tuple[str, ...] = ()
-    measures: Literal["detection", "classification", "features", "shift"]
+    measures: Literal["detection", "classification", "features", "shift", "attack time", "training time"]
 
     dataset: Words = Field(min_length=1)
     backbone: Words = Field(min_length=1)
+    method: Methods = Field(default_factory=lambda: {CLEAN: MethodChoice(robust=CLEAN)}, min_length=1)
     cushion: Words = Field(default={"none": "none"}, min_length=1)
     defence: Defences = {}
     attack: Attacks = {}
@@ -138,6 +142,8 @@ class Experiment(BaseModel):
             "classification": ("attack",),
             "features": ("layer", "eps"),
             "shift": ("attack", "reference"),
+            "attack time": ("attack",),
+            "training time": (),
         }
         for name in needed[self.measures]:
             if not getattr(self, name):
@@ -178,7 +184,7 @@ class Experiment(BaseModel):
 
 
 AXES = (
-    *("dataset", "backbone", "seed", "layers", "cushion", "learned_from", "defence", "attack", "eps"),
+    *("dataset", "backbone", "method", "seed", "layers", "cushion", "learned_from", "defence", "attack", "eps"),
     *("layer", "direction", "reference"),
 )
 
@@ -192,6 +198,8 @@ def planned(choice: AttackChoice, eps: str, experiment: Experiment, dataset: str
     text = SMALLEST if entry.minimal else choice.eps or eps
     walks = not entry.minimal and entry.attack.steps > 1
     step = choice.step_size or (experiment.step_size if walks and isinstance(entry.attack, Attack) else None)
+    if choice.step is not None:
+        step = parse_eps(choice.step, rounds=False) / parse_eps(text, rounds=False)
     return Planned(
         choice.name_for(dataset),
         EVERYTHING if entry.minimal else parse_eps(text, rounds=False),

@@ -15,7 +15,15 @@ from medaegis.experiments.schema import AXES, Experiment
 from medaegis.experiments.store import Found
 from medaegis.sizes import told_size
 
-RAW = ("mean", "difference", "change_pct", "share_of_clean_pct")  # metrics that are no shares
+RAW = (
+    "mean",
+    "difference",
+    "change_pct",
+    "share_of_clean_pct",
+    "seconds",
+    "seconds_per_epoch",
+    "passes",
+)  # metrics that are no shares
 _SIDES = ("low", "high")
 NOTHING = "–"
 

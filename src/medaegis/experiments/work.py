@@ -16,6 +16,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from medaegis.attacks.balls import parse_eps
 from medaegis.bench.analyse.shifts import STEPS, stress_test
 from medaegis.bench.campaign import Campaign
 from medaegis.bench.outcome import as_scores, pixels_of
@@ -26,7 +27,17 @@ from medaegis.bench.surrogates import surrogate_of
 from medaegis.detectors.reader import Reading
 from medaegis.detectors.registry import find_detector, load_detector
 from medaegis.experiments.cost import account
-from medaegis.experiments.figures import Figure, classification, detection, everyone, features, model_area, shift
+from medaegis.experiments.figures import (
+    Figure,
+    attack_time,
+    classification,
+    detection,
+    everyone,
+    features,
+    model_area,
+    shift,
+    training_time,
+)
 from medaegis.experiments.store import Pieces
 from medaegis.experiments.tasks import Kind, Task
 from medaegis.guard.fitting import fit_guard, shield_config
@@ -34,9 +45,10 @@ from medaegis.guard.guard import Guard
 from medaegis.models.backbones import create_backbone, is_own
 from medaegis.models.classifier import INPUT, Classifier
 from medaegis.models.learning import TrainConfig
-from medaegis.models.store import load_classifier
+from medaegis.models.store import load_classifier, read_training
 from medaegis.models.training import train_classifier
 from medaegis.progress import Progress, silent
+from medaegis.robust import Robust, parse_recipe
 
 _PLANNED = tuple(Planned.__dataclass_fields__)
 Value = TypeVar("Value")
@@ -88,10 +100,17 @@ class Workshop:
     # ---- tasks that write folders
 
     def _train(self, task: Task, progress: Progress) -> Made:
-        told = {name: value for name, value in task.told.items() if name != "given"}
-        config = TrainConfig(**told, device=str(self.device))
-        train_classifier(task.source.dataset, task.source.split, config, self.pieces.folder_of(task), progress)
+        told = {name: value for name, value in task.told.items() if name not in ("given", "robust")}
+        config, source = TrainConfig(**told, device=str(self.device)), task.source
+        recipe = self._recipe(task) if "robust" in task.told else None
+        train_classifier(source.dataset, source.split, config, self.pieces.folder_of(task), progress, recipe=recipe)
         return Made()
+
+    def _recipe(self, task: Task) -> Robust:
+        asked = task.told["robust"]
+        helper = self._load_classifier(task.needs["helper"]) if "helper" in task.needs else None
+        eps = None if asked["eps"] is None else parse_eps(asked["eps"], rounds=False)
+        return parse_recipe(asked["robust"], eps=eps, beta=asked["beta"], helper=helper)
 
     def _fit_guard(self, task: Task, progress: Progress) -> Made:
         classifier = self._around(task)
@@ -167,7 +186,12 @@ class Workshop:
         return Made({**told, "n": torch.tensor(len(sample))})
 
     def _count(self, task: Task, progress: Progress) -> Made:
-        scene, of = self.scene(task), task.told["of"]
+        of = task.told["of"]
+        if of == "training time":
+            return Made(figures=training_time(read_training(self.pieces.folder_of(task.needs["classifier"]))))
+        if of == "attack time":
+            return Made(figures=attack_time(self._tensors(task.needs["attacked"])))
+        scene = self.scene(task)
         if of == "features":
             return Made(
                 figures=features(self._tensors(task.needs["pushed"]), task.told["layer"], task.told["direction"])

@@ -364,6 +364,7 @@ class _Run:
                 "fingerprint": self.dataset.fingerprint,
                 "n": len(self.dataset),
             },
+            "images": len(self.train_part),
             "steps": self.steps,
             "seconds": round(self.seconds, 1),
             "passes": self.passes,

@@ -3,6 +3,18 @@
 from medaegis.robust.losses import Answer, Hat, Mart, Trades
 from medaegis.robust.perturbing import Inner, Noise
 from medaegis.robust.recipe import Robust
-from medaegis.robust.registry import ADD_ONS, RECIPES, parse_recipe
+from medaegis.robust.registry import ADD_ONS, RECIPES, find_recipe, parse_recipe
 
-__all__ = ["ADD_ONS", "RECIPES", "Answer", "Hat", "Inner", "Mart", "Noise", "Robust", "Trades", "parse_recipe"]
+__all__ = [
+    "ADD_ONS",
+    "RECIPES",
+    "Answer",
+    "Hat",
+    "Inner",
+    "Mart",
+    "Noise",
+    "Robust",
+    "Trades",
+    "find_recipe",
+    "parse_recipe",
+]
