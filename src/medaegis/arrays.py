@@ -29,6 +29,7 @@ from medaegis.errors import ConfigError
 from medaegis.images.datasets import Dataset, load_dataset
 from medaegis.models.classifier import Classifier
 from medaegis.models.wrapping import check_classes
+from medaegis.sizes import sides
 
 Arrays = Tensor | npt.NDArray[Any]
 Labelled = TorchDataset[Any] | DataLoader[Any] | Dataset | str
@@ -73,7 +74,7 @@ def pixels(images: Images, model: Classifier, rounding: Rounding = "8bit") -> Te
 def labelled(
     images: Images, labels: Labels | None, model: Classifier, rounding: Rounding = "8bit"
 ) -> tuple[Tensor, Tensor]:
-    """Pixels as by `pixels`, and their classes, int64 `(N,)` on the same device.
+    """Pixels as by `pixels`, and their classes, int64 `(N,)` on the same device, or as the model's task has them.
 
     Raises:
         ConfigError: arrays without labels, or labels beside what holds them already; images or labels that do not fit;
@@ -90,7 +91,26 @@ def labelled(
     else:
         given, labels = _held(images, model)
     x = pixels(given, model, rounding)
-    return x, class_numbers(labels, model.classes, len(x)).to(x.device)
+    return x, task_labels(labels, model, len(x)).to(x.device)
+
+
+def task_labels(labels: Labels, model: Classifier, count: int, *, what: str = "labels") -> Tensor:
+    """Labels of so many images in the form of the model's task: `class_numbers`, findings or masks.
+
+    Raises:
+        ConfigError: they are no such labels.
+    """
+    if model.task.name == "single":
+        return class_numbers(labels, model.classes, count)
+    if isinstance(labels, Tensor | np.ndarray):
+        given = _tensor(labels)
+    else:
+        given = torch.from_numpy(np.asarray([np.asarray(one) for one in labels]))
+    if given.is_floating_point():
+        raise ConfigError(what, f"are {given.dtype}", "give whole numbers")
+    found = given.to(torch.int64)
+    model.task.check_labels(found, count, len(model.classes), sides(model.size), what=what)
+    return found
 
 
 def class_numbers(labels: Labels, names: Sequence[str], count: int) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Any, Literal, overload
 import torch
 
 from medaegis.ambient import own_modes
-from medaegis.arrays import Arrays, Images, Labelled, Labels, Rounding, as_dataset, class_numbers, labelled
+from medaegis.arrays import Arrays, Images, Labelled, Labels, Rounding, as_dataset, labelled, task_labels
 from medaegis.attacks.balls import parse_eps
 from medaegis.attacks.base import AnyAttack, AttackResult, Until
 from medaegis.attacks.catalogue import find_attack
@@ -100,10 +100,11 @@ def attack(
         target: a classifier alone, a guard, or any other `Victim`.
         images: arrays with `labels`, a torch `Dataset` or `DataLoader` of pairs, a `Dataset` or a spec
             (`medaegis.arrays`).
-        labels: the true classes; None: they come with the images.
+        labels: the true classes, findings or masks; None: they come with the images.
         eps: radius in pixel units, "8/255" or 0.03; a list gives a list of results. Attacks that look for the smallest
             change take it as a bound.
-        targets: wanted classes, one for each image; "random": another one than its label, drawn for each image by the
+        targets: wanted classes, one for each image (findings and masks likewise; -1: a finding that does not matter);
+            "random": another one than its label, drawn for each image by the
             seed; None: any wrong class.
         known: clean images and labels, `(images, labels)` or what holds both, that the attacker has beside those he
             attacks, for attacks that imitate one, hide among normal features, or learn one perturbation for all.
@@ -130,10 +131,15 @@ def attack(
     chosen: AnyAttack = attack.with_options(steps=steps, restarts=restarts)
     x, y = labelled(images, labels, victim.exact, rounding)
     ids = torch.arange(len(x))
-    aims = pick_targets(y, len(names), ids=ids, seed=seed)
+    single = victim.exact.task.name == "single"
+    if isinstance(targets, str) and not single:
+        raise ConfigError(
+            f"targets {targets!r}", "are drawn for one class an image", "give them, in the form of labels"
+        )
+    aims = pick_targets(y, len(names), ids=ids, seed=seed) if single else y
     wanted = aims if isinstance(targets, str) and targets == "random" else None
     if targets is not None and wanted is None:
-        aims = wanted = class_numbers(targets, names, len(x)).to(x.device)
+        aims = wanted = task_labels(targets, victim.exact, len(x), what="targets").to(x.device)
     options: dict[str, Any] = {"targets": wanted, "ids": ids, "seed": seed}
     if Known.serve(chosen):
         if known is None:

@@ -28,6 +28,7 @@ from medaegis.models.normalisation import Told, parse_normalisation
 from medaegis.models.outputs import Form
 from medaegis.models.store import KIND, WRAPPED, Wrapped, save_classifier
 from medaegis.sizes import Size
+from medaegis.task import TaskName
 
 TAPS = 4
 
@@ -43,6 +44,7 @@ def wrap(
     taps: Sequence[str] | None = None,
     output: str | int | None = None,
     outputs: Form | None = None,
+    task: TaskName = "single",
     backbone: str | None = None,
 ) -> Classifier:
     """A trained network of one's own as a classifier that everything here takes.
@@ -66,6 +68,8 @@ def wrap(
         outputs: "logits", or "probabilities", whose logarithms are taken: the classes stay, but where a probability is
             0 or 1 to the last digit there is no gradient, so that attacks find no way on and robustness looks better
             than it is. None: logits, and a network that might give either is refused.
+        task: "single" (one class for each image), "multi" (several findings, each there or not) or "dense" (a class for
+            each pixel, the first the background), see `Classifier`.
         backbone: what builds it again, without weights: ``package.module:factory``; needed where it is saved.
 
     Returns:
@@ -88,6 +92,7 @@ def wrap(
         std=std,
         output=output,
         outputs=outputs,
+        task=task,
     ).eval()
     return classifier if taps is not None else classifier.around(network, taps=spread_taps(classifier))
 
@@ -161,7 +166,10 @@ def wrap_classifier(
 
 
 def check_classes(dataset: Dataset, classifier: Classifier) -> None:
-    """Raises DataError unless the data are of the classifier's classes, in its order."""
+    """Raises DataError unless the data are of the classifier's task and classes, in its order."""
+    if dataset.task.name != classifier.task.name:
+        problem = f"its labels are {dataset.task.title}; the network's task is {classifier.task.title}"
+        raise DataError(without_path(dataset.spec), problem, "give the data this network is for")
     if dataset.classes == classifier.classes:
         return
     given, expected = ", ".join(dataset.classes), ",".join(classifier.classes)
