@@ -31,7 +31,7 @@ def without(logits: Tensor, classes: Tensor) -> Tensor:
     return logits.scatter(1, classes.unsqueeze(1), -torch.inf)
 
 
-class Task(ABC):
+class PredictionTask(ABC):
     """How logits and labels of one kind belong together; `N` images in every method."""
 
     name: ClassVar[TaskName]
@@ -83,7 +83,7 @@ class Task(ABC):
 
 
 @dataclass(frozen=True)
-class SingleLabel(Task):
+class SingleLabel(PredictionTask):
     """One class of several for each image: logits `(N, K)`, labels int64 `(N,)`.
 
     >>> task = SingleLabel()
@@ -125,7 +125,7 @@ class SingleLabel(Task):
 
 
 @dataclass(frozen=True)
-class MultiLabel(Task):
+class MultiLabel(PredictionTask):
     """Several findings, each there or not: logits `(N, L)`, above 0 for what is there; labels int64 `(N, L)`, 0 or 1.
 
     An image is right if every finding is. Targets have `FREE` (-1) where the attacker does not mind.
@@ -178,7 +178,7 @@ class MultiLabel(Task):
 
 
 @dataclass(frozen=True)
-class Dense(Task):
+class Dense(PredictionTask):
     """A class for each pixel: logits `(N, K, H, W)`, labels `(N, H, W)` of class numbers, the first the background.
 
     Pixels with the label `IGNORE` (255) count neither way. What is measured of an image is the Dice coefficient (Dice
@@ -276,13 +276,13 @@ def _check_range(labels: Tensor, low: int, high: int, what: str) -> None:
 SINGLE, MULTI = SingleLabel(), MultiLabel()
 
 
-def task_named(name: TaskName, classes: int) -> Task:
+def task_named(name: TaskName, classes: int) -> PredictionTask:
     """The task of this name, for so many classes.
 
     Raises:
         ConfigError: no such task.
     """
-    tasks: dict[TaskName, Task] = {"single": SINGLE, "multi": MULTI, "dense": Dense(classes)}
+    tasks: dict[TaskName, PredictionTask] = {"single": SINGLE, "multi": MULTI, "dense": Dense(classes)}
     if name not in tasks:
         raise ConfigError(f"task {name!r:.40}", "unknown", f"give one of {', '.join(tasks)}")
     return tasks[name]

@@ -16,7 +16,7 @@ EPS = 12 / 256
 HARD = Inner(eps=EPS, steps=2, step_size=EPS)
 
 
-class Learner:
+class Trainer:
     """Counts passes, for what is asked of a learner before any loss."""
 
     def __init__(self, classifier):
@@ -37,7 +37,7 @@ def batch_of(classifier, n=7, *, done=1.0, seed=3):
 
 @pytest.mark.parametrize(("share", "attacked"), [(0.5, 4), (0.2, 1), (1.0, 7), (0.05, 0)])
 def test_the_last_ones_are_attacked_and_the_others_left(classifier, share, attacked):
-    learner, batch = Learner(classifier), batch_of(classifier)
+    learner, batch = Trainer(classifier), batch_of(classifier)
     found = Robust(inner=HARD, share=share).changed(learner, batch)
     changed = (found != batch.x).flatten(1).any(1)
     assert changed.tolist() == [False] * (7 - attacked) + [True] * attacked
@@ -146,7 +146,7 @@ def test_mpadvt_draws_half_of_the_batches_and_all_sizes(classifier):
     assert sum(radii) / 400 == pytest.approx(0.025, abs=4 * 0.03 / 12**0.5 / 20)
     assert {steps for *_, steps in sizes} == set(range(1, 11))
     assert {size for _, size, _ in sizes} == {1 / 255}
-    learner, changed = Learner(classifier), 0
+    learner, changed = Trainer(classifier), 0
     for seed in range(60):
         batch = batch_of(classifier, 2, seed=seed)
         changed += not torch.equal(recipe.changed(learner, batch), batch.x)

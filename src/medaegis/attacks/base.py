@@ -17,7 +17,7 @@ from medaegis.attacks.objective import Goal, Objective
 from medaegis.attacks.victim import Verdict, Victim
 from medaegis.errors import ConfigError
 from medaegis.progress import Progress, silent
-from medaegis.task import SINGLE, Task
+from medaegis.task import SINGLE, PredictionTask
 
 Until = Literal["end", "broken"]
 
@@ -116,7 +116,7 @@ class Request:
     batch_size: int
     until: Until
     progress: Progress
-    task: Task = SINGLE
+    task: PredictionTask = SINGLE
 
     def __getitem__(self, rows: Tensor) -> Request:
         return replace(

@@ -19,7 +19,7 @@ from medaegis.attacks.normal import Mixtures
 from medaegis.detectors.shield import ShieldBank
 from medaegis.errors import ConfigError
 from medaegis.models.classifier import Classifier
-from medaegis.task import SINGLE, Task, without
+from medaegis.task import SINGLE, PredictionTask, without
 
 
 class Target(Protocol):
@@ -52,7 +52,7 @@ class Goal:
     guides: Tensor | None = None
     normal: Mixtures | None = None
     only_target: bool = True
-    task: Task = SINGLE
+    task: PredictionTask = SINGLE
 
     def __getitem__(self, index: Tensor | slice) -> Goal:
         return self._each(lambda values: values[index])

@@ -26,7 +26,7 @@ from medaegis.images.schemes import SCHEMES
 from medaegis.images.sources import Grouping, Listing, Spec
 from medaegis.progress import Progress, silent
 from medaegis.sizes import Size, as_size, sides
-from medaegis.task import SINGLE, Task, TaskName, task_named
+from medaegis.task import SINGLE, PredictionTask, TaskName, task_named
 
 Channels = Literal["gray", "rgb"]
 
@@ -69,7 +69,7 @@ class Dataset:
     kinds: tuple[Kind, ...] = ()
     grouping: Grouping = "patient"
     remarks: tuple[str, ...] = ()
-    task: Task = SINGLE
+    task: PredictionTask = SINGLE
 
     def __post_init__(self) -> None:
         n = len(self.images)

@@ -17,7 +17,7 @@ from torch import Tensor
 from medaegis.images.datasets import Dataset
 from medaegis.models.backbones import Weights
 from medaegis.models.classifier import Classifier
-from medaegis.task import Task
+from medaegis.task import PredictionTask
 
 WARM_UP = 0.2  # share of the steps in which the learning rate rises
 
@@ -90,13 +90,13 @@ class Batch:
     seed: int
 
 
-class Learner(Protocol):
+class Trainer(Protocol):
     """The trainer, as a recipe sees it."""
 
     classifier: Classifier
 
     @property
-    def task(self) -> Task: ...
+    def task(self) -> PredictionTask: ...
 
     def logits(self, x: Tensor) -> Tensor:
         """Of the network in training mode, with gradients to its weights."""
@@ -115,7 +115,7 @@ class Learner(Protocol):
         ...
 
 
-class Recipe(Protocol):
+class TrainingRecipe(Protocol):
     """How a classifier learns from a batch; `medaegis.robust.Robust` is one, plain training needs none.
 
     Attributes:
@@ -137,7 +137,7 @@ class Recipe(Protocol):
         """All that decides what it does, plain JSON values: part of what identifies a run."""
         ...
 
-    def losses(self, learner: Learner, batch: Batch) -> Iterator[Callable[[], Tensor]]:
+    def losses(self, learner: Trainer, batch: Batch) -> Iterator[Callable[[], Tensor]]:
         """What to minimise, step by step: for each function that it gives, the trainer calls it and takes one step.
 
         Its gradients are there when the next one is asked for.
@@ -160,7 +160,7 @@ class Plain:
     def identity(self) -> dict[str, Any]:
         return {}
 
-    def losses(self, learner: Learner, batch: Batch) -> Iterator[Callable[[], Tensor]]:
+    def losses(self, learner: Trainer, batch: Batch) -> Iterator[Callable[[], Tensor]]:
         yield lambda: learner.loss(learner.logits(batch.x), batch.labels)
 
     def score(self, classifier: Classifier, dataset: Dataset, places: Sequence[int], *, seed: int) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from medaegis.errors import ConfigError
-from medaegis.task import SINGLE, Task
+from medaegis.task import SINGLE, PredictionTask
 
 Form = Literal["logits", "probabilities"]
 FORMS: tuple[Form, ...] = ("logits", "probabilities")
@@ -46,7 +46,7 @@ class Outputs:
     key: str | int | None = None
     form: Form = "logits"
     single: bool = False
-    task: Task = SINGLE
+    task: PredictionTask = SINGLE
 
     def part(self, returned: Any, source: str) -> Tensor:
         """The tensor that holds the answers; ConfigError, naming `source`, where there is none."""
@@ -103,7 +103,7 @@ def settle(
     classes: Sequence[str],
     far: Callable[[], Any],
     source: str,
-    task: Task = SINGLE,
+    task: PredictionTask = SINGLE,
     size: tuple[int, int] = (0, 0),
 ) -> Outputs:
     """How to read a network, from what it returned for trial images; nothing that can be meant in two ways is guessed.

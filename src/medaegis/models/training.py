@@ -35,13 +35,13 @@ from medaegis.models.backbones import create_backbone, weights_file
 from medaegis.models.checkpoint import load_checkpoint, save_checkpoint
 from medaegis.models.classifier import Classifier
 from medaegis.models.hardware import has_fast_bfloat16, pick_device
-from medaegis.models.learning import Batch, Plain, Recipe, TrainConfig, learning_rate
+from medaegis.models.learning import Batch, Plain, TrainConfig, TrainingRecipe, learning_rate
 from medaegis.models.metrics import evaluate_classifier
 from medaegis.models.normalisation import Normalisation, parse_normalisation
 from medaegis.models.segmentation_networks import create_network, taps_of
 from medaegis.models.store import KIND, load_classifier, read_training, save_classifier
 from medaegis.progress import GOES_ON, Progress, silent
-from medaegis.task import Task
+from medaegis.task import PredictionTask
 
 CHECKPOINT_SECONDS = 30.0
 MOMENTUM = 0.9  # of "sgd"
@@ -56,7 +56,7 @@ def train_classifier(
     out_dir: Path,
     progress: Progress = silent,
     *,
-    recipe: Recipe | None = None,
+    recipe: TrainingRecipe | None = None,
 ) -> Classifier:
     """Train on ``split.train``, watch ``split.val``, measure on ``split.adv_test``, and save to ``out_dir``.
 
@@ -103,7 +103,9 @@ def train_classifier(
 class _Run:
     """One training from its first step to its last: what it is of, and how far it is."""
 
-    def __init__(self, dataset: Dataset, split: Split, config: TrainConfig, recipe: Recipe | None = None) -> None:
+    def __init__(
+        self, dataset: Dataset, split: Split, config: TrainConfig, recipe: TrainingRecipe | None = None
+    ) -> None:
         self.dataset, self.split, self.config = dataset, split, config
         self.recipe = Plain() if recipe is None else recipe
         self.device = pick_device(config.device)
@@ -144,7 +146,7 @@ class _Run:
         self.best: State = {}  # weights of the best epoch, where epochs are scored
 
     @property
-    def task(self) -> Task:
+    def task(self) -> PredictionTask:
         return self.classifier.task
 
     def _optimizer(self, network: nn.Module) -> torch.optim.Optimizer:

@@ -15,7 +15,7 @@ from torch import Tensor
 from medaegis.errors import ConfigError
 from medaegis.models.classifier import Classifier
 from medaegis.models.fingerprint import weights_fingerprint
-from medaegis.models.learning import Batch, Learner
+from medaegis.models.learning import Batch, Trainer
 
 
 class _Loss(BaseModel):
@@ -31,7 +31,7 @@ class Answer(_Loss):
 
     kind: Literal["answer"] = "answer"
 
-    def __call__(self, learner: Learner, batch: Batch, changed: Tensor) -> Tensor:
+    def __call__(self, learner: Trainer, batch: Batch, changed: Tensor) -> Tensor:
         return learner.loss(learner.logits(changed), batch.labels)
 
 
@@ -45,7 +45,7 @@ class Trades(_Loss):
     kind: Literal["trades"] = "trades"
     beta: float = Field(default=6.0, ge=0)
 
-    def __call__(self, learner: Learner, batch: Batch, changed: Tensor) -> Tensor:
+    def __call__(self, learner: Trainer, batch: Batch, changed: Tensor) -> Tensor:
         clean, away = learner.logits(batch.x), learner.logits(changed)
         apart = learner.mean(learner.task.divergences(away, clean), batch.labels)
         return learner.loss(clean, batch.labels) + self.beta * apart
@@ -61,7 +61,7 @@ class Mart(_Loss):
     kind: Literal["mart"] = "mart"
     beta: float = Field(default=6.0, ge=0)
 
-    def __call__(self, learner: Learner, batch: Batch, changed: Tensor) -> Tensor:
+    def __call__(self, learner: Trainer, batch: Batch, changed: Tensor) -> Tensor:
         if learner.task.name != "single":
             raise ConfigError("mart", f"is for one class an image; the task is {learner.task.name}", "take trades")
         labels = batch.labels.view(-1, 1)
@@ -89,7 +89,7 @@ class Hat(_Loss):
     def identity(self) -> dict[str, Any]:
         return super().identity() | {"helper": weights_fingerprint(self.helper)}
 
-    def __call__(self, learner: Learner, batch: Batch, changed: Tensor) -> Tensor:
+    def __call__(self, learner: Trainer, batch: Batch, changed: Tensor) -> Tensor:
         with torch.no_grad():
             learner.spent(len(changed), 0)
             said = learner.task.predicted(self.helper.to(changed.device).eval()(changed))

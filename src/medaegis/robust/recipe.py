@@ -19,7 +19,7 @@ from medaegis.attacks.victim import Victim
 from medaegis.draws import Draws
 from medaegis.images.datasets import Dataset
 from medaegis.models.classifier import Classifier
-from medaegis.models.learning import Batch, Learner
+from medaegis.models.learning import Batch, Trainer
 from medaegis.robust.losses import Answer, RobustLoss
 from medaegis.robust.perturbing import Inner, Noise
 
@@ -41,7 +41,7 @@ class Robust(BaseModel):
         chance: of a batch being changed at all (MPAdvT).
         replays: steps for each batch, whose change goes on by the gradient of each (Shafahi 2019, algorithm 1): one
             pass then serves both. It starts anew for each batch, so that nothing need be kept. With `Answer` alone.
-        average, awp: see `medaegis.models.learning.Recipe`.
+        average, awp: see `medaegis.models.learning.TrainingRecipe`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -65,13 +65,13 @@ class Robust(BaseModel):
     def identity(self) -> dict[str, Any]:
         return self.model_dump(mode="json") | {"loss": self.loss.identity()}
 
-    def losses(self, learner: Learner, batch: Batch) -> Iterator[Callable[[], Tensor]]:
+    def losses(self, learner: Trainer, batch: Batch) -> Iterator[Callable[[], Tensor]]:
         if self.replays > 1:
             yield from self._replayed(learner, batch)
             return
         yield partial(self.loss, learner, batch, self.changed(learner, batch))
 
-    def changed(self, learner: Learner, batch: Batch) -> Tensor:
+    def changed(self, learner: Trainer, batch: Batch) -> Tensor:
         """The images to learn from, in the order of the batch; the last ones are the changed share."""
         if self.chance < 1:
             lot = Draws(batch.seed, torch.zeros(1, dtype=torch.int64), "robust/chance").uniform(1).item()
@@ -85,7 +85,7 @@ class Robust(BaseModel):
         learner.spent(found.forwards, found.backwards)
         return torch.cat([batch.x[: rows.start], found.x])
 
-    def _replayed(self, learner: Learner, batch: Batch) -> Iterator[Callable[[], Tensor]]:
+    def _replayed(self, learner: Trainer, batch: Batch) -> Iterator[Callable[[], Tensor]]:
         assert isinstance(self.inner, Inner)
         radius, size, _ = self.inner.drawn(batch)
         eps = batch.x.new_full((len(batch.x), 1, 1, 1), radius)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from medaegis.attacks.objective import Begun, Goal, Objective, Target, View
 from medaegis.errors import ConfigError
-from medaegis.task import Task
+from medaegis.task import PredictionTask
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Away(Begun):
 @dataclass(frozen=True)
 class _Left(Objective):
     said: Tensor
-    task: Task
+    task: PredictionTask
     any_task = True
 
     def only(self, rows: Tensor) -> Objective:
