@@ -20,6 +20,7 @@ TaskName = Literal["single", "multi", "dense"]
 FREE = -1  # among targets of several labels: what becomes of this one does not matter to the attacker
 IGNORE = 255  # in class maps: pixels that count neither way
 RIGHT_DICE = 0.7  # a mask that overlaps the true one by less is wrong (Zijdenbos 1994: above it is excellent agreement)
+SURE_DICE = 0.02  # by so much a mask is wrong that is surely so: on 8-bit pixels it is a little another one
 AS_WANTED = 0.99  # share of the pixels that must be as the attacker wants (ALMA-prox, Rony 2023)
 
 
@@ -61,6 +62,18 @@ class PredictionTask(ABC):
     def predicted(self, logits: Tensor) -> Tensor:
         """What the network says, in the form of labels."""
 
+    def shields(self, classes: Sequence[str]) -> tuple[str, ...]:
+        """What the Shields of a guard judge, a name each; none where there is no guard for such answers."""
+        return ()
+
+    def shield_of(self, predicted: Tensor) -> Tensor:
+        """Which of these Shields judges each image's answer, int64 `(N,)`.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        raise ConfigError("guard", f"there is none for {self.title}", "give a network of one class an image, or masks")
+
     @abstractmethod
     def quality(self, predicted: Tensor, labels: Tensor) -> Tensor:
         """How much of what it says is true, `(N,)` from 0 to 1."""
@@ -68,6 +81,10 @@ class PredictionTask(ABC):
     @abstractmethod
     def is_right(self, predicted: Tensor, labels: Tensor) -> Tensor:
         """Of which images it says the truth, bool `(N,)`."""
+
+    def is_surely_wrong(self, predicted: Tensor, labels: Tensor) -> Tensor:
+        """Of which images it says something else, and rounding them to 8 bits will not change that, bool `(N,)`."""
+        return ~self.is_right(predicted, labels)
 
     @abstractmethod
     def reached(self, predicted: Tensor, targets: Tensor) -> Tensor:
@@ -110,6 +127,12 @@ class SingleLabel(PredictionTask):
 
     def predicted(self, logits: Tensor) -> Tensor:
         return logits.argmax(1)
+
+    def shields(self, classes: Sequence[str]) -> tuple[str, ...]:
+        return tuple(classes)
+
+    def shield_of(self, predicted: Tensor) -> Tensor:
+        return predicted
 
     def quality(self, predicted: Tensor, labels: Tensor) -> Tensor:
         return (predicted == labels).float()
@@ -217,6 +240,12 @@ class Dense(PredictionTask):
     def predicted(self, logits: Tensor) -> Tensor:
         return logits.argmax(1).to(torch.uint8)
 
+    def shields(self, classes: Sequence[str]) -> tuple[str, ...]:
+        return ("mask",)
+
+    def shield_of(self, predicted: Tensor) -> Tensor:
+        return torch.zeros(len(predicted), dtype=torch.int64, device=predicted.device)
+
     def quality(self, predicted: Tensor, labels: Tensor) -> Tensor:
         both, sizes = overlaps(predicted, labels, self.classes)
         dice = 2 * both / sizes.clamp_min(1)
@@ -225,6 +254,9 @@ class Dense(PredictionTask):
 
     def is_right(self, predicted: Tensor, labels: Tensor) -> Tensor:
         return self.quality(predicted, labels) >= self.least
+
+    def is_surely_wrong(self, predicted: Tensor, labels: Tensor) -> Tensor:
+        return self.quality(predicted, labels) < self.least - SURE_DICE
 
     def reached(self, predicted: Tensor, targets: Tensor) -> Tensor:
         return self._mean((predicted == targets).float(), targets) >= AS_WANTED

@@ -138,7 +138,9 @@ def test_which_attacks_serve_which_task():
     serve = {
         task: [name for name in (*CATALOGUE, *DENSE) if find_attack(name).serves(task)] for task in ("multi", "dense")
     }
-    assert set(serve["dense"]) - set(serve["multi"]) == {"pgd-dice", "pgd-iou"}
+    on_shields = {name for name in serve["dense"] if find_attack(name).adaptive}
+    assert set(serve["dense"]) - set(serve["multi"]) - on_shields == {"pgd-dice", "pgd-iou"}
+    assert {"wb", "shield-only", "wb-dice", "selective-dice", "orthogonal-dice"} <= on_shields
     assert {"fgsm", "bim", "pgd", "pgd-l2", "mim", "cw-linf", "sma", "apgd-ce", "square"} <= set(serve["multi"])
     assert not {"deepfool", "cw-l2", "fmn", "apgd-dlr", "hopskipjump", "wb", "jsma"} & set(serve["multi"])
     assert not find_attack("pgd-dice").serves("single")

@@ -47,4 +47,6 @@ class CatalogueEntry:
         if task == "single" or self.task != "single":
             return task == self.task
         attack = self.attack
+        if self.adaptive and task == "multi":
+            return False  # no Shield judges findings
         return isinstance(attack, Attack) and attack.objective.any_task and not attack.rule.by_sign

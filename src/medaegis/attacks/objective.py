@@ -79,6 +79,10 @@ class Goal:
             raise ConfigError("attack", "an untargeted goal needs logits to know the class it drives to", "set targets")
         return without(logits, self.labels).argmax(1)
 
+    def shield_to_pass(self, logits: Tensor | None) -> Tensor:
+        """Which Shield judges each image once it is where it is driven to, int64 `(N,)`."""
+        return self.task.shield_of(self.class_to_be(logits) if self.task.name == "single" else self.labels)
+
 
 SURE = 0.05  # logits by which an image fools at least, so that rounding to 8 bits does not take it back
 
@@ -101,10 +105,15 @@ class View:
 
     @cached_property
     def shield_logit(self) -> Tensor:
-        """S_y of the class each image is driven to, `(N,)`; higher is more genuine."""
+        """Logit of the Shield that will judge, of the class each image is driven to, `(N,)`; higher is more genuine."""
         if self.shield_logits is None:
             raise ConfigError("attack", "the objective needs a Shield and the victim has none", "attack a guard")
-        return self.shield_logits(self.features, self.goal.class_to_be(self.logits))
+        return self.shield_logits(self.features, self.goal.shield_to_pass(self.logits))
+
+    def suspicions(self) -> Tensor:
+        """The same on the scale of the threshold, `(N,)`: above 1 is rejected."""
+        assert self.suspicion is not None, "a view with a Shield's logit has its suspicion"
+        return self.suspicion(self.shield_logit, self.goal.shield_to_pass(self.logits))
 
     @torch.no_grad()
     def through(self, *, shield: bool) -> Tensor:
@@ -115,13 +124,12 @@ class View:
         if self.logits is None:
             return torch.zeros(len(self.goal.labels), dtype=torch.bool, device=self.goal.labels.device)
         if self.goal.task.name != "single":
-            return self.goal.reached(self.goal.task.predicted(self.logits))
-        # Of another wrong class than the target the Shield was not looked at.
-        any_wrong = not (self.goal.only_target or shield)
-        fools = margin(self.logits, Goal(self.goal.labels) if any_wrong else self.goal) <= -SURE
-        if not shield or self.suspicion is None:
-            return fools
-        return fools & (self.suspicion(self.shield_logit, self.goal.class_to_be(self.logits)) <= 1)
+            fools = surely_reached(self.logits, self.goal)
+        else:
+            # Of another wrong class than the target the Shield was not looked at.
+            any_wrong = not (self.goal.only_target or shield)
+            fools = surely_reached(self.logits, Goal(self.goal.labels) if any_wrong else self.goal)
+        return fools if not shield or self.suspicion is None else fools & (self.suspicions() <= 1)
 
     def known_logits(self) -> Tensor:
         assert self.logits is not None, "an objective that reads logits must say so in needs_logits"
@@ -235,6 +243,18 @@ class Sum(Objective):
 
     def __call__(self, view: View) -> Tensor:
         return torch.stack([weight * objective(view) for weight, objective in self.terms]).sum(0)
+
+
+def surely_reached(logits: Tensor, goal: Goal, *, sure: float = SURE) -> Tensor:
+    """Whether each image has reached its goal by so much that rounding it to 8 bits does not take it back, bool `(N,)`.
+
+    Args:
+        sure: by so many logits, of one class an image; of masks the task says by how much.
+    """
+    if goal.task.name == "single":
+        return margin(logits, goal) <= -sure
+    predicted = goal.task.predicted(logits)
+    return goal.task.is_surely_wrong(predicted, goal.labels) if goal.targets is None else goal.reached(predicted)
 
 
 def lead(logits: Tensor, labels: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ class Verdict:
     Attributes:
         logits: of the classifier on the cushioned image, `(N, K)`, or as its task has them.
         predicted: class, int64 `(N,)`, likewise.
-        score: calibrated suspicion by the Shield of the predicted class, `(N,)`; zeros without Shields.
+        score: calibrated suspicion by the Shield that judges (`Task.shield_of`), `(N,)`; zeros without Shields.
         accepted: everything is finite and the score at most 1, bool `(N,)`; without Shields nothing is rejected.
     """
 
@@ -200,7 +200,8 @@ class Victim:
         With gradients it is the fast copy's; without, the exact one's: a query is answered as the deployed guard would.
         """
         x = cushion_with_gradient(self.cushion, z, self.gradient)
-        needs_logits = objective.needs_logits or (objective.needs_shield and goal.targets is None)
+        by_class = objective.needs_shield and goal.task.name == "single"  # which of several Shields will judge
+        needs_logits = objective.needs_logits or (by_class and goal.targets is None)
         taps = objective.taps
         if objective.needs_shield and self.shields is not None:
             taps = tuple(dict.fromkeys((*taps, *self.shields.taps)))
@@ -231,10 +232,12 @@ class Victim:
         taps = self.shields.taps if self.shields is not None else ()
         seen = self.exact.activations(self.cushion(images).float(), taps=taps)
         assert seen.logits is not None
-        predicted, finite = self.exact.task.predicted(seen.logits), seen.logits.isfinite().flatten(1).all(1)
+        task = self.exact.task
+        predicted, finite = task.predicted(seen.logits), seen.logits.isfinite().flatten(1).all(1)
         if self.shields is None:
             return Verdict(seen.logits, predicted, torch.zeros_like(finite, dtype=torch.float32), finite)
-        score = self.shields.suspicion(self.shields(seen.features, predicted), predicted)
+        judging = task.shield_of(predicted)
+        score = self.shields.suspicion(self.shields(seen.features, judging), judging)
         accepted = (score <= 1) & score.isfinite() & finite
         return Verdict(seen.logits, predicted, score, accepted)
 
@@ -286,7 +289,7 @@ class Victim:
     @exact_float32()
     @torch.no_grad()
     def suspicion(self, images: Tensor, classes: Tensor) -> Tensor:
-        """Calibrated suspicion in float32 by the Shields of given classes `(N,)`, whatever the classifier says."""
+        """Calibrated suspicion in float32 by Shields of these numbers `(N,)`, whatever the classifier says."""
         if self.shields is None:
             raise ConfigError("suspicion", "the victim has no Shields", "give it shields")
         seen = self.exact.activations(self.cushion(images), logits=False, taps=self.shields.taps)

@@ -40,6 +40,7 @@ def calibrate_site(
         DataError: too few images to set thresholds or to measure.
         ArtefactError: the folder holds something, or nothing can be written there.
     """
+    source.classifier.check_single("calibrate")
     check_target(out_dir, kind=KIND, empty=True, signing_key=signing_key)
     dataset, split = site.dataset, site.split
     if site.home:

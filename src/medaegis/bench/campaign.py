@@ -68,6 +68,11 @@ class Campaign:
     def seed(self) -> int:
         return self.sample.seed
 
+    @property
+    def goal(self) -> Goal:
+        """What the attacker wants of the attacked images."""
+        return Goal(self.sample.labels, self._targets, task=self.sample.test.task)
+
     def few(self, n: int) -> Tensor:
         """Places of at most n attacked images, the classes in proportion."""
         return self.sample.few(n)
@@ -96,8 +101,8 @@ class Campaign:
         Returns:
             "images" (uint8 where the victim rounds, else float32), "predicted", "accepted", "score", "fooled" and
             "still", a row each; "cost", float64 `(chunks, 3)`: seconds, forwards (verdicts that let images go among
-            them) and backwards; with Shields "wanted", the suspicion by the Shield of the drawn class; "fooled_bare"
-            where `alone` was attacked in the same way.
+            them) and backwards; with Shields of classes "wanted", the suspicion by that of the drawn
+            class; "fooled_bare" where `alone` was attacked in the same way.
         """
         parts, size = [], self._piece_size(planned)
         attack, cost = self._learned(planned, self.attacked(planned), self._key(planned))
@@ -111,7 +116,7 @@ class Campaign:
 
     def passes(self, planned: Planned) -> int:
         """Forwards and backwards together that a cell takes at most."""
-        return planned.value.passes(Goal(self.sample.labels, self._targets), len(self.sample.test.classes))
+        return planned.value.passes(self.goal, len(self.sample.test.classes))
 
     def attacked(self, planned: Planned) -> Victim:
         """Whose gradients are followed."""
@@ -203,12 +208,12 @@ class Campaign:
                 "still": found.still,
                 "cost": torch.tensor([[found.seconds, forwards, found.backwards]], dtype=torch.float64),
             }
-            if victim.shields is not None:
+            if victim.shields is not None and sample.test.task.name == "single":
                 judge = victim.drawn(sample.ids, seed=self.seed)
                 piece["wanted"] = as_scores(judge.suspicion(images, sample.targets.to(victim.device)).cpu())
             if self.alone is not None and planned.transferred:
                 bare = self.alone.judge(images).to(labels.device)
-                piece["fooled_bare"] = found.judged(bare, Goal(labels)).reached
+                piece["fooled_bare"] = found.judged(bare, Goal(labels, task=sample.test.task)).reached
             elif self.alone is not None and not find_attack(planned.attack).adaptive:
                 same, _ = self._learned(planned, self.alone, {**self._key(planned), "victim": "classifier"})
                 piece["fooled_bare"] = same.run(self.alone, pixels, labels, **options).reached

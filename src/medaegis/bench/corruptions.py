@@ -86,7 +86,7 @@ def run_corruptions(
 
 
 def _row(change: Corruption | None, severity: int, verdict: Verdict, chosen: Dataset) -> Corrupted:
-    right = share_interval(diagnosed_rightly(verdict, chosen.labels), chosen.patients)
+    right = share_interval(diagnosed_rightly(verdict, chosen), chosen.patients)
     accepted = share_interval(verdict.accepted, chosen.patients)
     passed = verdict.accepted.nonzero().flatten()
     area = diagnosis_area(verdict.logits[passed], chosen.labels[passed], [chosen.patients[i] for i in passed.tolist()])

@@ -32,7 +32,7 @@ def guard_facts(guard: Guard) -> GuardFacts:
         cushion=guard.cushion.spec,
         taps=list(guard.bank.taps),
         tnr_target=guard.tnr,
-        thresholds=dict.fromkeys(guard.classes, 1.0),
+        thresholds=dict.fromkeys(guard.judged, 1.0),
         pooled=[name for name, told in guard.calibration.get("thresholds", {}).items() if not told["own"]],
         calibrated_from=guard.calibration.get("guard", ""),
         recipe={name: value for name, value in config.items() if not isinstance(value, dict)},

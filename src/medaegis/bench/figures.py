@@ -42,7 +42,7 @@ class Figures:
 
         HFC section 5.1 drops the misclassified ones as well. A misdiagnosis that is rejected is no false alarm.
         """
-        return diagnosed_rightly(self.sample.clean, self.sample.test.labels).nonzero().squeeze(1)
+        return diagnosed_rightly(self.sample.clean, self.sample.test).nonzero().squeeze(1)
 
     def clean_scores(self) -> Array:
         """Of the genuine images."""

@@ -21,6 +21,7 @@ from medaegis.images.datasets import Dataset
 from medaegis.images.splits import Split, kept_together
 from medaegis.models.classifier import Classifier
 from medaegis.sizes import told_size
+from medaegis.task import TaskName, task_named
 
 Judge = Callable[[Tensor, Tensor], Verdict]  # of images `(N, C, H, W)` and their numbers `(N,)`
 
@@ -53,11 +54,11 @@ class Sample:
         Raises:
             DataError: none is diagnosed rightly.
         """
-        chosen = draw(test.labels, limit, seed)
+        chosen = draw(test.strata[0], limit, seed)
         if not judge_all:
             test, chosen = test.subset(chosen), torch.arange(len(chosen))
         clean = judge(test.pixels(), test.ids)
-        rows = chosen[diagnosed_rightly(clean, test.labels)[chosen]]
+        rows = chosen[diagnosed_rightly(clean, test)[chosen]]
         if not len(rows):
             raise DataError(test.spec, "no test image is diagnosed rightly, so none can be attacked", "train longer")
         return cls(test, clean, chosen, rows, seed)
@@ -67,7 +68,7 @@ class Sample:
 
     def few(self, n: int) -> Tensor:
         """Places of at most n attacked images, the classes in proportion: test images come sorted by class."""
-        return draw(self.labels, n, self.seed)
+        return draw(self.test.strata[0][self.rows], n, self.seed)
 
     def only(self, places: Tensor) -> Sample:
         """With the attacked images at these places only."""
@@ -105,19 +106,35 @@ class Sample:
         return [self.test.patients[i] for i in rows.tolist()]
 
 
-def diagnosed_rightly(clean: Verdict, labels: Tensor) -> Tensor:
-    """Whether each clean image is, bool `(N,)`; what has no finite logits is not."""
-    return (clean.predicted == labels) & clean.logits.isfinite().all(1)
+def diagnosed_rightly(clean: Verdict, images: Dataset) -> Tensor:
+    """Whether each clean image is, or its mask is right, bool `(N,)`; what has no finite logits is not."""
+    right = images.task.is_right(clean.predicted, images.labels)
+    return right & clean.logits.isfinite().flatten(1).all(1)
 
 
-def check_images(classifier: Classifier, dataset: Dataset, split: Split, limit: int | None, what: str) -> None:
+def check_images(
+    classifier: Classifier,
+    dataset: Dataset,
+    split: Split,
+    limit: int | None,
+    what: str,
+    *,
+    task: TaskName = "single",
+) -> None:
     """Whether there are test images of the kind that the classifier, or the guard around it (`what`), is for.
 
+    Args:
+        task: that is measured.
+
     Raises:
-        ConfigError: a limit below 1.
+        ConfigError: a limit below 1, or a classifier for another task.
         DataError: other classes, another size or colour; a split of other images, or without "adv_test".
     """
-    classifier.check_single(what)
+    if task == "single":
+        classifier.check_single(what)
+    elif classifier.task.name != task:
+        given = f"the {what} is for {classifier.task.title}"
+        raise ConfigError(what, given, f"give one for {task_named(task, len(classifier.classes)).title}")
     wanted = (classifier.classes, classifier.size, classifier.channels)
     if (dataset.classes, dataset.size, dataset.channels) != wanted:
         given = f"{', '.join(dataset.classes)} at {told_size(dataset.size)} {dataset.channels}"
@@ -151,7 +168,10 @@ def data_facts(test: Dataset, split: Split, site: Site | None = None) -> DataFac
         split="adv_test",
         split_by=kept_together(test, split),
         n=len(test),
-        counts={name: int((test.labels == k).sum()) for k, name in enumerate(test.classes)},
+        counts={
+            name: int((test.labels == k).flatten().view(len(test), -1).any(1).sum())
+            for k, name in enumerate(test.classes)
+        },
         site="of the fit" if site is None or site.home else "another",
         left_out=0 if site is None else site.left_out,
         note="" if site is None else site.note,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medaegis.cli import console, datasets
+from medaegis.cli import console, datasets, masks
 from medaegis.cli.command import FAILED
 from medaegis.cli.options import (
     LIMIT,
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from medaegis.bench.records.evaluation import Cascaded, Control, Corrupted, Evaluation
+    from medaegis.bench.records.masks import MaskEvaluation
 
 
 def evaluate(
@@ -110,9 +111,11 @@ def evaluate(
     """Measure a guard on test images that nothing was trained on, the attacker knowing everything.
 
     Called again after a kill with the same options, it goes on where it was. Exit code 1 if a control failed, which
-    means that the figures are not to be relied on yet.
+    means that the figures are not to be relied on yet. Of a guard for masks: whether attacks get a wrong mask accepted;
+    no --suite, and no weak Shield is planted.
     """
     from medaegis.bench.evaluate import evaluate_guard
+    from medaegis.bench.masks import ATTACKS
     from medaegis.bench.plan import ways_through
     from medaegis.bench.suites import check_suite, find_suite, plan_suite
     from medaegis.guard.guard import Guard
@@ -124,6 +127,33 @@ def evaluate(
     sizes = None if eps is None else comma_separated(eps, "--eps")
     check_suite(suite, attacks=names, eps=sizes)  # before the guard is read, which takes longer
     guard = Guard.load(guard_dir, factory=factory(network)).to(place)
+    if guard.classifier.task.name == "dense":
+        masks.check_options(
+            {
+                "--suite": suite != "standard",
+                "--queries": queries,
+                "--samples": samples,
+                "--surrogate": surrogate,
+                "--cascade": cascade,
+                "--corruptions": corruptions,
+                "--healthy": healthy,
+            }
+        )
+        (way,) = ways_through(guard.cushion, [gradient.value], names or ATTACKS)
+        of_masks = masks.evaluate(
+            guard,
+            datasets.site_for(guard, spec, images=images),
+            out=out,
+            attacks=names,
+            eps=sizes,
+            steps=steps,
+            gradient=way,
+            limit=limit,
+            seed=seed,
+            command=recorded_command(context),
+        )
+        _tell_masks(of_masks, out, as_json=as_json)
+        return
     (way,) = ways_through(guard.cushion, [gradient.value], names or find_suite(suite).attacks)
     planned = plan_suite(
         guard,
@@ -172,6 +202,19 @@ def evaluate(
             console.write(corruptions_table(found.corruptions))
         console.write(controls_table(found.controls))
         console.say(f"Written to {out}. {next_step('report', out)}")
+    if any(control.passed is False for control in found.controls):
+        raise typer.Exit(FAILED)
+
+
+def _tell_masks(found: MaskEvaluation, out: Path, *, as_json: bool) -> None:
+    if as_json:
+        told = found.model_dump(mode="json", include={"clean", "cells", "worst_case", "controls"})
+        console.write_json(told | {"out": str(out), "seconds": found.seconds})
+    else:
+        for table in (masks.worst_table(found), masks.cells_table(found), controls_table(found.controls)):
+            console.write(table)
+        console.say(masks.clean_told(found))
+        console.say(f"Written to {out}.")
     if any(control.passed is False for control in found.controls):
         raise typer.Exit(FAILED)
 

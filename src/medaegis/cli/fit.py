@@ -87,7 +87,7 @@ def fit(
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Train the Shields, set their thresholds on validation images, write the guard.
+    """Train the Shields (of a network for masks one), set their thresholds on validation images, write the guard.
 
     Called again after a kill with the same options, it goes on where it was. The images are split as for the
     classifier: what it was tested on, no Shield learns from.
@@ -113,7 +113,8 @@ def fit(
     dataset, split = datasets.data_of_classifier(classifier_dir, classifier, spec, images=images)
     datasets.tell_small_classes(dataset, split, tnr)
     with console.progress("Judging the classifier"):
-        doubt = why_no_better_than_chance(classifier, dataset, split.adv_test) if split.adv_test else None
+        asked = split.adv_test and dataset.task.name == "single"
+        doubt = why_no_better_than_chance(classifier, dataset, split.adv_test) if asked else None
     if doubt is not None:
         console.say(f"Warning: the classifier is no better than chance: {console.shown(doubt)}. No guard mends that.")
     hashes = read_learned(classifier_dir)
@@ -167,12 +168,12 @@ def fit(
     lines = {
         "For": told_purpose(guard.purpose),
         "Cushion": filtering.spec,
-        "Shields": f"{len(guard.classes)} {trained}",
+        "Shields": f"{len(guard.judged)} {trained}",
         **shields_told(guard.training),
         "Accepts of clean test images": f"{console.percent(told['tnr_reached'])} (chosen {console.percent(tnr)})",
         **{f"  {name}": console.percent(share) for name, share in told["tnr_by_class"].items()},
         "Pooled thresholds": pooled(told["thresholds"], tnr),
-        "Accuracy behind the Cushion": console.percent(told["accuracy"]),
+        **accuracy_told(told),
         "Signed": "no" if guard.version is None else f"yes, version {guard.version}",
     }
     title = "Unfinished guard" if doubts else "Guard"
@@ -181,6 +182,14 @@ def fit(
         console.say(f"Not finished: {'; '.join(map(console.shown, doubts))}. {FIT_AGAIN}.")
     step = next_step("evaluate", out, spec, "--out", "EVALUATION_DIR", backbone=classifier.backbone)
     console.say(f"Written to {out}. {step}")
+
+
+def accuracy_told(calibration: Mapping[str, Any]) -> dict[str, str]:
+    """What the network itself is worth behind the Cushion."""
+    if "dice" not in calibration:
+        return {"Accuracy behind the Cushion": console.percent(calibration["accuracy"])}
+    right, dice = console.percent(calibration["accuracy"]), console.decimal(calibration["dice"])
+    return {"Right masks behind the Cushion": f"{right}, mean Dice {dice}"}
 
 
 def shields_told(training: Mapping[str, Any]) -> dict[str, str]:

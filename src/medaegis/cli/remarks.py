@@ -55,7 +55,7 @@ def acceptance(guard: Guard, found: list[Screened]) -> Acceptance:
 
 def remarks(guard: Guard, found: list[Screened]) -> list[str]:
     """Sentences for the end of a screening; none where it looks like the calibration and the guard is finished."""
-    labels = [one.label for one in _first(found).values() if one.accepted]
+    labels = [one.label for one in _first(found).values() if one.accepted and one.label is not None]
     doubts = unfinished(guard.training)
     told = [f"This guard is not finished: {'; '.join(doubts)}. Expect attacks to get past it."] if doubts else []
     return [*told, *_rate(acceptance(guard, found)), *_diagnosis(guard, labels)]
@@ -104,14 +104,14 @@ def _rate(found: Acceptance) -> list[str]:
     return [f"Odd: {told} {test}: {why}."]
 
 
-def _diagnosis(guard: Guard, accepted: list[str | None]) -> list[str]:
+def _diagnosis(guard: Guard, accepted: list[str]) -> list[str]:
     if len(accepted) < 2 or len(set(accepted)) > 1:
         return []
     label, n = accepted[0], len(accepted)
     counts: Counter[str] = Counter()
     for name, told in dict(guard.calibration.get("thresholds", {})).items():
         counts[name] = int(told["images"])
-    share = counts[str(label)] / counts.total() if counts.total() else None
+    share = counts[label] / counts.total() if counts.total() else None
     if n < MANY if share is None else share**n > LEVEL:
         return []
     known = "" if share is None else f", which {share:.1%} had at the calibration (p = {share**n:.1g})"

@@ -1,4 +1,4 @@
-"""`medaegis screen`: images through a guard; a diagnosis for those it accepts, a reason for those it does not."""
+"""`medaegis screen`: images through a guard; a diagnosis or mask for those it accepts, a reason for the others."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import csv
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -48,6 +48,15 @@ def screen(
     quarantine: Annotated[
         Path | None,
         typer.Option("--quarantine", metavar="DIR", help="Copy rejected files there.", show_default="no copies"),
+    ] = None,
+    masks: Annotated[
+        Path | None,
+        typer.Option(
+            "--masks",
+            metavar="DIR",
+            help="Of a guard for masks: write those of accepted images there, as PNG.",
+            show_default="none written",
+        ),
     ] = None,
     summary: Annotated[
         Path | None,
@@ -88,7 +97,7 @@ def screen(
     network: Factory = None,
     device: Device = "auto",
 ) -> None:
-    """Judge images. A diagnosis is shown only for accepted ones; what cannot be read or looked at is listed at the end.
+    """Judge images. A diagnosis, or a mask, is given only for accepted ones; what cannot be read is listed at the end.
 
     There it is also said if the share accepted is not what the guard was calibrated for (exact binomial test).
     Results come as they are ready. Exit code 0 if every image was accepted, 1 if one was rejected or could not be read.
@@ -99,6 +108,8 @@ def screen(
 
     if quarantine is not None:
         check_out(quarantine, option="--quarantine")
+    if masks is not None:
+        check_out(masks, option="--masks")
     if summary is not None:
         check_out(summary, check_place, option="--summary", folder=False)
     place = device_of(device)
@@ -108,6 +119,7 @@ def screen(
             paths,
             frame=frame,
             quarantine=quarantine,
+            masks=masks,
             draw=draw,
             any_kind=any_kind,
             timeout=timeout,
@@ -120,7 +132,7 @@ def screen(
         console.say(line)
     if summary is not None:
         replace_file(summary, json.dumps(remarks.summary(guard, found), indent=1).encode())
-    if any(one.status != "accepted" for one in found):
+    if any(one.status != "accepted" or one.unwritten for one in found):
         raise typer.Exit(FAILED)
 
 
@@ -184,13 +196,23 @@ def findings_table(found: list[Screened]) -> RenderableType:
             [
                 name,
                 Text(one.status, style=_STYLE[one.status]),
-                record["diagnosis"] or "withheld",
-                "" if record["probability"] is None else console.percent(record["probability"]),
+                *_shown(one, record),
                 "" if score is None else f"{score:.2f}",
                 one.reason if one.other_kind is None else f"{one.reason}; by --any-kind, {one.other_kind}",
             ]
         )
-    return console.table("Image", "Verdict", "Diagnosis", "Probability", "Suspicion", "Reason", rows=rows)
+    told = ("Mask",) if any(one.classes for one in found) else ("Diagnosis", "Probability")
+    return console.table("Image", "Verdict", *told, "Suspicion", "Reason", rows=rows)
+
+
+def _shown(one: Screened, record: Mapping[str, Any]) -> list[str]:
+    """What is given out of an image, a cell for each column."""
+    if one.classes is None:
+        probability = record["probability"]
+        return [record["diagnosis"] or "withheld", "" if probability is None else console.percent(probability)]
+    areas = one.finding.areas if one.finding else {}
+    told = (f"{console.shown(name)} {console.percent(areas[name])}" for name in one.classes[1:] if areas)
+    return [", ".join(told) or "withheld"]
 
 
 def closing_lines(found: list[Screened]) -> list[str]:
@@ -206,6 +228,10 @@ def closing_lines(found: list[Screened]) -> list[str]:
     if uncopied:
         lines.append("Not in quarantine:")
         lines += [f"  {console.shown(problem)}" for problem in uncopied.values()]
+    if written := {one.mask_file for one in found if one.mask_file is not None}:
+        lines.append(f"{len(written)} masks are in {console.shown(next(iter(written)).parent)}.")
+    if unwritten := [one.unwritten for one in found if one.unwritten is not None]:
+        lines += ["Masks not written:", *(f"  {console.shown(problem)}" for problem in unwritten)]
     if others := sum(one.other_kind is not None for one in found):
         lines.append(f"{others} images of kinds that the guard is not for were judged, as --any-kind asks.")
     for status, title in (("unsupported", "Of a kind that the guard is not for:"), ("unreadable", "Unreadable:")):

@@ -196,7 +196,7 @@ def train(
     for remark in remarks(told["metrics"]["adv_test"], dataset.classes):
         console.say(console.shown(remark))
     console.say(f"Written to {out}.")
-    if not single:
+    if dataset.task.name == "multi":
         console.say(next_step("assess", out, spec, "--out", "ASSESSMENT_DIR", backbone=told["config"]["backbone"]))
     elif doubt is None:
         console.say(next_step("fit", out, spec, "--out", "GUARD_DIR", backbone=told["config"]["backbone"]))

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from medaegis.ambient import own_modes
 from medaegis.cushions import Cushion, parse_cushion
 from medaegis.errors import ConfigError, DataError
-from medaegis.models.classifier import INPUT, Activations, Classifier
-from medaegis.models.taps import GIVEN, pool
+from medaegis.models.classifier import INPUT, Classifier
+from medaegis.models.taps import GIVEN, Activations, pool
 from medaegis.progress import Progress, silent
 
 PENULTIMATE = "penultimate"  # what the last linear layer is given

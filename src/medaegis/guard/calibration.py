@@ -26,32 +26,36 @@ def calibrate(guard: Guard, dataset: Dataset, split: Split) -> dict[str, Any]:
     told = set_guard_thresholds(guard, dataset, split.val)
     test = dataset.subset(split.adv_test)
     verdict = guard.judge(test.pixels(), ids=test.ids)
+    strata, names = test.strata
     by_class = {
-        name: float(verdict.accepted[test.labels == k].float().mean())
-        for k, name in enumerate(guard.classes)
-        if bool((test.labels == k).any())
+        name: float(verdict.accepted[strata == k].float().mean())
+        for k, name in enumerate(names)
+        if bool((strata == k).any())
     }
+    task = guard.classifier.task
+    overlap = {"dice": float(task.quality(verdict.predicted, test.labels).mean())} if task.name == "dense" else {}
     return {
         "tnr_chosen": guard.tnr,
         "tnr_reached": float(verdict.accepted.float().mean()),
         "tnr_by_class": by_class,
         "thresholds": told,
-        "accuracy": float((verdict.predicted == test.labels).float().mean()),
+        "accuracy": float(task.is_right(verdict.predicted, test.labels).float().mean()),
+        **overlap,
         "val_images": len(split.val),
         "test_images": len(test),
     }
 
 
 def set_guard_thresholds(guard: Guard, dataset: Dataset, indices: tuple[int, ...]) -> dict[str, dict[str, Any]]:
-    """Set the thresholds on these clean images; for each class how many of them are predicted as it, and whether they
-    set its threshold alone ("own") or it is pooled.
+    """Set the thresholds on these clean images; for each Shield how many of them it judges, and whether they set its
+    threshold alone ("own") or it is pooled.
 
     Behind a random Cushion each image counts under several draws, so that thresholds are those of the mixture and not
     of one lot; draws are a function of the image's number alone.
     """
     logits, classes = clean_logits(guard.victim(dtype=torch.float32), dataset, indices)
     found = guard.bank.calibrate(logits, classes, guard.tnr, draws=draws_of(guard))
-    return described(found, guard.classes)
+    return described(found, guard.judged)
 
 
 def draws_of(guard: Guard) -> int:
@@ -67,7 +71,7 @@ def described(found: tuple[Threshold, ...], classes: tuple[str, ...]) -> dict[st
 @own_modes()
 @torch.no_grad()
 def clean_logits(victim: Victim, dataset: Dataset, indices: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """Logit of the Shield of each clean image's predicted class, and that class: `(N,)` each.
+    """Logit of the Shield that judges each clean image, and which that is (the predicted class): `(N,)` each.
 
     Behind a random Cushion every image is looked at under `DRAWS` draws, which gives so many rows for each.
     """
@@ -79,6 +83,7 @@ def clean_logits(victim: Victim, dataset: Dataset, indices: tuple[int, ...]) -> 
             drawn = victim.drawn(dataset.ids[rows], seed=0, stream=f"calibration/{turn}")
             seen = drawn.exact.activations(drawn.cushion(pixels), taps=victim.shields.taps)
             assert seen.logits is not None
-            classes.append(seen.logits.argmax(1))
+            task = drawn.exact.task
+            classes.append(task.shield_of(task.predicted(seen.logits)))
             logits.append(victim.shields(seen.features, classes[-1]))
     return torch.cat(logits), torch.cat(classes)

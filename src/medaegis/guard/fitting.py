@@ -1,4 +1,4 @@
-"""Fitting a guard: one Shield per class, thresholds on clean validation images, and what they reach on test images.
+"""Fitting a guard: one Shield per class, or one for masks, thresholds on clean validation images, figures on test ones.
 
 Every image has one role: Shields learn on "train" and "adv_train", thresholds come from "val", figures from "adv_test".
 """
@@ -29,6 +29,7 @@ from medaegis.errors import ConfigError, DataError
 from medaegis.guard.calibration import calibrate
 from medaegis.guard.guard import KIND, Guard
 from medaegis.guard.looks import BETWEEN_LOOKS, LOOKS, WATCHED_EPS, WATCHED_TNR, soundness
+from medaegis.guard.mask_training import MaskTraining, mask_robustness
 from medaegis.guard.purpose import PURPOSE, Purpose, purpose_of
 from medaegis.guard.seen import Seen
 from medaegis.guard.shield_config import ShieldConfig
@@ -36,7 +37,7 @@ from medaegis.guard.shield_training import ShieldTraining
 from medaegis.images.datasets import Dataset
 from medaegis.images.sources import without_path
 from medaegis.images.splits import FRACTIONS, Split
-from medaegis.models.classifier import INPUT, Classifier
+from medaegis.models.classifier import ANSWERED, INPUT, Classifier
 from medaegis.models.fingerprint import weights_fingerprint
 from medaegis.models.store import describe_classifier
 from medaegis.progress import Progress, silent
@@ -54,11 +55,16 @@ def shield_config(recipe: str, classifier: Classifier, *, updates: int, seed: in
     """Settings of a named recipe for a classifier.
 
     Raises:
-        ConfigError: no such recipe, or a classifier without taps for the recipe that reads them.
+        ConfigError: no such recipe, or not for this task, or a classifier without taps for the recipe that reads them.
     """
     if recipe not in RECIPES:
         raise ConfigError(f"recipe {recipe!r}", "unknown", f"choose from {', '.join(RECIPES)}")
-    taps = tuple(tap for tap in classifier.taps if tap != INPUT) if recipe == "paper" else (INPUT,)
+    dense = classifier.task.name == "dense"
+    if dense and recipe == "paper":
+        classifier.check_single("recipe paper")
+    # What a mask is worth is seen beside its picture alone; of a class the choice of the Shield says what was answered.
+    ours_on = (ANSWERED,) if dense else (INPUT,)
+    taps = tuple(tap for tap in classifier.taps if tap != INPUT) if recipe == "paper" else ours_on
     if not taps:
         problem = "the classifier names no taps, and the Shields of recipe paper read them"
         raise ConfigError(f"recipe {recipe!r}", problem, "name some: --taps layer1.0,layer2.0; or take recipe strong")
@@ -122,19 +128,22 @@ def fit_guard(
     earlier = _guard_there(out_dir, classifier)
     shields: list[Shield] = []
     facts: dict[str, Any] = {}
-    for label, name in enumerate(classifier.classes):
-        training = ShieldTraining(
+    names = classifier.task.shields(classifier.classes)
+    dense = classifier.task.name == "dense"
+    for label, name in enumerate(names):
+        look = mask_robustness(classifier, cushion, watch) if dense else robustness(classifier, cushion, watch, label)
+        training = (MaskTraining if dense else ShieldTraining)(
             classifier,
             cushion,
             learn,
             label,
             config,
             work / f"shield-{label}",
-            watch=robustness(classifier, cushion, watch, label),
+            watch=look,
             rank=soundness,
         )
         if earlier is None:
-            shields.append(training.train(_part_of(progress, label, len(classifier.classes))))
+            shields.append(training.train(_part_of(progress, label, len(names))))
             facts[name] = training.facts()
             continue
         told = earlier.training.get("shields", {}).get(name, {})
@@ -326,7 +335,8 @@ def check_before_fitting(classifier: Classifier, dataset: Dataset, split: Split)
     Raises:
         DataError: the data or the split do not fit the classifier, or hold too few images.
     """
-    classifier.check_single("guard")
+    if not classifier.task.shields(classifier.classes):
+        classifier.check_single("guard")
     _check(classifier, dataset, split)
     if not split.val or not split.adv_test:
         raise DataError(dataset.spec, "the split has no val or no adv_test images", "split with shares above 0")
@@ -334,13 +344,17 @@ def check_before_fitting(classifier: Classifier, dataset: Dataset, split: Split)
         problem = f"{len(split.val)} validation images in all, the thresholds need {FEWEST}"
         raise DataError(dataset.spec, problem, "give more images, or train with a larger --val-share")
     for part, places in (("training", (*split.train, *split.adv_train)), ("validation", split.val)):
-        counts = dataset.labels[list(places)].bincount(minlength=len(dataset.classes)).tolist()
+        strata, names = dataset.strata
+        counts = strata[list(places)].bincount(minlength=len(names)).tolist()
         if 0 in counts:
-            problem = f"no {part} image of class {dataset.classes[counts.index(0)]!r}"
+            problem = f"no {part} image of class {names[counts.index(0)]!r}"
             raise DataError(dataset.spec, problem, "give images of it, or leave the class out")
 
 
 def _check(classifier: Classifier, dataset: Dataset, split: Split) -> None:
+    if dataset.task != classifier.task:
+        given = f"its labels are {dataset.task.title}; the network gives {classifier.task.title}"
+        raise DataError(dataset.spec, given, "use the data it is made for")
     if dataset.classes != classifier.classes:
         given, expected = ", ".join(dataset.classes), ", ".join(classifier.classes)
         raise DataError(

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -23,8 +22,8 @@ from medaegis.artefact import digest, read_folder, write_folder
 from medaegis.attacks.victim import Verdict, Victim, check_batch_size
 from medaegis.cushions import Cushion, Gradient, RandomCushion, parse_cushion
 from medaegis.detectors.shield import Shield, ShieldBank, ShieldManifest, check_bank, empty_bank, fill_bank
-from medaegis.errors import ArtefactError, ConfigError, MedaegisError
-from medaegis.guard.finding import Finding, Reason, blank
+from medaegis.errors import ArtefactError, ConfigError
+from medaegis.guard.finding import Finding, blank, failed, findings_of
 from medaegis.guard.manifest import CalibrationManifest, GuardManifest
 from medaegis.guard.purpose import Purpose, read_purpose, why_unsuited
 from medaegis.guard.screening import Screened, screen
@@ -40,7 +39,6 @@ from medaegis.validation import read_entry
 KIND = "guard"
 SEEN = "seen"  # the file of hashes of the images it knows
 SIGNED = "%Y%m%d%H%M%S"  # of the time of signing, which numbers a signed guard
-log = logging.getLogger(__name__)
 
 
 class Guard:
@@ -57,7 +55,7 @@ class Guard:
     Args:
         classifier: the protected network, not frozen.
         cushion: filter in front of it.
-        bank: calibrated Shields, one per class.
+        bank: calibrated Shields, one per class; of a network for masks one.
         tnr: the true negative rate they were calibrated for.
         calibration, training: facts for the manifest.
         digest: of the folder it was loaded from or saved to; empty before.
@@ -91,6 +89,11 @@ class Guard:
     @property
     def classes(self) -> tuple[str, ...]:
         return self.classifier.classes
+
+    @property
+    def judged(self) -> tuple[str, ...]:
+        """What its Shields judge, a name for each: the classes, or the mask."""
+        return self.classifier.task.shields(self.classes)
 
     def to(self, device: torch.device | str) -> Guard:
         """Move it to a device; returns itself. Verdicts differ by the rounding of float32 alone."""
@@ -145,7 +148,7 @@ class Guard:
         draws: Sequence[str] | None = None,
         timeout: float | None = None,
     ) -> list[Finding]:
-        """One finding per image of `(N, C, H, W)` in [0, 1]; whatever goes wrong withholds the diagnosis.
+        """One finding per image of `(N, C, H, W)` in [0, 1]; whatever goes wrong withholds the diagnosis, or the mask.
 
         Images are float32 or float64. A failure in a batch is narrowed down to the images that cause it; the others get
         their findings. A random Cushion is drawn for each image by the operating system's randomness.
@@ -189,6 +192,7 @@ class Guard:
         *,
         frame: int | None = None,
         quarantine: Path | str | None = None,
+        masks: Path | str | None = None,
         draw: str | None = None,
         any_kind: bool = False,
         timeout: float | None = None,
@@ -212,6 +216,8 @@ class Guard:
             paths: PNG, JPEG, TIFF, BMP, WebP and DICOM files by content, and folders, searched to any depth.
             frame: the one to judge of each file, from 0; None: all.
             quarantine: folder that files with a rejected or failed frame are copied to; nothing in it is judged.
+            masks: of a guard for masks, folder that those of accepted images are written to as PNG (`keep_mask`), in
+                the size that the network sees; nothing in it is judged.
             draw: to repeat verdicts, what was drawn of a random Cushion (`Finding.cushion`); None: anew for each image.
             any_kind: judge DICOM pictures of kinds that the guard is not for, too (see `unsuited`).
             timeout: seconds for each batch of images, see `inspect`.
@@ -221,7 +227,7 @@ class Guard:
 
         Raises:
             ConfigError: no image is there and every place could be looked at; a draw that the guard's Cushion never
-                draws; `timeout` not above 0.
+                draws; `timeout` not above 0; `masks` of a guard that gives diagnoses.
         """
         check_timeout(timeout)
         self._drawn(1, None if draw is None else [draw])
@@ -231,6 +237,7 @@ class Guard:
             found,
             frame=frame,
             quarantine=None if quarantine is None else Path(quarantine),
+            masks=None if masks is None else Path(masks),
             draw=draw,
             any_kind=any_kind,
             timeout=timeout,
@@ -252,42 +259,20 @@ class Guard:
             victim = self._exact
             if isinstance(self.cushion, RandomCushion) and specs is not None:
                 victim = victim.behind(self.cushion.named(specs))
-            findings = self._findings(victim.judge(images.to(victim.device)).to(images.device))
+            verdict = victim.judge(images.to(victim.device)).to(images.device)
+            findings = findings_of(verdict, self.classes, self.classifier.task)
             return [
                 finding if finding.reason == "error" else blank(image) or finding
                 for image, finding in zip(images, findings, strict=True)
             ]
         except Exception as error:  # the boundary where every failure, foreseen or not, must end as "withheld"
             if len(images) < 2:
-                return [self._failed(error) for _ in images]
+                return [failed(error) for _ in images]
         return [
             finding
             for i in range(len(images))
             for finding in self._inspect(images[i : i + 1], None if specs is None else specs[i : i + 1])
         ]
-
-    def _findings(self, verdict: Verdict) -> list[Finding]:
-        probabilities = verdict.logits.softmax(1).tolist()
-        scores, accepted = verdict.score.tolist(), verdict.accepted.tolist()
-        finite = (verdict.logits.isfinite().all(1) & verdict.score.isfinite()).tolist()
-        findings = []
-        for i, k in enumerate(verdict.predicted.tolist()):
-            if not finite[i]:
-                findings.append(Finding(False, "error", "the network gave a value that is not finite", None, {}, None))
-                continue
-            reason: Reason = "accepted" if accepted[i] else "suspicious"
-            # What is rejected is never shown as what is allowed.
-            above = f"suspicion {max(scores[i], 1.01):.2f}, 1.00 allowed"
-            detail = "within the range of clean images" if accepted[i] else above
-            shares = dict(zip(self.classes, probabilities[i], strict=True))
-            findings.append(Finding(accepted[i], reason, detail, self.classes[k], shares, scores[i]))
-        return findings
-
-    def _failed(self, error: Exception) -> Finding:
-        if not isinstance(error, MedaegisError):
-            log.error("guard failed on an image: %s", type(error).__name__)
-        detail = str(error) if isinstance(error, MedaegisError) else f"internal error ({type(error).__name__})"
-        return Finding(False, "error", detail, None, {}, None)
 
     def save(self, path: Path | str, *, signing_key: Path | None = None) -> None:
         """Write the guard folder in one step; sets `digest` and, where it is signed, `version`: the time in UTC.
@@ -356,8 +341,10 @@ class Guard:
         classifier = rebuild_classifier(
             manifest.classifier, folder.tensors("classifier"), source=Path(path), factory=factory
         )
-        if len(manifest.shields) != len(classifier.classes):
-            raise ArtefactError(path, f"{len(manifest.shields)} Shields for {len(classifier.classes)} classes", remedy)
+        judged = classifier.task.shields(classifier.classes)
+        if len(manifest.shields) != len(judged):
+            what = "masks" if classifier.task.name == "dense" else f"{len(judged)} classes"
+            raise ArtefactError(path, f"{len(manifest.shields)} Shields for {what}", remedy)
         try:
             cushion = parse_cushion(str(manifest.cushion.get("spec")))
             # Shapes first: nothing is built in a size that only the folder vouches for.

@@ -18,7 +18,7 @@ from torch import Tensor
 from medaegis.cushions import Cushion
 from medaegis.errors import ArtefactError, ConfigError, ImageError, UnsupportedError
 from medaegis.guard.finding import Finding
-from medaegis.guard.quarantine import set_aside
+from medaegis.guard.quarantine import keep_mask, set_aside
 from medaegis.images import Picture, model_input, read_frames, read_image, search_images
 from medaegis.images.kinds import Kind
 from medaegis.images.limits import taking_turns
@@ -68,6 +68,9 @@ class Screened:
         other_kind: why it would be unsupported, were it not judged by request.
         copy: where the file was copied to because of this frame.
         uncopied: why it could not be.
+        classes: of a guard for masks, what its masks may show; None where it gives diagnoses.
+        mask_file: where the mask was written to.
+        unwritten: why it could not be.
         draw: where the guard's Cushion is random, how the finding's cushion came about: "fresh", or "given" by the
             caller.
     """
@@ -81,6 +84,9 @@ class Screened:
     other_kind: str | None = None
     copy: Path | None = None
     uncopied: str | None = None
+    classes: tuple[str, ...] | None = None
+    mask_file: Path | None = None
+    unwritten: str | None = None
     draw: Literal["fresh", "given"] | None = None
 
     @property
@@ -94,16 +100,15 @@ class Screened:
         return self.finding.diagnosis if self.finding else None
 
     def record(self) -> dict[str, str | int | float | None]:
-        """For tables and programs; no class is named unless the image was accepted."""
-        finding, diagnosis = self.finding, self.diagnosis
+        """For tables and programs; no class is named, and nothing of a mask, unless the image was accepted."""
+        finding = self.finding
         drawn = {"cushion": finding.cushion if finding else None, "draw": self.draw} if self.draw else {}
         return {
             "file": os.fspath(self.path),
             "frame": self.frame,
             "frames": self.frames,
             "status": self.status,
-            "diagnosis": diagnosis,
-            "probability": finding.probabilities[diagnosis] if finding and diagnosis is not None else None,
+            **(self._diagnosed() if self.classes is None else self._masked(self.classes)),
             "suspicion": finding.score if finding else None,
             "reason": self.reason,
             "other_kind": self.other_kind,
@@ -111,6 +116,20 @@ class Screened:
             "quarantined_as": os.fspath(self.copy) if self.copy else None,
             "not_quarantined": self.uncopied,
             **drawn,
+        }
+
+    def _diagnosed(self) -> dict[str, str | float | None]:
+        finding, diagnosis = self.finding, self.diagnosis
+        probability = finding.probabilities[diagnosis] if finding and diagnosis is not None else None
+        return {"diagnosis": diagnosis, "probability": probability}
+
+    def _masked(self, classes: tuple[str, ...]) -> dict[str, str | float | None]:
+        areas = self.finding.areas if self.finding else {}
+        return {
+            **{f"area_{name}": areas.get(name) for name in classes},
+            "mask_sha256": self.finding.mask_sha256 if self.finding else None,
+            "mask_file": os.fspath(self.mask_file) if self.mask_file else None,
+            "mask_not_written": self.unwritten,
         }
 
 
@@ -129,6 +148,7 @@ def screen(
     *,
     frame: int | None,
     quarantine: Path | None,
+    masks: Path | None,
     draw: str | None,
     any_kind: bool,
     timeout: float | None,
@@ -136,24 +156,31 @@ def screen(
 ) -> Iterator[Screened]:
     """`Guard.screen`: finds the files at once, judges them as the records are asked for."""
     files, missed = search_images(paths)
-    if quarantine is not None:
-        kept = quarantine.resolve()  # a link in it is in it, wherever it points
-        files = [path for path in files if kept not in (path.parent.resolve() / path.name).parents]
+    for folder in (quarantine, masks):
+        if folder is not None:
+            kept = folder.resolve()  # a link in it is in it, wherever it points
+            files = [path for path in files if kept not in (path.parent.resolve() / path.name).parents]
     if not files and not missed:
         raise ConfigError(", ".join(map(str, paths)), "no image in it", "name image files or a folder that holds some")
     how: Literal["fresh", "given"] | None = None
     if guard.cushion.random:
         how = "fresh" if draw is None else "given"
 
+    classes = guard.classifier.classes if guard.classifier.task.name == "dense" else None
+    if masks is not None and classes is None:
+        raise ConfigError("masks", "this guard gives diagnoses and no masks", "leave it out")
+
     def found() -> Iterator[Screened]:
         copies: dict[Path, Path | str] = {}
         for done, frames in _read(guard, files, frame, any_kind=any_kind):
             # Frames of one file only: with what a picture is judged must not depend on which files were read sooner.
             for one in _judged(guard, frames, draw, timeout):
-                yield replace(one if quarantine is None else _set_aside(one, quarantine, copies), draw=how)
+                one = one if quarantine is None else _set_aside(one, quarantine, copies)
+                one = one if masks is None else _with_mask(one, masks, len(guard.classifier.classes))
+                yield replace(one, draw=how, classes=classes)
             progress(done, len(files), "files screened")
         for error in missed:
-            yield Screened(Path(error.source), 0, 0, "unreadable", error=error, draw=how)
+            yield Screened(Path(error.source), 0, 0, "unreadable", error=error, draw=how, classes=classes)
 
     return found()
 
@@ -257,3 +284,13 @@ def _set_aside(one: Screened, folder: Path, copies: dict[Path, Path | str]) -> S
             copies[one.path] = str(error)
     copy = copies[one.path]
     return replace(one, uncopied=copy) if isinstance(copy, str) else replace(one, copy=copy)
+
+
+def _with_mask(one: Screened, folder: Path, classes: int) -> Screened:
+    """With the place of its mask's file, or why there is none; of an image that is withheld there is no mask."""
+    if one.finding is None or one.finding.mask is None:
+        return one
+    try:
+        return replace(one, mask_file=keep_mask(one.finding.mask, folder, classes=classes))
+    except ArtefactError as error:
+        return replace(one, unwritten=str(error))

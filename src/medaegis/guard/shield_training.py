@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -21,8 +21,7 @@ from torch import Tensor
 from medaegis.ambient import own_modes
 from medaegis.attacks.balls import Linf
 from medaegis.attacks.engine import Attack
-from medaegis.attacks.losses.answer import CarliniWagner
-from medaegis.attacks.losses.shield import ShieldLogit
+from medaegis.attacks.losses.shield import WHITE_BOX, ShieldLogit
 from medaegis.attacks.objective import Goal, Objective
 from medaegis.attacks.steps import Descent
 from medaegis.attacks.victim import Victim
@@ -63,6 +62,8 @@ class ShieldTraining:
         DataError: there is no image of the class, or none of any other.
     """
 
+    keeps_best: ClassVar[bool] = False  # whether an inner attack ends where it was best, and not where it stands last
+
     @own_modes()
     def __init__(
         self,
@@ -78,11 +79,9 @@ class ShieldTraining:
     ) -> None:
         self.dataset, self.label, self.config, self.folder = dataset, label, config, folder
         self.watch, self.rank = watch, rank
-        self.genuine = (dataset.labels == label).nonzero().squeeze(1)
-        self.foreign = (dataset.labels != label).nonzero().squeeze(1)
-        for which, part in (("class", self.genuine), ("any class but", self.foreign)):
-            if not len(part):
-                raise DataError(dataset.spec, f"no training image of {which} {dataset.classes[label]!r}", "give some")
+        names = dataset.task.shields(dataset.classes)
+        self.name = names[label]
+        self.genuine, self.foreign = self._pools()
         self.shield = Shield(
             classifier.tap_shapes(config.taps),
             width=config.width,
@@ -90,7 +89,7 @@ class ShieldTraining:
             seed=(config.seed * 1009 + label) % 2**63,
         )
         self.shield.to(classifier.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        bank = _OneShield(self.shield, len(dataset.classes))
+        bank = _OneShield(self.shield, len(names))
         self.victim = Victim(classifier, cushion=cushion, shields=bank)
         self.bare = Victim(classifier, shields=bank)
         self._standardise()
@@ -123,7 +122,7 @@ class ShieldTraining:
         """Go on from the last checkpoint to the end; returns the Shield to keep, in eval mode, weights frozen."""
         self._restore()
         began, saved = time.monotonic() - self.seconds, time.monotonic()
-        config, name = self.config, self.dataset.classes[self.label]
+        config, name = self.config, self.name
         progress(self.done, config.updates, GOES_ON if self.done else f"Shield {name}")
         while self.done < config.updates and not self.ended:
             self.loss += (self._update(self.done) - self.loss) / min(self.done + 1, 50)
@@ -189,6 +188,14 @@ class ShieldTraining:
         fall = 0.5 * (1 + math.cos(math.pi * max(0.0, share - 0.6) / 0.4))
         return self.config.lr * min(1.0, (update + 1) / 100) * max(fall, 0.01)
 
+    def _pools(self) -> tuple[Tensor, Tensor]:
+        """Places of the images that it is to find genuine, and of those that are attacked."""
+        mine = self.dataset.labels == self.label
+        for which, part in (("class", mine), ("any class but", ~mine)):
+            if not part.any():
+                raise DataError(self.dataset.spec, f"no training image of {which} {self.name!r}", "give some")
+        return mine.nonzero().squeeze(1), (~mine).nonzero().squeeze(1)
+
     def _rows(self, pool: Tensor, update: int) -> tuple[Tensor, Tensor]:
         """Positions in `pool` of this update's batch, by epochs of a seeded order, and the epoch of each."""
         size = self.config.batch_size
@@ -210,14 +217,7 @@ class ShieldTraining:
         config = self.config
         for group in self.optimizer.param_groups:
             group["lr"] = self._rate(update)
-        rows, epochs = self._rows(self.genuine, update)
-        genuine = self._augmented(self.genuine, rows, epochs)
-        rows, epochs = self._rows(self.foreign, update)
-        foreign = self._augmented(self.foreign, rows, epochs // config.lifetime)
-        adversarial = self._attack(foreign, rows, epochs, update)
-        genuine = self._perturbed(genuine, adversarial - foreign, update)
-        self.shield.requires_grad_(True)
-        loss = self._loss(torch.cat([genuine, adversarial]), update)
+        loss = self._loss(update)
         told = loss.item()
         if not math.isfinite(told):
             raise ConfigError("shield training", f"the loss is not finite at update {update}", "lower lr")
@@ -248,13 +248,37 @@ class ShieldTraining:
         stream = f"shield {self.label}/{purpose}/{update}"
         return self._seen(update).drawn(torch.arange(count), seed=self.config.seed, stream=stream)
 
-    def _loss(self, images: Tensor, update: int) -> Tensor:
-        """Minus the adversarial loss of eq. 3 / 4; the first half of `images` is genuine."""
-        n = len(images) // 2
+    def _loss(self, update: int) -> Tensor:
+        """Minus the adversarial loss of eq. 3 / 4."""
+        rows, epochs = self._rows(self.genuine, update)
+        genuine = self._augmented(self.genuine, rows, epochs)
+        rows, epochs = self._rows(self.foreign, update)
+        foreign = self._augmented(self.foreign, rows, epochs // self.config.lifetime)
+        wanted = torch.full((len(foreign),), self.label, device=foreign.device)
+        goal = Goal(self.dataset.labels[self.foreign[rows]].to(foreign.device), wanted)
+        adversarial = self._attack(foreign, goal, rows, epochs, update)
+        genuine = self._perturbed(genuine, adversarial - foreign, update)
+        self.shield.requires_grad_(True)
+        n, images = len(genuine), torch.cat([genuine, adversarial])
         logits = _shield_logits(self._drawn(update, len(images), "learn"), images, self.label)
         return F.softplus(-logits[:n]).mean() + F.softplus(logits[n:]).mean()
 
-    def _attack(self, x: Tensor, rows: Tensor, epochs: Tensor, update: int) -> Tensor:
+    def _inner(self, update: int) -> Attack:
+        """The attack of an update."""
+        config, kind = self.config, self._kind(update)
+        low, high = config.inner_step
+        return Attack(
+            objective=self._objective(kind[0]),
+            rule=Descent(momentum=1.0 if kind[1] < config.momentum_share else 0.0, keeps_best=self.keeps_best),
+            steps=config.inner_steps,
+            step_size=low * (high / low) ** kind[2],
+        )
+
+    def _objective(self, share: float) -> Objective:
+        """What an update's attack minimises; share: uniform in [0, 1), of the update."""
+        return WHITE_BOX if share < self.config.classifier_share else ShieldLogit()
+
+    def _attack(self, x: Tensor, goal: Goal, rows: Tensor, epochs: Tensor, update: int) -> Tensor:
         """Adversarial images on the 8-bit grid; what each image's attack reached is remembered for its next visit."""
         config = self.config
         self.shield.requires_grad_(False)
@@ -266,20 +290,7 @@ class ShieldTraining:
             carried = (epochs % config.lifetime != 0) & (self.visits[rows] > 0)
             start = torch.where(carried.view(-1, 1, 1, 1).to(x.device), self.memory[rows].to(x), start)
         z = Linf().project_(x + start, x, eps)
-        kind = self._kind(update)
-        objective: Objective = ShieldLogit()
-        if kind[0] < config.classifier_share:
-            objective = CarliniWagner(kappa=1.0) + ShieldLogit()
-        low, high = config.inner_step
-        attack = Attack(
-            objective=objective,
-            rule=Descent(momentum=1.0 if kind[1] < config.momentum_share else 0.0),
-            steps=config.inner_steps,
-            step_size=low * (high / low) ** kind[2],
-        )
-        wanted = torch.full((len(x),), self.label, device=x.device)
-        goal = Goal(self.dataset.labels[self.foreign[rows]].to(x.device), wanted)
-        z, _ = attack.descend(self._drawn(update, len(x), "attack"), x, goal, eps, z)
+        z, _ = self._inner(update).descend(self._drawn(update, len(x), "attack"), x, goal, eps, z)
         if config.lifetime > 1:
             self.memory[rows] = (z - x).to("cpu", torch.float16)
             self.visits.index_add_(0, rows, torch.ones_like(rows))  # twice where an epoch ends within the batch

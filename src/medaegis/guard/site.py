@@ -14,6 +14,7 @@ from medaegis.images.datasets import Dataset
 from medaegis.images.hashes import pixel_hashes
 from medaegis.images.splits import FRACTIONS, SITE_FRACTIONS, Fractions, Split, as_fractions, split_dataset
 from medaegis.sizes import told_size
+from medaegis.task import IGNORE
 
 NO_RECORD = (
     "the guard keeps no record of the images it learned from (it was written by an earlier version), so it cannot be "
@@ -160,10 +161,13 @@ def in_classes_of(guard: Guard, dataset: Dataset) -> Dataset:
     """The data set with the guard's classes, matched by name; it may lack some of them.
 
     Raises:
-        DataError: images of a class that the guard does not know, or of another size or colour.
+        DataError: labels of another task, images of a class that the guard does not know, or of another size or colour.
     """
-    present = dataset.labels.bincount(minlength=len(dataset.classes)).tolist()
-    foreign = [name for name, n in zip(dataset.classes, present, strict=True) if n and name not in guard.classes]
+    if dataset.task.name != guard.classifier.task.name:
+        problem = f"its labels are {dataset.task.title}; the guard's network gives {guard.classifier.task.title}"
+        raise DataError(dataset.spec, problem, "give data such as it was fitted with")
+    present = [bool((dataset.labels == k).any()) for k in range(len(dataset.classes))]
+    foreign = [name for name, some in zip(dataset.classes, present, strict=True) if some and name not in guard.classes]
     if foreign:
         problem = f"classes {', '.join(foreign)}; the guard knows {', '.join(guard.classes)}"
         groups = ",".join(f"{name}=LABEL|LABEL" for name in guard.classes)
@@ -172,7 +176,9 @@ def in_classes_of(guard: Guard, dataset: Dataset) -> Dataset:
         given, wanted = (f"{told_size(one.size)} {one.channels}" for one in (dataset, guard.classifier))
         raise DataError(dataset.spec, given, f"load it with {wanted}")
     place = [guard.classes.index(name) if name in guard.classes else 0 for name in dataset.classes]
-    return replace(dataset, classes=guard.classes, labels=torch.tensor(place)[dataset.labels])
+    number = torch.tensor([*place, *range(len(place), IGNORE + 1)])  # of masks what counts neither way stays so
+    labels = number[dataset.labels.long()].to(dataset.labels.dtype)
+    return replace(dataset, classes=guard.classes, labels=labels, task=guard.classifier.task)
 
 
 def _without(dataset: Dataset, known: Tensor) -> tuple[Dataset, Tensor]:

@@ -93,9 +93,10 @@ class SmoothedGuard:
 
 
 def check_guard(guard: object) -> None:
-    """Raises ConfigError for anything else, such as a classifier alone."""
+    """Raises ConfigError for anything else, such as a classifier alone, or a guard for masks."""
     if not isinstance(guard, Guard):
         raise ConfigError("guard", f"is a {type(guard).__name__}", "give a guard, as `ma.load` of its folder does")
+    guard.classifier.check_single("certificate")
 
 
 def noisy_thresholds(

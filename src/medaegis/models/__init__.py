@@ -1,8 +1,9 @@
 """Classifiers with feature taps: backbones, exact inference folding, training, storage."""
 
 from medaegis.models.backbones import backbones, create_backbone, default_taps, load_factory
-from medaegis.models.classifier import Activations, Classifier
+from medaegis.models.classifier import Classifier
 from medaegis.models.folding import fold_batchnorm
+from medaegis.models.taps import Activations
 from medaegis.models.wrapping import wrap_classifier
 
 __all__ = [

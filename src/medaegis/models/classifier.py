@@ -10,7 +10,6 @@ import copy
 import difflib
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -23,26 +22,13 @@ from medaegis.models.folding import fixed_copy, fold_batchnorm
 from medaegis.models.normalisation import check_normalisation
 from medaegis.models.outputs import Form, settle
 from medaegis.models.stem import stem_on_blocks
-from medaegis.models.taps import GIVEN, Observed, channels_first, evaluating, listen, observe, run_tapped
+from medaegis.models.taps import GIVEN, Activations, Observed, channels_first, evaluating, listen, observe, run_tapped
 from medaegis.sizes import Size, as_size, sides
 from medaegis.task import TaskName, task_named
 
 INPUT = "input"
+ANSWERED = "input+answer"  # of a network for masks: the pixels, and over each the probabilities of what it shows
 FAR = 1000.0  # times the range of images
-
-
-@dataclass(frozen=True)
-class Activations:
-    """What one forward pass leaves behind.
-
-    Attributes:
-        logits: float32 ``(N, K)``, or as the task has them; None where they were not asked for.
-        features: tap name -> output of that module, `(N, C, H, W)`, `(N, C, T)` of T tokens or `(N, C)`, in the
-            network's own type. Modules that give channels last are turned (`channels_first`).
-    """
-
-    logits: Tensor | None
-    features: dict[str, Tensor]
 
 
 class _DoesNotRun(ConfigError):
@@ -61,7 +47,8 @@ class Classifier(nn.Module):
     torch.Size([5, 768])
 
     Tap names are module names of ``network`` (``layer2.0``), for what it gives, or with ``:input`` behind
-    (``layer2.0:input``), for the first thing that it is given; or ``"input"``: the pixels as given.
+    (``layer2.0:input``), for the first thing that it is given; or ``"input"``: the pixels as given. Of a network for
+    masks ``"input+answer"`` too: the pixels, and over each the probability of each class but the first.
 
     Args:
         network: takes normalised ``(N, 3, H, W)`` images and returns logits ``(N, K)``, or for two classes one
@@ -118,6 +105,7 @@ class Classifier(nn.Module):
         self.backbone = backbone
         self.task = task_named(task, len(classes))
         self.is_frozen = False
+        self._no_modules = (INPUT, ANSWERED) if task == "dense" else (INPUT,)
         self._normalise(mean, std)
         try:
             self._observed = self._trial(output, outputs)
@@ -180,31 +168,35 @@ class Classifier(nn.Module):
         names = self.taps if taps is None else tuple(dict.fromkeys(taps))
         if taps is not None:
             self._listen(names)
-        modules = {name: self._output(name) for name in names if name != INPUT}
+        modules = {name: self._output(name) for name in names if name not in self._no_modules}
         prepared = self._prepare(x)
         returned: Any = None
         features: dict[str, Tensor] = {}
-        if logits or modules:
-            returned, features = run_tapped(self.network, prepared, modules, to_the_end=logits)
+        with_answer = ANSWERED in names and ANSWERED not in modules
+        to_the_end = logits or with_answer
+        if to_the_end or modules:
+            returned, features = run_tapped(self.network, prepared, modules, to_the_end=to_the_end)
         silent = [name for name in modules if name not in features]
         if silent:
             raise ConfigError(self.backbone, f"did not call the taps {silent} on these images", "tap what always runs")
-        answer = self.outputs.logits(returned, self.backbone) if logits else None
+        answer = self.outputs.logits(returned, self.backbone) if to_the_end else None
         found = [*features.values(), *([] if answer is None else [answer])]
         if found and torch.is_grad_enabled() and x.requires_grad and not any(values.requires_grad for values in found):
             problem = "gives no gradient: something in its forward cuts it off (torch.no_grad, detach, NumPy)"
             raise ConfigError(self.backbone, problem, "take that out, or attack by answers alone, as square does")
-        features = {name: x if name == INPUT else channels_first(features[name], sides(self.size)) for name in names}
-        return Activations(answer, features)
+        read = {INPUT: x} | {name: channels_first(values, sides(self.size)) for name, values in features.items()}
+        if with_answer and answer is not None:
+            read[ANSWERED] = torch.cat([x, answer.softmax(1)[:, 1:].to(x)], 1)
+        return Activations(answer if logits else None, {name: read[name] for name in names})
 
     def tap_shapes(self, taps: Sequence[str] | None = None) -> dict[str, tuple[int, ...]]:
         """Shape of each tap's output for one image, without the batch: ``(C, H, W)``, ``(C, T)`` or ``(C,)``."""
         names = self.taps if taps is None else tuple(taps)
         shapes: dict[str, tuple[int, ...]] = {}
         for name in names:
-            shape = self.image_shape if name == INPUT else self._output(name).shape
+            shape = self.image_shape if name in self._no_modules else self._output(name).shape
             assert shape is not None
-            shapes[name] = shape
+            shapes[name] = (shape[0] + len(self.classes) - 1, *shape[1:]) if name == ANSWERED else shape
         return shapes
 
     def deepest(self, taps: Sequence[str] | None = None) -> tuple[str, ...]:
@@ -233,7 +225,7 @@ class Classifier(nn.Module):
         What a module is given (``NAME:input``) can be one too, where that is a tensor with a row per image.
         """
         found = [name for name, out in self._observed.items() if out.calls == 1 and out.shape is not None]
-        return [INPUT, *(name for name in found if not name.endswith(GIVEN))]
+        return [*self._no_modules, *(name for name in found if not name.endswith(GIVEN))]
 
     @own_modes()
     @exact_float32()
@@ -392,6 +384,6 @@ class Classifier(nn.Module):
 
     def _listen(self, names: Iterable[str]) -> None:
         for name in names:
-            if name != INPUT:
+            if name not in self._no_modules:
                 self._output(name)
                 listen(self.network, name)

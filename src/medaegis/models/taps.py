@@ -22,6 +22,20 @@ GIVEN = ":input"  # behind a module's name: the first thing that it is given
 
 
 @dataclass(frozen=True)
+class Activations:
+    """What one forward pass leaves behind.
+
+    Attributes:
+        logits: float32 ``(N, K)``, or as the task has them; None where they were not asked for.
+        features: tap name -> output of that module, `(N, C, H, W)`, `(N, C, T)` of T tokens or `(N, C)`, in the
+            network's own type. Modules that give channels last are turned (`channels_first`).
+    """
+
+    logits: Tensor | None
+    features: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
 class Observed:
     """What a trial pass saw of what one module gives, or is given.
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from medaegis.attacks.losses.answer import CarliniWagner
-from medaegis.attacks.objective import SURE, Goal, Objective, View, margin
+from medaegis.attacks.objective import SURE, Goal, Objective, View, margin, surely_reached
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,7 @@ class ShieldLogit(Objective):
 
     needs_shield = True
     needs_logits = False
+    any_task = True
     title = "Shield"
 
     def __call__(self, view: View) -> Tensor:
@@ -39,9 +40,7 @@ class GettingThrough(Objective):
         return (CarliniWagner(), ShieldLogit())
 
     def __call__(self, view: View) -> Tensor:
-        logits, shield = view.known_logits(), view.shield_logit
-        assert view.suspicion is not None, "a view with a Shield's logit has its suspicion"
-        return torch.maximum(margin(logits, view.goal), view.suspicion(shield, view.goal.class_to_be(logits)) - 1)
+        return torch.maximum(margin(view.known_logits(), view.goal), view.suspicions() - 1)
 
 
 NOT_YET = 1e6  # above every loss of a Shield's logit, and still exact to a tenth in float32
@@ -63,6 +62,10 @@ class Selective(Objective):
     sure: float = SURE
     needs_shield = True
 
+    @property
+    def any_task(self) -> bool:  # type: ignore[override]
+        return self.fooling.any_task and self.passing.any_task
+
     def walked(self) -> tuple[Objective, ...]:
         return (*self.fooling.walked(), *self.passing.walked())
 
@@ -71,7 +74,7 @@ class Selective(Objective):
 
     def fooled(self, view: View) -> Tensor:
         """Whether each image has surely reached its goal, bool `(N,)`."""
-        return margin(view.known_logits(), view.goal) <= -self.sure
+        return surely_reached(view.known_logits(), view.goal, sure=self.sure)
 
     def _chosen(self, view: View, fooling: Tensor, passing: Tensor) -> Tensor:
         return torch.where(self.fooled(view), passing, fooling + NOT_YET)

@@ -159,9 +159,9 @@ def gradient_alarms(campaign: Campaign, outcomes: Outcomes) -> list[Control]:
     """Slopes of the margin, of the Shield and of every loss that the attacks follow, without the Cushion: a loss that
     is quantised by a codec steps by nature, and the ways through it have a control of their own.
     """
-    few, victim = campaign.only(campaign.few(campaign.effort.probed)).sample, campaign.smooth
+    few, victim = campaign.only(campaign.few(campaign.effort.probed)), campaign.smooth
     losses = followed(outcomes, len(victim.exact.classes), CarliniWagner(), ShieldLogit())
-    return slope_alarms(victim, few.pixels, Goal(few.labels, few.targets), few.ids, few.seed, losses)
+    return slope_alarms(victim, few.sample.pixels, few.goal, few.sample.ids, few.seed, losses)
 
 
 def slope_alarms(

@@ -56,15 +56,20 @@ def run_controls(
     *,
     planted: bool,
     progress: Progress,
+    leading: str = "wb",
 ) -> list[Control]:
-    """Every control that applies to what was measured."""
+    """Every control that applies to what was measured.
+
+    Args:
+        leading: the attack that must end in full success, and be no weaker than by other ways through the Cushion.
+    """
     controls = [_noise(guard, campaign), _extra_jpeg(guard, campaign)]
     controls += _undefended(campaign, outcomes, progress)
-    if not any(planned.attack == "wb" for planned, _ in outcomes):
+    if not any(planned.attack == leading for planned, _ in outcomes):
         asked = {WAYS: guard.cushion.spec != "none", FULL_SUCCESS: True, PLANTED: planted}
         return controls + [not_measured(name) for name, wanted in asked.items() if wanted]
-    controls += _ways_through(outcomes)
-    controls.append(_full_success(campaign, outcomes, progress))
+    controls += _ways_through(outcomes, leading)
+    controls.append(_full_success(campaign, outcomes, progress, leading))
     if planted:
         samples = max(planned.samples for planned, _ in outcomes)
         controls.append(_planted_weakness(guard, dataset, split, campaign, progress, samples=samples))
@@ -105,7 +110,7 @@ def _harmless(campaign: Campaign) -> torch.Tensor:
     """Rows of the test images that harmless changes are tried on: the chosen ones, or more where those are few."""
     if len(campaign.sample.chosen) >= campaign.effort.harmless:
         return campaign.sample.chosen
-    return draw(campaign.sample.test.labels, campaign.effort.harmless, campaign.seed)
+    return draw(campaign.sample.test.strata[0], campaign.effort.harmless, campaign.seed)
 
 
 def _as_clean(guard: Guard, campaign: Campaign, images: torch.Tensor, name: str) -> Control:
@@ -173,11 +178,16 @@ def _must_win(planned: Planned) -> bool:
     return iterated and aims and planned.access == "white-box"
 
 
-def _ways_through(outcomes: Outcomes) -> list[Control]:
+def _name(leading: str) -> str:
+    """As the names of controls have it."""
+    return "WB" if leading == "wb" else leading
+
+
+def _ways_through(outcomes: Outcomes, leading: str = "wb") -> list[Control]:
     """WB through the Cushion by every gradient there is: none of them may do much better than the one used."""
     found: dict[tuple[float, int], dict[str, Piece]] = {}
     for planned, piece in outcomes:
-        if planned.attack == "wb":
+        if planned.attack == leading:
             found.setdefault((planned.eps, planned.value.steps), {})[planned.gradient] = piece
     controls = []
     for (eps, steps), by_way in found.items():
@@ -187,7 +197,7 @@ def _ways_through(outcomes: Outcomes) -> list[Control]:
         passed, judged = judge([gain(other, used, TOLERATED) for other in others])
         controls.append(
             Control(
-                name=f"{WAYS}, WB at {eps * 256:g}/256, {steps} steps",
+                name=f"{WAYS}, {_name(leading)} at {eps * 256:g}/256, {steps} steps",
                 expectation="no other way gets more of the same images through than the one used everywhere, "
                 f"{_points(TOLERATED)} let pass",
                 measured=", ".join(f"{gradient_name(way)} {undetected(piece):.1%}" for way, piece in by_way.items()),
@@ -200,9 +210,9 @@ def _ways_through(outcomes: Outcomes) -> list[Control]:
     return controls
 
 
-def _full_success(campaign: Campaign, outcomes: Outcomes, progress: Progress) -> Control:
+def _full_success(campaign: Campaign, outcomes: Outcomes, progress: Progress, leading: str = "wb") -> Control:
     """WB's undetected success over eps must rise to nearly all images."""
-    found = [(p, piece) for p, piece in outcomes if p.attack == "wb"]
+    found = [(p, piece) for p, piece in outcomes if p.attack == leading]
     longest = max((p for p, _ in found), key=lambda p: p.value.steps)
     broken = {
         p.eps: broken_by(piece)
@@ -223,7 +233,7 @@ def _full_success(campaign: Campaign, outcomes: Outcomes, progress: Progress) ->
     reached = max((at_least(int(hits.sum()), len(hits), EVERYWHERE) for hits in broken.values()), key=lambda c: c.p)
     passed, judged = judge([*falls, reached])
     return Control(
-        name=FULL_SUCCESS,
+        name=FULL_SUCCESS.replace("WB", _name(leading)),
         expectation=f"undetected success does not fall as eps grows, {_points(TOLERATED)} let pass, and reaches "
         f"{EVERYWHERE:.0%} somewhere (up to {campaign.effort.far_eps * 256:g}/256)",
         measured=", ".join(f"{eps * 256:g}/256: {float(broken[eps].float().mean()):.1%}" for eps in sorted(broken)),
