@@ -20,13 +20,14 @@ from medaegis.bench.checks.effort import ON_CLASSIFIER
 from medaegis.bench.plan import Planned
 from medaegis.bench.sample import draw
 from medaegis.progress import silent
+from medaegis.task import SINGLE
 
 
 class Told:
     """A campaign of N images that answers with shares given beforehand, and remembers what it was asked."""
 
     aim, effort = "any wrong class", ON_CLASSIFIER
-    smooth = SimpleNamespace(exact=SimpleNamespace(classes=("a", "b")))
+    smooth = SimpleNamespace(exact=SimpleNamespace(classes=("a", "b"), task=SINGLE))
 
     def __init__(self, answer, places=None):
         self.answer, self.asked = answer, []
@@ -137,7 +138,7 @@ def test_guessing_is_tried_whatever_followed_gradients(attacks, asked, monkeypat
     monkeypatch.setattr(checks, "_full_success", lambda *_: None)
     monkeypatch.setattr(checks, "_more_steps", lambda *_: (None, []))
     monkeypatch.setattr(checks, "elsewhere_nothing", lambda *_: {})
-    campaign = Told(lambda _: piece(0.5))
+    campaign = Told(lambda _: {"fooled": torch.arange(len(campaign.asked[-1][1])) % 2 == 0})
     outcomes = [(planned(name, 8), piece(0.7 + 0.3 * (name == "square"), 1.0)) for name in attacks]
     controls, _ = checks.run_checks(campaign, outcomes, silent)
     found = {alarm.name: alarm.passed for alarm in controls if alarm}

@@ -28,7 +28,11 @@ def test_the_same_code_has_the_same_one_wherever_it_lies(copied):
 
 
 @pytest.mark.parametrize(
-    "name", ["attacks/losses/hfc.py", "cushions/jpeg.py", "detectors/shield.py", "models/folding.py", "guard/guard.py"]
+    "name",
+    [
+        *("attacks/losses/hfc.py", "cushions/jpeg.py", "detectors/shield.py", "models/folding.py", "guard/guard.py"),
+        *("draws.py", "task.py", "bench/quality.py"),
+    ],
 )
 def test_a_change_in_a_room_that_decides_is_another(copied, name):
     source = copied / name

@@ -62,7 +62,7 @@ def test_a_failed_control_is_an_exit_code(shop: Shop, tmp_path: Path, monkeypatc
 def test_all_takes_in_whatever_stands_beside_it(shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     from medaegis.bench import plan
 
-    monkeypatch.setattr(plan, "every_attack", lambda classes: ["fgsm"])
+    monkeypatch.setattr(plan, "every_attack", lambda classes, task: ["fgsm"])
     options = ("--attacks", "pgd,all", "--eps", "4/256", "--limit", 2, "--out", tmp_path, "--json")
     told = json.loads(call("assess", shop.classifier, shop.spec, *options).stdout)
     assert [tried["attack"] for tried in told["attacks"]] == ["fgsm"]

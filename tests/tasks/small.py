@@ -12,6 +12,8 @@ from medaegis.task import MULTI
 
 LUNGS = "phantom-lungs?n=60"
 CONFIG = TrainConfig(epochs=4, batch_size=10, lr=0.01, augmentation=False)
+MASKS = CONFIG.model_copy(update={"backbone": "tests.tasks.small:tiny_unet", "epochs": 12, "taps": ("deep",)})
+SEVERAL = CONFIG.model_copy(update={"backbone": "tests.models.tiny_networks:tiny", "taps": ("relu",), "epochs": 10})
 
 
 class TinyUNet(nn.Module):

@@ -49,4 +49,6 @@ class CatalogueEntry:
         attack = self.attack
         if self.adaptive and task == "multi":
             return False  # no Shield judges findings
-        return isinstance(attack, Attack) and attack.objective.any_task and not attack.rule.by_sign
+        if not isinstance(attack, Attack) or not attack.objective.any_task or attack.rule.by_sign:
+            return False
+        return task != "dense" or not any(transform.moves for transform in attack.transforms)

@@ -33,7 +33,7 @@ def committee(classifiers: Sequence[Classifier]) -> Classifier:
     """One classifier whose logits are the mean of theirs, and whose taps are all of theirs; one alone is itself.
 
     Raises:
-        ConfigError: none are given, or they differ in classes, size or channels.
+        ConfigError: none are given, or they differ in task, classes, size or channels.
     """
     if not classifiers:
         raise ConfigError("surrogates", "none given", "give at least one classifier")
@@ -52,6 +52,7 @@ def committee(classifiers: Sequence[Classifier]) -> Classifier:
         mean=(0.0,),  # each member normalises for itself
         std=(1.0,),
         outputs="logits",
+        task=first.task.name,
     ).eval()
 
 
@@ -80,24 +81,25 @@ def transfer(
         options: of `Attack.run`.
 
     Raises:
-        ConfigError: as `Attack.run`; the two differ in classes, size or channels.
+        ConfigError: as `Attack.run`; the two differ in task, classes, size or channels.
     """
     check_alike(victim.exact, surrogate.exact)
+    goal = Goal(labels, targets, only_target=only_target, task=victim.exact.task)
     options |= {"targets": targets, "only_target": only_target, "ids": ids, "seed": seed, "batch_size": batch_size}
     found = attack.run(surrogate, images, labels, **options)
     verdict, clean = (
         victim.verdicts(x, ids, seed=seed, batch_size=batch_size).to(labels.device)
         for x in (found.images, images.float())
     )
-    return found.judged(verdict, Goal(labels, targets, only_target=only_target), clean=clean)
+    return found.judged(verdict, goal, clean=clean)
 
 
 def check_alike(one: Classifier, other: Classifier) -> None:
     """Raises ConfigError where images of the one cannot be given to the other."""
 
     def traits(classifier: Classifier) -> tuple[object, ...]:
-        return classifier.classes, classifier.size, classifier.channels
+        return classifier.task.name, classifier.classes, classifier.size, classifier.channels
 
     if traits(one) != traits(other):
-        given = f"classes, size and channels are {traits(other)}, expected {traits(one)}"
+        given = f"task, classes, size and channels are {traits(other)}, expected {traits(one)}"
         raise ConfigError("surrogate", given, "train it for the same classes and images")

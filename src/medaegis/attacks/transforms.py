@@ -28,6 +28,11 @@ class Transformer(Protocol):
 
 
 class Transform(Protocol):
+    @property
+    def moves(self) -> bool:
+        """Whether the image is shown elsewhere than it is, where a mask would no longer fit it."""
+        ...
+
     def begin(self, steps: int, draws: Draws) -> Transformer:
         """For one batch; what is random comes from its draws."""
         ...
@@ -45,6 +50,7 @@ class InputDiversity:
 
     probability: float = 0.5
     smallest: float = 0.9
+    moves = True
 
     def __post_init__(self) -> None:
         if not 0 <= self.probability <= 1 or not 0 < self.smallest <= 1:
@@ -85,6 +91,7 @@ class Smoothing:
 
     length: int = 15
     sigma: float = 3.0
+    moves = False
 
     def __post_init__(self) -> None:
         if self.length < 1 or self.length % 2 == 0 or self.sigma <= 0:

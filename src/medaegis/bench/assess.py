@@ -1,7 +1,8 @@
 """How robust a classifier is that nothing guards: attacks at every eps, and the worst case of each image over them all.
 
 Robust accuracy as in RobustBench (Croce 2021): of an image that is diagnosed rightly and stays so under every attack.
-All verdicts are float32, on 8-bit images.
+Of networks for findings and masks it is told how much of each answer is left (`quality`), and all chosen images are
+attacked. All verdicts are float32, on 8-bit images.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from medaegis.bench.checks.effort import ON_CLASSIFIER, Effort
 from medaegis.bench.metrics import share_interval
 from medaegis.bench.outcome import Outcomes, pixels_of
 from medaegis.bench.plan import Planned, check_attacks, norm_of
+from medaegis.bench.quality import measured, quality_of, worst
 from medaegis.bench.records.archive import provenance, replace_file, write_record
 from medaegis.bench.records.assessment import Assessment, ClassifierWorstCase, Proportion, Standing, Tried, markdown
 from medaegis.bench.records.evaluation import Cascaded
@@ -36,12 +38,18 @@ from medaegis.bench.strength import strengths
 from medaegis.bench.worst_case import Reached
 from medaegis.cushions import parse_cushion
 from medaegis.draws import Draws
+from medaegis.errors import ConfigError
 from medaegis.images.datasets import Dataset
 from medaegis.images.splits import Split
 from medaegis.models.classifier import Classifier
 from medaegis.progress import Progress, Resumed, silent
+from medaegis.task import TaskName
 
-ATTACKS = ("fgsm", "bim", "pgd", "mim", "cw-linf", "pgd-l2", "deepfool", "cw-l2", "auto")
+ATTACKS: dict[TaskName, tuple[str, ...]] = {
+    "single": ("fgsm", "bim", "pgd", "mim", "cw-linf", "pgd-l2", "deepfool", "cw-l2", "auto"),
+    "multi": ("fgsm", "bim", "pgd", "mim", "cw-linf", "apgd-ce", "pgd-l2"),
+    "dense": ("fgsm", "pgd", "pgd-dice", "pgd-iou", "cw-linf", "apgd-ce"),
+}
 
 
 def assess_classifier(
@@ -70,18 +78,25 @@ def assess_classifier(
         eps: as text and in pixel units; the worst case is taken at each, over all cells.
         cushion: filter in front of the classifier, which the attacker knows; of a random one each image gets a draw
             that he does not know.
-        targeted: only a wrong class drawn for each image counts as success; else any.
+        targeted: only a wrong class drawn for each image counts as success; else any. Of one class an image alone.
         limit: at most so many test images, classes in proportion.
         cascade: also tell how many of so many test images any of the attacks turns, each left alone once it is turned.
+            Of one class an image alone.
         effort: of the checks.
 
     Raises:
-        ConfigError: an attack that needs a Shield or more classes, a limit below 1, an unknown Cushion.
+        ConfigError: an attack that needs a Shield or more classes, or is for another task, a limit below 1, an unknown
+            Cushion; `targeted` or a cascade where an image has no single class.
         DataError: the images are not of the classifier's kind, or none is diagnosed rightly.
     """
     started = time.perf_counter()
-    check_attacks(dict.fromkeys(cell.attack for cell in cells), len(classifier.classes))
-    check_images(classifier, dataset, split, limit, "classifier")
+    check_attacks(dict.fromkeys(cell.attack for cell in cells), len(classifier.classes), task=classifier.task.name)
+    check_images(classifier, dataset, split, limit, "classifier", task=None)
+    for name, asked in (("targeted", targeted), ("cascade", cascade is not None)):
+        if asked and classifier.task.name != "single":
+            raise ConfigError(
+                name, f"is for one class an image, and here it is {classifier.task.title}", "leave it out"
+            )
     check_cascade(cascade, limit)
     filtering = parse_cushion(cushion)
     test = dataset.subset(split.adv_test)
@@ -95,7 +110,7 @@ def assess_classifier(
 
     campaign = Campaign(
         victim,
-        Sample.draw(test, judge, limit=limit, seed=seed),
+        Sample.draw(test, judge, limit=limit, seed=seed, everyone=classifier.task.name != "single"),
         store,
         classifier_key(classifier, filtering, seed),
         "drawn class" if targeted else "any wrong class",
@@ -110,7 +125,7 @@ def assess_classifier(
         wide = Sample.draw(test, judge, limit=cascade, seed=seed)
         places = [(text, value, ball) for ball in _balls(cells) for text, value in sorted(eps, key=lambda one: one[1])]
         cascaded = run_cascade(campaign, wide, cells, [*outcomes, *more], places, progress)
-    count = _Count(sample)
+    count, clean = _Count(sample), measured(classifier.task, sample.clean[sample.rows], sample.labels)
     found = Assessment(
         **about,
         seconds=time.perf_counter() - started + store.spent_before,
@@ -120,15 +135,16 @@ def assess_classifier(
         size=classifier.size,
         channels=classifier.channels,
         cushion=filtering.spec,
+        task=classifier.task.name,
         targeted=targeted,
         data=data_facts(test, split),
         chosen=len(sample.chosen),
         attacked=len(sample),
-        clean=count.standing(torch.zeros(len(sample), dtype=torch.bool)),
-        worst_case=_worst_cases([*outcomes, *more], eps, count),
+        clean=count.standing(torch.zeros(len(sample), dtype=torch.bool), clean),
+        worst_case=_worst_cases([*outcomes, *more], eps, count, clean),
         cascade=cascaded,
         attacks=[_tried(campaign, planned, piece, count) for planned, piece in outcomes],
-        strengths=strengths(outcomes, more, sample.pixels),
+        strengths=strengths(outcomes, more, sample.pixels, int(sample.right.sum())),
         controls=controls,
     )
     drawn = robustness_figure(found)
@@ -145,13 +161,37 @@ class _Count:
 
     sample: Sample
 
-    def standing(self, broken: Tensor) -> Standing:
-        """What is left when the attacked images `broken`, bool `(N,)`, are lost."""
-        chosen, labels = self.sample.chosen, self.sample.test.labels
-        safe = torch.zeros(len(labels), dtype=torch.bool)
-        safe[self.sample.rows] = ~broken
-        recall = {name: self._of(safe, chosen[labels[chosen] == k]) for k, name in enumerate(self.sample.test.classes)}
-        return Standing(accuracy=self._of(safe, chosen), recall=recall)
+    def standing(self, broken: Tensor, answers: Piece) -> Standing:
+        """What is left when the attacked images `broken`, bool `(N,)`, are lost, and these are the answers about them
+        (`measured`).
+        """
+        chosen, labels, classes = self.sample.chosen, self.sample.test.labels, self.sample.test.classes
+        safe = self._safe(broken)
+        if self.sample.test.task.name == "single":
+            recall = {name: self._of(safe, chosen[labels[chosen] == k]) for k, name in enumerate(classes)}
+        else:
+            recall = {name: self._found(answers, k) for k, name in enumerate(classes)}
+        return Standing(accuracy=self._of(safe, chosen), recall=recall, quality=quality_of(answers, self.sample))
+
+    def accuracy(self, broken: Tensor) -> Proportion:
+        """Share of the chosen images that are right and not among these."""
+        return self._of(self._safe(broken), self.sample.chosen)
+
+    def turned(self, hits: Tensor) -> Proportion:
+        """Share of the attacked images that are, of those that were right from the start."""
+        return proportion(hits[self.sample.right], self.sample.patients_of(self.sample.rows[self.sample.right]))
+
+    def _safe(self, broken: Tensor) -> Tensor:
+        safe = torch.zeros(len(self.sample.test), dtype=torch.bool)
+        safe[self.sample.rows] = self.sample.right & ~broken
+        return safe
+
+    def _found(self, answers: Piece, k: int) -> Proportion:
+        """Of the images that have a finding those where it is found; of a class of masks nothing is told."""
+        if "logits" not in answers:
+            return proportion(torch.zeros(0, dtype=torch.bool), [])
+        has = self.sample.labels[:, k] == 1
+        return proportion(answers["logits"][has, k] > 0, self.sample.patients_of(self.sample.rows[has]))
 
     def _of(self, safe: Tensor, rows: Tensor) -> Proportion:
         return proportion(safe[rows], self.sample.patients_of(rows))
@@ -170,22 +210,33 @@ def _balls(cells: Iterable[Planned]) -> list[Ball]:
     return list({planned.value.ball.name: planned.value.ball for planned in cells}.values())
 
 
-def _worst_cases(outcomes: Outcomes, eps: Sequence[tuple[str, float]], count: _Count) -> list[ClassifierWorstCase]:
-    """At each eps, in each norm that was attacked in."""
+def _worst_cases(
+    outcomes: Outcomes, eps: Sequence[tuple[str, float]], count: _Count, clean: Piece
+) -> list[ClassifierWorstCase]:
+    """At each eps, in each norm that was attacked in.
+
+    Args:
+        clean: what `measured` gives of the images as they are.
+    """
     found, sample = [], count.sample
     for ball in _balls(planned for planned, _ in outcomes):
         for text, value in sorted(eps, key=lambda pair: pair[1]):
             reached = Reached.of(outcomes, sample.pixels, ball, value)
             broken = reached.fooled.any(0)
-            standing = count.standing(broken)
+            left = clean
+            if clean:
+                inside = torch.cat([torch.ones_like(broken)[None], reached.inside])
+                left = worst([clean, *(piece for _, piece in outcomes)], inside, sample.labels)
+            standing = count.standing(broken, left)
             found.append(
                 ClassifierWorstCase(
                     accuracy=standing.accuracy,
                     recall=standing.recall,
+                    quality=standing.quality,
                     eps=value,
                     eps_text=text,
                     norm="L2" if ball.name == "l2" else "Linf",
-                    success=proportion(broken, sample.patients),
+                    success=count.turned(broken),
                     further=reached.further(),
                 )
             )
@@ -199,7 +250,7 @@ def _tried(campaign: Campaign, planned: Planned, piece: Piece, count: _Count) ->
     turned, pair = change[fooled], (found[fooled], sample.pixels[fooled])
     seconds, forwards, backwards = (piece["cost"].sum(0) / len(sample)).tolist()
     blind = campaign.victim.verdicts(shuffled(sample, change), sample.ids, seed=sample.seed, batch_size=64)
-    noise = blind.predicted != sample.labels
+    noise = ~sample.test.task.is_right(blind.predicted, sample.labels)
     return Tried(
         attack=planned.attack,
         title=entry.title,
@@ -211,9 +262,11 @@ def _tried(campaign: Campaign, planned: Planned, piece: Piece, count: _Count) ->
         restarts=planned.value.restarts,
         gradient=None if entry.access == "black-box" else planned.gradient,
         samples=planned.samples,
-        success=proportion(fooled, sample.patients),
-        robust_accuracy=count.standing(fooled).accuracy,
-        noise=proportion(noise, sample.patients),
+        success=count.turned(fooled),
+        robust_accuracy=count.accuracy(fooled),
+        noise=count.turned(noise),
+        quality=quality_of(piece, sample),
+        noise_quality=quality_of(measured(sample.test.task, blind, sample.labels), sample),
         linf=_median(turned.abs().amax((1, 2, 3))),
         l2=_median(turned.flatten(1).norm(dim=1)),
         l0=_median((turned != 0).any(1).sum((1, 2))),

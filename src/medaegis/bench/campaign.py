@@ -22,6 +22,7 @@ from medaegis.bench.checks.effort import ON_GUARD, Effort
 from medaegis.bench.code import code_fingerprint
 from medaegis.bench.outcome import as_scores
 from medaegis.bench.plan import Planned
+from medaegis.bench.quality import measured
 from medaegis.bench.sample import Sample
 from medaegis.bench.store import BATCH, Piece, Store, flops, images_per_piece
 from medaegis.bench.surrogates import Surrogate
@@ -100,9 +101,10 @@ class Campaign:
 
         Returns:
             "images" (uint8 where the victim rounds, else float32), "predicted", "accepted", "score", "fooled" and
-            "still", a row each; "cost", float64 `(chunks, 3)`: seconds, forwards (verdicts that let images go among
-            them) and backwards; with Shields of classes "wanted", the suspicion by that of the drawn
-            class; "fooled_bare" where `alone` was attacked in the same way.
+            "still", a row each; where an image has no single class what `measured` gives; "cost", float64
+            `(chunks, 3)`: seconds, forwards (verdicts that let images go among them) and backwards; with Shields of
+            classes "wanted", the suspicion by that of the drawn class; "fooled_bare" where `alone` was attacked in the
+            same way.
         """
         parts, size = [], self._piece_size(planned)
         attack, cost = self._learned(planned, self.attacked(planned), self._key(planned))
@@ -180,7 +182,7 @@ class Campaign:
             "dtype": str(attacked.dtype),
             "device": attacked.device.type,
             "ids": sample.ids.tolist(),
-            "labels": sample.labels.tolist(),
+            "labels": _named(sample.labels),
             "images": hashlib.sha256(sample.test.images[sample.rows].numpy().tobytes()).hexdigest(),
         }
         if self.known is not None and self.known.serve(planned.value):
@@ -192,7 +194,7 @@ class Campaign:
             pixels, labels, victim = sample.pixels, sample.labels, self.victim.by(planned.gradient)
             options: dict[str, Any] = {"eps": planned.eps, "targets": targets, "ids": sample.ids, "seed": self.seed}
             options |= {"only_target": self.aim == "drawn class", "batch_size": BATCH, "until": planned.until}
-            if self.known is not None:
+            if self.known is not None and self.known.serve(attack):
                 options |= self.known.options(attack, attacked, pixels, sample.targets, sample.ids)
             if planned.transferred:
                 found = transfer(attack, attacked, victim, pixels, labels, **options)
@@ -208,6 +210,7 @@ class Campaign:
                 "still": found.still,
                 "cost": torch.tensor([[found.seconds, forwards, found.backwards]], dtype=torch.float64),
             }
+            piece |= measured(sample.test.task, found.verdict, labels)
             if victim.shields is not None and sample.test.task.name == "single":
                 judge = victim.drawn(sample.ids, seed=self.seed)
                 piece["wanted"] = as_scores(judge.suspicion(images, sample.targets.to(victim.device)).cpu())
@@ -220,6 +223,13 @@ class Campaign:
             return piece
 
         return self.store.get(key, compute)
+
+
+def _named(labels: Tensor) -> object:
+    """Labels in a key: as they are where there is one for each image, else by their hash."""
+    if labels.ndim == 1:
+        return labels.tolist()
+    return [*labels.shape, str(labels.dtype), hashlib.sha256(labels.contiguous().numpy().tobytes()).hexdigest()]
 
 
 def guard_key(guard: Guard, seed: int) -> dict[str, object]:

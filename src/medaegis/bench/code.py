@@ -8,7 +8,7 @@ from pathlib import Path
 
 # Whose sources decide what is stored, with FILES.
 ROOMS = ("attacks", "corruptions", "cushions", "detectors", "guard", "models", "robust")
-FILES = ("draws.py", "task.py")
+FILES = ("draws.py", "task.py", "bench/quality.py")
 
 
 @cache

@@ -181,10 +181,86 @@ def auroc_interval(
     groups: for negatives and positives the patient of each. Raises ConfigError as `bootstrap_interval`.
     """
     found = bootstrap_interval(auroc, [negatives, positives], n=n, seed=seed, groups=groups)
-    far = 1 - 0.05 ** (1 / min(len(set(labels)) for labels in groups))
+    return _widened(found, min(len(set(labels)) for labels in groups))
+
+
+def _widened(found: Interval, patients: int) -> Interval:
+    """By the rule of three (`auroc_interval`) where all of so many patients are at one end."""
+    far = 1 - 0.05 ** (1 / patients)
     if found.value == 1.0:
         return Interval(1.0, 1.0 - far, 1.0)
     return Interval(0.0, 0.0, far) if found.value == 0.0 else found
+
+
+def mean_interval(values: npt.ArrayLike, groups: Sequence[str], *, n: int = 1000, seed: int = 0) -> Interval:
+    """The mean of shares `(N,)` with its interval of 95 %, by patient: bootstrap, or where all are 0, or all 1, the
+    rule of three: were a share p of the patients otherwise, k would all be so with a chance of (1 - p)^k.
+
+    groups: the patient of each. Raises ConfigError on empty input, NaN or groups that do not fit.
+
+    >>> mean_interval([1.0, 1.0, 1.0], ["a", "b", "c"])
+    Interval(value=1.0, low=0.36840314986403866, high=1.0)
+    """
+    told = _scores("values", values)
+    times = _times_drawn(groups, len(told), n, seed)
+    return _widened(_percentiles(float(told.mean()), times @ told / times.sum(1)), len(set(groups)))
+
+
+def aurocs(scores: npt.ArrayLike, truth: npt.ArrayLike) -> list[float | None]:
+    """`auroc` of each of L findings, None where all images have it or none has.
+
+    scores: (N, L), higher where a finding seems to be there; truth: (N, L), 1 where it is.
+    """
+    columns = zip(np.asarray(scores, dtype=np.float64).T, np.asarray(truth, dtype=bool).T, strict=True)
+    return [auroc(seen[~there], seen[there]) if 0 < there.sum() < len(there) else None for seen, there in columns]
+
+
+def mean_auroc_interval(
+    scores: npt.ArrayLike, truth: npt.ArrayLike, groups: Sequence[str], *, n: int = 500, seed: int = 0
+) -> Interval | None:
+    """The mean of `aurocs` over the findings that have one, with its interval of 95 %, by patient; None if none has.
+
+    Bootstrap; a draw has the mean over the findings that have an area in it, and is left out where none has. At either
+    end the rule of three (`auroc_interval`), over the finding of which fewest patients tell. scores, truth: as of
+    `aurocs`; groups: the patient of each image. Raises ConfigError on empty input or groups that do not fit.
+    """
+    seen, there = np.asarray(scores, dtype=np.float64), np.asarray(truth, dtype=bool)
+    areas = {k: area for k, area in enumerate(aurocs(seen, there)) if area is not None}
+    if not areas:
+        return None
+    times, names = _times_drawn(groups, len(seen), n, seed), np.asarray(groups)
+    drawn = np.stack([_areas_drawn(seen[:, k], there[:, k], times) for k in areas])
+    drawn = drawn[:, np.isfinite(drawn).any(0)]
+    sides = [names[there[:, k] == side] for k in areas for side in (False, True)]
+    found = _percentiles(float(np.mean(list(areas.values()))), np.nanmean(drawn, axis=0))
+    return _widened(found, min(len(set(side)) for side in sides))
+
+
+def _areas_drawn(seen: FloatArray, there: npt.NDArray[np.bool_], times: FloatArray) -> FloatArray:
+    """`auroc` in each of n draws, (n,), of images that are drawn so many times, (n, N); NaN where a side is empty."""
+    order = seen.argsort(kind="stable")
+    _, starts = np.unique(seen[order], return_index=True)
+    low, high = (np.add.reduceat(times[:, order] * (there[order] == side), starts, axis=1) for side in (False, True))
+    below = low.cumsum(1) - low
+    pairs = low.sum(1) * high.sum(1)
+    area = np.full(len(pairs), np.nan)
+    np.divide((high * (below + low / 2)).sum(1), pairs, out=area, where=pairs > 0)
+    return area
+
+
+def _times_drawn(groups: Sequence[str], wanted: int, n: int, seed: int) -> FloatArray:
+    """How often each image is in each of n draws of whole groups, (n, N)."""
+    if len(groups) != wanted:
+        raise ConfigError("groups", f"got {len(groups)}, expected {wanted}", "pass one label per image")
+    names, codes = np.unique(np.asarray(groups), return_inverse=True)
+    drawn = np.random.default_rng(seed).integers(0, len(names), size=(n, len(names)))
+    times = np.stack([np.bincount(one, minlength=len(names)) for one in drawn])
+    return times[:, codes].astype(np.float64)
+
+
+def _percentiles(value: float, drawn: FloatArray) -> Interval:
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return Interval(value, float(low), float(high))
 
 
 def _scores(name: str, values: npt.ArrayLike) -> FloatArray:

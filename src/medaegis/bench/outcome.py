@@ -12,6 +12,12 @@ from medaegis.bench.plan import Planned
 from medaegis.bench.records.archive import Array
 from medaegis.bench.store import Piece
 
+MEASURED = (
+    "quality",
+    "harm",
+    "logits",
+    "iou",
+)  # of a piece where the task is not one class an image (`quality.measured`)
 Outcomes = Sequence[tuple[Planned, Piece]]  # of the same images, row by row
 
 
@@ -41,6 +47,13 @@ def undetected(piece: Piece) -> float:
     return float(broken_by(piece).float().mean())
 
 
+def harm_of(piece: Piece, hits: Tensor) -> Tensor:
+    """How far each image is harmed, float `(N,)`: as far as that is measured (`quality.measured`), else whether it is
+    among these hits.
+    """
+    return piece["harm"] if "harm" in piece else hits.float()
+
+
 def elsewhere_nothing(piece: Piece, places: Tensor, n: int) -> Piece:
     """What was found of some of n images as a piece of all n, in which the others were not fooled and score worst.
 
@@ -49,7 +62,7 @@ def elsewhere_nothing(piece: Piece, places: Tensor, n: int) -> Piece:
     whole = {
         name: torch.full((n, *values.shape[1:]), torch.inf if values.is_floating_point() else 0, dtype=values.dtype)
         for name, values in piece.items()
-        if name in ("images", "score", "wanted", "predicted", "fooled", "accepted")
+        if name in ("images", "score", "wanted", "predicted", "fooled", "accepted", *MEASURED)
     }
     for name, values in whole.items():
         values[places] = piece[name]

@@ -9,14 +9,16 @@ from typing import get_args
 from medaegis.attacks.balls import check_eps
 from medaegis.attacks.base import AnyAttack, Until
 from medaegis.attacks.catalogue import CATALOGUE, find_attack
+from medaegis.attacks.dense import DENSE
 from medaegis.attacks.engine import Attack
 from medaegis.attacks.ensemble import Ensemble
-from medaegis.attacks.entry import Access
+from medaegis.attacks.entry import Access, CatalogueEntry
 from medaegis.bench.records.assessment import SMALLEST
 from medaegis.bench.records.evaluation import Attacker, Norm
 from medaegis.bench.surrogates import transferable
 from medaegis.cushions import Cushion, Gradient
 from medaegis.errors import ConfigError
+from medaegis.task import TaskName
 
 EVERYTHING = 1.0  # eps of an attack that looks for the smallest change: the ball holds every image
 
@@ -195,16 +197,25 @@ def plan_assessment(
     return cells
 
 
-def every_attack(classes: int) -> list[str]:
-    """Names of all attacks that can be aimed at a classifier alone, of so many classes."""
-    return [name for name, entry in CATALOGUE.items() if not entry.adaptive and entry.classes <= classes]
+def every_attack(classes: int, task: TaskName = "single") -> list[str]:
+    """Names of all attacks that can be aimed at a classifier alone, of so many classes, or at one of another task."""
+    entries = {name: entry for name, entry in {**CATALOGUE, **DENSE}.items() if entry.serves(task)}
+    return [name for name, entry in entries.items() if not entry.adaptive and _enough(entry, classes, task)]
 
 
-def check_attacks(names: Iterable[str], classes: int | None = None, *, shields: bool = False) -> None:
-    """Whether each can be aimed at a classifier of so many classes, where that is known, with or without Shields.
+def _enough(entry: CatalogueEntry, classes: int, task: TaskName) -> bool:
+    return task != "single" or entry.classes <= classes
+
+
+def check_attacks(
+    names: Iterable[str], classes: int | None = None, *, shields: bool = False, task: TaskName = "single"
+) -> None:
+    """Whether each can be aimed at a classifier of this task and so many classes, where it is known, with or without
+    Shields.
 
     Raises:
-        ConfigError: an attack on a Shield, with what to take in its place; one that needs more classes; an unknown one.
+        ConfigError: an attack on a Shield, with what to take in its place; one that needs more classes, or is for
+            another task, with those that there are; an unknown one.
     """
     for name in names:
         entry = find_attack(name)
@@ -214,7 +225,13 @@ def check_attacks(names: Iterable[str], classes: int | None = None, *, shields: 
             instead = twin if twin in CATALOGUE and not CATALOGUE[twin].adaptive else "cw-linf"
             instead += plus + added
             raise ConfigError(f"attack {name!r}", "aims at a Shield; here there is none", f"take {instead!r}")
-        if classes is not None and entry.classes > classes:
+        if classes is None:
+            continue
+        if not entry.serves(task):
+            what = {"single": "one class an image", "multi": "findings", "dense": "masks"}[task]
+            there = ", ".join(every_attack(classes, task)) if task != "single" else "`medaegis attacks`"
+            raise ConfigError(f"attack {name!r}", f"does not attack {what}", f"take one of {there}")
+        if not _enough(entry, classes, task):
             raise ConfigError(f"attack {name!r}", f"needs {entry.classes} classes, there are {classes}", "leave it out")
 
 

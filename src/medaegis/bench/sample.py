@@ -1,5 +1,7 @@
 """Which images are attacked: of a draw from the test images, classes in proportion, those diagnosed rightly.
 
+Of findings and masks all of the draw are: an answer that is partly right can be made worse.
+
 Every verb chooses in this way, so that the same `--limit` and seed attack the same images everywhere.
 """
 
@@ -34,7 +36,8 @@ class Sample:
         test: images, attacked or not.
         clean: what the victim says of each of them when it is clean.
         chosen: rows of `test` that shares are taken over.
-        rows: rows of `test` that are attacked: the chosen ones that are diagnosed rightly.
+        rows: rows of `test` that are attacked: the chosen ones that are diagnosed rightly; where an image has no single
+            class, all chosen ones.
         seed: of the draw and of the targets.
     """
 
@@ -45,20 +48,30 @@ class Sample:
     seed: int
 
     @classmethod
-    def draw(cls, test: Dataset, judge: Judge, *, limit: int | None, seed: int, judge_all: bool = False) -> Sample:
+    def draw(
+        cls,
+        test: Dataset,
+        judge: Judge,
+        *,
+        limit: int | None,
+        seed: int,
+        judge_all: bool = False,
+        everyone: bool = False,
+    ) -> Sample:
         """At most `limit` of the test images.
 
         Args:
             judge_all: also judge the test images that are not chosen, and keep them in `test`.
+            everyone: attack the chosen images that are not diagnosed rightly too.
 
         Raises:
-            DataError: none is diagnosed rightly.
+            DataError: none is diagnosed rightly, and not everyone is attacked.
         """
         chosen = draw(test.strata[0], limit, seed)
         if not judge_all:
             test, chosen = test.subset(chosen), torch.arange(len(chosen))
         clean = judge(test.pixels(), test.ids)
-        rows = chosen[diagnosed_rightly(clean, test)[chosen]]
+        rows = chosen if everyone else chosen[diagnosed_rightly(clean, test)[chosen]]
         if not len(rows):
             raise DataError(test.spec, "no test image is diagnosed rightly, so none can be attacked", "train longer")
         return cls(test, clean, chosen, rows, seed)
@@ -82,6 +95,11 @@ class Sample:
     @cached_property
     def labels(self) -> Tensor:
         return self.test.labels[self.rows]
+
+    @cached_property
+    def right(self) -> Tensor:
+        """Which of the attacked images are diagnosed rightly when clean, bool `(N,)`; of one class each all are."""
+        return diagnosed_rightly(self.clean, self.test)[self.rows]
 
     @cached_property
     def ids(self) -> Tensor:
@@ -119,20 +137,21 @@ def check_images(
     limit: int | None,
     what: str,
     *,
-    task: TaskName = "single",
+    task: TaskName | None = "single",
 ) -> None:
     """Whether there are test images of the kind that the classifier, or the guard around it (`what`), is for.
 
     Args:
-        task: that is measured.
+        task: that is measured; None: any.
 
     Raises:
         ConfigError: a limit below 1, or a classifier for another task.
-        DataError: other classes, another size or colour; a split of other images, or without "adv_test".
+        DataError: other classes or another task, another size or colour; a split of other images, or without
+            "adv_test".
     """
     if task == "single":
         classifier.check_single(what)
-    elif classifier.task.name != task:
+    elif task is not None and classifier.task.name != task:
         given = f"the {what} is for {classifier.task.title}"
         raise ConfigError(what, given, f"give one for {task_named(task, len(classifier.classes)).title}")
     wanted = (classifier.classes, classifier.size, classifier.channels)
@@ -143,6 +162,9 @@ def check_images(
         if dataset.classes != classifier.classes:
             remedy += f", or say which labels are which class: ?classes={'=…,'.join(classifier.classes)}=…"
         raise DataError(dataset.spec, f"is {given}, the {what} is for {expected}", remedy)
+    if dataset.task != classifier.task:
+        problem = f"has {dataset.task.title}, the {what} is for {classifier.task.title}"
+        raise DataError(dataset.spec, problem, "use the data it was made for")
     if split.fingerprint != dataset.fingerprint:
         raise DataError(dataset.spec, "the split was made for other images", "use the split of the classifier")
     if not split.adv_test:
@@ -152,7 +174,11 @@ def check_images(
 
 
 def draw(labels: Tensor, limit: int | None, seed: int) -> Tensor:
-    """Rows of `limit` images in their order, the classes in proportion: each is ranked at random, the ranks merged."""
+    """Rows of `limit` images in their order, the classes in proportion: each is ranked at random, the ranks merged.
+
+    Args:
+        labels: class or other group of each image, int64 `(N,)` (`Dataset.strata`).
+    """
     share = torch.empty(len(labels), dtype=torch.float64)
     generator = torch.Generator().manual_seed(seed)
     for k in labels.unique().tolist():
@@ -162,17 +188,24 @@ def draw(labels: Tensor, limit: int | None, seed: int) -> Tensor:
 
 
 def data_facts(test: Dataset, split: Split, site: Site | None = None) -> DataFacts:
-    """What a record tells of the images that were measured on (site: as they were found for a guard)."""
+    """What a record tells of the images that were measured on (site: as they were found for a guard).
+
+    Of findings, and of the classes of masks, the images that have them are counted.
+    """
     return DataFacts(
         spec=test.spec.split(":")[0],
         split="adv_test",
         split_by=kept_together(test, split),
         n=len(test),
-        counts={
-            name: int((test.labels == k).flatten().view(len(test), -1).any(1).sum())
-            for k, name in enumerate(test.classes)
-        },
+        counts={name: int(_having(test, k).sum()) for k, name in enumerate(test.classes)},
         site="of the fit" if site is None or site.home else "another",
         left_out=0 if site is None else site.left_out,
         note="" if site is None else site.note,
     )
+
+
+def _having(test: Dataset, k: int) -> Tensor:
+    """Which images are of this class, or have it somewhere, bool `(N,)`."""
+    if test.task.name == "multi":
+        return test.labels[:, k] == 1
+    return (test.labels.reshape(len(test), -1) == k).any(1)

@@ -58,6 +58,7 @@ class Scene:
         store: Store,
         aim: Aim = "towards the drawn class",
     ) -> None:
+        classifier.check_single("comparison")
         self.cushion, self.seed, self.store = cushion, seed, store
         self.reader = Reader(classifier, cushion=cushion, taps=taps)
         self.key = classifier_key(classifier, cushion, seed)

@@ -51,13 +51,14 @@ def optimality(found: Tensor, best: Tensor) -> float | None:
     return max(0.0, float(1 - lost / (most - least).sum()))
 
 
-def strengths(outcomes: Outcomes, further: Outcomes, clean: Tensor) -> list[Strength]:
+def strengths(outcomes: Outcomes, further: Outcomes, clean: Tensor, right: int | None = None) -> list[Strength]:
     """A row for each attack and way through the Cushion, over all its eps.
 
     Args:
         outcomes: of the plan.
         further: of checks, which count among the best.
         clean: the images `(N, C, H, W)` that were attacked.
+        right: how many of them were right from the start, and can be turned; None: all.
     """
     sizes = [sizes_of(planned, piece, clean) for planned, piece in outcomes]
     others = [sizes_of(planned, piece, clean) for planned, piece in further]
@@ -78,7 +79,7 @@ def strengths(outcomes: Outcomes, further: Outcomes, clean: Tensor) -> list[Stre
                 attack=planned.attack,
                 gradient=None if find_attack(planned.attack).access == "black-box" else planned.gradient,
                 norm=measure,
-                n=len(clean),
+                n=len(clean) if right is None else right,
                 turned=int(turned.sum()),
                 smallest=_median(found[turned]),
                 best=_median(best[measure][turned]),

@@ -35,8 +35,8 @@ def surrogate_of(classifiers: Sequence[Classifier], protected: Classifier) -> Su
     """One surrogate of all, on the device of the protected classifier; None of none.
 
     Raises:
-        ConfigError: they differ from the protected classifier in classes, size or channels, or one of them is that very
-            network, which would be no attack without knowledge.
+        ConfigError: they differ from the protected classifier in task, classes, size or channels, or one of them is
+            that very network, which would be no attack without knowledge.
     """
     if not classifiers:
         return None

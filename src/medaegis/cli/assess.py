@@ -35,7 +35,7 @@ from medaegis.cli.options import (
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from medaegis.bench.records.assessment import Assessment, Proportion
+    from medaegis.bench.records.assessment import Assessment, Proportion, Standing
 
 ALL = "all"
 
@@ -52,7 +52,7 @@ def assess(
         typer.Option(
             "--attacks",
             help="Names from `medaegis attacks`, or `all` that a classifier alone can be given.",
-            show_default="fgsm, bim, pgd, mim, cw-linf, pgd-l2, deepfool, cw-l2, auto",
+            show_default="fgsm, bim, pgd, mim, cw-linf, pgd-l2, deepfool, cw-l2, auto; for findings and masks others",
         ),
     ] = None,
     eps: Sizes = "1/256,2/256,4/256,8/256",
@@ -92,6 +92,7 @@ def assess(
 ) -> None:
     """Measure a classifier without guard: attacks at every size of change, and what the strongest leaves of each image.
 
+    Of a network for several findings or for masks: the mean AUROC, or the overlap of the masks, that is left.
     The attacker knows it all and wants any wrong diagnosis, or one of his choice (--targeted). Called again after a
     kill with the same options, it goes on where it was. Exit code 1 if a control failed: then the figures are not to
     be relied on yet.
@@ -106,13 +107,15 @@ def assess(
     sizes = eps_list(eps)
     filtering = parse_cushion(cushion)
     draws = samples_for(filtering, samples)
-    names = list(ATTACKS) if attacks is None else comma_separated(attacks, "--attacks")
+    names = [] if attacks is None else comma_separated(attacks, "--attacks")
     if ALL not in names:
         check_attacks(names)
     classifier = load_classifier(classifier_dir, factory(network)).to(place)
+    classes, task = len(classifier.classes), classifier.task.name
     if ALL in names:  # whatever stands beside it
-        names = every_attack(len(classifier.classes))
-    check_attacks(names, len(classifier.classes))
+        names = every_attack(classes, task)
+    names = names or list(ATTACKS[task])
+    check_attacks(names, classes, task=task)
     ways = ways_through(filtering, comma_separated(gradient, "--gradient"), names)
     cells = plan_assessment(names, sizes, steps=steps, queries=queries, gradients=ways, samples=draws)
     dataset, split = datasets.data_of_classifier(classifier_dir, classifier, spec, images=images)
@@ -148,21 +151,27 @@ def assess(
 
 def worst_table(found: Assessment) -> RenderableType:
     """Clean images, and a line per eps."""
-    from medaegis.bench.report.words import beyond
+    from medaegis.bench.report.quality import HEADS, quality_cells
+    from medaegis.bench.report.words import beyond, capital
 
-    rows = [["clean", "", *_shares(found.clean.accuracy), *_recalls(found.clean.recall), ""]]
-    rows += [
-        [worst.eps_text, worst.norm, *_shares(worst.accuracy), *_recalls(worst.recall), beyond(worst.further)]
-        for worst in found.worst_case
-    ]
-    recalls = (f"Recall {name}" for name in found.classes)
-    columns = ("Worst case, eps", "Norm", "Robust accuracy", "95 %", *recalls, "Checks on few images")
+    single = found.task == "single"
+
+    def told(standing: Standing) -> list[str]:
+        recalls = _recalls(standing.recall) if single else []
+        return [*quality_cells(standing.quality), *_shares(standing.accuracy), *recalls]
+
+    rows = [["clean", "", *told(found.clean), ""]]
+    rows += [[worst.eps_text, worst.norm, *told(worst), beyond(worst.further)] for worst in found.worst_case]
+    recalls = (f"Recall {name}" for name in found.classes if single)
+    figures = map(capital, HEADS[found.task])
+    columns = ("Worst case, eps", "Norm", *figures, "Robust accuracy", "95 %", *recalls, "Checks on few images")
     return console.table(*columns, rows=rows)
 
 
 def attacks_table(found: Assessment) -> RenderableType:
     """A line per attack, eps and way through the Cushion; passes and seconds are per image."""
-    from medaegis.bench.report.words import NOT_MEASURED, decimal, eps_name, gradient_name
+    from medaegis.bench.report.quality import HEADS, leading, quality_cells, told_mean
+    from medaegis.bench.report.words import NOT_MEASURED, capital, decimal, eps_name, gradient_name
 
     ways = found.cushion != "none"
     rows = [
@@ -171,9 +180,12 @@ def attacks_table(found: Assessment) -> RenderableType:
             eps_name(tried.eps_text, tried.norm),
             tried.steps,
             *([gradient_name(tried.gradient)] if ways else []),
+            *quality_cells(tried.quality, bounds=False),
             tried.success.n,
             *_shares(tried.success),
-            console.percent(tried.noise.share),
+            console.percent(tried.noise.share)
+            if tried.noise_quality is None
+            else told_mean(leading(tried.noise_quality), bounds=False),
             *(decimal(tried.ssim), NOT_MEASURED if tried.psnr is None else f"{tried.psnr:.1f}"),
             f"{tried.forwards:.0f}",
             f"{tried.backwards:.0f}",
@@ -182,7 +194,8 @@ def attacks_table(found: Assessment) -> RenderableType:
         for tried in found.attacks
     ]
     told = ("n", "Success", "95 %", "Noise", "SSIM", "PSNR", "Forwards", "Backwards", "Seconds")
-    return console.table("Attack", "eps", "Steps", *(["Gradient"] if ways else []), *told, rows=rows)
+    figures = map(capital, HEADS[found.task])
+    return console.table("Attack", "eps", "Steps", *(["Gradient"] if ways else []), *figures, *told, rows=rows)
 
 
 def strengths_table(found: Assessment) -> RenderableType:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from medaegis.attacks.victim import Verdict
 from medaegis.errors import MedaegisError
-from medaegis.task import Task
+from medaegis.task import PredictionTask
 
 log = logging.getLogger(__name__)
 FAINTEST = 16  # levels of 255 that some channel must span; a Shield may find a blank picture very typical of its class
@@ -76,7 +76,7 @@ def blank(image: Tensor) -> Finding | None:
     return Finding(False, "blank", detail, None, {}, None)
 
 
-def findings_of(verdict: Verdict, classes: Sequence[str], task: Task) -> list[Finding]:
+def findings_of(verdict: Verdict, classes: Sequence[str], task: PredictionTask) -> list[Finding]:
     """What verdicts come to, a finding each; one with a value that is not finite is an error."""
     masks = task.name == "dense"
     scores, accepted = verdict.score.tolist(), verdict.accepted.tolist()

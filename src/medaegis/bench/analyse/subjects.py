@@ -131,6 +131,7 @@ class Subjects:
 
 
 def _check(victim: Victim, plan: Plan) -> None:
+    victim.exact.check_single("analysis")
     entry = find_attack(plan.attack)
     if entry.adaptive and victim.shields is None:
         raise ConfigError(f"attack {plan.attack!r}", "is aimed at a Shield and a classifier has none", "give a guard")

@@ -20,8 +20,8 @@ from medaegis.attacks.losses.shield import ShieldLogit
 from medaegis.attacks.objective import Goal, Objective
 from medaegis.attacks.victim import Victim
 from medaegis.bench.campaign import Campaign
-from medaegis.bench.checks.exact import AtMost, gain, judge
-from medaegis.bench.outcome import Outcomes, broken_by, elsewhere_nothing
+from medaegis.bench.checks.exact import SLIGHT, AtMost, gain, judge
+from medaegis.bench.outcome import Outcomes, broken_by, elsewhere_nothing, harm_of
 from medaegis.bench.plan import Planned, norm_of
 from medaegis.bench.records.evaluation import Control
 from medaegis.bench.store import Piece
@@ -32,6 +32,7 @@ TOLERATED = 0.05  # more undetected success by more effort, or by less knowledge
 ADDED = 0.02  # the same of what a check adds to all that was broken
 ZERO = 0.01  # images without a gradient
 UPHILL = 0.10  # images whose loss rises one grey level along its steepest descent
+LOST = 0.5  # of an answer; an image of which less is left is lost
 PROBE_EPS = 8 / 256
 STAMINA = ((10, 1), (1, 5), (1, 20))  # times the steps, and restarts
 
@@ -55,7 +56,7 @@ def followed(outcomes: Outcomes, classes: int, *always: Objective) -> dict[str, 
 
 def steps_beat_one(outcomes: Outcomes) -> list[Control]:
     """PGD beside FGSM, where both were run."""
-    found = {(p.attack, p.eps): piece["fooled"] for p, piece in outcomes if not p.transferred}
+    found = {(p.attack, p.eps): harm_of(piece, piece["fooled"]) for p, piece in outcomes if not p.transferred}
     pairs = [
         (eps, found["pgd", eps], found["fgsm", eps]) for name, eps in found if name == "pgd" and ("fgsm", eps) in found
     ]
@@ -150,9 +151,9 @@ def knowledge_helps(outcomes: Outcomes, *, adaptive: bool) -> list[Control]:
 
 
 def _best(outcomes: Iterable[tuple[Planned, Piece]]) -> tuple[str, Tensor] | None:
-    """The attack that got most through, and which images."""
-    found = [(p.attack + " on surrogates" * p.transferred, broken_by(piece)) for p, piece in outcomes]
-    return max(found, key=lambda pair: int(pair[1].sum())) if found else None
+    """The attack that did most harm, and how much to each image."""
+    found = [(p.attack + " on surrogates" * p.transferred, harm_of(piece, broken_by(piece))) for p, piece in outcomes]
+    return max(found, key=lambda pair: float(pair[1].sum())) if found else None
 
 
 def gradient_alarms(campaign: Campaign, outcomes: Outcomes) -> list[Control]:
@@ -223,11 +224,11 @@ def guessing_alarm(square: Planned, usual: Tensor, ask: Callable[[Tensor], Tenso
     """Whether Square, which sees answers alone, breaks images that no attack did: then gradients were masked.
 
     Args:
-        usual: which of a few images the attacks broke at an eps, bool `(n,)`.
-        ask: runs `square` on the images at these places among them; which it breaks.
+        usual: which of a few images the attacks broke at an eps, bool `(n,)`, or how far they harmed each.
+        ask: runs `square` on the images at these places among them; likewise.
     """
-    left = (~usual).nonzero().squeeze(1)
-    added = int(ask(left).sum()) if len(left) else 0
+    left = (usual <= LOST).nonzero().squeeze(1)
+    added = int((ask(left).float() - usual[left].float() > SLIGHT).sum()) if len(left) else 0
     passed, judged = judge([AtMost(added, len(usual), ADDED)])
     return Control(
         kind="alarm",

@@ -1,6 +1,8 @@
 """What must come out right in an assessment, or its figures are not to be relied on: controls, and alarms of masked
 gradients (Carlini et al. 2019, On evaluating adversarial robustness, section 3.1). Shares are judged by exact tests
 (`exact`).
+
+Of findings and masks it is compared how much of each answer is lost.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from medaegis.attacks.objective import Goal
 from medaegis.bench.campaign import Campaign
 from medaegis.bench.checks.alarms import (
     ADDED,
+    LOST,
     followed,
     guessing_alarm,
     guessing_is_missing,
@@ -26,14 +29,20 @@ from medaegis.bench.checks.alarms import (
     steps_beat_one,
 )
 from medaegis.bench.checks.controls import FULL, TOLERATED, falls_of, far_out
-from medaegis.bench.checks.exact import AtMost, at_least, judge
-from medaegis.bench.outcome import Outcomes, elsewhere_nothing
+from medaegis.bench.checks.exact import SLIGHT, AtMost, at_least, judge
+from medaegis.bench.outcome import Outcomes, elsewhere_nothing, harm_of
 from medaegis.bench.plan import Planned
 from medaegis.bench.records.evaluation import Control
 from medaegis.bench.store import Piece
 from medaegis.progress import Progress, Stages
+from medaegis.task import TaskName
 
 LONGER = 10  # times the steps
+HARM = {
+    "multi": "Success on an image is 1 less the geometric mean of the chances given to what is true of each finding",
+    "dense": "Success on an image is 1 - Dice",
+}
+HARM_MORE = f"a difference up to {SLIGHT:g} is none, and an image is lost above {LOST:g}."
 
 
 def run_checks(campaign: Campaign, outcomes: Outcomes, progress: Progress) -> tuple[list[Control], Outcomes]:
@@ -57,10 +66,18 @@ def run_checks(campaign: Campaign, outcomes: Outcomes, progress: Progress) -> tu
         found.append(alarm)
         more += outcome
     few, victim = campaign.only(campaign.few(campaign.effort.probed)).sample, campaign.smooth
-    goal = Goal(few.labels, None if campaign.aim == "any wrong class" else few.targets)
+    task = victim.exact.task
+    goal = Goal(few.labels, None if campaign.aim == "any wrong class" else few.targets, task=task)
     losses = followed(outcomes, len(victim.exact.classes), CarliniWagner())
+    if task.name != "single":
+        found = [one.model_copy(update={"detail": f"{one.detail} {told_harm(task.name)}".strip()}) for one in found]
     found += slope_alarms(victim, few.pixels, goal, few.ids, few.seed, losses)
     return found, more
+
+
+def told_harm(task: TaskName) -> str:
+    """What success is in checks where an image has no single class, in words."""
+    return f"{HARM[task]}; {HARM_MORE}"
 
 
 def _plain(planned: Planned) -> bool:
@@ -76,7 +93,7 @@ def _more_change(outcomes: Outcomes) -> list[Control]:
     fooled: dict[str, dict[float, Tensor]] = {}
     for planned, piece in outcomes:
         if planned.value.steps > 1 and find_attack(planned.attack).misleads:
-            fooled.setdefault(planned.attack, {})[planned.eps] = piece["fooled"]
+            fooled.setdefault(planned.attack, {})[planned.eps] = _harm(piece)
     curves = {name: [by[eps] for eps in sorted(by)] for name, by in fooled.items() if len(by) > 1}
     if not curves:
         return []
@@ -96,7 +113,7 @@ def _more_change(outcomes: Outcomes) -> list[Control]:
 def _full_success(campaign: Campaign, plain: Outcomes, progress: Progress) -> Control:
     few = campaign.only(campaign.few(campaign.effort.far))
     cells = far_out((planned for planned, _ in plain), campaign.effort.far_eps)
-    fooled = {p.attack: few.attack(p, progress)["fooled"] for p in cells}
+    fooled = {p.attack: _harm(few.attack(p, progress)) > LOST for p in cells}
     passed, judged = judge([at_least(int(hits.sum()), len(hits), FULL) for hits in fooled.values()])
     return Control(
         name=f"Full success far out, {cells[0].eps_text}",
@@ -115,14 +132,15 @@ def _more_steps(campaign: Campaign, bounded: Outcomes, progress: Progress) -> tu
     names = [planned.attack for planned, _ in plain]
     name = "pgd" if "pgd" in names else names[0]
     rows = campaign.few(campaign.effort.far)
-    found = sorted(((p, piece["fooled"][rows]) for p, piece in plain if p.attack == name), key=lambda pair: pair[0].eps)
+    found = sorted(((p, _harm(piece)[rows]) for p, piece in plain if p.attack == name), key=lambda pair: pair[0].eps)
     short = [pair for pair in found if float(pair[1].float().mean()) < FULL]
     planned, usual = max(short, key=lambda pair: pair[0].eps, default=found[0])
     check = f"More steps change little, {planned.eps_text}"
     longer = replace(planned, steps=LONGER * planned.value.steps, check=check)
     piece = campaign.only(rows).attack(longer, progress)
     turned = _at(bounded, planned.eps, rows)
-    more, added = piece["fooled"], piece["fooled"] & ~turned
+    more = _harm(piece)
+    added = more - turned > SLIGHT
     passed, judged = judge([*falls_of([usual, more]), AtMost(int(added.sum()), len(added), ADDED)])
     alarm = Control(
         kind="alarm",
@@ -147,15 +165,19 @@ def _guessing(campaign: Campaign, bounded: Outcomes, progress: Progress) -> tupl
     def ask(left: Tensor) -> Tensor:
         piece = campaign.only(rows[left]).attack(square, progress)
         more.append((square, elsewhere_nothing(piece, rows[left], len(campaign))))
-        return piece["fooled"]
+        return _harm(piece)
 
     return guessing_alarm(square, _at(bounded, largest.eps, rows), ask), more
 
 
 def _at(outcomes: Outcomes, eps: float, rows: Tensor) -> Tensor:
-    """Which of these images any attack in L-infinity turned at this eps."""
-    here = [piece for p, piece in outcomes if (p.eps, p.value.ball.name) == (eps, "linf")]
-    return torch.stack([piece["fooled"][rows] for piece in here]).any(0)
+    """How far any attack in L-infinity harmed each of these images at this eps."""
+    here = [_harm(piece) for p, piece in outcomes if (p.eps, p.value.ball.name) == (eps, "linf")]
+    return torch.stack([harm[rows] for harm in here]).amax(0)
+
+
+def _harm(piece: Piece) -> Tensor:
+    return harm_of(piece, piece["fooled"])
 
 
 def _share(hits: Tensor) -> str:

@@ -21,6 +21,7 @@ from medaegis.bench.records.evaluation import Judged
 LEVEL = 0.05  # chance to fail a check whose claim only just holds; of several comparisons together (Bonferroni)
 MISS = 0.30  # by so much must a claim be missed ...
 POWER = 0.80  # ... to be found with this chance; where it is not, there are too few images
+SLIGHT = 0.05  # of how much of an image is harmed, a difference that counts as none
 DOUBT = 0.001  # chance left to the discordance of pairs to lie outside its interval (Berger and Boos, 1994)
 GRID = 33  # discordances looked at inside it
 
@@ -123,8 +124,12 @@ Claim = AtMost | Gain
 
 
 def gain(one: Tensor, other: Tensor, margin: float) -> Gain:
-    """Of hits `one` over hits `other`, both bool `(N,)`, of the same images."""
-    return Gain(int((one & ~other).sum()), int((other & ~one).sum()), len(one), margin)
+    """Of hits `one` over hits `other` of the same images, both bool `(N,)`.
+
+    Or of how far each image is harmed, from 0 to 1, where a difference of no more than `SLIGHT` is none.
+    """
+    ahead = one.float() - other.float()
+    return Gain(int((ahead > SLIGHT).sum()), int((ahead < -SLIGHT).sum()), len(one), margin)
 
 
 def judge(claims: Sequence[Claim]) -> tuple[bool | None, Judged]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from medaegis.bench.records.archive import read_record
 from medaegis.bench.records.evaluation import (
@@ -21,10 +21,13 @@ from medaegis.bench.records.evaluation import (
     Norm,
     Share,
 )
+from medaegis.bench.records.quality import Quality
 from medaegis.bench.report.markdown import cascade_tables, controls_table, table
+from medaegis.bench.report.quality import ABOUT, HEADS, LEADING, findings_tables, leading, quality_cells, told_mean
 from medaegis.bench.report.words import (
     NOT_MEASURED,
     beyond,
+    capital,
     count,
     decimal,
     duration,
@@ -35,6 +38,7 @@ from medaegis.bench.report.words import (
 )
 from medaegis.errors import DataError
 from medaegis.sizes import told_size
+from medaegis.task import TaskName
 from medaegis.validation import PictureSize
 
 SMALLEST = "smallest"  # written for the eps of attacks that look for the smallest change
@@ -49,18 +53,31 @@ class Proportion(Model):
     interval: Bounds | None
 
 
-class Standing(Model):
+class OfAnyTask(Model):
+    """What was added for other tasks is not written where an image has one class: its records are what they were."""
+
+    @model_serializer(mode="wrap")
+    def _told(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        told: dict[str, Any] = write(self)
+        untold = {"quality": None, "noise_quality": None, "task": "single"}
+        return {name: value for name, value in told.items() if name not in untold or value != untold[name]}
+
+
+class Standing(OfAnyTask):
     """Right diagnoses of the chosen images. recall: by true class; of two, the second's is the sensitivity, the first's
-    the specificity."""
+    the specificity. Of findings: of the images that have one, where it is found (and the whole is right where every
+    finding is); of masks there is none (and one is right from a Dice of 0.7 on). quality: of findings and masks."""
 
     accuracy: Proportion
     recall: dict[str, Proportion]
+    quality: Quality | None = None
 
 
 class ClassifierWorstCase(Standing):
     """The same with each image as the strongest attack leaves it: wrong if any attack, of whatever norm or eps, made it
-    wrong within this ball. success: share of the attacked images that are. further: what checks tried on few of
-    them, and turned, which counts."""
+    wrong within this ball. success: share of the attacked images that are, of those that were right from the start.
+    further: what checks tried on few of them, and turned, which counts. quality: of each image as the attack leaves it
+    that leaves least, or untouched, each figure by itself; of the logit of each finding the one farthest from right."""
 
     eps: Amount
     eps_text: str
@@ -69,9 +86,10 @@ class ClassifierWorstCase(Standing):
     further: list[Further]
 
 
-class Tried(Model):
+class Tried(OfAnyTask):
     """One attack at one eps, on images diagnosed rightly when clean, towards any wrong class or, if targeted, towards
-    one drawn for each image, which alone counts.
+    one drawn for each image, which alone counts. Of findings and masks all chosen images are attacked, and success and
+    medians are over those that were right when clean.
 
     eps: in pixel units, for L2 the root mean square; null: the attack looks for the smallest change. robust_accuracy:
     of all chosen images, those diagnosed wrongly from the start counted as lost. noise: share turned by the attack's
@@ -79,7 +97,8 @@ class Tried(Model):
     where there is none: linf and l2 (Euclidean length) in pixel units, l0 in pixels, ssim and psnr (decibels) beside
     the clean image (`bench/similarity`). Passes and seconds are per image; verdicts are not counted among the passes.
     gradient: way through the Cushion, null where answers alone are seen.
-    samples: draws of a random Cushion that a step averages over.
+    samples: draws of a random Cushion that a step averages over. quality: of findings and masks; noise_quality: the
+    same under the shuffled changes.
     """
 
     attack: str
@@ -95,6 +114,8 @@ class Tried(Model):
     success: Proportion
     robust_accuracy: Proportion
     noise: Proportion
+    quality: Quality | None = None
+    noise_quality: Quality | None = None
     linf: Amount | None
     l2: Amount | None
     l0: Amount | None
@@ -126,14 +147,16 @@ class Strength(Model):
     passes: Amount
 
 
-class Assessment(Measured):
-    """The whole of assessment.json. chosen: test images drawn; attacked: those of them diagnosed rightly."""
+class Assessment(OfAnyTask, Measured):
+    """The whole of assessment.json. chosen: test images drawn; attacked: those of them diagnosed rightly, of findings
+    and masks all. task: what the labels are."""
 
     format: Literal["medaegis-assessment"] = "medaegis-assessment"
     version: Literal[1] = 1
     seconds: Amount
     classifier: str
-    classes: list[str] = Field(min_length=2)
+    classes: list[str] = Field(min_length=1)
+    task: TaskName = "single"
     backbone: str
     size: PictureSize
     channels: Literal["gray", "rgb"]
@@ -168,11 +191,12 @@ def markdown(found: Assessment) -> str:
     """What was measured, how, and the tables."""
     parts = [
         _source(found),
-        "![Robust accuracy over the size of the change](robust-accuracy.svg)",
+        f"![{capital(LEADING[found.task])} over the size of the change](robust-accuracy.svg)",
         "Worst case: each image as the strongest of all attacks leaves it.",
         _worst(found),
+        *_findings(found),
         *cascade_tables(found.cascade),
-        f"Attacks, each on the {found.attacked} images diagnosed rightly, towards {_goal(found)}; an eps of "
+        f"Attacks, each on {_attacked(found)}, towards {_goal(found)}; an eps of "
         f"{SMALLEST!r} is of one that looks for the smallest change, or for few pixels, however far it takes. Noise: "
         "the attack's own changes with their pixels shuffled. Medians are over the images turned; L2 is the Euclidean "
         "length in units of full brightness, an eps in L2 its root mean square per value. Passes and time: per image.",
@@ -183,7 +207,15 @@ def markdown(found: Assessment) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def _attacked(found: Assessment) -> str:
+    return (
+        f"the {found.attacked} images diagnosed rightly" if found.task == "single" else f"all {found.attacked} images"
+    )
+
+
 def _goal(found: Assessment) -> str:
+    if found.task != "single":
+        return "any wrong answer"
     return "a wrong class drawn for each, which alone counts" if found.targeted else "any wrong class"
 
 
@@ -197,24 +229,32 @@ def _source(found: Assessment) -> str:
         f"{found.data.split} split by {found.data.split_by} ({counts}). Classifier {found.classifier[:12]}: "
         f"{found.backbone}, {told_size(found.size)} {found.channels}, {behind}. The attacker knows it all. Shares with "
         "their 95 % intervals (Wilson, by patient where patients are known)."
-    )
+    ) + (f" {ABOUT[found.task]}" if found.task != "single" else "")
 
 
 def _worst(found: Assessment) -> str:
-    names = [f"recall {name}" for name in found.classes]
-    if len(found.classes) == 2:
+    names = [f"recall {name}" for name in found.classes] if found.task == "single" else []
+    if len(names) == 2:
         names = [f"specificity ({found.classes[0]})", f"sensitivity ({found.classes[1]})"]
-    rows = [["clean", *_standing(found.clean, found.classes), "", ""]]
+    told = found.classes if found.task == "single" else []
+    rows = [["clean", *quality_cells(found.clean.quality), *_standing(found.clean, told), "", ""]]
     rows += [
         [
             eps_name(worst.eps_text, worst.norm),
-            *_standing(worst, found.classes),
+            *quality_cells(worst.quality),
+            *_standing(worst, told),
             _told(worst.success),
             beyond(worst.further),
         ]
         for worst in found.worst_case
     ]
-    return table(["eps", "robust accuracy", *names, "success of the attacker", "of it by checks on few images"], rows)
+    heads = ("robust accuracy", *names, "success of the attacker", "of it by checks on few images")
+    return table(["eps", *HEADS[found.task], *heads], rows)
+
+
+def _findings(found: Assessment) -> list[str]:
+    worst = {eps_name(row.eps_text, row.norm): row for row in found.worst_case}
+    return findings_tables({name: row.quality for name, row in {"clean": found.clean, **worst}.items()})
 
 
 def _standing(standing: Standing, classes: list[str]) -> list[str]:
@@ -224,7 +264,8 @@ def _standing(standing: Standing, classes: list[str]) -> list[str]:
 def _attacks(found: Assessment) -> str:
     ways = found.cushion != "none"
     heads = (
-        *("attack", "eps", "steps", *(["gradient"] if ways else []), "n", "success", "robust accuracy", "noise"),
+        *("attack", "eps", "steps", *(["gradient"] if ways else []), *HEADS[found.task]),
+        *("n", "success", "robust accuracy", "noise"),
         *("median L∞", "median L2", "median pixels", "SSIM", "PSNR", "forwards", "backwards", "time"),
     )
     return table(heads, [_row(tried, ways) for tried in found.attacks])
@@ -237,10 +278,13 @@ def _row(tried: Tried, ways: bool) -> list[str]:
         eps_name(tried.eps_text, tried.norm),
         f"{tried.steps}" if tried.restarts == 1 else f"{tried.steps} x {tried.restarts}",
         *([f"{gradient_name(tried.gradient)}{draws}"] if ways else []),
+        *quality_cells(tried.quality),
         str(tried.success.n),
         _told(tried.success),
         _told(tried.robust_accuracy),
-        percent(tried.noise.share),
+        percent(tried.noise.share)
+        if tried.noise_quality is None
+        else told_mean(leading(tried.noise_quality), bounds=False),
         size_name(tried.linf, "Linf"),
         size_name(tried.l2, "L2"),
         count(None if tried.l0 is None else round(tried.l0)),

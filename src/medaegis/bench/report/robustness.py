@@ -1,4 +1,7 @@
-"""The figure of an assessment: robust accuracy over eps, a panel per norm, a line per attack and the worst case."""
+"""The figure of an assessment: robust accuracy over eps, a panel per norm, a line per attack and the worst case.
+
+Of findings it is their mean AUROC, of masks their mean Dice.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,9 @@ from matplotlib.ticker import PercentFormatter
 from medaegis.bench.analyse.figures import Drawn, saved
 from medaegis.bench.records.assessment import Assessment, Proportion, Tried
 from medaegis.bench.records.evaluation import Norm
+from medaegis.bench.records.quality import Quality
 from medaegis.bench.report.plots import INK, LOOKS, MUTED, PLAIN, WIDTH, columns, eps_axis, legend, styled_figure
+from medaegis.bench.report.quality import LEADING, leading
 from medaegis.bench.report.words import gradient_name, shortened
 from medaegis.sizes import told_size
 
@@ -24,21 +29,23 @@ def robustness_figure(found: Assessment) -> Drawn:
         panels = figure.subplots(1, len(norms), squeeze=False, sharey=True)[0]
         for axes, norm in zip(panels, norms, strict=True):
             _panel(axes, found, norm, looks)
-        panels[0].set_ylabel("robust accuracy")
+        panels[0].set_ylabel(LEADING[found.task])
         legend(figure, *panels, above=True)
         victim = f"{shortened(found.backbone, 24)}, {told_size(found.size)}, Cushion {found.cushion}"
         return saved(figure, f"{victim} · {found.data.spec}, {found.chosen} images · seed {found.seed}")
 
 
 def _panel(axes: Axes, found: Assessment, norm: Norm, looks: dict[str, tuple[str, str, str]]) -> None:
-    worst = [(row.eps, row.accuracy) for row in found.worst_case if row.norm == norm]
-    points = [(eps, share.share) for eps, share in worst if share.share is not None]
+    worst = [(row.eps, *_left(row.accuracy, row.quality)) for row in found.worst_case if row.norm == norm]
+    points = [(eps, value) for eps, value, _ in worst if value is not None]
     axes.plot(*columns(points), color=INK, marker="o", markersize=4.5, linewidth=2.2, zorder=2.5, label="worst case")
-    band = [(eps, *share.interval) for eps, share in worst if share.interval is not None]
+    band = [(eps, *bounds) for eps, _, bounds in worst if bounds is not None]
     if band:
         where, low, high = columns(band)
         axes.fill_between(where, low, high, color=INK, alpha=0.10, linewidth=0)
-    _clean(axes, found.clean.accuracy)
+    clean, _ = _left(found.clean.accuracy, found.clean.quality)
+    if clean is not None:
+        axes.axhline(clean, color=MUTED, linestyle=(0, (3, 2)), linewidth=1.0, label="clean images")
     for name, (colour, line, marker) in looks.items():
         mine = [t for t in found.attacks if (_name(found, t), t.norm) == (name, norm) and t.eps is not None]
         if mine:
@@ -55,7 +62,8 @@ def _panel(axes: Axes, found: Assessment, norm: Norm, looks: dict[str, tuple[str
     eps_axis(axes, [(row.eps, row.eps_text) for row in found.worst_case])
     axes.set_title("L∞" if norm == "Linf" else "L2, root mean square")
     axes.set_ylim(-0.02, 1.02)
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    if found.task == "single":
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
 
 
 def _name(found: Assessment, tried: Tried) -> str:
@@ -65,10 +73,13 @@ def _name(found: Assessment, tried: Tried) -> str:
 
 
 def _points(rows: Sequence[Tried]) -> list[tuple[float, float]]:
-    found = [(t.eps, t.robust_accuracy.share) for t in rows]
-    return sorted((eps, share) for eps, share in found if eps is not None and share is not None)
+    found = [(t.eps, _left(t.robust_accuracy, t.quality)[0]) for t in rows]
+    return sorted((eps, value) for eps, value in found if eps is not None and value is not None)
 
 
-def _clean(axes: Axes, accuracy: Proportion) -> None:
-    if accuracy.share is not None:
-        axes.axhline(accuracy.share, color=MUTED, linestyle=(0, (3, 2)), linewidth=1.0, label="clean images")
+def _left(accuracy: Proportion, quality: Quality | None) -> tuple[float | None, tuple[float, float] | None]:
+    """What is left, and its interval."""
+    if quality is None:
+        return accuracy.share, accuracy.interval
+    found = leading(quality)
+    return (None, None) if found is None else (found.value, found.interval)

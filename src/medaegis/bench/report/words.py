@@ -98,6 +98,11 @@ def shortened(text: str, length: int) -> str:
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
+def capital(text: str) -> str:
+    """With a capital letter to begin with; the others stay."""
+    return text[:1].upper() + text[1:]
+
+
 def eps_name(eps_text: str, norm: Norm) -> str:
     """How a figure names the size of a change."""
     return eps_text if norm == "Linf" else f"L2 {eps_text}"
