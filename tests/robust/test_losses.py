@@ -9,7 +9,7 @@ from tests.models.drawn import CONFIG, squares
 from medaegis.errors import ConfigError
 from medaegis.models import training
 from medaegis.models.learning import Batch
-from medaegis.robust import Answer, Hat, Inner, Mart, Noise, Robust, Trades, parse_recipe
+from medaegis.robust import Answer, Distilled, Hat, Inner, Mart, Noise, Robust, Trades, parse_recipe
 from medaegis.task import SINGLE
 
 
@@ -78,11 +78,45 @@ def answers_of(classifier, x):
         return classifier(x).tolist()
 
 
-def test_of_two_helpers_each_is_another_recipe():
+@pytest.mark.parametrize("name", ["hat", "distillation"])
+def test_of_two_helpers_each_is_another_recipe(name):
     one, two = (training._Run(*squares(), CONFIG.model_copy(update={"seed": seed})).classifier for seed in (0, 1))
-    first, second = (parse_recipe("hat", helper=helper).identity() for helper in (one, two))
+    first, second = (parse_recipe(name, helper=helper).identity() for helper in (one, two))
     assert first != second
-    assert first == parse_recipe("hat", helper=one).identity()
+    assert first == parse_recipe(name, helper=one).identity()
+
+
+def test_a_teacher_learns_the_labels_at_its_temperature(run, batch):
+    batch, _ = batch
+    with torch.no_grad():
+        logits = run.classifier(batch.x).double().tolist()
+    rows = zip(logits, batch.labels.tolist(), strict=True)
+    expected = sum(-math.log(softmax([value / 7 for value in row])[y]) for row, y in rows) / 6
+    assert Distilled(temperature=7.0)(run, batch, batch.x).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_student_learns_what_its_teacher_says_of_the_clean_images(run, batch):
+    """Papernot 2016, eq. 10: the cross-entropy with soft labels; here less their entropy, with the same gradients."""
+    batch, changed = batch
+    helper = training._Run(*squares(), CONFIG.model_copy(update={"seed": 5})).classifier.eval()
+    soft = [softmax([value / 3 for value in row]) for row in answers_of(helper, batch.x)]
+    said = (run.classifier(changed) / 3).log_softmax(1)
+    published = -(torch.tensor(soft) * said).sum(1).mean()
+    entropy = sum(-p * math.log(p) for row in soft for p in row) / 6
+    found = Distilled(temperature=3.0, helper=helper)(run, batch, changed)
+    assert found.item() == pytest.approx(published.item() - entropy, rel=1e-4, abs=1e-7)
+    weights = list(run.classifier.parameters())
+    for ours, theirs in zip(torch.autograd.grad(found, weights), torch.autograd.grad(published, weights), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-6)
+    assert not any(weight.grad is not None for weight in helper.parameters())
+
+
+@pytest.mark.parametrize("kind", [Hat, Distilled])
+def test_a_helper_that_knows_other_classes_is_refused(run, batch, kind):
+    helper = training._Run(*squares(), CONFIG).classifier
+    helper.classes = ("dark", "dim")
+    with pytest.raises(ConfigError, match=r"knows dark, dim, and dark, bright are to be learned"):
+        kind(helper=helper)(run, *batch)
 
 
 @pytest.mark.parametrize("kind", [Answer, Trades, Mart])
@@ -132,8 +166,13 @@ def test_mart_is_for_one_class_an_image(run, batch):
         lambda: Inner(eps=0.1, steps=2, least_steps=3),
         lambda: Noise(eps=0.0),
         lambda: Trades(beta=-1.0),
+        lambda: Distilled(temperature=0.5),
+        lambda: Distilled(temperature=float("inf")),
+        lambda: Robust(inner=None, loss=Trades(), average=0.5),
+        lambda: Robust(inner=None, chance=0.5),
+        lambda: Robust(inner=None, loss=Distilled(), share=0.5),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(wrong):
-    with pytest.raises(ValueError, match=r"share|replays|eps|steps|beta"):
+    with pytest.raises(ValueError, match=r"share|replays|eps|steps|beta|temperature|changes none"):
         wrong()

@@ -33,11 +33,15 @@ def weights(folder):
 
 
 NAMES = [*RECIPES, "trades+awp+average"]
+HELPED = [name for name, named in RECIPES.items() if "helper" in named.takes]
+UNSCORED = ("teacher", "distillation")
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_stopped_it_goes_on_to_the_same_weights(name, helper, tmp_path, monkeypatch):
-    recipe = parse_recipe(name, eps=16 / 255, helper=helper if name == "hat" else None)
+    given = {"eps": 16 / 255, "helper": helper, "temperature": 5.0, "beta": None}
+    takes = RECIPES[name.partition("+")[0]].takes
+    recipe = parse_recipe(name, **{option: given[option] for option in takes})
     config = SHORT.model_copy(update={"epochs": 2 * recipe.replays})
     monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
     train_classifier(*squares(), config, tmp_path / "whole", recipe=recipe)
@@ -50,7 +54,9 @@ def test_stopped_it_goes_on_to_the_same_weights(name, helper, tmp_path, monkeypa
     told, again = read_training(tmp_path / "whole"), read_training(tmp_path / "cut")
     assert told["recipe"] == again["recipe"] == recipe.identity()
     assert [told[entry] for entry in ("history", "passes")] == [again[entry] for entry in ("history", "passes")]
-    assert all(0 <= entry["val"]["robust_accuracy"] <= 1 for entry in told["history"])
+    scores = [entry["val"].get("robust_accuracy") for entry in told["history"]]
+    assert all(score is None if name in UNSCORED else 0 <= score <= 1 for score in scores)
+    assert ("kept_epoch" in told) == (name not in UNSCORED)
 
 
 @pytest.mark.parametrize(
@@ -64,12 +70,14 @@ def test_stopped_it_goes_on_to_the_same_weights(name, helper, tmp_path, monkeypa
         ("free", 4, 4),
         ("growing", 2, 2),
         ("noise", 1, 1),
+        ("teacher", 1, 1),
+        ("distillation", 2, 1),  # and the teacher's answer
         ("pgd-at+awp", 12, 12),
     ],
 )
 def test_what_it_costs(name, forwards, backwards, helper, tmp_path):
     """Passes for each image that is learned from, in each epoch."""
-    recipe = parse_recipe(name, helper=helper if name == "hat" else None)
+    recipe = parse_recipe(name, helper=helper if name in HELPED else None)
     config = CONFIG.model_copy(update={"epochs": recipe.replays})
     dataset, split = squares()
     train_classifier(dataset, split, config, tmp_path / "c", recipe=recipe)
@@ -227,9 +235,14 @@ def test_another_recipe_is_another_run(tmp_path, monkeypatch):
         ("trades+swa", {}, "no add-on"),
         ("trades+awp+awp", {}, "said twice"),
         ("free+awp", {}, "leave \\+awp out"),
-        ("pgd-at", {"beta": 3.0}, "no such weight"),
+        ("pgd-at", {"beta": 3.0}, "pgd-at has no use for one; leave it out; it is for trades, mart, hat"),
+        ("teacher", {"eps": 0.1}, "no use for one"),
+        ("trades", {"temperature": 5.0}, "it is for teacher, distillation"),
+        ("teacher", {"temperature": 0.5}, "temperature"),
+        ("distillation", {}, "--robust teacher"),
         ("trades", {"beta": float("nan")}, "beta"),
         ("trades", {"eps": 0.0}, "eps"),
+        ("noise", {"eps": 2.0}, "eps"),
         ("hat", {}, "--helper"),
     ],
 )

@@ -80,7 +80,7 @@ def train(
         typer.Option(
             "--robust",
             help="Adversarial training: pgd-at, trades, mart, hat, mpadvt; faster ones fgsm-at, free, growing; noise, "
-            "for certify. +awp and +average may be joined to it, as trades+average.",
+            "for certify; teacher, then distillation. +awp and +average may be joined to it, as trades+average.",
             show_default="plain training",
         ),
     ] = None,
@@ -94,7 +94,15 @@ def train(
     ] = None,
     helper: Annotated[
         Path | None,
-        typer.Option("--helper", help="For hat: the folder of a plainly trained classifier.", show_default=False),
+        typer.Option(
+            "--helper",
+            help="For hat: the folder of a plainly trained classifier; for distillation: that of the teacher.",
+            show_default=False,
+        ),
+    ] = None,
+    temperature: Annotated[
+        float | None,
+        typer.Option("--temperature", help="Of teacher and distillation, the same for both.", show_default="20"),
     ] = None,
     taps: Annotated[
         str | None,
@@ -164,7 +172,7 @@ def train(
         seed=seed,
         device=device,
     )
-    recipe = _recipe(robust, eps, beta, helper)
+    recipe = _recipe(robust, eps, beta, helper, temperature)
     drawn = seed if split_seed is None else split_seed
     sides, colours = picture_size(size), datasets.channels_of(spec, channels)
     dataset = datasets.load(spec, size=sides, channels=colours, images=images, seed=drawn)
@@ -208,17 +216,20 @@ def train(
         )
 
 
-def _recipe(robust: str | None, eps: str | None, beta: float | None, helper: Path | None) -> Robust | None:
+def _recipe(
+    robust: str | None, eps: str | None, beta: float | None, helper: Path | None, temperature: float | None
+) -> Robust | None:
     """What the options ask for; told before any image is read."""
     from medaegis.attacks.balls import parse_eps
     from medaegis.models.store import load_classifier
     from medaegis.robust import parse_recipe
 
     if robust is None:
-        given = {"--eps": eps, "--beta": beta, "--helper": helper}
+        given = {"--eps": eps, "--beta": beta, "--helper": helper, "--temperature": temperature}
         for option, value in given.items():
             if value is not None:
                 raise ConfigError(f"{option} {value}", "is for robust training", "say which: --robust pgd-at")
         return None
     plain = None if helper is None else load_classifier(helper)
-    return parse_recipe(robust, eps=None if eps is None else parse_eps(eps), beta=beta, helper=plain)
+    radius = None if eps is None else parse_eps(eps)
+    return parse_recipe(robust, eps=radius, beta=beta, helper=plain, temperature=temperature)

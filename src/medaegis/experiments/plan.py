@@ -268,7 +268,7 @@ class _Tasks:
         method, needs = self.experiment.method[self.place["method"]], {}
         if backbone is None and method.robust != CLEAN:  # who attacks with another network has a plain one
             plain = Task("classifier", told, {}, self.source, self.device, self.threads)
-            needs = {"helper": plain} if find_recipe(method.robust)[0].helped else {}
+            needs = {"helper": plain} if "helper" in find_recipe(method.robust)[0].takes else {}
             told = {**told, "robust": method.model_dump(mode="json")}
         return Task("classifier", told, needs, self.source, self.device, self.threads)
 

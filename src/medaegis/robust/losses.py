@@ -43,7 +43,7 @@ class Trades(_Loss):
     """
 
     kind: Literal["trades"] = "trades"
-    beta: float = Field(default=6.0, ge=0)
+    beta: float = Field(default=6.0, ge=0, allow_inf_nan=False)
 
     def __call__(self, learner: Trainer, batch: Batch, changed: Tensor) -> Tensor:
         clean, away = learner.logits(batch.x), learner.logits(changed)
@@ -59,7 +59,7 @@ class Mart(_Loss):
     """
 
     kind: Literal["mart"] = "mart"
-    beta: float = Field(default=6.0, ge=0)
+    beta: float = Field(default=6.0, ge=0, allow_inf_nan=False)
 
     def __call__(self, learner: Trainer, batch: Batch, changed: Tensor) -> Tensor:
         if learner.task.name != "single":
@@ -72,7 +72,29 @@ class Mart(_Loss):
         return learner.mean(boosted + self.beta * unsure * learner.task.divergences(away, clean), batch.labels)
 
 
-class Hat(_Loss):
+class _Helped(_Loss):
+    helper: Classifier | None = Field(default=None, exclude=True)
+
+    def identity(self) -> dict[str, Any]:
+        return super().identity() | ({} if self.helper is None else {"helper": weights_fingerprint(self.helper)})
+
+    def told(self, helper: Classifier, learner: Trainer, x: Tensor) -> Tensor:
+        """Logits of the helper, without gradients.
+
+        Raises:
+            ConfigError: it knows other classes.
+        """
+        if (helper.classes, helper.task) != (learner.classifier.classes, learner.task):
+            problem = (
+                f"knows {', '.join(helper.classes)}, and {', '.join(learner.classifier.classes)} are to be learned"
+            )
+            raise ConfigError("helper", problem, "give one that was trained on the same classes")
+        with torch.no_grad():
+            learner.spent(len(x), 0)
+            return helper.to(x.device).eval()(x)  # type: ignore[no-any-return]
+
+
+class Hat(_Helped):
     """TRADES, and images changed beyond the ball labelled by a plainly trained network (HAT, Rade 2022, eq. 5).
 
     Attributes:
@@ -81,18 +103,13 @@ class Hat(_Loss):
     """
 
     kind: Literal["hat"] = "hat"
-    beta: float = Field(default=6.0, ge=0)
+    beta: float = Field(default=6.0, ge=0, allow_inf_nan=False)
     gamma: float = Field(default=1.0, ge=0)
     reach: float = Field(default=2.0, ge=1)
     helper: Classifier = Field(exclude=True)
 
-    def identity(self) -> dict[str, Any]:
-        return super().identity() | {"helper": weights_fingerprint(self.helper)}
-
     def __call__(self, learner: Trainer, batch: Batch, changed: Tensor) -> Tensor:
-        with torch.no_grad():
-            learner.spent(len(changed), 0)
-            said = learner.task.predicted(self.helper.to(changed.device).eval()(changed))
+        said = learner.task.predicted(self.told(self.helper, learner, changed))
         clean, away = learner.logits(batch.x), learner.logits(changed)
         beyond = learner.logits(batch.x + self.reach * (changed - batch.x))
         apart = learner.mean(learner.task.divergences(away, clean), batch.labels)
@@ -100,4 +117,27 @@ class Hat(_Loss):
         return plain + self.beta * apart + self.gamma * learner.loss(beyond, said)
 
 
-RobustLoss = Annotated[Answer | Trades | Mart | Hat, Field(discriminator="kind")]
+class Distilled(_Helped):
+    """What a teacher says of the clean images, learned with all logits divided by a temperature (Papernot 2016).
+
+    The divergence from the teacher's answer: the paper's cross-entropy with its soft labels, less their entropy, which
+    no weight of the student changes. The student is used at temperature 1, where its logits are so many times as far
+    apart: slopes of the cross-entropy vanish, and nothing else is gained (Carlini 2017, section VIII).
+
+    Attributes:
+        temperature: of both.
+        helper: the teacher, trained at that temperature itself; None: the true labels are learned, which makes one.
+    """
+
+    kind: Literal["distilled"] = "distilled"
+    temperature: float = Field(default=20.0, ge=1, allow_inf_nan=False)
+
+    def __call__(self, learner: Trainer, batch: Batch, changed: Tensor) -> Tensor:
+        said = learner.logits(changed) / self.temperature
+        if self.helper is None:
+            return learner.loss(said, batch.labels)
+        soft = self.told(self.helper, learner, batch.x) / self.temperature
+        return learner.mean(learner.task.divergences(said, soft), batch.labels)
+
+
+RobustLoss = Annotated[Answer | Trades | Mart | Hat | Distilled, Field(discriminator="kind")]

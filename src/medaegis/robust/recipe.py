@@ -20,7 +20,7 @@ from medaegis.draws import Draws
 from medaegis.images.datasets import Dataset
 from medaegis.models.classifier import Classifier
 from medaegis.models.learning import Batch, Trainer
-from medaegis.robust.losses import Answer, RobustLoss
+from medaegis.robust.losses import Answer, Distilled, RobustLoss
 from medaegis.robust.perturbing import Inner, Noise
 
 WATCHED, WATCH_STEPS = 200, 10  # images and steps of the attack that scores an epoch
@@ -35,7 +35,7 @@ class Robust(BaseModel):
     {'kind': 'trades', 'beta': 3.0}
 
     Attributes:
-        inner: how images are changed.
+        inner: how images are changed; None: they are not, and no epoch is scored.
         loss: what is minimised.
         share: of each batch that is changed, the others are learned from as they are; with `Answer` alone.
         chance: of a batch being changed at all (MPAdvT).
@@ -46,7 +46,7 @@ class Robust(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    inner: Inner | Noise
+    inner: Inner | Noise | None
     loss: RobustLoss = Field(default_factory=Answer)
     share: float = Field(default=1.0, gt=0, le=1)
     chance: float = Field(default=1.0, gt=0, le=1)
@@ -58,6 +58,10 @@ class Robust(BaseModel):
     def _fits(self) -> Robust:
         if (self.share < 1 or self.replays > 1) and not isinstance(self.loss, Answer):
             raise ValueError("a share of the batch and replays go with the plain loss alone")
+        if self.inner is None and not isinstance(self.loss, Answer | Distilled):
+            raise ValueError("this loss is of changed images, and inner changes none")
+        if self.inner is None and (self.share < 1 or self.chance < 1 or self.replays > 1):
+            raise ValueError("nothing is changed, so there is no share, chance or replay of it")
         if self.replays > 1 and (isinstance(self.inner, Noise) or self.awp):
             raise ValueError("replays go on by the steps' own gradients, which noise and moved weights do not have")
         return self
@@ -73,6 +77,8 @@ class Robust(BaseModel):
 
     def changed(self, learner: Trainer, batch: Batch) -> Tensor:
         """The images to learn from, in the order of the batch; the last ones are the changed share."""
+        if self.inner is None:
+            return batch.x
         if self.chance < 1:
             lot = Draws(batch.seed, torch.zeros(1, dtype=torch.int64), "robust/chance").uniform(1).item()
             if lot >= self.chance:
@@ -101,8 +107,10 @@ class Robust(BaseModel):
     def score(self, classifier: Classifier, dataset: Dataset, places: Sequence[int], *, seed: int) -> dict[str, Any]:
         """Robust accuracy over at most 200 validation images: under PGD with 10 steps at eps, or under the noise.
 
-        Of findings the share that is right, of masks the mean Dice.
+        Of findings the share that is right, of masks the mean Dice. Nothing where images are not changed.
         """
+        if self.inner is None:
+            return {}
         task = classifier.task
         until: Until = "broken" if task.name == "single" else "end"  # elsewhere more than one answer can be lost
         chosen = torch.tensor(places)

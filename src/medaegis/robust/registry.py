@@ -8,11 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
+from typing import Any
+
+from pydantic import ValidationError
 
 from medaegis.attacks.balls import parse_eps
 from medaegis.errors import ConfigError
 from medaegis.models.classifier import Classifier
-from medaegis.robust.losses import Answer, Hat, Mart, Trades
+from medaegis.robust.losses import Answer, Distilled, Hat, Mart, Trades
 from medaegis.robust.perturbing import Inner, Noise
 from medaegis.robust.recipe import Robust
 
@@ -29,55 +32,66 @@ class Named:
 
     Attributes:
         title, source: what it is, and where it comes from.
-        make: the recipe at an eps in units of full brightness, with a weight beta (None: its own), and a plainly
-            trained helper.
-        weighs: whether it has a beta; helped: whether it needs a helper.
+        make: the recipe, given what it takes by name; of what is left out it has its own.
+        takes: "eps", in units of full brightness; "beta", the weight of a divergence; "temperature"; and "helper", a
+            trained classifier.
         eps: what it takes where none is said, as it is written.
         inner_passes: forwards and backwards an image of the inner attack, for estimates.
     """
 
     title: str
     source: str
-    make: Callable[[float, float | None, Classifier | None], Robust]
-    weighs: bool = False
-    helped: bool = False
+    make: Callable[..., Robust]
+    takes: tuple[str, ...] = ("eps",)
     eps: str = "8/255"
     inner_passes: int = 0
 
 
-def _hat(eps: float, beta: float | None, helper: Classifier | None) -> Robust:
-    if helper is None:
+def _hat(eps: float, **given: Any) -> Robust:
+    if "helper" not in given:
         problem = "needs a plainly trained classifier of the same images, which labels those beyond the ball"
         raise ConfigError("hat", problem, "train one without --robust first, and name it: --helper CLASSIFIER_DIR")
-    loss = Hat(helper=helper) if beta is None else Hat(helper=helper, beta=beta)
-    return Robust(inner=_divergent(eps), loss=loss)
+    return Robust(inner=_divergent(eps), loss=Hat(**given))
+
+
+def _distillation(**given: Any) -> Robust:
+    if "helper" not in given:
+        problem = "needs a teacher of the same images, trained at the same temperature"
+        raise ConfigError("distillation", problem, "train one with --robust teacher, and name it: --helper TEACHER_DIR")
+    return Robust(inner=None, loss=Distilled(**given))
 
 
 def _divergent(eps: float) -> Inner:
     return Inner(eps=eps, start="near", follows="divergence")
 
 
-def _trades(eps: float, beta: float | None, helper: Classifier | None) -> Robust:
-    return Robust(inner=_divergent(eps), loss=Trades() if beta is None else Trades(beta=beta))
-
-
-def _mart(eps: float, beta: float | None, helper: Classifier | None) -> Robust:
-    return Robust(inner=Inner(eps=eps, start="near"), loss=Mart() if beta is None else Mart(beta=beta))
-
-
 RECIPES: dict[str, Named] = {
-    "pgd-at": Named("PGD, 10 steps", "Madry 2018", lambda eps, *_: Robust(inner=Inner(eps=eps)), inner_passes=20),
+    "pgd-at": Named("PGD, 10 steps", "Madry 2018", lambda eps: Robust(inner=Inner(eps=eps)), inner_passes=20),
     "trades": Named(
-        "TRADES: clean loss, and divergence from the clean answer", "Zhang 2019", _trades, weighs=True, inner_passes=24
+        "TRADES: clean loss, and divergence from the clean answer",
+        "Zhang 2019",
+        lambda eps, **given: Robust(inner=_divergent(eps), loss=Trades(**given)),
+        takes=("eps", "beta"),
+        inner_passes=24,
     ),
-    "mart": Named("MART: TRADES that minds misclassified images", "Wang 2020", _mart, weighs=True, inner_passes=22),
+    "mart": Named(
+        "MART: TRADES that minds misclassified images",
+        "Wang 2020",
+        lambda eps, **given: Robust(inner=Inner(eps=eps, start="near"), loss=Mart(**given)),
+        takes=("eps", "beta"),
+        inner_passes=22,
+    ),
     "hat": Named(
-        "HAT: TRADES, helped by a plainly trained network", "Rade 2022", _hat, weighs=True, helped=True, inner_passes=28
+        "HAT: TRADES, helped by a plainly trained network",
+        "Rade 2022",
+        _hat,
+        takes=("eps", "beta", "helper"),
+        inner_passes=28,
     ),
     "mpadvt": Named(
         "MPAdvT: every second batch attacked, radius and steps drawn anew",
         "Xu 2021 (0.01 to 0.04, up to 10 steps)",
-        lambda eps, *_: Robust(
+        lambda eps: Robust(
             inner=Inner(eps=eps, least_eps=eps / 4, steps=10, least_steps=1, step_size=1 / 255), chance=0.5
         ),
         eps="0.04",
@@ -86,34 +100,49 @@ RECIPES: dict[str, Named] = {
     "fgsm-at": Named(
         "one step of 1.25 eps from a random start",
         "Wong 2020",
-        lambda eps, *_: Robust(inner=Inner(eps=eps, steps=1, step_size=1.25 * eps)),
+        lambda eps: Robust(inner=Inner(eps=eps, steps=1, step_size=1.25 * eps)),
         inner_passes=2,
     ),
     "free": Named(
         "four steps for each batch, one pass for image and weights",
         "Shafahi 2019",
-        lambda eps, *_: Robust(inner=Inner(eps=eps, steps=0, step_size=eps), replays=4),
+        lambda eps: Robust(inner=Inner(eps=eps, steps=0, step_size=eps), replays=4),
     ),
     "growing": Named(
         "half of each batch attacked by two steps, within a radius that grows",
         "after Madry 2018 and Wong 2020",
-        lambda eps, *_: Robust(inner=Inner(eps=eps, steps=2, step_size=eps, growth=0.5), share=0.5),
+        lambda eps: Robust(inner=Inner(eps=eps, steps=2, step_size=eps, growth=0.5), share=0.5),
         inner_passes=2,
     ),
     "noise": Named(
         "normal noise of deviation eps, for `medaegis certify`",
         "Cohen 2019",
-        lambda eps, *_: Robust(inner=Noise(eps=eps), loss=Answer()),
+        lambda eps: Robust(inner=Noise(eps=eps), loss=Answer()),
         eps="0.25",
+    ),
+    "teacher": Named(
+        "plain training at a temperature, for distillation",
+        "Papernot 2016",
+        lambda **given: Robust(inner=None, loss=Distilled(**given)),
+        takes=("temperature",),
+    ),
+    "distillation": Named(
+        "defensive distillation: what the teacher says, at its temperature",
+        "Papernot 2016",
+        _distillation,
+        takes=("temperature", "helper"),
     ),
 }
 
 
-def find_recipe(text: str, *, beta: float | None = None) -> tuple[Named, tuple[str, ...]]:
+def find_recipe(text: str, **given: Any) -> tuple[Named, tuple[str, ...]]:
     """The entry of a name, and the add-ons joined to it.
 
+    Args:
+        given: options for it, by name; None: not given.
+
     Raises:
-        ConfigError: no such name or add-on, or a beta that it has no use for.
+        ConfigError: no such name or add-on, or an option that it has no use for.
     """
     name, *more = text.split("+")
     if name not in RECIPES:
@@ -127,14 +156,20 @@ def find_recipe(text: str, *, beta: float | None = None) -> tuple[Named, tuple[s
             raise ConfigError(f"robust training {text!r:.60}", f"{one!r} {what}", f"add-ons are {', '.join(ADD_ONS)}")
     if name == "free" and "awp" in more:
         raise ConfigError(f"robust training {text}", "free goes with no weight perturbation", "leave +awp out")
-    if beta is not None and not named.weighs:
-        weighing = ", ".join(key for key, value in RECIPES.items() if value.weighs)
-        raise ConfigError(f"beta {beta:g}", f"{name} has no such weight", f"leave it out; it is for {weighing}")
+    for option, value in given.items():
+        if value is not None and option not in named.takes:
+            having = ", ".join(key for key, entry in RECIPES.items() if option in entry.takes)
+            raise ConfigError(option, f"{name} has no use for one", f"leave it out; it is for {having}")
     return named, tuple(more)
 
 
 def parse_recipe(
-    text: str, *, eps: float | None = None, beta: float | None = None, helper: Classifier | None = None
+    text: str,
+    *,
+    eps: float | None = None,
+    beta: float | None = None,
+    helper: Classifier | None = None,
+    temperature: float | None = None,
 ) -> Robust:
     """The recipe of a name, with add-ons joined to it: `trades`, `pgd-at+awp+average`.
 
@@ -144,16 +179,22 @@ def parse_recipe(
     Args:
         eps: in units of full brightness; None: the recipe's own.
         beta: weight of the divergence, of those that have one; None: 6.
-        helper: a plainly trained classifier, for "hat".
+        helper: a plainly trained classifier for "hat", the teacher for "distillation".
+        temperature: of "teacher" and "distillation", the same for both; None: 20.
 
     Raises:
-        ConfigError: as `find_recipe`; a helper that it has no use for or that is missing, an eps out of range.
+        ConfigError: as `find_recipe`; a helper that is missing, a number out of range.
     """
-    named, more = find_recipe(text, beta=beta)
-    if helper is not None and not named.helped:
-        raise ConfigError("helper", f"{text} has no use for one", "leave it out; it is for hat")
-    radius = parse_eps(named.eps) if eps is None else eps
-    if not 0 < radius <= 1 or (beta is not None and not 0 <= beta < float("inf")):
-        raise ConfigError(f"robust training {text}", f"eps {radius:g}, beta {beta}", "give an eps above 0, as 8/255")
+    options: dict[str, Any] = {"eps": eps, "beta": beta, "helper": helper, "temperature": temperature}
+    named, more = find_recipe(text, **options)
+    given = {option: value for option, value in options.items() if value is not None}
+    if "eps" in named.takes:
+        given.setdefault("eps", parse_eps(named.eps))
+    try:
+        made = named.make(**given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        problem = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        raise ConfigError(f"robust training {text}", problem, "give one in that range, an eps as 8/255") from error
     changes = {"awp": AWP if "awp" in more else 0.0, "average": AVERAGE if "average" in more else 0.0}
-    return named.make(radius, beta, helper).model_copy(update=changes)
+    return made.model_copy(update=changes)
