@@ -11,16 +11,17 @@ from tests.attacks.test_engine import Passes, separate_victim
 from tests.attacks.test_minimal import Plane
 from tests.attacks.toys import SIZE, toy_classifier, toy_images, toy_labels, toy_victim
 
-from medaegis.attacks import smooth
+from medaegis import waves
 from medaegis.attacks.catalogue import find_attack
 from medaegis.attacks.engine import Attack
 from medaegis.attacks.losses.answer import CarliniWagner
 from medaegis.attacks.objective import Goal
-from medaegis.attacks.smooth import Fields, Polynomials, Waves, cosines
+from medaegis.attacks.smooth import Fields, Polynomials, Waves
 from medaegis.attacks.victim import Victim
 from medaegis.cushions.filters import Unrounded
 from medaegis.errors import ConfigError
 from medaegis.models.classifier import Classifier
+from medaegis.waves import cosines
 
 NAMES = ["bias-field", "exposure", "frequency", "frequency-high"]
 EPS = 16 / 255
@@ -77,7 +78,7 @@ def test_the_families_are_what_they_are_called():
         expected = idctn(np.where(kept != high, weights, 0), norm="ortho")
         assert np.allclose(Waves(0.25, high).span(12, 20).nearest(torch.from_numpy(noise)), expected, atol=1e-12)
     assert np.allclose(cosines(7, 7).numpy(), idctn(np.eye(7), axes=0, norm="ortho"), atol=1e-12)
-    assert not doctest.testmod(smooth).failed
+    assert not doctest.testmod(waves).failed
 
 
 @pytest.mark.parametrize("family", [Waves(0.25), Polynomials(3), Waves(0.25, high=True)])

@@ -97,6 +97,7 @@ WRONG = {
     "robust by an unknown name": ("train", "phantom-xray", "--robust", "pgd", "--out", "OUT"),
     "eps of plain training": ("train", "phantom-xray", "--eps", "8/255", "--out", "OUT"),
     "hat without its helper": ("train", "phantom-xray", "--robust", "hat", "--out", "OUT"),
+    "filters that let through everything": ("train", "phantom-xray", "--denoise", "layer1:1", "--out", "OUT"),
     "nothing evaluated": ("report", "OUT"),
     "unknown attack to analyse": ("analyse", "GUARD", "phantom-xray", "--attack", "zap", "--out", "OUT"),
     "unknown cushion to analyse": ("analyse", "CLASSIFIER", "phantom-xray", "--cushion", "jpg", "--out", "OUT"),

@@ -40,7 +40,7 @@ WRONG = {
     "a setting of robust training": (
         "cushion = {",
         'method = { A = { robust = "pgd-at", beta = 2.0 } }\ncushion = {',
-        "'method.A'.*no such weight",
+        "'method.A'.*pgd-at has no use for one",
     ),
     "two lengths of a step": (
         '"bim"',

@@ -7,7 +7,6 @@ L-infinity, as after any other attack of the same eps: the projection is onto bo
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from medaegis.attacks.steps import Problem, Walker
 from medaegis.errors import ConfigError
+from medaegis.waves import cosines, low_count
 
 TURNS = 24  # of Dykstra's projections between the family and the ball
 WIDEST = 5.0  # of a logarithm of light where no eps bounds it: black stays black, white stays white
@@ -98,24 +98,8 @@ class Waves:
             )
 
     def span(self, height: int, width: int) -> Span:
-        rows, columns = (cosines(side, self.count(side)) for side in (height, width))
+        rows, columns = (cosines(side, low_count(self.share, side)) for side in (height, width))
         return Span(rows, columns, torch.ones((rows.shape[1], columns.shape[1]), dtype=torch.float64), self.high)
-
-    def count(self, side: int) -> int:
-        """Low frequencies along a side of so many pixels."""
-        return max(1, round(self.share * side))
-
-
-def cosines(side: int, count: int) -> Tensor:
-    """The first vectors of the orthonormal DCT-II, float64 `(side, count)`.
-
-    >>> cosines(2, 2)
-    tensor([[ 0.7071,  0.7071],
-            [ 0.7071, -0.7071]], dtype=torch.float64)
-    """
-    places, frequencies = torch.arange(side, dtype=torch.float64), torch.arange(count, dtype=torch.float64)
-    waves = torch.cos((places[:, None] + 0.5) * frequencies * math.pi / side)
-    return waves / waves.square().sum(0).sqrt()
 
 
 @dataclass(frozen=True)

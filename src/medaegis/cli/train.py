@@ -108,6 +108,16 @@ def train(
         str | None,
         typer.Option("--taps", help="Modules whose activations Shields read.", show_default="the backbone's own"),
     ] = None,
+    denoise: Annotated[
+        str | None,
+        typer.Option(
+            "--denoise",
+            metavar="MODULE[,MODULE]:KEEP",
+            help="Low-pass filters behind these modules, as layer1,layer2:0.5, which keeps the lower half of the "
+            "frequencies of either side.",
+            show_default="none",
+        ),
+    ] = None,
     split_by: Annotated[
         str, typer.Option("--split-by", help="patient; image leaks and shows by how much.")
     ] = "patient",
@@ -150,6 +160,7 @@ def train(
     from medaegis.bench.chance import why_no_better_than_chance
     from medaegis.images import split_dataset
     from medaegis.images.splits import with_val_share
+    from medaegis.models.denoising import parse_denoising
     from medaegis.models.learning import TrainConfig
     from medaegis.models.metrics import are_ordered, quadratic_kappa
     from medaegis.models.store import read_training
@@ -162,6 +173,7 @@ def train(
         weights="imagenet" if weights == Path("imagenet") else weights,
         normalise=normalise,
         taps=None if taps is None else tuple(comma_separated(taps, "--taps")),
+        denoise=None if denoise is None else parse_denoising(denoise),
         epochs=epochs,
         batch_size=batch_size,
         optimizer=optimizer,

@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from medaegis.errors import ConfigError
+from medaegis.models.denoising import is_filtered
 from medaegis.models.taps import GIVEN
 
 # Largest deviation allowed, as a share of the largest absolute value of the reference.
@@ -113,7 +114,7 @@ def foldable_pairs(network: nn.Module, example: Tensor, keep: Iterable[str] = ()
     for module in names:
         if type(module) is nn.Conv2d:
             handles.append(module.register_forward_hook(after_conv))
-        elif type(module) is nn.BatchNorm2d and module.running_mean is not None:
+        elif type(module) is nn.BatchNorm2d and module.running_mean is not None and not is_filtered(module):
             handles.append(module.register_forward_pre_hook(before_norm))
     uses = Uses()
     try:

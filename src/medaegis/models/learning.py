@@ -17,6 +17,7 @@ from torch import Tensor
 from medaegis.images.datasets import Dataset
 from medaegis.models.backbones import Weights
 from medaegis.models.classifier import Classifier
+from medaegis.models.denoising import Denoising
 from medaegis.task import PredictionTask
 
 WARM_UP = 0.2  # share of the steps in which the learning rate rises
@@ -32,6 +33,7 @@ class TrainConfig(BaseModel):
         normalise: what the network expects, as `parse_normalisation` reads it; None: ImageNet's, as published weights
             of registered networks and torchvision's do. With weights of other networks it must be said.
         taps: module names; None takes the backbone's default.
+        denoise: low-pass filters in the network (`medaegis.models.denoising`); None: none.
         epochs, batch_size: passes over the train part; images per step.
         optimizer: "adamw", or "sgd" with Nesterov momentum of 0.9.
         lr: highest learning rate of the one-cycle schedule. With AdamW 1e-3 suits random weights, 2e-4 pretrained ones.
@@ -50,6 +52,7 @@ class TrainConfig(BaseModel):
     weights: Weights | None = None
     normalise: str | None = None
     taps: tuple[str, ...] | None = None
+    denoise: Denoising | None = None
     epochs: int = Field(default=12, ge=1)
     batch_size: int = Field(default=32, ge=2)
     optimizer: Literal["adamw", "sgd"] = "adamw"

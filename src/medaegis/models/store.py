@@ -17,6 +17,7 @@ from medaegis.artefact import read_folder, write_folder
 from medaegis.errors import ArtefactError, ConfigError
 from medaegis.models.backbones import backbones, build_own, is_own
 from medaegis.models.classifier import Classifier
+from medaegis.models.denoising import Denoising, denoised, denoising_of
 from medaegis.models.outputs import Form
 from medaegis.models.segmentation_networks import create_network, segmenters
 from medaegis.sizes import Size, sides, told_size
@@ -47,6 +48,7 @@ class ClassifierManifest(BaseModel):
     output: str | int | None = None
     outputs: Form = "logits"
     task: TaskName = "single"
+    denoise: Denoising | None = None
 
 
 class Wrapped(BaseModel):
@@ -87,6 +89,7 @@ def describe_classifier(classifier: Classifier) -> dict[str, Any]:
         output=classifier.outputs.key,
         outputs=classifier.outputs.form,
         task=classifier.task.name,
+        denoise=denoising_of(classifier.network),
     ).model_dump(mode="json", exclude_defaults=True)  # what has none of these is read by earlier versions too
 
 
@@ -123,6 +126,10 @@ def rebuild_classifier(
         own = factory if is_own(told.backbone) else None
         with torch.random.fork_rng(devices=[]):
             network = create_network(told.backbone, told.task, classes) if own is None else build_own(own, classes)
+        if told.denoise is not None and denoising_of(network) is None:
+            network = denoised(network, layers=told.denoise.layers, keep=told.denoise.keep)
+        if denoising_of(network) != told.denoise:
+            raise ConfigError("denoising", "the factory's network has other filters in it", remedy)
         check_state("weights", network, state, BATCH_NORM, remedy=remedy)
         if told.backbone in (*backbones(), *segmenters()):
             _check_size_of_pass(network, told.size)

@@ -34,6 +34,7 @@ from medaegis.models.averaging import Averaged, State, copied_state, weights_of,
 from medaegis.models.backbones import create_backbone, weights_file
 from medaegis.models.checkpoint import load_checkpoint, save_checkpoint
 from medaegis.models.classifier import Classifier
+from medaegis.models.denoising import denoised
 from medaegis.models.hardware import has_fast_bfloat16, pick_device
 from medaegis.models.learning import Batch, Plain, TrainConfig, TrainingRecipe, learning_rate
 from medaegis.models.metrics import evaluate_classifier
@@ -127,6 +128,8 @@ class _Run:
         mean, std = self._normalisation()
         classes, task = len(dataset.classes), dataset.task.name
         network = create_network(config.backbone, task, classes, weights=config.weights, seed=config.seed)
+        if config.denoise is not None:
+            network = denoised(network, layers=config.denoise.layers, keep=config.denoise.keep)
         self.classifier = Classifier(
             network.to(self.device),
             classes=dataset.classes,
@@ -169,7 +172,7 @@ class _Run:
 
     def _key(self) -> str:
         """Identifies what the result depends on."""
-        unsaid = {"normalise"} if self.config.normalise is None else set()
+        unsaid = {name for name in ("normalise", "denoise") if getattr(self.config, name) is None}
         weights = weights_file(self.config.backbone, self.config.weights)
         content = {
             "config": self.config.model_dump(mode="json", exclude={"weights"} | unsaid),

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from medaegis.attacks.learned import Material, wanted
 from medaegis.attacks.objective import Goal
-from medaegis.attacks.smooth import Waves, cosines
 from medaegis.attacks.universal import OneChange, whole
 from medaegis.errors import ConfigError
 from medaegis.progress import Progress
+from medaegis.waves import cosines, low_count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +80,7 @@ class SearchedUniversal(OneChange):
     def _waves(self, shape: torch.Size, seed: int) -> Iterator[Tensor]:
         """Low waves `(C, H, W)` of one channel each, 1 at most, in random order, without end."""
         channels, *sides = shape
-        down, across = (cosines(side, Waves(self.share).count(side)) for side in sides)
+        down, across = (cosines(side, low_count(self.share, side)) for side in sides)
         down, across = (lines / lines.abs().amax(0) for lines in (down, across))
         order = torch.Generator().manual_seed(seed)
         while True:
