@@ -467,3 +467,12 @@ def test_what_its_checks_turn_counts_in_the_worst_case(scene, tmp_path, monkeypa
     page = (tmp_path / "assessment.md").read_text(encoding="utf-8")
     for one in worst.further:
         assert f"{one.check}: {one.n} images tried, {one.more} more" in page
+
+
+def test_a_classifier_behind_a_vote(scene, tmp_path):
+    cells = plan_assessment(["bim", "square"], EPS[:1], steps=2, queries=2, samples=4)
+    little = Effort(far=4, probed=4, guessed=4, queries=8)
+    found = assessed(scene, tmp_path, cells=cells, eps=EPS[:1], cushion="vote:3:noise:0.02", limit=6, effort=little)
+    assert found.cushion == "vote:3:noise:0.02"
+    costs = {tried.attack: (tried.forwards, tried.samples) for tried in found.attacks}
+    assert costs == {"bim": (8, 4), "square": (6, 1)}, "four draws a step, three a query"

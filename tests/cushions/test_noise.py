@@ -119,6 +119,44 @@ def test_as_a_cushion_it_stands_before_the_other_and_is_drawn_anew(inner):
     assert not torch.equal(noisy, x)
 
 
+@pytest.mark.parametrize(
+    ("spec", "canonical"),
+    [
+        ("noise:0.05", "noise:0.05"),
+        ("noise:0.050+none", "noise:0.05"),
+        ("noise:1+median:3", "noise:1.0+median:3"),
+        ("noise:0.1+random:jpeg:60-95+median:3", "noise:0.1+random:jpeg:60-95+median:3"),
+    ],
+)
+def test_a_spec_names_it(spec, canonical):
+    cushion = parse_cushion(spec)
+    assert cushion.random
+    assert cushion.spec == parse_cushion(cushion.spec).spec == canonical
+    assert parse_cushion(canonical).manifest() == cushion.manifest()
+    assert cushion.manifest()["probe"] != parse_cushion("noise:0.2").manifest()["probe"]
+
+
+@pytest.mark.parametrize(
+    "spec", ["noise", "noise:0", "noise:11", "noise:nan", "noise:0.1+", "noise:0.1+jpg:8", "noise:0.1+noise:0.1",
+             "noise:0.1+vote:2:noise:0.1", "random:noise:0.1+none"]
+)  # fmt: skip
+def test_specs_that_name_none_are_refused(spec):
+    with pytest.raises(ConfigError, match=r"noise|cushion"):
+        parse_cushion(spec)
+
+
+def test_a_draw_that_nobody_foresees_repeats_by_its_name():
+    cushion = parse_cushion("noise:0.1")
+    x = torch.full((3, 1, 16, 16), 0.5)
+    names = cushion.fresh(3)
+    assert len({*names, *cushion.fresh(3)}) == 6
+    noisy = cushion.named(names)(x)
+    assert torch.equal(cushion.named(names[::-1])(x), noisy.flip(0))
+    for wrong in ("noise:0.2#1", "#1", "noise:0.1", "noise:0.1#-1", "noise:0.1#1_0", f"noise:0.1#{2**63}"):
+        with pytest.raises(ConfigError, match="never draws it"):
+            cushion.named([wrong])
+
+
 def test_as_a_cushion_it_lets_gradients_through_and_needs_a_draw():
     cushion = NoisyCushion(GridNoise(0.05), parse_cushion("none"))
     x = torch.full((1, 1, 8, 8), 0.5, requires_grad=True)

@@ -52,8 +52,9 @@ class Attack(AnyAttack):
         samples: draws of a random Cushion that losses and gradients are averaged over at each step, new ones each time
             (EOT, Athalye et al. 2018; eq. 2 of "Synthesizing robust adversarial examples"). Where nothing in what is
             looked at is random, one is taken, whatever is asked: an attack is a value that also runs on the bare
-            classifier, and the same gradient many times would only cost. A search gets one answer a query. With
-            restarts, an image counts as broken on the way if it is under so many draws of the attacker's own.
+            classifier, and the same gradient many times would only cost. A search gets one answer a query, by as many
+            draws as a verdict. With restarts, an image counts as broken on the way if it is under so many draws of the
+            attacker's own, or votes.
         exact: gradients in float32 whatever the victim's are: for attacks that come to rest at the boundary, which
             bfloat16 sees elsewhere.
     """
@@ -156,8 +157,10 @@ class Attack(AnyAttack):
         return best, unmoved, spent, checks
 
     def _looks(self, victim: Victim) -> int:
-        """Draws per step: one where looks do not vary, and one a query where answers alone are seen."""
-        return self.samples if victim.varies and self.rule.needs_gradient else 1
+        """Draws per step: one where looks do not vary; of a query, whose answer is seen alone, those of a verdict."""
+        if not victim.varies:
+            return 1
+        return self.samples if self.rule.needs_gradient else victim.votes
 
     @torch.no_grad()
     def _verify(self, victim: Victim, z: Tensor, goal: Goal) -> tuple[Tensor, Tensor]:
@@ -220,6 +223,7 @@ class Attack(AnyAttack):
         transformers = [transform.begin(self.steps, own) for transform in self.transforms]
         z = z.clone()
         samples, asked = self._looks(victim), 1 if x.device.type == "cpu" else ASKED
+        enough = samples if self.rule.needs_gradient else samples // 2 + 1  # draws it must get through: all, or most
         leaving, looks = until == "broken", 0
         for i in range(self.steps):
             if leaving and self.rule.needs_gradient and i.bit_count() == 1:
@@ -229,7 +233,7 @@ class Attack(AnyAttack):
             looks += samples * len(left)
             objective = left.objective
             pull = objective.pull if self.rule.needs_gradient else objective.ask
-            seen, through = [], torch.ones(len(left), dtype=torch.bool, device=x.device)
+            seen, agreed = [], torch.zeros(len(left), dtype=torch.int64, device=x.device)
             for sample in range(samples):
                 drawn = left.victim.redrawn(f"{i}/{sample}")
                 with torch.set_grad_enabled(self.rule.needs_gradient):
@@ -243,8 +247,9 @@ class Attack(AnyAttack):
                     losses, grad = pull(view, here)
                 seen.append((losses.detach(), grad))
                 if leaving or kept is not None:
-                    through &= view.through(shield=objective.needs_shield)
+                    agreed += view.through(shield=objective.needs_shield)
             with torch.no_grad():
+                through = agreed >= enough
                 if samples > 1:
                     losses, grad = (torch.stack(values).mean(0) for values in zip(*seen, strict=True))
                 # To those that are gone nothing matters any more; a search that waits for them is content.

@@ -27,7 +27,7 @@ class Remaining:
         victim, goal, objective: for those that are left.
         broken: which of the whole batch are gone, bool `(N,)`.
         point: what those were when they broke, `(N, C, H, W)`: in the ball, and on the 8-bit grid where that counts.
-        checks: verdicts on single images.
+        checks: passes over single images for verdicts.
     """
 
     def __init__(self, victim: Victim, goal: Goal, objective: Objective, problem: Problem, draws: int) -> None:
@@ -79,7 +79,7 @@ class Remaining:
         judge, goal, through = self.victim.only(places), self.goal[places], torch.ones_like(places, dtype=torch.bool)
         for draw in range(self.draws):
             through &= is_through(judge.redrawn(f"{turn}/{draw}").judge(point), goal)
-        self.checks += self.draws * len(places)
+        self.checks += self.draws * self.victim.votes * len(places)
         self._doubted[rows] = ~through & (told is not None)
         if through.any():
             gone = rows[through]

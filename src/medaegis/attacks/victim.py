@@ -16,7 +16,7 @@ from torch import Tensor
 
 from medaegis.ambient import exact_float32, own_modes
 from medaegis.attacks.objective import Goal, Objective, View
-from medaegis.cushions import Cushion, Drawable, Gradient, cushion_with_gradient, parse_cushion
+from medaegis.cushions import Cushion, Drawable, Gradient, cushion_with_gradient, parse_cushion, vote_shares
 from medaegis.detectors.shield import ShieldBank
 from medaegis.errors import ConfigError
 from medaegis.models.classifier import Classifier
@@ -79,7 +79,8 @@ class Victim:
     Where its Cushion is random, a batch needs its draws first (`drawn`). Draws are a function of seed, stream and the
     image's number, and each purpose has a stream of its own: the attacker knows the distribution and draws as often as
     he likes, but the draw that judges an image is one that he neither knows nor meets on the way, and there is one
-    verdict per image. It is the same for every attack on that image, which is submitted once.
+    verdict per image. It is the same for every attack on that image, which is submitted once. Where its Cushion votes,
+    that verdict is by many draws, and a look is at one of them.
 
     Args:
         classifier: the protected network.
@@ -125,6 +126,11 @@ class Victim:
     def random(self) -> bool:
         """Whether two verdicts on the same image may differ: the Cushion is random."""
         return self._dice is not None
+
+    @property
+    def votes(self) -> int:
+        """Draws of its Cushion that a verdict is by."""
+        return self.cushion.votes
 
     @property
     def varies(self) -> bool:
@@ -229,6 +235,13 @@ class Victim:
     @torch.no_grad()
     def judge(self, images: Tensor) -> Verdict:
         """Verdict in float32 on images as they would be read from disk (8-bit values k / 255)."""
+        if self.votes > 1:
+            logits, middle = self.vote(images)
+            predicted, finite = logits.argmax(1), logits.isfinite().all(1)
+            if self.shields is None or middle is None:
+                return Verdict(logits, predicted, torch.zeros_like(finite, dtype=torch.float32), finite)
+            score = self.shields.suspicion(middle, predicted)
+            return Verdict(logits, predicted, score, (score <= 1) & score.isfinite() & finite)
         taps = self.shields.taps if self.shields is not None else ()
         seen = self.exact.activations(self.cushion(images).float(), taps=taps)
         assert seen.logits is not None
@@ -240,6 +253,35 @@ class Victim:
         score = self.shields.suspicion(self.shields(seen.features, judging), judging)
         accepted = (score <= 1) & score.isfinite() & finite
         return Verdict(seen.logits, predicted, score, accepted)
+
+    @own_modes()
+    @exact_float32()
+    @torch.no_grad()
+    def vote(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """A vote over the draws of its Cushion.
+
+        Returns:
+            Logarithms of the classes' shares of the votes, `(N, K)` (`vote_shares`); and with Shields the logit of that
+            of the elected class which more than half of the draws reach, `(N,)`. NaN where any draw gave one.
+        """
+        self.exact.check_single(f"cushion {self.cushion.spec}")
+        taps = self.shields.taps if self.shields is not None else ()
+        answers, trusted = [], []
+        for ballot in self.cushion.ballots():
+            seen = self.exact.activations(ballot(images).float(), taps=taps)
+            assert seen.logits is not None
+            answers.append(seen.logits)
+            if self.shields is not None:
+                classes = torch.arange(seen.logits.shape[1], device=seen.logits.device)
+                each = [self.shields(seen.features, k.expand(len(images))) for k in classes]
+                trusted.append(torch.stack(each, 1))
+        logits = torch.stack(answers)
+        shares = torch.where(logits.isfinite().all(2).all(0).unsqueeze(1), vote_shares(logits), torch.nan)
+        if not trusted:
+            return shares.log(), None
+        elected = torch.stack(trusted)[:, torch.arange(len(images)), shares.argmax(1)]
+        middle = elected.sort(0, descending=True).values[self.votes // 2]
+        return shares.log(), torch.where(elected.isfinite().all(0), middle, torch.nan)
 
     def verdicts(
         self,
@@ -289,11 +331,17 @@ class Victim:
     @exact_float32()
     @torch.no_grad()
     def suspicion(self, images: Tensor, classes: Tensor) -> Tensor:
-        """Calibrated suspicion in float32 by Shields of these numbers `(N,)`, whatever the classifier says."""
+        """Calibrated suspicion in float32 by Shields of these numbers `(N,)`, whatever the classifier says.
+
+        Of a vote the middle one, which more than half of the draws do not exceed.
+        """
         if self.shields is None:
             raise ConfigError("suspicion", "the victim has no Shields", "give it shields")
-        seen = self.exact.activations(self.cushion(images), logits=False, taps=self.shields.taps)
-        return self.shields.suspicion(self.shields(seen.features, classes), classes)
+        found = []
+        for ballot in self.cushion.ballots():
+            seen = self.exact.activations(ballot(images), logits=False, taps=self.shields.taps)
+            found.append(self.shields.suspicion(self.shields(seen.features, classes), classes))
+        return torch.stack(found).sort(0).values[len(found) // 2]
 
 
 def _differentiable(shields: ShieldBank | None) -> ShieldBank | None:

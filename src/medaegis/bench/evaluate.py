@@ -136,7 +136,7 @@ def evaluate_guard(
     evaluation = Evaluation(
         **about,
         seconds=time.perf_counter() - started + store.spent_before,
-        threat_model=THREAT_MODEL + (RANDOM_CUSHION if guard.cushion.random else ""),
+        threat_model=_threat_model(guard),
         guard=guard_facts(guard),
         surrogates=surrogate.facts if surrogate is not None else [],
         data=data_facts(test, split, site),
@@ -155,6 +155,13 @@ def evaluate_guard(
     examples = {name: array for planned, piece in outcomes for name, array in figures.pictures(planned, piece).items()}
     write_evaluation(out_dir, EvaluationFolder(evaluation, _scores(figures, outcomes), examples | pixels | shown))
     return evaluation
+
+
+def _threat_model(guard: Guard) -> str:
+    if not guard.cushion.random:
+        return THREAT_MODEL
+    votes = guard.cushion.votes
+    return THREAT_MODEL + RANDOM_CUSHION + (f" A verdict is a vote of {votes} draws." if votes > 1 else "")
 
 
 def _checks(

@@ -3,6 +3,7 @@
 from medaegis.cushions.base import Cushion, Gradient, cushion_with_gradient
 from medaegis.cushions.random import Drawable, DrawnCushion, RandomCushion
 from medaegis.cushions.registry import cushions, parse_cushion
+from medaegis.cushions.voting import vote_shares
 
 __all__ = [
     "Cushion",
@@ -13,4 +14,5 @@ __all__ = [
     "cushion_with_gradient",
     "cushions",
     "parse_cushion",
+    "vote_shares",
 ]

@@ -6,7 +6,7 @@ attacker's choice: identity (BPDA, Athalye et al. 2018, section 4.1) or the deri
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, Literal, get_args
 
 import torch
@@ -28,12 +28,14 @@ class Cushion(ABC):
         has_twin: whether `twin` can be called; True for every cushion here.
         random: whether a draw must be made before it can be called (see `Drawable`).
         rounds: whether what it gives are 8-bit images, as everything that a file carried.
+        votes: draws of it that a verdict is by (see `Voting`).
         channels: the channel counts it takes.
     """
 
     has_twin: ClassVar[bool] = True
     random: ClassVar[bool] = False
     rounds: ClassVar[bool] = True
+    votes: int = 1
     channels: ClassVar[tuple[int, ...]] = (1, 3)
 
     def __init__(self, spec: str) -> None:
@@ -88,6 +90,10 @@ class Cushion(ABC):
     @abstractmethod
     def _twin(self, x: Tensor) -> Tensor:
         """As `twin`, for x that fits."""
+
+    def ballots(self) -> Iterator["Cushion"]:
+        """What each vote is cast behind; of a cushion without votes itself."""
+        yield self
 
     def manifest(self) -> dict[str, Any]:
         """What a guard writes down to get the same pixels again: the spec and a fingerprint of its output.

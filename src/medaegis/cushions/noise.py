@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from medaegis.cushions.base import Cushion
-from medaegis.cushions.random import Drawable
+from medaegis.cushions.random import Drawable, Numbered
 from medaegis.draws import Draws
 from medaegis.errors import ConfigError
 
@@ -52,7 +52,7 @@ class GridNoise:
 
     def levels(self, draws: Draws, *shape: int) -> Tensor:
         """int32 `(N, *shape)`, a function of the draws alone, the same on every device."""
-        keys = draws.keys(*shape)
+        keys = draws.keys(*shape).contiguous()
         return torch.bucketize(keys, self._steps.to(keys.device), right=True, out_int32=True) + self._least
 
     def added(self, images: Tensor, draws: Draws) -> Tensor:
@@ -106,19 +106,20 @@ def _above_half(z: Decimal) -> Decimal:
     return total * (-z * z / 2).exp() / (2 * PI).sqrt()
 
 
-class NoisyCushion(Drawable):
-    """Noise before another Cushion, drawn anew for each look: what an attack on a smoothed guard meets.
-
-    Attacks average over it as over any random Cushion (`Attack.samples`). No spec names it.
-    """
+class NoisyCushion(Numbered):
+    """Noise before another Cushion, drawn anew for each look. Attacks average over it as over any random Cushion."""
 
     def __init__(self, noise: GridNoise, inner: Cushion) -> None:
-        super().__init__(f"noise:{noise.sigma:g}+{inner.spec}")
+        super().__init__(f"noise:{noise.sigma!r}" + ("" if inner.spec == "none" else f"+{inner.spec}"))
         self.noise, self.inner = noise, inner
 
     def draw(self, seed: int, stream: str, ids: Sequence[int]) -> Cushion:
         inner = self.inner.draw(seed, f"{stream}/inner", ids) if isinstance(self.inner, Drawable) else self.inner
         return _Noised(self.spec, self.noise, inner, Draws(seed, torch.tensor(list(ids), dtype=torch.int64), stream))
+
+    def _probe(self) -> str:
+        """Of draws for the two images that are fixed."""
+        return self.draw(0, "probe", [0, 1])._probe()
 
 
 class _Noised(Cushion):

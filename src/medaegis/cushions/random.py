@@ -18,6 +18,8 @@ from medaegis.cushions.base import Cushion
 from medaegis.draws import Draws
 from medaegis.errors import ConfigError
 
+NUMBER = 63  # bits that name a draw
+
 
 class Drawable(Cushion):
     """A cushion that is drawn anew for each image; until it is, there is nothing to compute."""
@@ -34,6 +36,18 @@ class Drawable(Cushion):
             ids: numbers of the images, in the order of the batch.
         """
 
+    @abstractmethod
+    def fresh(self, count: int) -> list[str]:
+        """Names of draws for so many images by the operating system's randomness, which nobody foresees or repeats."""
+
+    @abstractmethod
+    def named(self, draws: Sequence[str]) -> Cushion:
+        """The draws of these names, one per image.
+
+        Raises:
+            ConfigError: it never draws one of them.
+        """
+
     def _cushion(self, pixels: Tensor) -> Tensor:
         raise self._undrawn()
 
@@ -42,6 +56,25 @@ class Drawable(Cushion):
 
     def _undrawn(self) -> ConfigError:
         return ConfigError(f"cushion {self.spec}", "is random and nothing is drawn", "draw first, or take one of it")
+
+    def _never(self, draw: str) -> ConfigError:
+        return ConfigError(f"draw {draw!r:.80}", f"{self.spec} never draws it", "name one that a record tells")
+
+
+class Numbered(Drawable):
+    """One whose draws have no specs: they are named by a number, `SPEC#NUMBER`, which stands for that of an image."""
+
+    def fresh(self, count: int) -> list[str]:
+        return [f"{self.spec}#{secrets.randbits(NUMBER)}" for _ in range(count)]
+
+    def named(self, draws: Sequence[str]) -> Cushion:
+        numbers = []
+        for draw in draws:
+            spec, _, number = draw.rpartition("#")
+            if spec != self.spec or not (number.isascii() and number.isdigit() and int(number) < 1 << NUMBER):
+                raise self._never(draw)
+            numbers.append(int(number))
+        return self.draw(0, "named", numbers)
 
 
 class RandomCushion(Drawable):
@@ -59,24 +92,18 @@ class RandomCushion(Drawable):
         self.choices = tuple(choices)
 
     def fresh(self, count: int) -> list[str]:
-        """Specs drawn for so many images by the operating system's randomness, which nobody foresees or repeats."""
         return [secrets.choice(self.choices).spec for _ in range(count)]
 
     def draw(self, seed: int, stream: str, ids: Sequence[int]) -> "DrawnCushion":
         images = torch.tensor(list(ids), dtype=torch.int64)
         return DrawnCushion(self, Draws(seed, images, stream).integers(len(self.choices)))
 
-    def named(self, specs: Sequence[str]) -> "DrawnCushion":
-        """The draws that a record names, one per image.
-
-        Raises:
-            ConfigError: one that this cushion never draws.
-        """
+    def named(self, draws: Sequence[str]) -> "DrawnCushion":
         places = {choice.spec: place for place, choice in enumerate(self.choices)}
-        for spec in specs:
-            if spec not in places:
-                raise ConfigError(f"draw {spec!r}", f"{self.spec} never draws it", "name one that a record tells")
-        return DrawnCushion(self, torch.tensor([places[spec] for spec in specs], dtype=torch.int64))
+        for draw in draws:
+            if draw not in places:
+                raise self._never(draw)
+        return DrawnCushion(self, torch.tensor([places[draw] for draw in draws], dtype=torch.int64))
 
     def manifest(self) -> dict[str, Any]:
         """As for every cushion, and the choices."""

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from medaegis.cushions.base import Cushion
 from medaegis.cushions.filters import BitDepth, Gaussian, Identity, Median
 from medaegis.cushions.jpeg import JpegCushion
-from medaegis.cushions.random import RandomCushion
+from medaegis.cushions.noise import LARGEST, GridNoise, NoisyCushion
+from medaegis.cushions.random import Drawable, RandomCushion
 from medaegis.cushions.tvm import TotalVariation
+from medaegis.cushions.voting import Voting
 from medaegis.errors import ConfigError
 
 
@@ -88,14 +90,38 @@ def _gaussian(arguments: list[str]) -> Cushion:
     raise ValueError(f"parameters {arguments} do not fit")
 
 
+def _noise(arguments: list[str]) -> Cushion:
+    sigma, plus, behind = ":".join(arguments).partition("+")
+    noise = GridNoise(_number("SIGMA", sigma, 0.001, LARGEST))
+    if behind.partition(":")[0] in ("noise", "vote"):  # asked first: a spec may come from anywhere, and be long
+        raise ValueError(f"{behind!r:.60} is noise or a vote itself, name what stands behind the noise")
+    return NoisyCushion(noise, parse_cushion(behind if plus else "none"))
+
+
+_MOST_VOTES = 1000
+
+
+def _vote(arguments: list[str]) -> Cushion:
+    match arguments:
+        case [_, "vote", *_]:
+            raise ValueError("it votes on a vote, name what is to be drawn")
+        case [votes, *parts]:
+            inner = parse_cushion(":".join(parts))
+            if not isinstance(inner, Drawable):
+                raise ValueError(f"{inner.spec!r} is not random, so that all would vote alike")
+            return Voting(_whole("VOTES", votes, 2, _MOST_VOTES), inner)
+    raise ValueError(f"parameters {arguments} do not fit")
+
+
 _MOST_CHOICES = 100  # each is probed when a guard is saved and loaded
+_CHANCE = ("random", "noise", "vote")
 
 
 def _random(arguments: list[str]) -> Cushion:
     choices: dict[str, Cushion] = {}
     written = []
     for part in ":".join(arguments).split("+"):
-        if part.partition(":")[0] == "random":
+        if part.partition(":")[0] in _CHANCE:
             raise ValueError(f"{part!r} is random itself, name what is to be drawn")
         made = [parse_cushion(spec) for spec in _spread(part)]
         written.append(_gathered(made[0].spec, made[-1].spec))
@@ -149,6 +175,18 @@ _KINDS = {
         "random:jpeg:60-95",
         "one of these drawn for each image, LOW-HIGH for every whole number between",
         _random,
+    ),
+    "noise": _Kind(
+        "noise:SIGMA[+SPEC]",
+        "noise:0.05+median:3",
+        "normal noise, deviation in units of full brightness, drawn for each image; SPEC behind it",
+        _noise,
+    ),
+    "vote": _Kind(
+        "vote:VOTES:SPEC",
+        "vote:32:noise:0.05",
+        "a verdict by majority of so many draws of a random SPEC (randomised smoothing, MedRDF)",
+        _vote,
     ),
 }
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from medaegis.ambient import own_modes
 from medaegis.attacks.victim import Victim
+from medaegis.cushions import Cushion
 from medaegis.detectors.thresholds import Threshold
 from medaegis.guard.guard import Guard
 from medaegis.images.datasets import Dataset
@@ -60,7 +61,12 @@ def set_guard_thresholds(guard: Guard, dataset: Dataset, indices: tuple[int, ...
 
 def draws_of(guard: Guard) -> int:
     """Rows that `clean_logits` gives for each image."""
-    return DRAWS if guard.cushion.random else 1
+    return DRAWS if _by_chance(guard.cushion) else 1
+
+
+def _by_chance(cushion: Cushion) -> bool:
+    """Whether one draw stands for an image, as a lot does; a vote stands for itself."""
+    return cushion.random and cushion.votes == 1
 
 
 def described(found: tuple[Threshold, ...], classes: tuple[str, ...]) -> dict[str, dict[str, Any]]:
@@ -79,8 +85,14 @@ def clean_logits(victim: Victim, dataset: Dataset, indices: tuple[int, ...]) -> 
     logits, classes = [], []
     for rows in torch.tensor(indices).split(64):
         pixels = dataset.pixels(rows, device=victim.device)
-        for turn in range(DRAWS if victim.random else 1):
+        for turn in range(DRAWS if _by_chance(victim.cushion) else 1):
             drawn = victim.drawn(dataset.ids[rows], seed=0, stream=f"calibration/{turn}")
+            if victim.votes > 1:
+                shares, middle = drawn.vote(pixels)
+                assert middle is not None
+                classes.append(shares.argmax(1))
+                logits.append(middle)
+                continue
             seen = drawn.exact.activations(drawn.cushion(pixels), taps=victim.shields.taps)
             assert seen.logits is not None
             task = drawn.exact.task

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from medaegis.ambient import exact_float32, own_modes
 from medaegis.artefact import digest, read_folder, write_folder
 from medaegis.attacks.victim import Verdict, Victim, check_batch_size
-from medaegis.cushions import Cushion, Gradient, RandomCushion, parse_cushion
+from medaegis.cushions import Cushion, Drawable, Gradient, parse_cushion
 from medaegis.detectors.shield import Shield, ShieldBank, ShieldManifest, check_bank, empty_bank, fill_bank
 from medaegis.errors import ArtefactError, ConfigError
 from medaegis.guard.finding import Finding, blank, failed, findings_of
@@ -176,7 +176,7 @@ class Guard:
 
     def _drawn(self, count: int, draws: Sequence[str] | None) -> list[str] | None:
         """What stands before each of so many images: what was drawn then, or is drawn now; None: nothing is random."""
-        if not isinstance(self.cushion, RandomCushion):
+        if not isinstance(self.cushion, Drawable):
             if draws is not None:
                 raise ConfigError("draws", f"the cushion {self.cushion.spec} is not random", "leave them out")
             return None
@@ -257,7 +257,7 @@ class Guard:
         """Findings of a batch, each image behind the cushion drawn for it (None: there is but one)."""
         try:
             victim = self._exact
-            if isinstance(self.cushion, RandomCushion) and specs is not None:
+            if isinstance(self.cushion, Drawable) and specs is not None:
                 victim = victim.behind(self.cushion.named(specs))
             verdict = victim.judge(images.to(victim.device)).to(images.device)
             findings = findings_of(verdict, self.classes, self.classifier.task)

@@ -14,6 +14,7 @@ from torch import Tensor
 from medaegis.attacks.victim import Victim
 from medaegis.cushions import RandomCushion
 from medaegis.cushions.noise import GridNoise, NoisyCushion
+from medaegis.cushions.random import Numbered
 from medaegis.detectors.shield import ShieldBank
 from medaegis.draws import WORD, Draws
 from medaegis.errors import ConfigError
@@ -93,10 +94,13 @@ class SmoothedGuard:
 
 
 def check_guard(guard: object) -> None:
-    """Raises ConfigError for anything else, such as a classifier alone, or a guard for masks."""
+    """Raises ConfigError for anything else, such as a classifier alone, for a guard for masks, or noise of its own."""
     if not isinstance(guard, Guard):
         raise ConfigError("guard", f"is a {type(guard).__name__}", "give a guard, as `ma.load` of its folder does")
     guard.classifier.check_single("certificate")
+    if isinstance(guard.cushion, Numbered):
+        problem = f"its Cushion {guard.cushion.spec} draws noise or votes itself"
+        raise ConfigError("guard", problem, "take one without, which is asked under noise here")
 
 
 def noisy_thresholds(
