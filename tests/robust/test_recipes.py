@@ -32,8 +32,9 @@ def weights(folder):
     return load_file(folder / "network.safetensors")
 
 
-NAMES = [*RECIPES, "trades+awp+average"]
-HELPED = [name for name, named in RECIPES.items() if "helper" in named.takes]
+OF_TEXT = ("tecoa", "pmg-ft", "fare")  # whose networks are others
+NAMES = [*(name for name in RECIPES if name not in OF_TEXT), "trades+awp+average"]
+HELPED = [name for name, named in RECIPES.items() if "helper" in named.takes and name not in OF_TEXT]
 UNSCORED = ("teacher", "distillation")
 
 

@@ -27,6 +27,7 @@ from medaegis.errors import ConfigError
 from medaegis.sizes import told_size
 
 if TYPE_CHECKING:
+    from medaegis.models.learning import TrainingRecipe
     from medaegis.robust import Robust
 
 
@@ -38,7 +39,7 @@ def train(
         typer.Option(
             "--backbone",
             help="resnet18 or another of `medaegis backbones`, timm:NAME, torchvision:NAME or package.module:factory.",
-            show_default="resnet18; for masks unet",
+            show_default="resnet18; for masks unet; with --text clip-resnet18",
         ),
     ] = None,
     size: PictureSize = "112",
@@ -70,23 +71,28 @@ def train(
         str | None,
         typer.Option(
             "--normalise",
-            help="What the network expects: imagenet, none, or MEAN/STD of pixels in 0 to 1. Must be said with "
+            help="What the network expects: imagenet, clip, none, or MEAN/STD of pixels in 0 to 1. Must be said with "
             "--weights of timm:NAME or of your own network.",
             show_default="imagenet",
         ),
     ] = None,
+    text: Annotated[
+        bool,
+        typer.Option("--text", help="Of data with findings: learn images and sentences about them together, as CLIP."),
+    ] = False,
     robust: Annotated[
         str | None,
         typer.Option(
             "--robust",
             help="Adversarial training: pgd-at, trades, mart, hat, mpadvt; faster ones fgsm-at, free, growing; noise, "
-            "for certify; teacher, then distillation. +awp and +average may be joined to it, as trades+average.",
+            "for certify; teacher, then distillation; after --text: tecoa, pmg-ft, fare. +awp and +average may be "
+            "joined to it, as trades+average.",
             show_default="plain training",
         ),
     ] = None,
     eps: Annotated[
         str | None,
-        typer.Option("--eps", help="With --robust: up to this change of a pixel.", show_default="8/255"),
+        typer.Option("--eps", help="With --robust: up to this change of a pixel.", show_default="8/255; some: less"),
     ] = None,
     beta: Annotated[
         float | None,
@@ -96,7 +102,8 @@ def train(
         Path | None,
         typer.Option(
             "--helper",
-            help="For hat: the folder of a plainly trained classifier; for distillation: that of the teacher.",
+            help="For hat: the folder of a plainly trained classifier; for distillation: that of the teacher; for "
+            "pmg-ft and fare: that trained by --text.",
             show_default=False,
         ),
     ] = None,
@@ -165,11 +172,12 @@ def train(
     from medaegis.models.metrics import are_ordered, quadratic_kappa
     from medaegis.models.store import read_training
     from medaegis.models.training import train_classifier
+    from medaegis.zero_shot import Contrastive
 
     check_out(out, check_target, kind="classifier")
     config = checked(
         TrainConfig,
-        backbone=backbone or "resnet18",
+        backbone=backbone or ("clip-resnet18" if text else "resnet18"),
         weights="imagenet" if weights == Path("imagenet") else weights,
         normalise=normalise,
         taps=None if taps is None else tuple(comma_separated(taps, "--taps")),
@@ -184,7 +192,8 @@ def train(
         seed=seed,
         device=device,
     )
-    recipe = _recipe(robust, eps, beta, helper, temperature)
+    recipe: TrainingRecipe | None = _recipe(robust, eps, beta, helper, temperature)
+    _check_text(text, config.backbone, weights, robust)
     drawn = seed if split_seed is None else split_seed
     sides, colours = picture_size(size), datasets.channels_of(spec, channels)
     dataset = datasets.load(spec, size=sides, channels=colours, images=images, seed=drawn)
@@ -192,6 +201,8 @@ def train(
     split = split_dataset(dataset, by=split_by, seed=drawn, fractions=fractions)  # type: ignore[arg-type]  # checked there
     if dataset.task.name == "dense" and backbone is None:
         config = config.model_copy(update={"backbone": "unet"})
+    if text:
+        recipe = Contrastive(dataset.classes)
     datasets.tell_small_classes(dataset, split, datasets.TNR)
     with console.progress("Training") as progress:
         classifier = train_classifier(dataset, split, config, out, progress, recipe=recipe)
@@ -245,3 +256,15 @@ def _recipe(
     plain = None if helper is None else load_classifier(helper)
     radius = None if eps is None else parse_eps(eps)
     return parse_recipe(robust, eps=radius, beta=beta, helper=plain, temperature=temperature)
+
+
+def _check_text(text: bool, backbone: str, weights: Path | None, robust: str | None) -> None:
+    """Whether the options are for one of the two stages: text first, then from its weights whatever else."""
+    from medaegis.models.dual_encoder import is_dual_encoder
+
+    if text and robust is not None:
+        problem = "is a second stage, and needs what the first one learned"
+        remedy = "train with --text alone, then with --weights and --helper of that folder and --robust"
+        raise ConfigError(f"--robust {robust}", problem, remedy)
+    if not text and is_dual_encoder(backbone) and weights is None:
+        raise ConfigError(f"--backbone {backbone}", "has no text head to learn by", "add --text, or --weights of one")

@@ -105,6 +105,10 @@ class Trainer(Protocol):
         """Of the network in training mode, with gradients to its weights."""
         ...
 
+    def features(self, x: Tensor, tap: str) -> Tensor:
+        """Likewise, what a tap gives; the pass ends there."""
+        ...
+
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """The loss that plain training minimises: mean over the batch, weighted by class where that was asked for."""
         ...

@@ -1,4 +1,4 @@
-"""Normalisation as it is written: `imagenet`, `none`, or MEAN/STD of pixels in [0, 1], such as `0.5/0.25`."""
+"""Normalisation as it is written: `imagenet`, `clip`, `none`, or MEAN/STD of pixels in [0, 1], such as `0.5/0.25`."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from medaegis.errors import ConfigError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)  # of all published CLIP weights (Radford 2021)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
 Told = tuple[Sequence[float] | float, Sequence[float] | float]
 # Of Python, also None and (mean, std).
-REMEDY = "write imagenet, none, or MEAN/STD of pixels in [0, 1]: 0.5/0.25, or 0.5,0.5,0.5/0.2,0.2,0.2"
+REMEDY = "write imagenet, clip, none, or MEAN/STD of pixels in [0, 1]: 0.5/0.25, or 0.5,0.5,0.5/0.2,0.2,0.2"
 
 
 def parse_normalisation(given: str | Told | None) -> Normalisation:
@@ -27,6 +29,8 @@ def parse_normalisation(given: str | Told | None) -> Normalisation:
     """
     if given == "imagenet":
         return IMAGENET_MEAN, IMAGENET_STD
+    if given == "clip":
+        return CLIP_MEAN, CLIP_STD
     if given in ("none", None):
         return (0.0,), (1.0,)
     parts = given.split("/") if isinstance(given, str) else given

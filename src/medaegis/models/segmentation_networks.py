@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from medaegis.errors import ConfigError, DataError
 from medaegis.models.backbones import Backbone, Weights, backbones, create_backbone, default_taps, is_own, seeded
+from medaegis.models.dual_encoder import EMBEDDING, create_dual_encoder, is_dual_encoder
 from medaegis.models.networks import initialise
 from medaegis.models.weights import load_weights
 from medaegis.task import TaskName
@@ -66,11 +67,16 @@ def create_segmenter(name: str, *, classes: int, seed: int = 0) -> nn.Module:
 def create_network(
     name: str, task: TaskName, classes: int, *, weights: Weights | None = None, seed: int = 0
 ) -> nn.Module:
-    """The network of this name for a task: `create_segmenter` where it is "dense", else `create_backbone`.
+    """The network of this name for a task: a segmentation network where it is "dense", else a dual encoder or backbone.
 
     Raises:
-        ConfigError: as those do; weights for a network that has none.
+        ConfigError: as those do; weights for a network that has none; a dual encoder for anything but findings.
     """
+    if is_dual_encoder(name):
+        if task != "multi":
+            problem = "answers by text whether findings are there, and these data have none"
+            raise ConfigError(name, problem, "take data with findings, as phantom-findings or nih14:PATH?findings")
+        return create_dual_encoder(name, classes=classes, weights=weights, seed=seed)
     if task != "dense" or is_own(name):
         if name in _SEGMENTERS:
             raise ConfigError(name, "gives a class for each pixel", f"take one of {', '.join(backbones())}")
@@ -85,6 +91,8 @@ def create_network(
 
 def taps_of(name: str, task: TaskName) -> tuple[str, ...]:
     """What is read by default, none of a network from elsewhere."""
+    if is_dual_encoder(name):
+        return (EMBEDDING,)
     return segmenter(name).taps if task == "dense" and not is_own(name) else default_taps(name)
 
 

@@ -18,6 +18,7 @@ from medaegis.errors import ArtefactError, ConfigError
 from medaegis.models.backbones import backbones, build_own, is_own
 from medaegis.models.classifier import Classifier
 from medaegis.models.denoising import Denoising, denoised, denoising_of
+from medaegis.models.dual_encoder import is_dual_encoder
 from medaegis.models.outputs import Form
 from medaegis.models.segmentation_networks import create_network, segmenters
 from medaegis.sizes import Size, sides, told_size
@@ -131,7 +132,7 @@ def rebuild_classifier(
         if denoising_of(network) != told.denoise:
             raise ConfigError("denoising", "the factory's network has other filters in it", remedy)
         check_state("weights", network, state, BATCH_NORM, remedy=remedy)
-        if told.backbone in (*backbones(), *segmenters()):
+        if told.backbone in (*backbones(), *segmenters()) or is_dual_encoder(told.backbone):
             _check_size_of_pass(network, told.size)
         _widen(network, state)
         network.load_state_dict(dict(state))

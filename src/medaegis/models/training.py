@@ -167,7 +167,7 @@ class _Run:
         elsewhere = ":" in config.backbone and not config.backbone.startswith("torchvision:")
         if config.normalise is None and config.weights is not None and elsewhere:
             problem = f"nothing says what pixels the weights of {config.backbone} expect"
-            raise ConfigError("normalisation", problem, "say it: --normalise imagenet, none, or MEAN/STD")
+            raise ConfigError("normalisation", problem, "say it: --normalise imagenet, clip, none, or MEAN/STD")
         return parse_normalisation(config.normalise or "imagenet")
 
     def _key(self) -> str:
@@ -262,6 +262,11 @@ class _Run:
         self.spent(len(x), len(x))
         with self._autocast():
             return self.classifier(x)  # type: ignore[no-any-return]
+
+    def features(self, x: Tensor, tap: str) -> Tensor:
+        self.spent(len(x), len(x))
+        with self._autocast():
+            return self.classifier.activations(x, logits=False, taps=(tap,)).features[tap].float()
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         smoothing = self.config.label_smoothing

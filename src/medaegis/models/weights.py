@@ -27,7 +27,12 @@ _REMEDY = "where you trust it, save the weights alone: safetensors.torch.save_fi
 _NESTED = ("state_dict", "model_state_dict", "model")  # where training code puts the weights among other things
 
 
-def _read(path: Path) -> dict[str, Tensor]:
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The state dict in a local file, of tensors alone.
+
+    Raises:
+        ConfigError: no such file, or it holds something else.
+    """
     if not path.is_file():
         raise ConfigError(path, "no such file", "give a local .safetensors or .pth file of weights")
     state = _safetensors(path) if path.suffix == ".safetensors" else _pickled(path)
@@ -74,16 +79,26 @@ def _pickled(path: Path) -> Any:
 
 
 def load_weights(network: nn.Module, path: Path, *, head: str | None = None) -> None:
-    """Load the state dict in ``path`` into ``network``.
-
-    Args:
-        head: name of the module whose size depends on the number of classes. Where its shapes differ it keeps its
-            random weights, and a warning says so. All other keys and shapes must match.
+    """Load the state dict in ``path`` into ``network``; see `load_state`.
 
     Raises:
         ConfigError: unreadable file, or keys or shapes that do not match (the first few are named).
     """
-    state = {_OLD_DENSENET.sub(r"\1\2.", key): value for key, value in _read(Path(path)).items()}
+    state = {_OLD_DENSENET.sub(r"\1\2.", key): value for key, value in read_weights(Path(path)).items()}
+    load_state(network, state, path, head=head)
+
+
+def load_state(network: nn.Module, state: dict[str, Tensor], path: Path, *, head: str | None = None) -> None:
+    """Load a state dict into ``network``.
+
+    Args:
+        path: where it is from, for errors.
+        head: name of the module whose size depends on the number of classes. Where its shapes differ it keeps its
+            random weights, and a warning says so. All other keys and shapes must match.
+
+    Raises:
+        ConfigError: keys or shapes that do not match (the first few are named).
+    """
     own = network.state_dict()
     # Checkpoints from before PyTorch 0.4.1 have no counters of batches; nothing in eval mode depends on them.
     counters = {key: value for key, value in own.items() if key.endswith("num_batches_tracked")}

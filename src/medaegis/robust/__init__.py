@@ -1,6 +1,6 @@
 """Robust training: recipes as values, by name or of one's own."""
 
-from medaegis.robust.losses import Answer, Distilled, Hat, Mart, Trades
+from medaegis.robust.losses import Answer, Distilled, Fare, Hat, Mart, PmgFt, Tecoa, Trades
 from medaegis.robust.perturbing import Inner, Noise
 from medaegis.robust.recipe import Robust
 from medaegis.robust.registry import ADD_ONS, RECIPES, find_recipe, parse_recipe
@@ -10,11 +10,14 @@ __all__ = [
     "RECIPES",
     "Answer",
     "Distilled",
+    "Fare",
     "Hat",
     "Inner",
     "Mart",
     "Noise",
+    "PmgFt",
     "Robust",
+    "Tecoa",
     "Trades",
     "find_recipe",
     "parse_recipe",

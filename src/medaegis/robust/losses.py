@@ -14,8 +14,10 @@ from torch import Tensor
 
 from medaegis.errors import ConfigError
 from medaegis.models.classifier import Classifier
+from medaegis.models.dual_encoder import EMBEDDING, DualEncoder
 from medaegis.models.fingerprint import weights_fingerprint
 from medaegis.models.learning import Batch, Trainer
+from medaegis.robust.perturbing import embeddings
 
 
 class _Loss(BaseModel):
@@ -140,4 +142,61 @@ class Distilled(_Helped):
         return learner.mean(learner.task.divergences(said, soft), batch.labels)
 
 
-RobustLoss = Annotated[Answer | Trades | Mart | Hat | Distilled, Field(discriminator="kind")]
+class Tecoa(_Loss):
+    """The loss of the answers to changed images by a fixed text head (TeCoA, Mao 2023, eq. 3)."""
+
+    kind: Literal["tecoa"] = "tecoa"
+
+    def __call__(self, learner: Trainer, batch: Batch, changed: Tensor) -> Tensor:
+        check_text_head(learner, "tecoa")
+        return learner.loss(learner.logits(changed), batch.labels)
+
+
+class PmgFt(_Helped):
+    """TeCoA, and divergences of the answer from the pretrained one's and from the clean one (PMG-FT, Wang 2024).
+
+    Both are of the changed images' answer: from what the pretrained network says of the same changed images, and from
+    what the network itself says of the clean ones. Each weighs as much as the loss.
+
+    Attributes:
+        helper: the pretrained network.
+    """
+
+    kind: Literal["pmg-ft"] = "pmg-ft"
+    helper: Classifier = Field(exclude=True)
+
+    def __call__(self, learner: Trainer, batch: Batch, changed: Tensor) -> Tensor:
+        check_text_head(learner, "pmg-ft")
+        said = self.told(self.helper, learner, changed)
+        clean, away = learner.logits(batch.x), learner.logits(changed)
+        apart = learner.task.divergences(away, said) + learner.task.divergences(away, clean)
+        return learner.loss(away, batch.labels) + learner.mean(apart, batch.labels)
+
+
+class Fare(_Helped):
+    """Squared distance of a changed image's embedding from the clean one's before training (FARE, Schlarmann 2024).
+
+    No label is learned from, so that whatever text is asked later is answered as before.
+
+    Attributes:
+        helper: the network before this training.
+    """
+
+    kind: Literal["fare"] = "fare"
+    helper: Classifier = Field(exclude=True)
+
+    def __call__(self, learner: Trainer, batch: Batch, changed: Tensor) -> Tensor:
+        check_text_head(learner, "fare")
+        learner.spent(len(batch.x), 0)
+        wanted = embeddings(self.helper, batch.x)
+        return (learner.features(changed, EMBEDDING) - wanted).square().sum(1).mean()
+
+
+def check_text_head(learner: Trainer, name: str) -> None:
+    """Raises ConfigError unless a dual encoder learns."""
+    if not isinstance(learner.classifier.network, DualEncoder):
+        problem = f"is for dual encoders, and {learner.classifier.backbone} has no text head"
+        raise ConfigError(name, problem, "train one first (--text), and go on from its weights; or take pgd-at")
+
+
+RobustLoss = Annotated[Answer | Trades | Mart | Hat | Distilled | Tecoa | PmgFt | Fare, Field(discriminator="kind")]

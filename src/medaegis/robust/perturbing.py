@@ -6,19 +6,21 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_serializer, model_validator
 from torch import Tensor
 
 from medaegis.ambient import own_modes
 from medaegis.attacks.balls import Linf
 from medaegis.attacks.engine import Attack
 from medaegis.attacks.losses.answer import CrossEntropy
-from medaegis.attacks.losses.matching import Away
+from medaegis.attacks.losses.matching import Away, FeatureDistance
 from medaegis.attacks.objective import Goal, Objective
 from medaegis.attacks.steps import Descent
 from medaegis.attacks.victim import Victim
 from medaegis.draws import Draws
 from medaegis.models.classifier import Classifier
+from medaegis.models.dual_encoder import EMBEDDING
+from medaegis.models.fingerprint import weights_fingerprint
 from medaegis.models.learning import Batch
 
 NEAR = 0.001  # deviation of a start beside the clean image, as in the code of TRADES and MART
@@ -62,23 +64,32 @@ class Inner(BaseModel):
             clean image (TRADES, Zhang 2019, eq. 5).
         least_eps, least_steps: radius and steps are drawn anew for each batch from there to `eps` and `steps` (MPAdvT).
         growth: share of the training over which the radius grows from zero to eps.
+        original: of "embedding" alone, which drives away from the embedding that this dual encoder gives of the clean
+            image (FARE, Schlarmann 2024, eq. 3).
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
     eps: float = Field(gt=0, le=1)
     steps: int = Field(default=10, ge=0)
     step_size: float | None = Field(default=None, gt=0)
     start: Literal["uniform", "near", "clean"] = "uniform"
-    follows: Literal["answer", "divergence"] = "answer"
+    follows: Literal["answer", "divergence", "embedding"] = "answer"
     least_eps: float | None = Field(default=None, ge=0)
     least_steps: int | None = Field(default=None, ge=1)
     growth: float = Field(default=0.0, ge=0, le=1)
+    original: Classifier | None = None
+
+    @field_serializer("original")
+    def _told(self, original: Classifier | None) -> str | None:
+        return None if original is None else weights_fingerprint(original)
 
     @model_validator(mode="after")
     def _ordered(self) -> Inner:
         if (self.least_eps or 0) > self.eps or (self.least_steps or 0) > self.steps:
             raise ValueError("least_eps and least_steps must not exceed eps and steps")
+        if (self.follows == "embedding") != (self.original is not None):
+            raise ValueError("an original goes with follows='embedding', and with nothing else")
         return self
 
     @own_modes()
@@ -96,11 +107,13 @@ class Inner(BaseModel):
             return Perturbed(z)
         objective: Objective = CrossEntropy() if self.follows == "answer" else Away()
         guides = x if self.follows == "divergence" else None
+        if self.original is not None:
+            objective = -1.0 * FeatureDistance({EMBEDDING: embeddings(self.original, x)})
         attack = Attack(objective=objective, rule=Descent(), steps=steps, step_size=size / radius)
         victim = Victim(classifier, fold=False)  # folding takes longer than these few steps would gain by it
         found, taken = attack.descend(victim, x, Goal(batch.labels, guides=guides, task=classifier.task), eps, z)
         looks = len(x) * taken
-        return Perturbed(found, looks + (len(x) if guides is not None else 0), looks)
+        return Perturbed(found, looks + (0 if self.follows == "answer" else len(x)), looks)
 
     def drawn(self, batch: Batch) -> tuple[float, float, int]:
         """Radius, length of a step and steps for this batch."""
@@ -111,3 +124,10 @@ class Inner(BaseModel):
         size = 2.5 * eps / max(steps, 1) if self.step_size is None else self.step_size
         grown = 1.0 if batch.done >= self.growth else batch.done / self.growth
         return eps * grown, size * grown, steps
+
+
+@torch.no_grad()
+def embeddings(original: Classifier, x: Tensor) -> Tensor:
+    """What a dual encoder that does not learn gives of images, `(N, D)` float32."""
+    seen = original.to(x.device).eval().activations(x, logits=False, taps=(EMBEDDING,))
+    return seen.features[EMBEDDING].float()

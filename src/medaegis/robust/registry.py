@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from medaegis.attacks.balls import parse_eps
 from medaegis.errors import ConfigError
 from medaegis.models.classifier import Classifier
-from medaegis.robust.losses import Answer, Distilled, Hat, Mart, Trades
+from medaegis.robust.losses import Answer, Distilled, Fare, Hat, Mart, PmgFt, Tecoa, Trades
 from medaegis.robust.perturbing import Inner, Noise
 from medaegis.robust.recipe import Robust
 
@@ -59,6 +59,23 @@ def _distillation(**given: Any) -> Robust:
         problem = "needs a teacher of the same images, trained at the same temperature"
         raise ConfigError("distillation", problem, "train one with --robust teacher, and name it: --helper TEACHER_DIR")
     return Robust(inner=None, loss=Distilled(**given))
+
+
+def _pretrained(name: str, given: dict[str, Any]) -> Classifier:
+    if "helper" not in given:
+        problem = "needs the dual encoder that it goes on from"
+        raise ConfigError(name, problem, "train it with --text, and name it: --helper CLASSIFIER_DIR")
+    found: Classifier = given["helper"]
+    return found
+
+
+def _pmg_ft(eps: float, **given: Any) -> Robust:
+    return Robust(inner=Inner(eps=eps, steps=2, step_size=eps), loss=PmgFt(helper=_pretrained("pmg-ft", given)))
+
+
+def _fare(eps: float, **given: Any) -> Robust:
+    original = _pretrained("fare", given)
+    return Robust(inner=Inner(eps=eps, follows="embedding", original=original), loss=Fare(helper=original))
 
 
 def _divergent(eps: float) -> Inner:
@@ -131,6 +148,29 @@ RECIPES: dict[str, Named] = {
         "Papernot 2016",
         _distillation,
         takes=("temperature", "helper"),
+    ),
+    "tecoa": Named(
+        "TeCoA: two steps of eps against a fixed text head",
+        "Mao 2023",
+        lambda eps: Robust(inner=Inner(eps=eps, steps=2, step_size=eps), loss=Tecoa()),
+        eps="1/255",
+        inner_passes=4,
+    ),
+    "pmg-ft": Named(
+        "PMG-FT: TeCoA, and divergence from what the pretrained network says",
+        "Wang 2024",
+        _pmg_ft,
+        takes=("eps", "helper"),
+        eps="1/255",
+        inner_passes=7,
+    ),
+    "fare": Named(
+        "FARE: embeddings stay where they were, without labels",
+        "Schlarmann 2024",
+        _fare,
+        takes=("eps", "helper"),
+        eps="2/255",
+        inner_passes=22,
     ),
 }
 

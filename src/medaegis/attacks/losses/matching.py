@@ -29,7 +29,7 @@ class FeatureMatch(Begun):
     any_task = True
 
     def begin(self, victim: Target, goal: Goal) -> Objective:
-        return _Matched(_guides(victim, goal, FeatureMatch(self.matched(victim))).features)
+        return FeatureDistance(_guides(victim, goal, FeatureMatch(self.matched(victim))).features)
 
     def matched(self, victim: Target) -> tuple[str, ...]:
         """The taps, of this victim where none are named."""
@@ -88,7 +88,13 @@ class _Left(Objective):
 
 
 @dataclass(frozen=True)
-class _Matched(Objective):
+class FeatureDistance(Objective):
+    """Mean squared distance of activations from given ones, in units of those; its negative leaves them.
+
+    Args:
+        wanted: tap -> features `(N, …)`, one row for each image of the batch.
+    """
+
     wanted: dict[str, Tensor]
     taps: tuple[str, ...] = field(init=False)
     needs_logits = False
@@ -98,7 +104,7 @@ class _Matched(Objective):
         object.__setattr__(self, "taps", tuple(self.wanted))
 
     def only(self, rows: Tensor) -> Objective:
-        return _Matched({tap: wanted[rows] for tap, wanted in self.wanted.items()})
+        return FeatureDistance({tap: wanted[rows] for tap, wanted in self.wanted.items()})
 
     def __call__(self, view: View) -> Tensor:
         losses = []
