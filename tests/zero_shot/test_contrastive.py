@@ -115,7 +115,7 @@ def test_stopped_it_goes_on_to_the_same_weights_and_is_asked_anew_from_its_folde
     x = dataset.pixels(split.adv_test)
     assert again.task.name == "multi"
     torch.testing.assert_close(again(x), whole(x))
-    tokenizer = WordTokenizer(told["words"], size=512, context=64)
+    tokenizer = WordTokenizer(told["words"])
     options = {"size": 16, "channels": "gray", "backbone": "clip-small", "normalise": "imagenet"}
     asked = zero_shot(again.network, tokenizer, ("below", "left"), **options)
     torch.testing.assert_close(asked(x), whole(x)[:, [2, 0]])

@@ -18,7 +18,7 @@ from medaegis.draws import Draws
 from medaegis.errors import ConfigError
 from medaegis.images.datasets import Dataset
 from medaegis.models.classifier import Classifier
-from medaegis.models.dual_encoder import CONTEXT, EMBEDDING, WORDS, DualEncoder
+from medaegis.models.dual_encoder import EMBEDDING, DualEncoder
 from medaegis.models.learning import Batch, Trainer
 from medaegis.zero_shot.prompts import prompt_tokens
 from medaegis.zero_shot.sentences import PHRASES, PROMPTS, Phrase, report, sayings
@@ -57,7 +57,7 @@ class Contrastive:
     def tokenizer(self) -> WordTokenizer:
         """For the words of all sentences that are learned from."""
         said = [text for both in sayings(self.findings, PHRASES) for texts in both for text in texts]
-        return WordTokenizer.of(said, size=WORDS, context=CONTEXT)
+        return WordTokenizer.of(said)
 
     def identity(self) -> dict[str, Any]:
         """Its `words` make the tokenizer again."""

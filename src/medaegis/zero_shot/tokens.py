@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from medaegis.errors import ConfigError
+from medaegis.models.dual_encoder import CONTEXT, WORDS
 
 _WORD = re.compile(r"[a-z0-9-]+")
 _PIECE = re.compile(r"'s|'t|'re|'ve|'m|'ll|'d|[a-z]+|[0-9]|[^\sa-z0-9]+")  # of ASCII, as CLIP cuts it
@@ -63,13 +64,13 @@ class WordTokenizer(Tokenizer):
 
     Args:
         words: all there are, without repetition.
-        size: rows of the text encoder's table.
+        size: rows of the text encoder's table; as context, those of the small text encoder unless given.
 
     Raises:
         ConfigError: more words than the table has room for.
     """
 
-    def __init__(self, words: Sequence[str], *, size: int, context: int) -> None:
+    def __init__(self, words: Sequence[str], *, size: int = WORDS, context: int = CONTEXT) -> None:
         if len(words) > size - 3:
             raise ConfigError("words", f"there are {len(words)}, room is for {size - 3}", "take fewer findings")
         self.words, self.context = tuple(words), context
@@ -77,7 +78,7 @@ class WordTokenizer(Tokenizer):
         self._numbers = {word: number for number, word in enumerate(words, 1)}
 
     @classmethod
-    def of(cls, sentences: Sequence[str], *, size: int, context: int) -> WordTokenizer:
+    def of(cls, sentences: Sequence[str], *, size: int = WORDS, context: int = CONTEXT) -> WordTokenizer:
         """For all words of these sentences."""
         words = {word for text in sentences for word in _WORD.findall(text.lower())}
         return cls(sorted(words), size=size, context=context)
