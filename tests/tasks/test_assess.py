@@ -9,11 +9,14 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 from sklearn.metrics import f1_score, jaccard_score, roc_auc_score
+from tests.bench.small import data, learned
+from tests.bench.test_surrogates import related
 from tests.cli.shop import call
 from tests.tasks.small import LUNGS, findings, lungs
 from torch import nn
 
 from medaegis.attacks.engine import Attack
+from medaegis.attacks.transfer import committee
 from medaegis.attacks.victim import Victim
 from medaegis.bench import assess, metrics
 from medaegis.bench.analyse import figures
@@ -21,7 +24,7 @@ from medaegis.bench.assess import ATTACKS, assess_classifier
 from medaegis.bench.checks import classifier as checks
 from medaegis.bench.checks.effort import Effort
 from medaegis.bench.metrics import Interval, aurocs, bootstrap_interval, mean_auroc_interval, mean_interval
-from medaegis.bench.plan import Planned, every_attack, plan_assessment
+from medaegis.bench.plan import Planned, carried_over, every_attack, plan_assessment
 from medaegis.bench.records.assessment import Assessment, markdown, read_assessment
 from medaegis.bench.report import robustness
 from medaegis.bench.sample import Sample, draw
@@ -29,6 +32,7 @@ from medaegis.errors import ConfigError, DataError
 from medaegis.images.datasets import load_dataset
 from medaegis.images.splits import split_dataset
 from medaegis.models.classifier import Classifier
+from medaegis.models.store import save_classifier
 
 EPS = [("16/256", 16 / 256), ("4/256", 4 / 256)]
 CELLS = {
@@ -297,6 +301,86 @@ def test_masks_are_no_business_of_a_diagnosis(tmp_path):
         check_attacks(["pgd-dice"], 2)
 
 
+# ---- an attacker who knows nothing of the network
+
+
+@pytest.fixture(scope="module")
+def diagnosing(tmp_path_factory):
+    dataset, split = data(tmp_path_factory.mktemp("data"), n=120)
+    return learned(dataset, split), dataset, split
+
+
+@pytest.mark.parametrize("task", ["single", "multi", "dense"])
+def test_attacks_on_surrogates_are_judged_by_the_network(task, diagnosing, tmp_path, request):
+    """Each is what the attack makes of the surrogates alone; they have a worst case of their own."""
+    classifier, dataset, split = diagnosing if task == "single" else scene(task, request)
+    others = [related(classifier, seed) for seed in (1, 2)]
+    cells = plan_assessment(["pgd"], EPS, transferred=["pgd"])
+    quick = Effort(far=4, guessed=2, queries=10, probed=4)
+    where = {"cells": cells, "eps": EPS, "out_dir": tmp_path, "effort": quick}
+    found = assess_classifier(classifier, dataset, split, surrogates=others, **where)
+    assert [(t.access, t.gradient) for t in found.attacks] == [("white-box", "bpda")] * 2 + [("no-box", None)] * 2
+    assert [one.backbone for one in found.surrogates] == [other.backbone for other in others]
+    test, exact = dataset.subset(split.adv_test), classifier.frozen()
+    with torch.no_grad():
+        right = classifier.task.is_right(classifier.task.predicted(exact(test.pixels())), test.labels)
+    attacked = right.nonzero().squeeze(1) if task == "single" else torch.arange(len(test))
+    turned = torch.zeros(len(attacked), dtype=torch.bool)
+    for tried, planned in list(zip(found.attacks, cells, strict=True))[:1:-1]:  # the smaller change first
+        labels, pixels, ids = test.labels[attacked], test.pixels(attacked), test.ids[attacked]
+        made = planned.value.run(Victim(committee(others)), pixels, labels, eps=planned.eps, ids=ids)
+        with torch.no_grad():
+            logits = exact(made.images)
+        wrong = ~classifier.task.is_right(classifier.task.predicted(logits), labels)
+        turned |= wrong & right[attacked]
+        assert (tried.forwards, tried.backwards) == (10, 10)
+        assert tried.success.share == pytest.approx(wrong[right[attacked]].double().mean().item())
+        (worst,) = [row for row in found.no_box if row.eps == tried.eps]
+        assert worst.success.share == pytest.approx(turned[right[attacked]].double().mean().item())
+        if task == "dense":
+            assert tried.quality.dice.value == pytest.approx(np.mean(dices(logits, labels)), rel=1e-5)
+        elif task == "multi":
+            areas = [roc_auc_score(labels[:, k], logits[:, k]) for k in range(3)]
+            assert tried.quality.auroc.value == pytest.approx(np.mean(areas))
+    for every, alone in zip(found.worst_case, found.no_box, strict=True):
+        assert every.accuracy.share <= alone.accuracy.share
+    assert [one.attack for one in found.strengths] == ["pgd"]
+    page = (tmp_path / "assessment.md").read_text(encoding="utf-8")
+    assert "| pgd (transfer) | 4/256 | 10 |" in page
+    assert "knows nothing of the classifier" in page
+    assert "Gradients beat guessing" in by_first_word(found.controls)
+    assert read_assessment(tmp_path) == found
+
+
+def by_first_word(controls):
+    return {control.name.split(",")[0]: control for control in controls}
+
+
+@KINDS
+def test_surrogates_that_do_not_fit(task, tmp_path, request, diagnosing):
+    here = scene(task, request)
+    cells = plan_assessment(["pgd"], EPS, transferred=["pgd"])
+    for surrogates, given, told in (
+        ([here[0]], cells, "it is the protected classifier itself"),
+        ([diagnosing[0]], cells, "task, classes, size and channels are"),
+        ([], cells, "none given, and some cells are made on them"),
+        ([related(here[0], 1)], cells[:2], "no cell is made on them"),
+    ):
+        with pytest.raises(ConfigError, match=told):
+            assessed(here, tmp_path, cells=given, surrogates=surrogates)
+    assert not (tmp_path / "pieces").exists()
+
+
+def test_what_can_be_made_on_surrogates():
+    assert carried_over(["fgsm", "square", "deepfool", "pgd-dice"]) == ["fgsm", "pgd-dice"]
+    with pytest.raises(ConfigError, match="none of square, deepfool can be made on it"):
+        carried_over(["square", "deepfool"])
+    made = plan_assessment(["fgsm", "pgd"], EPS, steps=3, transferred=["fgsm", "pgd"])
+    assert [(p.attack, p.value.steps, p.transferred) for p in made] == [
+        (name, steps, carried) for carried in (False, True) for name, steps in (("fgsm", 1), ("pgd", 3)) for _ in EPS
+    ]
+
+
 # ---- checks
 
 
@@ -325,7 +409,7 @@ def test_more_change_must_not_leave_more():
 @KINDS
 def test_checks_pass_where_nothing_is_masked(task, whole):
     found, _ = whole[task]
-    by = {control.name.split(",")[0]: control for control in found.controls}
+    by = by_first_word(found.controls)
     assert {"More change", "Full success far out", "Many steps beat one", "Gradients beat Square"} <= set(by)
     assert not [control for control in found.controls if control.passed is False]
     assert by["Full success far out"].passed
@@ -409,15 +493,21 @@ def test_the_mean_area_of_findings():
 
 
 def test_the_command(segmenter, tmp_path, monkeypatch):
-    _, folder = segmenter
+    classifier, folder = segmenter
+    save_classifier(related(classifier, 1), tmp_path / "other")
     quick = Effort(guessed=2, queries=10, probed=4)
     monkeypatch.setattr(assess, "assess_classifier", partial(assess.assess_classifier, effort=quick))
     options = ("--attacks", "fgsm", "--eps", "8/256", "--factory", "tests.tasks.small:tiny_unet")
-    told = call("assess", folder, LUNGS, *options, "--limit", 4, "--out", tmp_path / "out")
+    told = call(
+        "assess", folder, LUNGS, *options, "--limit", 4, "--surrogate", tmp_path / "other", "--out", tmp_path / "out"
+    )
     assert told.exit_code in (0, 1), told.output
     found = read_assessment(tmp_path / "out")
     assert f"{found.attacks[0].quality.dice.value:.3f}" in told.stdout
-    assert "Mean Dice" in told.stdout
+    assert all(words in told.stdout for words in ("Mean Dice", "On surrogates", "fgsm (transfer)"))
+    itself = call("assess", folder, LUNGS, *options, "--surrogate", folder, "--out", tmp_path / "none")
+    assert itself.exit_code == 2
+    assert "the protected classifier itself" in itself.stderr
     refused = call("assess", folder, LUNGS, *options, "--attacks", "deepfool", "--out", tmp_path / "none")
     assert refused.exit_code == 2
     assert "does not attack masks" in refused.stderr

@@ -24,17 +24,26 @@ from medaegis.bench.cascade import check_cascade, run_cascade
 from medaegis.bench.checks.classifier import run_checks
 from medaegis.bench.checks.effort import ON_CLASSIFIER, Effort
 from medaegis.bench.metrics import share_interval
-from medaegis.bench.outcome import Outcomes, pixels_of
-from medaegis.bench.plan import Planned, check_attacks, norm_of
+from medaegis.bench.outcome import Outcomes, own_ones, pixels_of, transferred_ones
+from medaegis.bench.plan import Planned, check_attacks, check_surrogates, norm_of
 from medaegis.bench.quality import measured, quality_of, worst
 from medaegis.bench.records.archive import provenance, replace_file, write_record
-from medaegis.bench.records.assessment import Assessment, ClassifierWorstCase, Proportion, Standing, Tried, markdown
+from medaegis.bench.records.assessment import (
+    Assessment,
+    ClassifierWorstCase,
+    Proportion,
+    Standing,
+    Strength,
+    Tried,
+    markdown,
+)
 from medaegis.bench.records.evaluation import Cascaded
 from medaegis.bench.report.robustness import robustness_figure
 from medaegis.bench.sample import Sample, check_images, data_facts
 from medaegis.bench.similarity import psnr, ssim
 from medaegis.bench.store import Piece, Store
 from medaegis.bench.strength import strengths
+from medaegis.bench.surrogates import surrogate_of
 from medaegis.bench.worst_case import Reached
 from medaegis.cushions import parse_cushion
 from medaegis.draws import Draws
@@ -64,6 +73,7 @@ def assess_classifier(
     targeted: bool = False,
     limit: int | None = None,
     cascade: int | None = None,
+    surrogates: Sequence[Classifier] = (),
     effort: Effort = ON_CLASSIFIER,
     seed: int = 0,
     command: str = "",
@@ -82,11 +92,14 @@ def assess_classifier(
         limit: at most so many test images, classes in proportion.
         cascade: also tell how many of so many test images any of the attacks turns, each left alone once it is turned.
             Of one class an image alone.
+        surrogates: what an attacker attacks who knows nothing of the classifier, through the mean of their logits; he
+            makes the cells that are `transferred`.
         effort: of the checks.
 
     Raises:
         ConfigError: an attack that needs a Shield or more classes, or is for another task, a limit below 1, an unknown
-            Cushion; `targeted` or a cascade where an image has no single class.
+            Cushion; `targeted` or a cascade where an image has no single class; surrogates and no cell made on them, or
+            the other way round, or such as do not fit.
         DataError: the images are not of the classifier's kind, or none is diagnosed rightly.
     """
     started = time.perf_counter()
@@ -98,6 +111,8 @@ def assess_classifier(
                 name, f"is for one class an image, and here it is {classifier.task.title}", "leave it out"
             )
     check_cascade(cascade, limit)
+    surrogate = surrogate_of(surrogates, classifier)
+    check_surrogates(bool(surrogates), cells)
     filtering = parse_cushion(cushion)
     test = dataset.subset(split.adv_test)
     about = provenance(seed, command, classifier.device)  # of the code that runs, whatever is committed meanwhile
@@ -115,6 +130,7 @@ def assess_classifier(
         classifier_key(classifier, filtering, seed),
         "drawn class" if targeted else "any wrong class",
         known=Known(dataset.subset([*split.train, *split.adv_train]), seed=seed),
+        surrogate=surrogate,
         effort=effort,
     )
     sample = campaign.sample
@@ -137,14 +153,16 @@ def assess_classifier(
         cushion=filtering.spec,
         task=classifier.task.name,
         targeted=targeted,
+        surrogates=[] if surrogate is None else surrogate.facts,
         data=data_facts(test, split),
         chosen=len(sample.chosen),
         attacked=len(sample),
         clean=count.standing(torch.zeros(len(sample), dtype=torch.bool), clean),
         worst_case=_worst_cases([*outcomes, *more], eps, count, clean),
+        no_box=_worst_cases(transferred_ones(outcomes), eps, count, clean),
         cascade=cascaded,
         attacks=[_tried(campaign, planned, piece, count) for planned, piece in outcomes],
-        strengths=strengths(outcomes, more, sample.pixels, int(sample.right.sum())),
+        strengths=_strengths(campaign, outcomes, more),
         controls=controls,
     )
     drawn = robustness_figure(found)
@@ -254,13 +272,13 @@ def _tried(campaign: Campaign, planned: Planned, piece: Piece, count: _Count) ->
     return Tried(
         attack=planned.attack,
         title=entry.title,
-        access=entry.access,
+        access=planned.access,
         eps=None if entry.minimal else planned.eps,
         eps_text=planned.eps_text,
         norm=norm_of(planned),
         steps=planned.value.steps,
         restarts=planned.value.restarts,
-        gradient=None if entry.access == "black-box" else planned.gradient,
+        gradient=planned.gradient if planned.access == "white-box" else None,
         samples=planned.samples,
         success=count.turned(fooled),
         robust_accuracy=count.accuracy(fooled),
@@ -276,6 +294,13 @@ def _tried(campaign: Campaign, planned: Planned, piece: Piece, count: _Count) ->
         backwards=backwards,
         seconds=seconds,
     )
+
+
+def _strengths(campaign: Campaign, outcomes: Outcomes, more: Outcomes) -> list[Strength]:
+    """Of the attacks on the classifier itself; what was made on surrogates counts among the best."""
+    sample = campaign.sample
+    further = [*transferred_ones(outcomes), *more]
+    return strengths(own_ones(outcomes), further, sample.pixels, int(sample.right.sum()))
 
 
 def _median(values: Tensor) -> float | None:

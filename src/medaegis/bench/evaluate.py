@@ -26,7 +26,7 @@ from medaegis.bench.corruptions import run_corruptions
 from medaegis.bench.facts import clean_result, guard_facts
 from medaegis.bench.figures import Figures
 from medaegis.bench.outcome import Outcomes, as_array
-from medaegis.bench.plan import Planned, attacker_of, check_attacks, norm_of
+from medaegis.bench.plan import Planned, attacker_of, check_attacks, check_surrogates, norm_of
 from medaegis.bench.records.archive import Array, EvaluationFolder, begin_evaluation, provenance, write_evaluation
 from medaegis.bench.records.evaluation import Attacker, Cascaded, Control, Corrupted, Evaluation
 from medaegis.bench.sample import Sample, check_images, data_facts
@@ -93,9 +93,7 @@ def evaluate_guard(
     _check(guard, site, cells, limit, healthy)
     check_cascade(cascade, limit)
     surrogate = surrogate_of(surrogates, guard.classifier)
-    if (surrogate is not None) != any(cell.transferred for cell in cells):
-        problem = "no cell is made on them" if surrogates else "none given, and some cells are made on them"
-        raise ConfigError("surrogates", problem, "give both or neither")
+    check_surrogates(bool(surrogates), cells)
     dataset, split = site.dataset, site.split
     test = dataset.subset(split.adv_test)
     about = provenance(seed, command, guard.classifier.device)  # of the code that runs, whatever is committed meanwhile

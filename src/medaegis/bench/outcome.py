@@ -37,6 +37,16 @@ def pixels_of(piece: Piece) -> Tensor:
     return images.float() / LEVELS if images.dtype == torch.uint8 else images
 
 
+def transferred_ones(outcomes: Outcomes) -> Outcomes:
+    """Those that were made on surrogates."""
+    return [(planned, piece) for planned, piece in outcomes if planned.transferred]
+
+
+def own_ones(outcomes: Outcomes) -> Outcomes:
+    """Those that were made on the victim itself."""
+    return [(planned, piece) for planned, piece in outcomes if not planned.transferred]
+
+
 def broken_by(piece: Piece) -> Tensor:
     """Images that fool the classifier and are accepted, bool `(N,)`."""
     return piece["fooled"] & piece["accepted"]

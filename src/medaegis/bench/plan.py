@@ -163,6 +163,7 @@ def plan_assessment(
     queries: int | None = None,
     gradients: Sequence[Gradient] = ("bpda",),
     samples: int = 1,
+    transferred: Sequence[str] = (),
 ) -> list[Planned]:
     """Every attack at every eps by every way through the Cushion; those that look for the smallest change at one eps.
 
@@ -172,6 +173,7 @@ def plan_assessment(
             own.
         gradients: ways through the Cushion; attacks that see answers alone have none and are run once.
         samples: draws of a random Cushion that each step averages over; attacks that see answers alone get one a query.
+        transferred: attacks to make on surrogates too, of `carried_over`.
 
     Raises:
         ConfigError: no attack, no eps or no way, one twice, an eps below a grey level.
@@ -185,16 +187,38 @@ def plan_assessment(
     cells = []
     for name in attacks:
         entry = find_attack(name)
-        blind = entry.access == "black-box"
-        own = entry.minimal or entry.attack.steps == 1
-        length = queries if _counts_queries(name) else None if own else steps
+        blind, length = entry.access == "black-box", _length(name, steps, queries)
         sizes_of = [(SMALLEST, EVERYTHING)] if entry.minimal else eps
         cells += [
             Planned(name, value, text, steps=length, gradient=way, samples=1 if blind else samples)
             for way in (gradients[:1] if blind else gradients)
             for text, value in sizes_of
         ]
+    for name in transferred:
+        length = _length(name, steps, queries)
+        cells += [Planned(name, value, text, steps=length, transferred=True) for text, value in eps]
     return cells
+
+
+def _length(name: str, steps: int | None, queries: int | None) -> int | None:
+    """Steps of an attack of an assessment; None: its own."""
+    if _counts_queries(name):
+        return queries
+    entry = find_attack(name)
+    return None if entry.minimal or entry.attack.steps == 1 else steps
+
+
+def carried_over(names: Sequence[str]) -> list[str]:
+    """Those of these attacks that can be made on a surrogate, within an eps.
+
+    Raises:
+        ConfigError: none can.
+    """
+    found = [name for name in names if transferable(name) and not find_attack(name).minimal]
+    if not found:
+        problem = f"none of {', '.join(names)} can be made on it"
+        raise ConfigError("surrogate", problem, "add one by gradients within an eps, as pgd")
+    return found
 
 
 def every_attack(classes: int, task: TaskName = "single") -> list[str]:
@@ -233,6 +257,17 @@ def check_attacks(
             raise ConfigError(f"attack {name!r}", f"does not attack {what}", f"take one of {there}")
         if not _enough(entry, classes, task):
             raise ConfigError(f"attack {name!r}", f"needs {entry.classes} classes, there are {classes}", "leave it out")
+
+
+def check_surrogates(given: bool, cells: Iterable[Planned]) -> None:
+    """Whether there are cells made on surrogates just where some are given.
+
+    Raises:
+        ConfigError: one without the other.
+    """
+    if given != any(cell.transferred for cell in cells):
+        problem = "no cell is made on them" if given else "none given, and some cells are made on them"
+        raise ConfigError("surrogates", problem, "give both or neither")
 
 
 SAMPLES = 4  # draws of a random Cushion, if nothing else is asked for

@@ -33,9 +33,11 @@ from medaegis.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.console import RenderableType
 
-    from medaegis.bench.records.assessment import Assessment, Proportion, Standing
+    from medaegis.bench.records.assessment import Assessment, ClassifierWorstCase, Proportion, Standing
 
 ALL = "all"
 
@@ -82,6 +84,15 @@ def assess(
             show_default="their own",
         ),
     ] = None,
+    surrogate: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--surrogate",
+            metavar="CLASSIFIER_DIR",
+            help="Also make the attacks by gradients on this classifier (several: their mean), judged by the other.",
+            show_default="none",
+        ),
+    ] = None,
     limit: Limit = None,
     cascade: Cascade = None,
     images: Images = None,
@@ -98,7 +109,14 @@ def assess(
     be relied on yet.
     """
     from medaegis.bench.assess import ATTACKS, assess_classifier
-    from medaegis.bench.plan import check_attacks, every_attack, plan_assessment, samples_for, ways_through
+    from medaegis.bench.plan import (
+        carried_over,
+        check_attacks,
+        every_attack,
+        plan_assessment,
+        samples_for,
+        ways_through,
+    )
     from medaegis.cushions import parse_cushion
     from medaegis.models.store import load_classifier
 
@@ -117,7 +135,16 @@ def assess(
     names = names or list(ATTACKS[task])
     check_attacks(names, classes, task=task)
     ways = ways_through(filtering, comma_separated(gradient, "--gradient"), names)
-    cells = plan_assessment(names, sizes, steps=steps, queries=queries, gradients=ways, samples=draws)
+    others = [load_classifier(path, factory(network)) for path in surrogate or []]
+    cells = plan_assessment(
+        names,
+        sizes,
+        steps=steps,
+        queries=queries,
+        gradients=ways,
+        samples=draws,
+        transferred=carried_over(names) if others else (),
+    )
     dataset, split = datasets.data_of_classifier(classifier_dir, classifier, spec, images=images)
     with console.progress("Assessing") as progress:
         found = assess_classifier(
@@ -131,6 +158,7 @@ def assess(
             targeted=targeted,
             limit=limit,
             cascade=cascade,
+            surrogates=others,
             seed=seed,
             command=recorded_command(context),
             progress=progress,
@@ -138,7 +166,9 @@ def assess(
     if as_json:
         console.write_json(found.model_dump(mode="json") | {"out": str(out)})
     else:
-        console.write(worst_table(found))
+        console.write(worst_table(found, found.worst_case))
+        if found.no_box:
+            console.write(worst_table(found, found.no_box, "On surrogates, eps"))
         if found.cascade:
             console.write(cascade_table(found.cascade))
         console.write(attacks_table(found))
@@ -149,7 +179,9 @@ def assess(
         raise typer.Exit(FAILED)
 
 
-def worst_table(found: Assessment) -> RenderableType:
+def worst_table(
+    found: Assessment, cases: Sequence[ClassifierWorstCase], title: str = "Worst case, eps"
+) -> RenderableType:
     """Clean images, and a line per eps."""
     from medaegis.bench.report.quality import HEADS, quality_cells
     from medaegis.bench.report.words import beyond, capital
@@ -161,22 +193,23 @@ def worst_table(found: Assessment) -> RenderableType:
         return [*quality_cells(standing.quality), *_shares(standing.accuracy), *recalls]
 
     rows = [["clean", "", *told(found.clean), ""]]
-    rows += [[worst.eps_text, worst.norm, *told(worst), beyond(worst.further)] for worst in found.worst_case]
+    rows += [[worst.eps_text, worst.norm, *told(worst), beyond(worst.further)] for worst in cases]
     recalls = (f"Recall {name}" for name in found.classes if single)
     figures = map(capital, HEADS[found.task])
-    columns = ("Worst case, eps", "Norm", *figures, "Robust accuracy", "95 %", *recalls, "Checks on few images")
+    columns = (title, "Norm", *figures, "Robust accuracy", "95 %", *recalls, "Checks on few images")
     return console.table(*columns, rows=rows)
 
 
 def attacks_table(found: Assessment) -> RenderableType:
     """A line per attack, eps and way through the Cushion; passes and seconds are per image."""
+    from medaegis.bench.records.assessment import attack_name
     from medaegis.bench.report.quality import HEADS, leading, quality_cells, told_mean
     from medaegis.bench.report.words import NOT_MEASURED, capital, decimal, eps_name, gradient_name
 
     ways = found.cushion != "none"
     rows = [
         [
-            tried.attack,
+            attack_name(tried),
             eps_name(tried.eps_text, tried.norm),
             tried.steps,
             *([gradient_name(tried.gradient)] if ways else []),

@@ -30,7 +30,7 @@ from medaegis.bench.checks.alarms import (
 )
 from medaegis.bench.checks.controls import FULL, TOLERATED, falls_of, far_out
 from medaegis.bench.checks.exact import SLIGHT, AtMost, at_least, judge
-from medaegis.bench.outcome import Outcomes, elsewhere_nothing, harm_of
+from medaegis.bench.outcome import Outcomes, elsewhere_nothing, harm_of, own_ones, transferred_ones
 from medaegis.bench.plan import Planned
 from medaegis.bench.records.evaluation import Control
 from medaegis.bench.store import Piece
@@ -51,11 +51,16 @@ def run_checks(campaign: Campaign, outcomes: Outcomes, progress: Progress) -> tu
     Returns:
         Them, and the outcomes of further attacks on few images, in which the others are not fooled, for the worst case.
     """
-    way = outcomes[0][0].gradient
-    bounded = [(p, piece) for p, piece in outcomes if not find_attack(p.attack).minimal and p.gradient == way]
+    own = own_ones(outcomes)
+    way = own[0][0].gradient
+    bounded = [(p, piece) for p, piece in own if not find_attack(p.attack).minimal and p.gradient == way]
     plain = [(p, piece) for p, piece in bounded if _plain(p)]
     progress = Stages(progress, len(far_out((p for p, _ in plain), campaign.effort.far_eps)) + 2)
-    found = [*_more_change(bounded), *steps_beat_one(bounded), *knowledge_helps(bounded, adaptive=False)]
+    found = [
+        *_more_change(bounded),
+        *steps_beat_one(bounded),
+        *knowledge_helps([*bounded, *transferred_ones(outcomes)], adaptive=False),
+    ]
     further = [_guessing] if guessing_is_missing(bounded, adaptive=False) else []
     if plain:
         found.append(_full_success(campaign, plain, progress))
@@ -68,7 +73,7 @@ def run_checks(campaign: Campaign, outcomes: Outcomes, progress: Progress) -> tu
     few, victim = campaign.only(campaign.few(campaign.effort.probed)).sample, campaign.smooth
     task = victim.exact.task
     goal = Goal(few.labels, None if campaign.aim == "any wrong class" else few.targets, task=task)
-    losses = followed(outcomes, len(victim.exact.classes), CarliniWagner())
+    losses = followed(own, len(victim.exact.classes), CarliniWagner())
     if task.name != "single":
         found = [one.model_copy(update={"detail": f"{one.detail} {told_harm(task.name)}".strip()}) for one in found]
     found += slope_alarms(victim, few.pixels, goal, few.ids, few.seed, losses)

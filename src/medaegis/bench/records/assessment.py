@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,6 +21,7 @@ from medaegis.bench.records.evaluation import (
     Model,
     Norm,
     Share,
+    SurrogateFacts,
 )
 from medaegis.bench.records.quality import Quality
 from medaegis.bench.report.markdown import cascade_tables, controls_table, table
@@ -53,17 +55,20 @@ class Proportion(Model):
     interval: Bounds | None
 
 
-class OfAnyTask(Model):
-    """What was added for other tasks is not written where an image has one class: its records are what they were."""
+# Written only where there is any, so that the records of others are what they were.
+LATER: dict[str, object] = {"quality": None, "noise_quality": None, "task": "single", "surrogates": [], "no_box": []}
+
+
+class Extended(Model):
+    """One to which fields were added, for other tasks than one class an image and for surrogates (`LATER`)."""
 
     @model_serializer(mode="wrap")
     def _told(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
         told: dict[str, Any] = write(self)
-        untold = {"quality": None, "noise_quality": None, "task": "single"}
-        return {name: value for name, value in told.items() if name not in untold or value != untold[name]}
+        return {name: value for name, value in told.items() if name not in LATER or value != LATER[name]}
 
 
-class Standing(OfAnyTask):
+class Standing(Extended):
     """Right diagnoses of the chosen images. recall: by true class; of two, the second's is the sensitivity, the first's
     the specificity. Of findings: of the images that have one, where it is found (and the whole is right where every
     finding is); of masks there is none (and one is right from a Dice of 0.7 on). quality: of findings and masks."""
@@ -86,7 +91,7 @@ class ClassifierWorstCase(Standing):
     further: list[Further]
 
 
-class Tried(OfAnyTask):
+class Tried(Extended):
     """One attack at one eps, on images diagnosed rightly when clean, towards any wrong class or, if targeted, towards
     one drawn for each image, which alone counts. Of findings and masks all chosen images are attacked, and success and
     medians are over those that were right when clean.
@@ -96,7 +101,8 @@ class Tried(OfAnyTask):
     own changes with their pixels shuffled, which are as large in every norm. Medians over the images turned, null
     where there is none: linf and l2 (Euclidean length) in pixel units, l0 in pixels, ssim and psnr (decibels) beside
     the clean image (`bench/similarity`). Passes and seconds are per image; verdicts are not counted among the passes.
-    gradient: way through the Cushion, null where answers alone are seen.
+    gradient: way through the Cushion, null where answers alone are seen, and where access is "no-box": made on the
+    surrogates, and passes are those through them.
     samples: draws of a random Cushion that a step averages over. quality: of findings and masks; noise_quality: the
     same under the shuffled changes.
     """
@@ -147,9 +153,10 @@ class Strength(Model):
     passes: Amount
 
 
-class Assessment(OfAnyTask, Measured):
+class Assessment(Extended, Measured):
     """The whole of assessment.json. chosen: test images drawn; attacked: those of them diagnosed rightly, of findings
-    and masks all. task: what the labels are."""
+    and masks all. task: what the labels are. no_box: the worst case over what was made on the surrogates alone; in
+    worst_case it counts like all else."""
 
     format: Literal["medaegis-assessment"] = "medaegis-assessment"
     version: Literal[1] = 1
@@ -162,11 +169,13 @@ class Assessment(OfAnyTask, Measured):
     channels: Literal["gray", "rgb"]
     cushion: str
     targeted: bool = False
+    surrogates: list[SurrogateFacts] = Field(default_factory=list)
     data: DataFacts
     chosen: Count
     attacked: Count
     clean: Standing
     worst_case: list[ClassifierWorstCase]
+    no_box: list[ClassifierWorstCase] = Field(default_factory=list)
     cascade: list[Cascaded] = Field(default_factory=list)
     attacks: list[Tried]
     strengths: list[Strength] = Field(default_factory=list)
@@ -180,7 +189,7 @@ def read_assessment(folder: Path) -> Assessment:
         DataError: names the file and every field that does not fit.
     """
     found = read_record(folder / "assessment.json", Assessment, "assess")
-    for standing in (found.clean, *found.worst_case):
+    for standing in (found.clean, *found.worst_case, *found.no_box):
         if set(standing.recall) != set(found.classes):
             problem = f"recall of {sorted(standing.recall)}, and the classes are {sorted(found.classes)}"
             raise DataError(folder / "assessment.json", problem, "write it again with `medaegis assess`")
@@ -193,8 +202,9 @@ def markdown(found: Assessment) -> str:
         _source(found),
         f"![{capital(LEADING[found.task])} over the size of the change](robust-accuracy.svg)",
         "Worst case: each image as the strongest of all attacks leaves it.",
-        _worst(found),
+        _worst(found, found.worst_case),
         *_findings(found),
+        *_no_box(found),
         *cascade_tables(found.cascade),
         f"Attacks, each on {_attacked(found)}, towards {_goal(found)}; an eps of "
         f"{SMALLEST!r} is of one that looks for the smallest change, or for few pixels, however far it takes. Noise: "
@@ -232,7 +242,7 @@ def _source(found: Assessment) -> str:
     ) + (f" {ABOUT[found.task]}" if found.task != "single" else "")
 
 
-def _worst(found: Assessment) -> str:
+def _worst(found: Assessment, cases: Sequence[ClassifierWorstCase]) -> str:
     names = [f"recall {name}" for name in found.classes] if found.task == "single" else []
     if len(names) == 2:
         names = [f"specificity ({found.classes[0]})", f"sensitivity ({found.classes[1]})"]
@@ -246,10 +256,20 @@ def _worst(found: Assessment) -> str:
             _told(worst.success),
             beyond(worst.further),
         ]
-        for worst in found.worst_case
+        for worst in cases
     ]
     heads = ("robust accuracy", *names, "success of the attacker", "of it by checks on few images")
     return table(["eps", *HEADS[found.task], *heads], rows)
+
+
+def _no_box(found: Assessment) -> list[str]:
+    if not found.no_box:
+        return []
+    names = " and ".join(one.backbone for one in found.surrogates)
+    told = (
+        f"Worst case of an attacker who knows nothing of the classifier, and attacks {names} in its place (transfer):"
+    )
+    return [told, _worst(found, found.no_box)]
 
 
 def _findings(found: Assessment) -> list[str]:
@@ -271,10 +291,15 @@ def _attacks(found: Assessment) -> str:
     return table(heads, [_row(tried, ways) for tried in found.attacks])
 
 
+def attack_name(tried: Tried) -> str:
+    """Of an attack in tables: whether it was made on surrogates."""
+    return f"{tried.attack} (transfer)" if tried.access == "no-box" else tried.attack
+
+
 def _row(tried: Tried, ways: bool) -> list[str]:
     draws = f", {tried.samples} draws" if tried.samples > 1 else ""
     return [
-        tried.attack,
+        attack_name(tried),
         eps_name(tried.eps_text, tried.norm),
         f"{tried.steps}" if tried.restarts == 1 else f"{tried.steps} x {tried.restarts}",
         *([f"{gradient_name(tried.gradient)}{draws}"] if ways else []),

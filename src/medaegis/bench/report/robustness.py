@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 
 from medaegis.bench.analyse.figures import Drawn, saved
-from medaegis.bench.records.assessment import Assessment, Proportion, Tried
+from medaegis.bench.records.assessment import Assessment, Proportion, Tried, attack_name
 from medaegis.bench.records.evaluation import Norm
 from medaegis.bench.records.quality import Quality
 from medaegis.bench.report.plots import INK, LOOKS, MUTED, PLAIN, WIDTH, columns, eps_axis, legend, styled_figure
@@ -68,7 +68,10 @@ def _panel(axes: Axes, found: Assessment, norm: Norm, looks: dict[str, tuple[str
 
 def _name(found: Assessment, tried: Tried) -> str:
     """With the way through the Cushion, where the attack was tried by several."""
-    several = len({other.gradient for other in found.attacks if other.attack == tried.attack}) > 1
+    if tried.access == "no-box":
+        return attack_name(tried)
+    alike = [other for other in found.attacks if (other.attack, other.access) == (tried.attack, tried.access)]
+    several = len({other.gradient for other in alike}) > 1
     return f"{tried.attack}, {gradient_name(tried.gradient)}" if several else tried.attack
 
 
