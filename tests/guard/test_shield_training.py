@@ -138,7 +138,7 @@ def test_adversaries_are_inside_their_radius_and_on_the_grid(tmp_path):
     for update in range(12):
         rows, epochs = run._rows(run.foreign, update)
         foreign = run._augmented(run.foreign, rows, epochs // 4)
-        attacked = run._attack(foreign, rows, epochs, update)
+        attacked = run._attack(foreign, run._goal(rows, foreign.device), rows, epochs, update)
         change = ((attacked - foreign) * 255).round()
         assert change.abs().max() <= round(255 * run._eps(update))
         assert torch.equal((attacked * 255).round() / 255, attacked)
@@ -175,10 +175,10 @@ def test_an_update_waits_for_the_device_only_to_tell_its_loss(tmp_path, update):
     for victim in (run.victim, run.bare):
         victim.exact = victim.fast = copy.deepcopy(victim.exact).to("meta")
         victim.shields.to("meta")
-    adversarial = run._attack(away, rows, epochs, update)
+    adversarial = run._attack(away, run._goal(rows, away.device), rows, epochs, update)
     genuine = run._perturbed(away, adversarial - away, update)
     run.shield.requires_grad_(True)
-    loss = run._loss(torch.cat([genuine, adversarial]), update)
+    loss = run._told_apart(torch.cat([genuine, adversarial]), update)
     loss.backward()
     assert loss.device.type == "meta"
     assert all(weight.grad.device.type == "meta" for weight in run.shield.parameters())
@@ -197,7 +197,8 @@ def test_steps_are_of_both_kinds_in_their_shares(tmp_path, monkeypatch):
     run = training(tmp_path, config=config)
     for update in range(config.updates):
         rows, epochs = run._rows(run.foreign, update)
-        run._attack(run.dataset.pixels(run.foreign[rows]), rows, epochs, update)
+        x = run.dataset.pixels(run.foreign[rows])
+        run._attack(x, run._goal(rows, x.device), rows, epochs, update)
     kinds = [rules.count(kind) / 200 for kind in (Descent(momentum=1.0), Descent())]
     assert kinds == pytest.approx([0.75, 0.25], abs=0.1)
 
@@ -233,8 +234,8 @@ def test_a_shield_can_learn_without_the_cushion(tmp_path):
     behind = training(tmp_path / "b", cushion="bits:4")
     coarse = parse_cushion("bits:4")(images)
     for update in range(5):
-        torch.testing.assert_close(behind._loss(images, update), behind._loss(coarse, update))
-        assert run._loss(images, update) != run._loss(coarse, update)
+        torch.testing.assert_close(behind._told_apart(images, update), behind._told_apart(coarse, update))
+        assert run._told_apart(images, update) != run._told_apart(coarse, update)
     half = training(tmp_path / "c", cushion="bits:4", config=CONFIG.model_copy(update={"cushioned": 0.5}))
     assert 60 < sum(half._seen(update) is half.bare for update in range(200)) < 140
 

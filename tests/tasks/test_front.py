@@ -73,8 +73,8 @@ def test_what_does_not_fit_is_refused(finder, segmenter):
         ma.attack("deepfool", segmenter, masked, eps="1/255")
     with pytest.raises(DataError, match="a class for each pixel"):
         ma.attack("fgsm", finder, ma.load_dataset("phantom-lungs?n=6", size=16, channels="gray"), eps="1/255")
-    with pytest.raises(ConfigError, match="one class an image"):
-        ma.fit(segmenter, masked, updates=2)
+    with pytest.raises(ConfigError, match="several findings"):
+        ma.fit(finder, several, updates=2)
     with pytest.raises(ConfigError, match="several findings"):
         ma.wrap(
             nn.Sequential(nn.Flatten(), nn.Linear(768, 3)), classes=("a", "b"), size=16, normalise=None, task="multi"

@@ -112,8 +112,9 @@ class View:
 
     def suspicions(self) -> Tensor:
         """The same on the scale of the threshold, `(N,)`: above 1 is rejected."""
+        logit = self.shield_logit  # refused where there is no Shield
         assert self.suspicion is not None, "a view with a Shield's logit has its suspicion"
-        return self.suspicion(self.shield_logit, self.goal.shield_to_pass(self.logits))
+        return self.suspicion(logit, self.goal.shield_to_pass(self.logits))
 
     @torch.no_grad()
     def through(self, *, shield: bool) -> Tensor:

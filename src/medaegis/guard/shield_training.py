@@ -254,12 +254,19 @@ class ShieldTraining:
         genuine = self._augmented(self.genuine, rows, epochs)
         rows, epochs = self._rows(self.foreign, update)
         foreign = self._augmented(self.foreign, rows, epochs // self.config.lifetime)
-        wanted = torch.full((len(foreign),), self.label, device=foreign.device)
-        goal = Goal(self.dataset.labels[self.foreign[rows]].to(foreign.device), wanted)
-        adversarial = self._attack(foreign, goal, rows, epochs, update)
+        adversarial = self._attack(foreign, self._goal(rows, foreign.device), rows, epochs, update)
         genuine = self._perturbed(genuine, adversarial - foreign, update)
         self.shield.requires_grad_(True)
-        n, images = len(genuine), torch.cat([genuine, adversarial])
+        return self._told_apart(torch.cat([genuine, adversarial]), update)
+
+    def _goal(self, rows: Tensor, device: torch.device) -> Goal:
+        """Of foreign images at these positions: to pass for this class."""
+        wanted = torch.full((len(rows),), self.label, device=device)
+        return Goal(self.dataset.labels[self.foreign[rows]].to(device), wanted)
+
+    def _told_apart(self, images: Tensor, update: int) -> Tensor:
+        """The loss; the first half of `images` is genuine."""
+        n = len(images) // 2
         logits = _shield_logits(self._drawn(update, len(images), "learn"), images, self.label)
         return F.softplus(-logits[:n]).mean() + F.softplus(logits[n:]).mean()
 

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from medaegis.artefact import read_folder, write_folder
@@ -50,6 +50,12 @@ class ClassifierManifest(BaseModel):
     outputs: Form = "logits"
     task: TaskName = "single"
     denoise: Denoising | None = None
+
+    @model_validator(mode="after")
+    def _enough(self) -> Self:
+        if len(self.classes) < 2 and self.task != "multi":
+            raise ValueError(f"'classes' names {len(self.classes)}, where 2 are the least")
+        return self
 
 
 class Wrapped(BaseModel):
