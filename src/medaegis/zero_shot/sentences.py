@@ -24,7 +24,7 @@ PROMPTS: tuple[Phrase, ...] = (  # in none of the sentences that are learned fro
     ("there is {finding} present", "there is no {finding} present"),
     ("film showing signs of {finding}", "film showing no signs of {finding}"),
 )
-SAID = (0.4, 0.8)  # chance that a finding is spoken of that is not there, and of one that is
+SAID = (0.2, 0.9)  # chance that a finding is spoken of that is not there, and of one that is
 MOST = 4  # clauses in a report
 
 

@@ -60,7 +60,7 @@ class WordTokenizer(Tokenizer):
 
     >>> tokenizer = WordTokenizer.of(["there is a nodule", "no nodule"], size=16, context=6)
     >>> tokenizer(["No nodule."]).tolist()
-    [[14, 4, 5, 15, 0, 0]]
+    [[14, 3, 4, 15, 0, 0]]
 
     Args:
         words: all there are, without repetition.
