@@ -3,11 +3,13 @@
 import copy
 import dataclasses
 import hashlib
+import json
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.cli.shop import call
 from tests.tasks.guarded import OWN, SHIELD, Darkness, dark_guard, small_lungs, unet
 from tests.tasks.small import CONFIG
 
@@ -34,9 +36,14 @@ from medaegis.task import MULTI, SINGLE, Dense
 
 
 @pytest.fixture(scope="module")
-def segmenter(tmp_path_factory):
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("masks") / "classifier"
+
+
+@pytest.fixture(scope="module")
+def segmenter(folder):
     config = CONFIG.model_copy(update={"backbone": OWN, "epochs": 8, "taps": ("deep",)})
-    return train_classifier(*small_lungs(), config, tmp_path_factory.mktemp("masks") / "classifier")
+    return train_classifier(*small_lungs(), config, folder)
 
 
 @pytest.fixture(scope="module")
@@ -410,3 +417,34 @@ def test_images_of_another_site_keep_their_masks(guard):
     labelled = dataclasses.replace(dataset, labels=dataset.labels.flatten(1).amax(1).long(), task=SINGLE)
     with pytest.raises(DataError, match="a class for each pixel"):
         other_site(guard, labelled)
+
+
+def test_by_the_commands(segmenter, folder, test, tmp_path):
+    data, own, out = "phantom-lungs?n=150", ("--factory", OWN), tmp_path / "guard"
+    fitted = call("fit", folder, data, "--cushion", "none", "--updates", 2, "--out", out, *own)
+    assert fitted.exit_code == 0, fitted.output
+    assert "1 of recipe strong" in fitted.stdout
+    assert "mean Dice" in fitted.stdout
+    few = ("--attacks", f"pgd-dice,{LEADING}", "--eps", "24/256", "--steps", 4, "--limit", 4)
+    told = call("evaluate", out, data, *few, "--out", tmp_path / "e", *own)
+    assert told.exit_code in (0, 1), told.output  # four images and two updates: a control may fail
+    assert "Wrong and accepted" in told.stdout
+    found = read_mask_evaluation(tmp_path / "e")
+    again = json.loads(call("evaluate", out, data, *few, "--out", tmp_path / "e", *own, "--json").stdout)
+    assert [cell["undetected"] for cell in again["cells"]] == [cell.undetected for cell in found.cells]
+    refused = call("evaluate", out, data, "--suite", "quick", "--out", tmp_path / "f", *own)
+    assert refused.exit_code == 2
+    assert "--suite" in refused.stderr
+    inbox = tmp_path / "in"
+    inbox.mkdir()
+    for i in range(3):
+        Image.fromarray(test.images[i, 0].numpy()).save(inbox / f"{i}.png")
+    screened = call("screen", out, inbox, "--masks", tmp_path / "masks", "--format", "jsonl", *own)
+    records = [json.loads(line) for line in screened.stdout.splitlines()]
+    assert {record["file"] for record in records} == {str(path) for path in inbox.iterdir()}
+    for record in records:
+        assert (record["mask_file"] is not None) == (record["status"] == "accepted")
+    shown = call("screen", out, inbox, *own)
+    assert "Mask" in shown.stdout
+    assert "Diagnosis" not in shown.stdout
+    assert call("verify", out, *own).exit_code == 0
