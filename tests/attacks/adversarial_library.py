@@ -8,7 +8,12 @@ from unittest.mock import patch
 
 import pytest
 
-FILES = {"ddn": "decoupled_direction_norm", "fmn": "fast_minimum_norm", "fab": "fast_adaptive_boundary"}
+FILES = {
+    "ddn": "decoupled_direction_norm",
+    "fmn": "fast_minimum_norm",
+    "fab": "fast_adaptive_boundary",
+    "dag": "segmentation.dense_adversary",
+}
 
 
 def peer(name):

@@ -49,6 +49,6 @@ class CatalogueEntry:
         attack = self.attack
         if self.adaptive and task == "multi":
             return False  # no Shield judges findings
-        if not isinstance(attack, Attack) or not attack.objective.any_task or attack.rule.by_sign:
+        if not isinstance(attack, Attack) or not attack.serves_any_task:
             return False
         return task != "dense" or not any(transform.moves for transform in attack.transforms)

@@ -147,6 +147,7 @@ class Objective(ABC):
     needs_normal: bool = False
     components: int = 1  # of the mixtures of normal features that it is given
     any_task: bool = False  # whether it is a loss of findings and masks too, and not of one class an image alone
+    tells_by_sign: bool = False  # whether of those too it is below 0 just where an image is through
     title: str = "loss"
 
     def walked(self) -> tuple[Objective, ...]:

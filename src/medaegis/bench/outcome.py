@@ -12,12 +12,7 @@ from medaegis.bench.plan import Planned
 from medaegis.bench.records.archive import Array
 from medaegis.bench.store import Piece
 
-MEASURED = (
-    "quality",
-    "harm",
-    "logits",
-    "iou",
-)  # of a piece where the task is not one class an image (`quality.measured`)
+MEASURED = ("quality", "harm", "logits", "iou")  # of a piece where an image has no single class (`quality.measured`)
 Outcomes = Sequence[tuple[Planned, Piece]]  # of the same images, row by row
 
 

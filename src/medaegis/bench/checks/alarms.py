@@ -20,10 +20,11 @@ from medaegis.attacks.losses.shield import ShieldLogit
 from medaegis.attacks.objective import Goal, Objective
 from medaegis.attacks.victim import Victim
 from medaegis.bench.campaign import Campaign
-from medaegis.bench.checks.exact import SLIGHT, AtMost, gain, judge
+from medaegis.bench.checks.exact import AtMost, gain, judge
 from medaegis.bench.outcome import Outcomes, broken_by, elsewhere_nothing, harm_of
 from medaegis.bench.plan import Planned, norm_of
 from medaegis.bench.records.evaluation import Control
+from medaegis.bench.records.quality import LOST, SLIGHT
 from medaegis.bench.store import Piece
 from medaegis.draws import Draws
 from medaegis.progress import Progress
@@ -32,7 +33,6 @@ TOLERATED = 0.05  # more undetected success by more effort, or by less knowledge
 ADDED = 0.02  # the same of what a check adds to all that was broken
 ZERO = 0.01  # images without a gradient
 UPHILL = 0.10  # images whose loss rises one grey level along its steepest descent
-LOST = 0.5  # of an answer; an image of which less is left is lost
 PROBE_EPS = 8 / 256
 STAMINA = ((10, 1), (1, 5), (1, 20))  # times the steps, and restarts
 

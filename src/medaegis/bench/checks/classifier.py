@@ -19,7 +19,6 @@ from medaegis.attacks.objective import Goal
 from medaegis.bench.campaign import Campaign
 from medaegis.bench.checks.alarms import (
     ADDED,
-    LOST,
     followed,
     guessing_alarm,
     guessing_is_missing,
@@ -29,20 +28,16 @@ from medaegis.bench.checks.alarms import (
     steps_beat_one,
 )
 from medaegis.bench.checks.controls import FULL, TOLERATED, falls_of, far_out
-from medaegis.bench.checks.exact import SLIGHT, AtMost, at_least, judge
+from medaegis.bench.checks.exact import AtMost, at_least, judge
 from medaegis.bench.outcome import Outcomes, elsewhere_nothing, harm_of, own_ones, transferred_ones
 from medaegis.bench.plan import Planned
 from medaegis.bench.records.evaluation import Control
+from medaegis.bench.records.quality import LOST, SLIGHT
+from medaegis.bench.report.quality import HARM
 from medaegis.bench.store import Piece
 from medaegis.progress import Progress, Stages
-from medaegis.task import TaskName
 
 LONGER = 10  # times the steps
-HARM = {
-    "multi": "Success on an image is 1 less the geometric mean of the chances given to what is true of each finding",
-    "dense": "Success on an image is 1 - Dice",
-}
-HARM_MORE = f"a difference up to {SLIGHT:g} is none, and an image is lost above {LOST:g}."
 
 
 def run_checks(campaign: Campaign, outcomes: Outcomes, progress: Progress) -> tuple[list[Control], Outcomes]:
@@ -75,14 +70,9 @@ def run_checks(campaign: Campaign, outcomes: Outcomes, progress: Progress) -> tu
     goal = Goal(few.labels, None if campaign.aim == "any wrong class" else few.targets, task=task)
     losses = followed(own, len(victim.exact.classes), CarliniWagner())
     if task.name != "single":
-        found = [one.model_copy(update={"detail": f"{one.detail} {told_harm(task.name)}".strip()}) for one in found]
+        found = [one.model_copy(update={"detail": f"{one.detail} {HARM[task.name]}".strip()}) for one in found]
     found += slope_alarms(victim, few.pixels, goal, few.ids, few.seed, losses)
     return found, more
-
-
-def told_harm(task: TaskName) -> str:
-    """What success is in checks where an image has no single class, in words."""
-    return f"{HARM[task]}; {HARM_MORE}"
 
 
 def _plain(planned: Planned) -> bool:

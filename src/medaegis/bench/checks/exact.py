@@ -17,11 +17,11 @@ from scipy.stats import beta, binom
 from torch import Tensor
 
 from medaegis.bench.records.evaluation import Judged
+from medaegis.bench.records.quality import SLIGHT
 
 LEVEL = 0.05  # chance to fail a check whose claim only just holds; of several comparisons together (Bonferroni)
 MISS = 0.30  # by so much must a claim be missed ...
 POWER = 0.80  # ... to be found with this chance; where it is not, there are too few images
-SLIGHT = 0.05  # of how much of an image is harmed, a difference that counts as none
 DOUBT = 0.001  # chance left to the discordance of pairs to lie outside its interval (Berger and Boos, 1994)
 GRID = 33  # discordances looked at inside it
 

@@ -6,6 +6,9 @@ from pydantic import Field
 
 from medaegis.bench.records.evaluation import Bounds, Count, Model, Share
 
+SLIGHT = 0.05  # difference in how far an image is harmed (`quality.measured`) that counts as none
+LOST = 0.5  # harm above which an image is lost
+
 
 class Mean(Model):
     """A mean with its interval of 95 %, by patient (`metrics.mean_interval` and `mean_auroc_interval`), of n images."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from medaegis.bench.records.quality import Mean, Quality
+from medaegis.bench.records.quality import LOST, SLIGHT, Mean, Quality
 from medaegis.bench.report.markdown import table
 from medaegis.bench.report.words import NOT_MEASURED, decimal, decimal_range
 from medaegis.task import RIGHT_DICE, TaskName
@@ -20,13 +20,21 @@ _ALL = (
     "were right from the start. In the worst case each figure takes of each image what the attack leaves that leaves "
     "least, or the image as it is"
 )
+_JUDGED = f"; a difference up to {SLIGHT:g} is none, and an image is lost above {LOST:g}."
+HARM: dict[TaskName, str] = {
+    "single": "",
+    "multi": "In checks success on an image is 1 less the geometric mean of the chances that are given to what is true "
+    f"of each finding{_JUDGED}",
+    "dense": f"In checks success on an image is 1 - Dice{_JUDGED}",
+}
 ABOUT: dict[TaskName, str] = {
     "single": "",
     "multi": f"An image is right where every finding is. {_ALL}; the AUROC of a finding takes the logit that is "
     "farthest from right. Mean AUROC: over the findings that some images have and some have not. Findings right: the "
-    "mean share of an image's. Their intervals: 95 %, bootstrap by patient.",
+    f"mean share of an image's. Their intervals: 95 %, bootstrap by patient. {HARM['multi']}",
     "dense": f"A mask is right from a Dice of {RIGHT_DICE} on. {_ALL}. Dice is over the classes but the background, "
-    "IoU over all; both are means over the images, with intervals of 95 %, bootstrap by patient.",
+    "IoU over all; both are means over the images, with intervals of 95 %, bootstrap by patient. "
+    f"{HARM['dense']}",
 }
 
 
