@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from functools import partial
 from typing import Any
 
@@ -13,10 +14,15 @@ from scipy.stats import binomtest, norm
 from sklearn.metrics import roc_auc_score
 from sklearn.metrics import roc_curve as sklearn_roc_curve
 
+from medaegis.bench import metrics
 from medaegis.bench.metrics import (
+    Interval,
     auroc,
     auroc_interval,
+    aurocs,
     bootstrap_interval,
+    mean_auroc_interval,
+    mean_interval,
     roc_curve,
     share_interval,
     threshold_at_tnr,
@@ -286,3 +292,45 @@ def test_bad_share_is_refused(tnr: float) -> None:
 def test_other_bad_input_is_refused(call: Any) -> None:
     with pytest.raises(ConfigError):
         call()
+
+
+def test_intervals_of_means() -> None:
+    values, groups = np.random.default_rng(0).random(60), [f"p{i // 3}" for i in range(60)]
+    found = mean_interval(values, groups)
+    means = values.reshape(20, 3).mean(1)
+    error = 1.96 * means.std(ddof=1) / np.sqrt(20)
+    general = bootstrap_interval(np.mean, [values], groups=[groups])
+    assert dataclasses.astuple(found) == pytest.approx(dataclasses.astuple(general), rel=1e-12)
+    assert found.value == pytest.approx(values.mean())
+    assert (found.low, found.high) == pytest.approx((values.mean() - error, values.mean() + error), abs=0.02)
+    none = mean_interval(np.zeros(6), list("aabbcc"))
+    assert (none.value, none.low, none.high) == (0, 0, pytest.approx(1 - 0.05 ** (1 / 3)))
+
+
+def test_the_mean_area_of_findings() -> None:
+    random = np.random.default_rng(1)
+    truth = np.c_[random.random((80, 2)) < 0.4, np.zeros(80, dtype=bool)]
+    scores = random.normal(size=(80, 3)) + truth
+    areas = [roc_auc_score(truth[:, k], scores[:, k]) for k in range(2)]
+    assert aurocs(scores, truth) == [*map(pytest.approx, areas), None]
+    groups = [f"p{i:02}" for i in range(80)]
+    found = mean_auroc_interval(scores, truth, groups)
+    assert found.value == pytest.approx(np.mean(areas))
+    # DeLong's error of one area, by the placements of its positives and negatives; the findings are independent.
+    errors = []
+    for k in range(2):
+        wins = (scores[truth[:, k], k][:, None] > scores[~truth[:, k], k][None]).astype(float)
+        errors.append(wins.mean(1).var(ddof=1) / len(wins) + wins.mean(0).var(ddof=1) / wins.shape[1])
+    half = 1.96 * np.sqrt(sum(errors)) / 2
+    assert (found.low, found.high) == pytest.approx((found.value - half, found.value + half), abs=0.03)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(metrics, "_percentiles", lambda value, drawn: Interval(value, drawn.min(), drawn.max()))
+        few = mean_auroc_interval(scores.round(1), truth, groups, n=3, seed=5)
+    rows = np.random.default_rng(5).integers(0, 80, (3, 80))  # groups are the images, in their order
+    drawn = [np.mean([roc_auc_score(truth[row, k], scores.round(1)[row, k]) for k in range(2)]) for row in rows]
+    assert (few.low, few.high) == pytest.approx((min(drawn), max(drawn))), "each draw by itself, ties counted half"
+    assert mean_auroc_interval(scores, np.ones((80, 3)), groups) is None
+    sure = mean_auroc_interval(truth.astype(float), truth, groups)
+    fewest = truth[:, :2].sum(0).min()
+    assert (sure.value, sure.high) == (1, 1)
+    assert sure.low == pytest.approx(0.05 ** (1 / fewest))

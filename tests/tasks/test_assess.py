@@ -9,22 +9,19 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 from sklearn.metrics import f1_score, jaccard_score, roc_auc_score
-from tests.bench.small import data, learned
 from tests.bench.test_surrogates import related
 from tests.cli.shop import call
 from tests.tasks.small import LUNGS, findings, lungs
 from torch import nn
 
 from medaegis.attacks.engine import Attack
-from medaegis.attacks.transfer import committee
 from medaegis.attacks.victim import Victim
-from medaegis.bench import assess, metrics
+from medaegis.bench import assess
 from medaegis.bench.analyse import figures
 from medaegis.bench.assess import ATTACKS, assess_classifier
 from medaegis.bench.checks import classifier as checks
 from medaegis.bench.checks.effort import Effort
-from medaegis.bench.metrics import Interval, aurocs, bootstrap_interval, mean_auroc_interval, mean_interval
-from medaegis.bench.plan import Planned, carried_over, every_attack, plan_assessment
+from medaegis.bench.plan import Planned, every_attack, plan_assessment
 from medaegis.bench.records.assessment import Assessment, markdown, read_assessment
 from medaegis.bench.report import robustness
 from medaegis.bench.sample import Sample, draw
@@ -301,87 +298,11 @@ def test_masks_are_no_business_of_a_diagnosis(tmp_path):
         check_attacks(["pgd-dice"], 2)
 
 
-# ---- an attacker who knows nothing of the network
-
-
-@pytest.fixture(scope="module")
-def diagnosing(tmp_path_factory):
-    dataset, split = data(tmp_path_factory.mktemp("data"), n=120)
-    return learned(dataset, split), dataset, split
-
-
-@pytest.mark.parametrize("task", ["single", "multi", "dense"])
-def test_attacks_on_surrogates_are_judged_by_the_network(task, diagnosing, tmp_path, request):
-    """Each is what the attack makes of the surrogates alone; they have a worst case of their own."""
-    classifier, dataset, split = diagnosing if task == "single" else scene(task, request)
-    others = [related(classifier, seed) for seed in (1, 2)]
-    cells = plan_assessment(["pgd"], EPS, transferred=["pgd"])
-    quick = Effort(far=4, guessed=2, queries=10, probed=4)
-    where = {"cells": cells, "eps": EPS, "out_dir": tmp_path, "effort": quick}
-    found = assess_classifier(classifier, dataset, split, surrogates=others, **where)
-    assert [(t.access, t.gradient) for t in found.attacks] == [("white-box", "bpda")] * 2 + [("no-box", None)] * 2
-    assert [one.backbone for one in found.surrogates] == [other.backbone for other in others]
-    test, exact = dataset.subset(split.adv_test), classifier.frozen()
-    with torch.no_grad():
-        right = classifier.task.is_right(classifier.task.predicted(exact(test.pixels())), test.labels)
-    attacked = right.nonzero().squeeze(1) if task == "single" else torch.arange(len(test))
-    turned = torch.zeros(len(attacked), dtype=torch.bool)
-    for tried, planned in list(zip(found.attacks, cells, strict=True))[:1:-1]:  # the smaller change first
-        labels, pixels, ids = test.labels[attacked], test.pixels(attacked), test.ids[attacked]
-        made = planned.value.run(Victim(committee(others)), pixels, labels, eps=planned.eps, ids=ids)
-        with torch.no_grad():
-            logits = exact(made.images)
-        wrong = ~classifier.task.is_right(classifier.task.predicted(logits), labels)
-        turned |= wrong & right[attacked]
-        assert (tried.forwards, tried.backwards) == (10, 10)
-        assert tried.success.share == pytest.approx(wrong[right[attacked]].double().mean().item())
-        (worst,) = [row for row in found.no_box if row.eps == tried.eps]
-        assert worst.success.share == pytest.approx(turned[right[attacked]].double().mean().item())
-        if task == "dense":
-            assert tried.quality.dice.value == pytest.approx(np.mean(dices(logits, labels)), rel=1e-5)
-        elif task == "multi":
-            areas = [roc_auc_score(labels[:, k], logits[:, k]) for k in range(3)]
-            assert tried.quality.auroc.value == pytest.approx(np.mean(areas))
-    for every, alone in zip(found.worst_case, found.no_box, strict=True):
-        assert every.accuracy.share <= alone.accuracy.share
-    assert [one.attack for one in found.strengths] == ["pgd"]
-    page = (tmp_path / "assessment.md").read_text(encoding="utf-8")
-    assert "| pgd (transfer) | 4/256 | 10 |" in page
-    assert "knows nothing of the classifier" in page
-    assert "Gradients beat guessing" in by_first_word(found.controls)
-    assert read_assessment(tmp_path) == found
+# ---- checks
 
 
 def by_first_word(controls):
     return {control.name.split(",")[0]: control for control in controls}
-
-
-@KINDS
-def test_surrogates_that_do_not_fit(task, tmp_path, request, diagnosing):
-    here = scene(task, request)
-    cells = plan_assessment(["pgd"], EPS, transferred=["pgd"])
-    for surrogates, given, told in (
-        ([here[0]], cells, "it is the protected classifier itself"),
-        ([diagnosing[0]], cells, "task, classes, size and channels are"),
-        ([], cells, "none given, and some cells are made on them"),
-        ([related(here[0], 1)], cells[:2], "no cell is made on them"),
-    ):
-        with pytest.raises(ConfigError, match=told):
-            assessed(here, tmp_path, cells=given, surrogates=surrogates)
-    assert not (tmp_path / "pieces").exists()
-
-
-def test_what_can_be_made_on_surrogates():
-    assert carried_over(["fgsm", "square", "deepfool", "pgd-dice"]) == ["fgsm", "pgd-dice"]
-    with pytest.raises(ConfigError, match="none of square, deepfool can be made on it"):
-        carried_over(["square", "deepfool"])
-    made = plan_assessment(["fgsm", "pgd"], EPS, steps=3, transferred=["fgsm", "pgd"])
-    assert [(p.attack, p.value.steps, p.transferred) for p in made] == [
-        (name, steps, carried) for carried in (False, True) for name, steps in (("fgsm", 1), ("pgd", 3)) for _ in EPS
-    ]
-
-
-# ---- checks
 
 
 def planned(levels):
@@ -445,51 +366,6 @@ def test_masked_gradients_are_noticed(task, tmp_path, request):
     by = {control.name.split(",")[0]: control.passed for control in found.controls}
     assert by["There are gradients"] is False
     assert by["Full success far out"] is False
-
-
-# ---- intervals
-
-
-def test_intervals_of_means():
-    values, groups = np.random.default_rng(0).random(60), [f"p{i // 3}" for i in range(60)]
-    found = mean_interval(values, groups)
-    means = values.reshape(20, 3).mean(1)
-    error = 1.96 * means.std(ddof=1) / np.sqrt(20)
-    general = bootstrap_interval(np.mean, [values], groups=[groups])
-    assert dataclasses.astuple(found) == pytest.approx(dataclasses.astuple(general), rel=1e-12)
-    assert found.value == pytest.approx(values.mean())
-    assert (found.low, found.high) == pytest.approx((values.mean() - error, values.mean() + error), abs=0.02)
-    none = mean_interval(np.zeros(6), list("aabbcc"))
-    assert (none.value, none.low, none.high) == (0, 0, pytest.approx(1 - 0.05 ** (1 / 3)))
-
-
-def test_the_mean_area_of_findings():
-    random = np.random.default_rng(1)
-    truth = np.c_[random.random((80, 2)) < 0.4, np.zeros(80, dtype=bool)]
-    scores = random.normal(size=(80, 3)) + truth
-    areas = [roc_auc_score(truth[:, k], scores[:, k]) for k in range(2)]
-    assert aurocs(scores, truth) == [*map(pytest.approx, areas), None]
-    groups = [f"p{i:02}" for i in range(80)]
-    found = mean_auroc_interval(scores, truth, groups)
-    assert found.value == pytest.approx(np.mean(areas))
-    # DeLong's error of one area, by the placements of its positives and negatives; the findings are independent.
-    errors = []
-    for k in range(2):
-        wins = (scores[truth[:, k], k][:, None] > scores[~truth[:, k], k][None]).astype(float)
-        errors.append(wins.mean(1).var(ddof=1) / len(wins) + wins.mean(0).var(ddof=1) / wins.shape[1])
-    half = 1.96 * np.sqrt(sum(errors)) / 2
-    assert (found.low, found.high) == pytest.approx((found.value - half, found.value + half), abs=0.03)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(metrics, "_percentiles", lambda value, drawn: Interval(value, drawn.min(), drawn.max()))
-        few = mean_auroc_interval(scores.round(1), truth, groups, n=3, seed=5)
-    rows = np.random.default_rng(5).integers(0, 80, (3, 80))  # groups are the images, in their order
-    drawn = [np.mean([roc_auc_score(truth[row, k], scores.round(1)[row, k]) for k in range(2)]) for row in rows]
-    assert (few.low, few.high) == pytest.approx((min(drawn), max(drawn))), "each draw by itself, ties counted half"
-    assert mean_auroc_interval(scores, np.ones((80, 3)), groups) is None
-    sure = mean_auroc_interval(truth.astype(float), truth, groups)
-    fewest = truth[:, :2].sum(0).min()
-    assert (sure.value, sure.high) == (1, 1)
-    assert sure.low == pytest.approx(0.05 ** (1 / fewest))
 
 
 def test_the_command(segmenter, tmp_path, monkeypatch):
