@@ -54,18 +54,16 @@ def main(arguments: list[str]) -> None:
     config = TrainConfig(backbone="clip-small", epochs=given.epochs, lr=1e-3, seed=given.seed)
     contrastive = Contrastive(dataset.classes)
     plain = train_classifier(dataset, split, config, given.out / "clip", recipe=contrastive)
-    rows = [("none", _areas(plain, test, radii, given.seed))]
+    print(f"| fine-tuning at {given.train_eps} | clean | {' | '.join(f'PGD-20, {eps}' for eps in radii)} |")
+    print("|---" * (len(radii) + 2) + "|")
+    _tell("none", _areas(plain, test, radii, given.seed))
     weights = given.out / "clip" / "network.safetensors"
     further = config.model_copy(update={"epochs": given.tuning, "lr": 5e-4, "weights": weights})
     for name, title in METHODS.items():
         recipe = parse_recipe(name, eps=parse_eps(given.train_eps), helper=None if name == "tecoa" else plain)
         tuned = train_classifier(dataset, split, further, given.out / name, recipe=recipe)
-        rows.append((title, _areas(tuned, test, radii, given.seed)))
+        _tell(title, _areas(tuned, test, radii, given.seed))
 
-    print(f"| fine-tuning at {given.train_eps} | clean | {' | '.join(f'PGD-20, {eps}' for eps in radii)} |")
-    print("|---" * (len(radii) + 2) + "|")
-    for title, areas in rows:
-        print(f"| {title} | {' | '.join(f'{area:.3f}' for area in areas)} |")
     assert isinstance(plain.network, DualEncoder)
     plain.network.set_prompts(prompt_tokens(contrastive.tokenizer, dataset.classes, PHRASES))
     (known,) = _areas(plain, test, [], given.seed)
@@ -75,6 +73,10 @@ def main(arguments: list[str]) -> None:
         f"`{command}`, commit {commit()}, {len(split.train)} images to learn from, {len(test)} test images, "
         f"seed {given.seed}, {time.strftime('%Y-%m-%d')}"
     )
+
+
+def _tell(title: str, areas: list[float]) -> None:
+    print(f"| {title} | {' | '.join(f'{area:.3f}' for area in areas)} |", flush=True)
 
 
 def _areas(classifier: Classifier, test: Dataset, radii: list[str], seed: int) -> list[float]:
