@@ -52,7 +52,7 @@ class TextTransformer(nn.Module):
 
 
 def small_image_encoder(dim: int) -> nn.Sequential:
-    """Six convolutions, about a thirtieth of ResNet-18's work; normalised within an image, as transformers are."""
+    """Six convolutions, about a seventeenth of ResNet-18's work; normalised within an image, as transformers are."""
     layers: list[nn.Module] = []
     for before, after, stride in ((3, 16, 2), (16, 32, 2), (32, 32, 1), (32, 64, 2), (64, 64, 1), (64, 128, 2)):
         layers += [nn.Conv2d(before, after, 3, stride, 1, bias=False), nn.GroupNorm(4, after), nn.ReLU(inplace=True)]
