@@ -1,15 +1,12 @@
 """Defensive distillation, which Carlini and Wagner broke: whom its lost slopes stop, and whom not."""
 
-from dataclasses import dataclass
-
 import pytest
 import torch
-import torch.nn.functional as F
+from benchmarks.defences import Published
 from tests.models.drawn import CONFIG
 
 from medaegis.attacks.engine import Attack
 from medaegis.attacks.losses.answer import CarliniWagner, CrossEntropy
-from medaegis.attacks.objective import Objective
 from medaegis.attacks.victim import Victim
 from medaegis.images.datasets import Dataset
 from medaegis.images.splits import split_dataset
@@ -18,14 +15,6 @@ from medaegis.robust import parse_recipe
 
 EPS = 24 / 256
 LOST = 104  # logits apart: exp(-104) is 0 in float32, so softmax and cross-entropy have no slope left
-
-
-@dataclass(frozen=True)
-class Published(Objective):
-    """Cross-entropy as it stands in the papers of FGSM and PGD, whose slope is lost where softmax rounds to 0 and 1."""
-
-    def __call__(self, view):
-        return -F.cross_entropy(view.known_logits(), view.goal.labels, reduction="none")
 
 
 def stripes(n=100, size=16):
