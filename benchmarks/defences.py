@@ -33,7 +33,7 @@ from medaegis.bench.checks.effort import Effort
 from medaegis.bench.evaluate import evaluate_guard
 from medaegis.bench.plan import Planned, plan_assessment, samples_for
 from medaegis.bench.sample import draw
-from medaegis.cushions import parse_cushion
+from medaegis.cushions import Gradient, parse_cushion
 from medaegis.guard.fitting import fit_guard, refit_guard, shield_config
 from medaegis.guard.guard import Guard
 from medaegis.guard.site import Site
@@ -99,8 +99,8 @@ DEFENCES = (
     Defence("Cushion jpeg:80", "plain", "jpeg:80"),
     Defence("feature denoising, layer1,layer2:0.5", "denoised"),
     Defence("defensive distillation, T = 100", "distilled"),
-    Defence("vote of 16, noise 0.05 (MedRDF)", "plain", "vote:16:noise:0.05"),
-    Defence("the same, trained with noise 0.1", "noise", "vote:16:noise:0.05"),
+    Defence("vote of 16, noise 0.02 (MedRDF)", "plain", "vote:16:noise:0.02"),
+    Defence("vote of 16, noise 0.05, trained with noise 0.1", "noise", "vote:16:noise:0.05"),
     Defence("PGD-AT at 8/255", "pgd-at"),
     Defence("PGD-AT, Cushion jpeg:80", "pgd-at", "jpeg:80"),
 )
@@ -158,7 +158,7 @@ class Bench:
     def alone(self, defence: Defence) -> dict[str, Any]:
         """The classifier behind the Cushion, without a Shield."""
         classifier, cushion, sizes = self.network(defence.network), parse_cushion(defence.cushion), self.sizes
-        ways = ("bpda", "twin", "skip") if defence.cushion.startswith("jpeg") else ("bpda",)
+        ways: tuple[Gradient, ...] = ("bpda", "twin", "skip") if defence.cushion.startswith("jpeg") else ("bpda",)
         found = assess_classifier(
             classifier,
             self.dataset,
