@@ -1,9 +1,15 @@
 """One tiny guard, made once by the very commands under test; every test that needs a guard shares it."""
 
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 from tests.cli.shop import SIDE, TRAINING, Shop, call, draw
+
+from medaegis.bench import assess, evaluate
+from medaegis.bench.checks.effort import Effort
+
+SMALL = Effort(harmless=40, far=16, probed=16, guessed=4, queries=50, stamina=4, planted=20)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -11,6 +17,15 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Decoded images never go into the user's cache; the tests of a session share one."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MEDAEGIS_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _small_checks() -> Iterator[None]:
+    """Controls and alarms try less than for users; what they find is tested in tests/bench, at length."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module, name in ((assess, "assess_classifier"), (evaluate, "evaluate_guard")):
+            patch.setattr(module, name, partial(getattr(module, name), effort=SMALL))
         yield
 
 

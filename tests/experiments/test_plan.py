@@ -7,8 +7,9 @@ import torch
 from safetensors.torch import save_file
 from tests.experiments.small import cells, written
 
-from medaegis.errors import ConfigError
+from medaegis.errors import ConfigError, DataError
 from medaegis.experiments import tasks
+from medaegis.experiments.paper import presets
 from medaegis.experiments.plan import load_sources, plan_experiment, shared
 from medaegis.experiments.schema import read_experiment
 from medaegis.experiments.tasks import everything, in_order
@@ -167,6 +168,28 @@ def test_robust_classifiers_share_a_plain_helper_and_are_attacked_from_plain_net
     surrogates = {name: planned[name, "Far"].needs["attacked"].needs["surrogate"] for name in of}
     assert len({task.key for task in surrogates.values()}) == 1
     assert all("robust" not in task.told for task in surrogates.values())
+
+
+def test_images_of_another_task_are_refused(tmp_path):
+    with pytest.raises(DataError) as caught:
+        cells(written(tmp_path, ("phantom-xray?n=160", "phantom-findings?n=40")))
+    assert "several findings in an image; what measures 'detection' is for one class for each image" in str(
+        caught.value
+    )
+
+
+def test_fine_tuning_starts_from_the_text_network_of_its_row_without_it(tmp_path):
+    experiment = read_experiment(presets()["survey-table12"], "smoke")
+    planned = plan_experiment(experiment, load_sources(experiment, {}), "cpu")
+    of = {cell.place["method"]: cell.task.needs["classifier"] for cell in planned}
+    assert of["none"].told["text"]
+    assert not of["none"].needs
+    for name, helped in (("TeCoA", False), ("PMG-FT", True), ("FARE", True)):
+        roles = {"start", "helper"} if helped else {"start"}
+        assert {role: task.key for role, task in of[name].needs.items()} == dict.fromkeys(roles, of["none"].key)
+        assert of[name].told["epochs"] == 1
+    attacked = next(cell for cell in planned if cell.place["attack"] == "PGD-20")
+    assert [task.told.get("finding") for task in attacked.task.needs.values()] == [None, 0, 1, 2, 3]
 
 
 def test_a_step_in_pixels_is_one_at_every_eps(tmp_path):

@@ -3,18 +3,20 @@
 import csv
 import re
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import f1_score, jaccard_score, roc_auc_score
 
+from medaegis.bench.sample import draw
 from medaegis.experiments.paper import paper_of, presets
 from medaegis.experiments.plan import load_sources, plan_experiment
 from medaegis.experiments.run import run_plan
 from medaegis.experiments.schema import read_experiment
 from medaegis.experiments.store import ExperimentStore
 from medaegis.experiments.tables import entries, page_of, records
-from medaegis.experiments.tiny import network
+from medaegis.experiments.tiny import network, segmenter
 from medaegis.models.store import load_classifier, read_training
 
 pytestmark = pytest.mark.usefixtures("cache")
@@ -127,6 +129,61 @@ def test_figures_of_shifts_by_hand(store):
             assert told["cosine_reference"].value == pytest.approx(1)
     weights = [next(f.value for f in found[cell.name].figures if f.metric == "cosine_weights") for cell in chosen]
     assert min(weights) > 0
+
+
+def judged_images(cell):
+    """The test images that a cell is about."""
+    test = cell.task.source.dataset.subset(cell.task.source.split.adv_test)
+    return test.subset(draw(test.strata[0], cell.task.told["limit"], 0))
+
+
+def attacked_images(task, store):
+    return load_file(store / "pieces" / task.key / "piece.safetensors")["images"].float() / 255
+
+
+@torch.no_grad()
+def test_figures_of_masks_by_hand(store):
+    chosen, found = measured_cells("survey-table10", store)
+    assert [cell.place["attack"] for cell in chosen] == ["none", "Dice"]
+    for cell in chosen:
+        test, needs = judged_images(cell), cell.task.needs
+        images = attacked_images(needs["attacked"], store) if "attacked" in needs else test.pixels()
+        assert (images - test.pixels()).abs().max() <= 8.01 / 255
+        classifier = load_classifier(store / "pieces" / needs["classifier"].key, segmenter)
+        pairs = [(t.flatten(), p.flatten()) for t, p in zip(test.labels, classifier(images).argmax(1), strict=True)]
+        told = {figure.metric: figure for figure in found[cell.name].figures}
+        assert told["dice"].value == pytest.approx(np.mean([f1_score(*pair) for pair in pairs]), abs=1e-6)
+        overlap = np.mean([jaccard_score(*pair, average="macro") for pair in pairs])
+        assert told["miou"].value == pytest.approx(overlap, abs=1e-6)
+        assert told["dice"].n == 12
+        assert told["hd95"].value > 0
+
+
+@torch.no_grad()
+def test_figures_of_findings_by_hand(store):
+    """Of one attack on all findings; and of one on each, whose images decide on that finding alone."""
+    for name, build in (("survey-table11", network), ("survey-table12", None)):
+        chosen, found = measured_cells(name, store)
+        for cell in chosen:
+            test, needs = judged_images(cell), cell.task.needs
+            classifier = load_classifier(store / "pieces" / needs["classifier"].key, build)
+            apart = [attacked_images(needs[role], store) for role in needs if role.startswith("attacked ")]
+            if apart:
+                assert len(apart) == 4
+                logits = torch.stack([classifier(images)[:, k] for k, images in enumerate(apart)], 1)
+            else:
+                images = attacked_images(needs["attacked"], store) if "attacked" in needs else test.pixels()
+                logits = classifier(images)
+            told = {figure.metric: figure.value for figure in found[cell.name].figures}
+            areas = [
+                roc_auc_score(test.labels[:, k], logits[:, k])
+                for k in range(4)
+                if 0 < test.labels[:, k].sum() < len(test)
+            ]
+            assert told["auc"] == pytest.approx(np.mean(areas), abs=0.01)  # batches round otherwise
+            if not apart:
+                right = ((logits > 0) == (test.labels == 1)).float().mean()
+                assert told["right"] == pytest.approx(float(right), abs=0.02)
 
 
 def test_what_training_and_attacks_took(store):

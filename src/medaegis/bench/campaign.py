@@ -33,6 +33,7 @@ from medaegis.models.classifier import Classifier
 from medaegis.models.fingerprint import weights_fingerprint
 from medaegis.models.store import describe_classifier
 from medaegis.progress import Meter, Progress
+from medaegis.task import FREE
 
 Aim = Literal["any wrong class", "drawn class", "towards the drawn class"]
 
@@ -46,6 +47,7 @@ class Campaign:
         key: names the victim and all else that outcomes depend on beside the cell and the images.
         aim: what counts as success, and where images are driven to: to "any wrong class"; to the "drawn class" of each
             image, which alone counts; "towards the drawn class", where any wrong class counts.
+        finding: the only one that is driven at, where images have several; None: all.
         known: other clean images, in the attacker's hands; None: no attack may need them.
         alone: the classifier without Cushion and Shield, for how often the same attack fools that; None: not asked.
         surrogate: what an attacker attacks who knows nothing of the victim; None where no cell is transferred.
@@ -57,6 +59,7 @@ class Campaign:
     store: Store
     key: Mapping[str, object]
     aim: Aim
+    finding: int | None = None
     known: Known | None = None
     alone: Victim | None = None
     surrogate: Surrogate | None = None
@@ -168,6 +171,10 @@ class Campaign:
 
     @property
     def _targets(self) -> Tensor | None:
+        if self.finding is not None:
+            targets = torch.full_like(self.sample.labels, FREE)
+            targets[:, self.finding] = 1 - self.sample.labels[:, self.finding]
+            return targets
         return None if self.aim == "any wrong class" else self.sample.targets
 
     def _chunk(self, attack: AnyAttack, planned: Planned) -> Piece:
@@ -187,6 +194,8 @@ class Campaign:
         }
         if self.known is not None and self.known.serve(planned.value):
             key["known"] = self.known.key_for(planned.value)
+        if self.finding is not None:
+            key["finding"] = self.finding
         if planned.until != "end":
             key["until"] = planned.until
 

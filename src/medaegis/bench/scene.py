@@ -58,13 +58,22 @@ class Scene:
         store: Store,
         aim: Aim = "towards the drawn class",
     ) -> None:
-        classifier.check_single("comparison")
         self.cushion, self.seed, self.store = cushion, seed, store
-        self.reader = Reader(classifier, cushion=cushion, taps=taps)
         self.key = classifier_key(classifier, cushion, seed)
         self.victim = Victim(classifier, cushion=cushion)
+        self._classifier, self._taps = classifier, taps
         self._dataset, self._split, self._limit, self._aim = dataset, split, limit, aim
         self._known = Known(dataset.subset(split.train), taps=taps, seed=seed)
+
+    @cached_property
+    def reader(self) -> Reader:
+        """What detectors read.
+
+        Raises:
+            ConfigError: images have no single class.
+        """
+        self._classifier.check_single("comparison")
+        return Reader(self._classifier, cushion=self.cushion, taps=self._taps)
 
     @cached_property
     def learn(self) -> Campaign:
@@ -82,6 +91,7 @@ class Scene:
             lambda x, ids: self.victim.verdicts(x, ids, seed=self.seed, batch_size=64),
             limit=self._limit,
             seed=self.seed,
+            everyone=self._dataset.task.name != "single",
         )
         return Campaign(self.victim, sample, self.store, self.key, self._aim, known=self._known)
 

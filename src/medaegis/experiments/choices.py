@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from medaegis.attacks.balls import parse_eps
 from medaegis.attacks.catalogue import find_attack
@@ -13,6 +21,7 @@ from medaegis.attacks.engine import Attack
 from medaegis.bench.surrogates import transferable
 from medaegis.detectors.registry import DETECTORS
 from medaegis.errors import ConfigError
+from medaegis.models.learning import TrainConfig
 from medaegis.robust import find_recipe
 
 GUARDS = ("shield", "aegis")  # Shields without and behind a Cushion
@@ -27,6 +36,35 @@ def asked(check: Any, given: str) -> Any:
         return check(given)
     except ConfigError as error:
         raise ValueError(f"{error.source}: {error.problem}; {error.remedy}") from None
+
+
+def check_settings(
+    model: type[BaseModel],
+    given: Mapping[str, Any],
+    *,
+    without: tuple[str, ...],
+    filled: Mapping[str, Any] | None = None,
+) -> None:
+    """Whether a table holds settings of a configuration alone, and none that an experiment decides itself.
+
+    Raises:
+        ValueError: as pydantic expects it.
+    """
+    allowed = sorted(set(model.model_fields) - set(without))
+    for name in given:
+        if name not in allowed:
+            raise ValueError(f"{name!r} is unknown; allowed are {', '.join(allowed)}")
+    try:
+        model.model_validate({**given, **(filled or {})})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+
+
+def check_training(given: dict[str, Any]) -> dict[str, Any]:
+    """Settings of `TrainConfig`, but for those that an experiment decides itself."""
+    check_settings(TrainConfig, given, without=("backbone", "seed", "device", "taps"))
+    return given
 
 
 def _named(given: Any) -> Any:
@@ -53,6 +91,7 @@ class AttackChoice(Part):
         components: of the mixtures of the add-on hfc; or by data set, as names on that axis.
         surrogate: backbone of a classifier that the attack is made on, whose weights are not the victim's; "same": the
             victim's backbone, trained with another seed.
+        each_finding: the attack is made once for each finding, and of that one alone its images count.
     """
 
     attack: str
@@ -62,6 +101,7 @@ class AttackChoice(Part):
     step: str | None = None
     components: Annotated[int, Field(ge=1)] | dict[str, Annotated[int, Field(ge=1)]] | None = None
     surrogate: str | None = None
+    each_finding: bool = False
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -114,11 +154,20 @@ class MethodChoice(Part):
 
     Attributes:
         robust: the recipe's name, add-ons joined to it; eps, beta: of it, in place of its own.
+        text: a dual encoder learns images with sentences about their findings first; a recipe goes on from there.
+        training: settings of `TrainConfig` for the recipe, in place of the experiment's.
     """
 
     robust: str
     eps: str | None = None
     beta: float | None = None
+    text: bool = False
+    training: dict[str, Any] = {}
+
+    @field_validator("training")
+    @classmethod
+    def _known_training(cls, given: dict[str, Any]) -> dict[str, Any]:
+        return check_training(given)
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -126,6 +175,8 @@ class MethodChoice(Part):
             asked(lambda text: find_recipe(text, beta=self.beta), self.robust)
         if self.eps is not None:
             asked(lambda text: parse_eps(text, rounds=False), self.eps)
+        if self.training and self.robust == CLEAN:
+            raise ValueError("training: plain training takes the experiment's own; give settings there")
         return self
 
 

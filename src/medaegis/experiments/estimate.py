@@ -14,12 +14,12 @@ from medaegis.attacks.objective import Goal
 from medaegis.attacks.victim import Victim
 from medaegis.bench.plan import Planned
 from medaegis.bench.store import BATCH
-from medaegis.experiments.tasks import Task
+from medaegis.experiments.tasks import Task, settings_of
 from medaegis.guard.shield_config import ShieldConfig
-from medaegis.models.backbones import create_backbone
 from medaegis.models.classifier import Classifier
 from medaegis.models.learning import TrainConfig
 from medaegis.models.normalisation import IMAGENET_MEAN, IMAGENET_STD
+from medaegis.models.segmentation_networks import create_network
 from medaegis.robust import find_recipe
 
 TRIAL = 8  # images of a timed pass
@@ -65,7 +65,7 @@ def calibrate(task: Task, device: torch.device) -> Network:
     """Time a forward and a backward of the network of a task, as attacks take them, and what they keep in memory."""
     dataset, backbone = task.source.dataset, _backbone(task)
     classifier = Classifier(
-        create_backbone(backbone, classes=len(dataset.classes)).to(device),
+        create_network(backbone, dataset.task.name, len(dataset.classes)).to(device),
         classes=dataset.classes,
         size=dataset.size,
         channels=dataset.channels,
@@ -74,6 +74,7 @@ def calibrate(task: Task, device: torch.device) -> Network:
         mean=IMAGENET_MEAN,
         std=IMAGENET_STD,
         outputs="logits",
+        task=dataset.task.name,
     )
     victim = Victim(classifier.eval())
     x = torch.rand((TRIAL, *dataset.images.shape[1:]), device=device, requires_grad=True)
@@ -98,8 +99,7 @@ def passes_of(task: Task) -> int:
     """Forwards and backwards over single images that a task takes, as far as they can be counted."""
     told, dataset = task.told, task.source.dataset
     if task.kind == "classifier":
-        known = {name: value for name, value in told.items() if name not in ("backbone", "given", "robust")}
-        config, each = TrainConfig(backbone="resnet18", **known), 3
+        config, each = TrainConfig(**settings_of(task)), 3
         if "robust" in told:
             each += find_recipe(told["robust"]["robust"])[0].inner_passes
         return config.epochs * (each * len(task.source.split.train) + len(task.source.split.val))
@@ -111,7 +111,7 @@ def passes_of(task: Task) -> int:
     if task.kind == "attacked":
         one = Planned(**{name: told[name] for name in Planned.__dataclass_fields__})
         targets = torch.zeros(n, dtype=torch.int64)
-        goal = Goal(targets, None if told["aim"] == "any wrong class" else targets)
+        goal = Goal(targets, None if told["aim"] == "any wrong class" else targets)  # only their number counts
         return one.value.passes(goal, len(dataset.classes))
     if task.kind == "pushed":
         return 2 * 2 * len(told["layers"]) * (told["steps"] or 10) * n

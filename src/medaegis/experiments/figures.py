@@ -15,10 +15,12 @@ from medaegis.bench.analyse.shifts import along_weights
 from medaegis.bench.campaign import Campaign
 from medaegis.bench.metrics import auroc_interval, bootstrap_interval, share_interval, threshold_at_tnr
 from medaegis.bench.outcome import pixels_of
+from medaegis.bench.quality import measured, quality_of
 from medaegis.bench.scene import Scene
 from medaegis.bench.store import Piece
 from medaegis.detectors.reader import PENULTIMATE
 from medaegis.errors import ConfigError
+from medaegis.models.metrics import hausdorff95
 
 TNR = 0.9
 
@@ -63,15 +65,46 @@ def model_area(scene: Scene) -> tuple[Figure, ...]:
     return tuple(_area("model_auc", campaign, sample.clean[sample.chosen]))
 
 
-def classification(campaign: Campaign, attacked: Piece | None) -> tuple[Figure, ...]:
-    """Accuracy, and of two classes the AUROC, of the classifier on all chosen images, attacked or clean."""
-    sample, victim = campaign.sample, campaign.victim
-    verdict = sample.clean[sample.rows]
-    if attacked is not None:
-        verdict = victim.verdicts(pixels_of(attacked), sample.ids, seed=sample.seed, batch_size=64)
+def answers(campaign: Campaign, attacked: Piece | None) -> tuple[Figure, ...]:
+    """How right the classifier is on all chosen images, attacked or clean.
+
+    Where each has one class "accuracy", and of two classes "auc"; of findings "auc", the mean over them, and "right",
+    the share of them that is told rightly; of masks "miou", "dice" and "hd95" (Hausdorff, 95 %, in pixels).
+    """
+    sample = campaign.sample
+    verdict = sample.clean[sample.rows] if attacked is None else _verdict(campaign, attacked)
+    if sample.test.task.name != "single":
+        return _qualities(campaign, verdict)
     right = share_interval((verdict.predicted == sample.labels).numpy(), sample.patients)
     accuracy = Figure("accuracy", right.value, right.low, right.high, len(sample))
     return (accuracy, *_area("auc", campaign, verdict))
+
+
+def each_finding(campaign: Campaign, attacked: Sequence[Piece]) -> tuple[Figure, ...]:
+    """Mean AUROC over the findings, as "auc", each on the images of the attack on it, in their order."""
+    verdicts = [_verdict(everyone(campaign), piece) for piece in attacked]
+    logits = torch.stack([verdict.logits[:, k] for k, verdict in enumerate(verdicts)], 1)
+    found = _qualities(campaign, replace(verdicts[0], logits=logits))
+    return tuple(figure for figure in found if figure.metric == "auc")
+
+
+def _verdict(campaign: Campaign, attacked: Piece) -> Verdict:
+    sample = campaign.sample
+    return campaign.victim.verdicts(pixels_of(attacked), sample.ids, seed=sample.seed, batch_size=64)
+
+
+def _qualities(campaign: Campaign, verdict: Verdict) -> tuple[Figure, ...]:
+    """Of findings or masks."""
+    sample = everyone(campaign).sample
+    found = quality_of(measured(sample.test.task, verdict, sample.labels), sample)
+    assert found is not None, "asked where images have no single class"
+    means = {"auc": found.auroc, "right": found.right, "miou": found.miou, "dice": found.dice}
+    figures = [Figure(name, m.value, *m.interval, m.n) for name, m in means.items() if m is not None]
+    if found.dice is not None:
+        apart = [hausdorff95(*pair) for pair in zip(verdict.predicted, sample.labels, strict=True)]
+        known = np.array([value for value in apart if value is not None])
+        figures += [Figure("hd95", float(known.mean()), n=len(known))] if len(known) else []
+    return tuple(figures)
 
 
 def features(means: Piece, layer: str, direction: str) -> tuple[Figure, ...]:

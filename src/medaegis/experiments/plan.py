@@ -18,22 +18,21 @@ from medaegis.attacks.catalogue import find_attack
 from medaegis.bench.plan import Planned
 from medaegis.bench.scene import any_cushion
 from medaegis.detectors.registry import find_detector
-from medaegis.errors import ConfigError
+from medaegis.errors import ConfigError, DataError
 from medaegis.experiments.choices import CLEAN, GUARDS, SAME, AttackChoice, DefenceChoice
-from medaegis.experiments.schema import AXES, Experiment, planned
+from medaegis.experiments.schema import ANSWERS, AXES, Experiment, planned
 from medaegis.experiments.tasks import Source, TableCell, Task, as_told
 from medaegis.images.datasets import Dataset, load_dataset
 from medaegis.images.splits import split_dataset
 from medaegis.models.backbones import is_own, weights_file
 from medaegis.progress import Progress, silent
 from medaegis.robust import find_recipe
+from medaegis.task import task_named
 
+_TRAINED = ("dataset", "backbone", "method", "seed")
 _USED = {
     "detection": (
-        "dataset",
-        "backbone",
-        "method",
-        "seed",
+        *_TRAINED,
         "layers",
         "cushion",
         "learned_from",
@@ -41,13 +40,14 @@ _USED = {
         "attack",
         "eps",
     ),
-    "classification": ("dataset", "backbone", "method", "seed", "cushion", "attack", "eps"),
-    "shift": ("dataset", "backbone", "method", "seed", "cushion", "attack", "reference", "eps"),
-    "attack time": ("dataset", "backbone", "method", "seed", "cushion", "attack", "eps"),
-    "training time": ("dataset", "backbone", "method", "seed"),
-    "features": ("dataset", "backbone", "method", "seed", "cushion", "layer", "direction", "eps"),
+    **dict.fromkeys(ANSWERS, (*_TRAINED, "cushion", "attack", "eps")),
+    "shift": (*_TRAINED, "cushion", "attack", "reference", "eps"),
+    "attack time": (*_TRAINED, "cushion", "attack", "eps"),
+    "training time": _TRAINED,
+    "features": (*_TRAINED, "cushion", "layer", "direction", "eps"),
 }
 _SHOWN = ("title", "paper", "table", "figures", "notes", "exclude", "rows", "columns", "seeds", "data")  # no settings
+OF_FINDING = "attacked "  # and its number: the images of an attack on one finding
 SURROGATE_SEED = 1_000_003  # added to the seed of a classifier that is attacked in another's place
 
 
@@ -138,6 +138,7 @@ def load_sources(
             seed=experiment.seeds[0],
             progress=progress,
         )
+        _check_task(experiment, loaded[key])
     a, b, c, d = experiment.fractions
     return {
         (name, str(seed)): Source(
@@ -147,6 +148,13 @@ def load_sources(
         if name in names
         for seed in experiment.seeds
     }
+
+
+def _check_task(experiment: Experiment, dataset: Dataset) -> None:
+    wanted = task_named(experiment.task_name, len(dataset.classes))
+    if experiment.measures != "training time" and dataset.task.name != wanted.name:
+        problem = f"has {dataset.task.title}; what measures {experiment.measures!r} is for {wanted.title}"
+        raise DataError(dataset.spec, problem, "give other images, or say what to measure of these")
 
 
 def plan_experiment(
@@ -164,14 +172,8 @@ def plan_experiment(
     made = []
     for cell in cells_of(experiment):
         source = sources[cell.place["dataset"], cell.place["seed"]]
-        made.append(
-            replace(
-                cell,
-                task=getattr(
-                    _Tasks(experiment, cell.place, source, device, threads), experiment.measures.replace(" ", "_")
-                )(),
-            )
-        )
+        tasks = _Tasks(experiment, cell.place, source, device, threads)
+        made.append(replace(cell, task=tasks.of(experiment.measures)))
     return made
 
 
@@ -185,6 +187,18 @@ class _Tasks:
     device: str
     threads: int
 
+    def of(self, measures: str) -> Task:
+        """That of the figures."""
+        ways = {
+            "detection": self.detection,
+            **dict.fromkeys(ANSWERS, self.answers),
+            "attack time": self.attack_time,
+            "training time": self.training_time,
+            "shift": self.shift,
+            "features": self.features,
+        }
+        return ways[measures]()
+
     def detection(self) -> Task:
         choice = self.experiment.attack[self.place["attack"]]
         attacked = self._attacked("test", choice)
@@ -195,10 +209,15 @@ class _Tasks:
             scores = [self._task("scores", {}, detector=self._detector, reading=reading) for reading in readings]
         return self._task("figures", {"of": "detection"}, clean=scores[0], hostile=scores[1], attacked=attacked)
 
-    def classification(self) -> Task:
-        choice = self.experiment.attack[self.place["attack"]]
-        made = {} if choice.attack == CLEAN else {"attacked": self._attacked("all", choice)}
-        return self._task("figures", {"of": "classification"}, **made)
+    def answers(self) -> Task:
+        choice, told = self.experiment.attack[self.place["attack"]], {"of": self.experiment.measures}
+        if choice.attack == CLEAN:
+            return self._task("figures", told)
+        if not choice.each_finding:
+            return self._task("figures", told, attacked=self._attacked("all", choice))
+        findings = range(len(self.source.dataset.classes))
+        made = {f"{OF_FINDING}{k}": self._attacked("all", choice, finding=k) for k in findings}
+        return self._task("figures", told, **made)
 
     def attack_time(self) -> Task:
         choice = self.experiment.attack[self.place["attack"]]
@@ -266,10 +285,13 @@ class _Tasks:
         if given := _given(name, told.get("weights")):
             told["given"] = given
         method, needs = self.experiment.method[self.place["method"]], {}
+        told |= {"text": True} if method.text else {}
         if backbone is None and method.robust != CLEAN:  # who attacks with another network has a plain one
             plain = Task("classifier", told, {}, self.source, self.device, self.threads)
             needs = {"helper": plain} if "helper" in find_recipe(method.robust)[0].takes else {}
-            told = {**told, "robust": method.model_dump(mode="json")}
+            needs |= {"start": plain} if method.text else {}
+            robust = method.model_dump(mode="json", exclude={"text", "training"})
+            told = {**told, **method.training, "robust": robust}
         return Task("classifier", told, needs, self.source, self.device, self.threads)
 
     @cached_property
@@ -278,13 +300,13 @@ class _Tasks:
         told = {"cushion": self._scene["cushion"], "taps": self._taps, "seed": self._seed, "shield": recipe}
         return Task("guard", told, {"classifier": self._classifier()}, self.source, self.device, self.threads)
 
-    def _attacked(self, part: str, choice: AttackChoice) -> Task:
+    def _attacked(self, part: str, choice: AttackChoice, **more: Any) -> Task:
         one = planned(choice, self.experiment.eps.get(self.place["eps"], ""), self.experiment, self.place["dataset"])
         self._check(one)
         needs = {} if choice.surrogate is None else {"surrogate": self._classifier(choice.surrogate)}
         if find_attack(choice.attack).adaptive:
             needs["guard"] = self._guard
-        return self._task("attacked", {"part": part, **as_told(one), "value": repr(one.value)}, **needs)
+        return self._task("attacked", {"part": part, **as_told(one), "value": repr(one.value), **more}, **needs)
 
     def _check(self, one: Planned) -> None:
         entry, classes = find_attack(one.attack), len(self.source.dataset.classes)

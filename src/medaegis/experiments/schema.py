@@ -7,7 +7,6 @@ A plain list is a set of names that mean themselves: `attack = ["bim", "pgd"]`.
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -31,12 +30,16 @@ from medaegis.experiments.choices import (
     Methods,
     Words,
     asked,
+    check_settings,
+    check_training,
 )
 from medaegis.guard.fitting import RECIPES
 from medaegis.guard.shield_config import ShieldConfig
-from medaegis.models.learning import TrainConfig
+from medaegis.task import TaskName
 from medaegis.validation import PictureSize
 
+# What is measured of answers, by what images are labelled with.
+ANSWERS: dict[str, TaskName] = {"classification": "single", "findings": "multi", "segmentation": "dense"}
 SCALES = ("smoke", "cpu", "full")
 Fractions = Annotated[tuple[float, ...], Field(min_length=4, max_length=4)]
 
@@ -48,8 +51,9 @@ class Experiment(BaseModel):
         title, paper, table: what it repeats, such as "Table 3"; figures: the CSV beside it with the paper's own; notes:
             what differs.
         measures: "detection" (detectors and guards against attacks), "classification" (the classifier under attack),
-            "features" (how far mean activations can be pushed), "shift" (which way attacks move what the last layer is
-            given), "attack time" (seconds that attacks take), "training time" (seconds and passes of an epoch).
+            "findings" and "segmentation" (the same where images have several findings, or masks), "features" (how far
+            mean activations can be pushed), "shift" (which way attacks move what the last layer is given), "attack
+            time" (seconds that attacks take), "training time" (seconds and passes of an epoch).
         dataset .. direction: the axes. A cell for each combination that `exclude` does not name; an axis that is left
             out has one value, which is told nowhere. `dataset` names keys of `data`, `method` how classifiers are
             trained (robust training, or "none"), `cushion` also "float" (no
@@ -72,7 +76,9 @@ class Experiment(BaseModel):
     table: str
     figures: str | None = None
     notes: tuple[str, ...] = ()
-    measures: Literal["detection", "classification", "features", "shift", "attack time", "training time"]
+    measures: Literal[
+        "detection", "classification", "findings", "segmentation", "features", "shift", "attack time", "training time"
+    ]
 
     dataset: Words = Field(min_length=1)
     backbone: Words = Field(min_length=1)
@@ -123,8 +129,7 @@ class Experiment(BaseModel):
     @field_validator("training")
     @classmethod
     def _known_training(cls, given: dict[str, Any]) -> dict[str, Any]:
-        _checked(TrainConfig, given, without=("backbone", "seed", "device", "taps"))
-        return given
+        return check_training(given)
 
     @field_validator("shield")
     @classmethod
@@ -132,14 +137,14 @@ class Experiment(BaseModel):
         if given.get("recipe", "paper") not in RECIPES:
             raise ValueError(f"recipe: choose from {', '.join(RECIPES)}")
         own = {name: value for name, value in given.items() if name != "recipe"}
-        _checked(ShieldConfig, own, without=("seed", "taps"), filled={"taps": ("input",)})
+        check_settings(ShieldConfig, own, without=("seed", "taps"), filled={"taps": ("input",)})
         return given
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
         needed = {
             "detection": ("defence", "attack"),
-            "classification": ("attack",),
+            **dict.fromkeys(ANSWERS, ("attack",)),
             "features": ("layer", "eps"),
             "shift": ("attack", "reference"),
             "attack time": ("attack",),
@@ -154,8 +159,12 @@ class Experiment(BaseModel):
             raise ValueError("learned_from: detectors learn from an attack")
         if {CLEAN, SAME} & {one.attack for one in self.reference.values()}:
             raise ValueError("reference: shifts are compared with that of an attack")
-        if self.measures != "classification" and CLEAN in {one.attack for one in self.attack.values()}:
-            raise ValueError(f"attack: {CLEAN!r} is for what measures 'classification'")
+        if self.measures not in ANSWERS and CLEAN in {one.attack for one in self.attack.values()}:
+            raise ValueError(f"attack: {CLEAN!r} is for what measures {', '.join(ANSWERS)}")
+        if self.task_name != "single" and self.goal == "targeted":
+            raise ValueError(f"{self.measures}: no other class is wanted of an image; say goal = 'untargeted'")
+        if self.measures != "findings" and any(one.each_finding for one in self.attack.values()):
+            raise ValueError("attack: each_finding is for what measures 'findings'")
         bare = [
             name
             for name, one in (*self.attack.items(), *self.reference.items())
@@ -175,6 +184,11 @@ class Experiment(BaseModel):
             if name not in (*AXES, "metric"):
                 raise ValueError(f"rows and columns: {name!r} is no axis; those are {', '.join(AXES)}, metric")
         return self
+
+    @property
+    def task_name(self) -> TaskName:
+        """What the images are labelled with."""
+        return ANSWERS.get(self.measures, "single")
 
     def axis(self, name: str) -> tuple[str, ...]:
         """Names of the values of an axis."""
@@ -212,25 +226,6 @@ def planned(choice: AttackChoice, eps: str, experiment: Experiment, dataset: str
 
 def _own_eps(choice: AttackChoice) -> bool:
     return choice.attack in (CLEAN, SAME) or find_attack(choice.attack).minimal
-
-
-def _checked(
-    model: type[BaseModel],
-    given: Mapping[str, Any],
-    *,
-    without: tuple[str, ...],
-    filled: Mapping[str, Any] | None = None,
-) -> None:
-    """Whether a table holds settings of a configuration alone, and none that an experiment decides itself."""
-    allowed = sorted(set(model.model_fields) - set(without))
-    for name in given:
-        if name not in allowed:
-            raise ValueError(f"{name!r} is unknown; allowed are {', '.join(allowed)}")
-    try:
-        model.model_validate({**given, **(filled or {})})
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
 
 
 def read_experiment(file: Path, scale: str) -> Experiment:

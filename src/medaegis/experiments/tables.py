@@ -16,6 +16,7 @@ from medaegis.experiments.store import Found
 from medaegis.sizes import told_size
 
 RAW = (
+    "hd95",
     "mean",
     "difference",
     "change_pct",

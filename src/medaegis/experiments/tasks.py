@@ -125,6 +125,11 @@ def everything(cells: Iterable[TableCell]) -> Iterator[Task]:
     yield from in_order(cell.task for cell in cells if cell.task is not None)
 
 
+def settings_of(task: Task) -> dict[str, Any]:
+    """Of `TrainConfig`, in what a classifier's task is told."""
+    return {name: value for name, value in task.told.items() if name not in ("given", "robust", "text")}
+
+
 def as_told(value: Any) -> dict[str, Any]:
     """A dataclass as plain JSON values."""
     return dict(json.loads(json.dumps(asdict(value))))

@@ -1,4 +1,4 @@
-"""A network of a few thousand weights, for experiments at scale "smoke": what takes hours there takes seconds here."""
+"""Networks of a few thousand weights, for experiments at scale "smoke": what takes hours there takes seconds here."""
 
 from __future__ import annotations
 
@@ -31,3 +31,22 @@ class TinyNetwork(nn.Module):
 def network(classes: int) -> nn.Module:
     """The factory, as a backbone is named: `medaegis.experiments.tiny:network`."""
     return TinyNetwork(classes)
+
+
+class TinySegmenter(nn.Module):
+    """Three convolutions at full size, the widest of seven pixels: a class for each pixel."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.layer1 = nn.Sequential(nn.Conv2d(3, 12, 7, padding=3), nn.ReLU())
+        self.layer2 = nn.Sequential(nn.Conv2d(12, 12, 5, padding=2), nn.ReLU())
+        self.head = nn.Conv2d(12, classes, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.layer2(self.layer1(x)))
+        return logits
+
+
+def segmenter(classes: int) -> nn.Module:
+    """The factory: `medaegis.experiments.tiny:segmenter`."""
+    return TinySegmenter(classes)

@@ -29,26 +29,30 @@ from medaegis.detectors.registry import find_detector, load_detector
 from medaegis.experiments.cost import account
 from medaegis.experiments.figures import (
     Figure,
+    answers,
     attack_time,
-    classification,
     detection,
+    each_finding,
     everyone,
     features,
     model_area,
     shift,
     training_time,
 )
+from medaegis.experiments.plan import OF_FINDING
+from medaegis.experiments.schema import ANSWERS
 from medaegis.experiments.store import Pieces
-from medaegis.experiments.tasks import Kind, Task
+from medaegis.experiments.tasks import Kind, Task, settings_of
 from medaegis.guard.fitting import fit_guard, shield_config
 from medaegis.guard.guard import Guard
 from medaegis.models.backbones import create_backbone, is_own
 from medaegis.models.classifier import INPUT, Classifier
-from medaegis.models.learning import TrainConfig
+from medaegis.models.learning import TrainConfig, TrainingRecipe
 from medaegis.models.store import load_classifier, read_training
 from medaegis.models.training import train_classifier
 from medaegis.progress import Progress, silent
 from medaegis.robust import Robust, parse_recipe
+from medaegis.zero_shot import Contrastive
 
 _PLANNED = tuple(Planned.__dataclass_fields__)
 Value = TypeVar("Value")
@@ -100,9 +104,15 @@ class Workshop:
     # ---- tasks that write folders
 
     def _train(self, task: Task, progress: Progress) -> Made:
-        told = {name: value for name, value in task.told.items() if name not in ("given", "robust")}
-        config, source = TrainConfig(**told, device=str(self.device)), task.source
-        recipe = self._recipe(task) if "robust" in task.told else None
+        config, source = TrainConfig(**settings_of(task), device=str(self.device)), task.source
+        if "start" in task.needs:
+            weights = self.pieces.folder_of(task.needs["start"]) / "network.safetensors"
+            config = config.model_copy(update={"weights": weights})
+        recipe: TrainingRecipe | None = None
+        if "robust" in task.told:
+            recipe = self._recipe(task)
+        elif "text" in task.told:
+            recipe = Contrastive(source.dataset.classes)
         train_classifier(source.dataset, source.split, config, self.pieces.folder_of(task), progress, recipe=recipe)
         return Made()
 
@@ -200,8 +210,11 @@ class Workshop:
             readings = [self._tensors(task.needs[name]) for name in ("clean", "hostile", "reference")]
             return Made(figures=shift(scene, *readings))
         attacked = self._tensors(task.needs["attacked"]) if "attacked" in task.needs else None
-        if of == "classification":
-            return Made(figures=classification(everyone(scene.test), attacked))
+        findings = [self._tensors(other) for role, other in task.needs.items() if role.startswith(OF_FINDING)]
+        if findings:
+            return Made(figures=each_finding(scene.test, findings))
+        if of in ANSWERS:
+            return Made(figures=answers(everyone(scene.test), attacked))
         assert attacked is not None, "detection always attacks"
         clean, hostile = (self._tensors(task.needs[name])["scores"] for name in ("clean", "hostile"))
         return Made(figures=(*detection(scene, clean, hostile, attacked), *self._model(scene)))
@@ -239,7 +252,7 @@ class Workshop:
         scene = self.scene(task)
         campaign = scene.learn if task.told["part"] == "learn" else scene.test
         if task.told["part"] == "all":
-            campaign = everyone(campaign)
+            campaign = replace(everyone(campaign), finding=task.told.get("finding"))
         if "guard" in task.needs:
             campaign = campaign.against(self._load_guard(task.needs["guard"]))
         if "surrogate" in task.needs:
