@@ -1,17 +1,21 @@
 """The leaderboard: ranks checked by hand, entries that do not fit told, nothing from them taken for more than text."""
 
 import os
+from pathlib import Path
 
 import pytest
 from tests.bench.sample import ATTACKS
 from tests.experiments.invented import EVIL, analysis, assessment, evaluation
 from tests.experiments.test_site import Document
 
-from medaegis.bench.records.assessment import read_assessment
+from medaegis.bench.records.assessment import Assessment, read_assessment
 from medaegis.bench.records.evaluation import Evaluation
 from medaegis.errors import DataError
 from medaegis.experiments.site.board import boards
+from medaegis.experiments.site.files import site_environment
 from medaegis.experiments.site.submissions import Submission, read_submissions
+
+GAPS = (("dice", 0.0), ("miou", 0.05))
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +122,50 @@ def test_classifiers_stand_by_robust_accuracy():
     assert (board.lines[0].rated.share, board.lines[0].rated.n, board.lines[0].rated.before) == (0.45, 20, 0.95)
     assert "Failed: noise." in board.below[0].why
     assert "No control or alarm" in board.below[1].why
+
+
+def masks(folder: Path | None, dice: float) -> Assessment:
+    """An entry of a network for masks."""
+
+    def quality(value: float) -> dict[str, object]:
+        return {name: {"n": 20, "value": value - gap, "interval": [value - gap - 0.05, value]} for name, gap in GAPS}
+
+    found = assessment(None, {8: 7})
+    told = found.model_dump(mode="json")
+    told |= {"task": "dense", "classes": ["background", "lung"]}
+    recall = dict.fromkeys(told["classes"], {"n": 0, "share": None, "interval": None})
+    told["clean"] |= {"quality": quality(0.95), "recall": recall}
+    told["worst_case"] = [row | {"quality": quality(dice), "recall": recall} for row in told["worst_case"]]
+    told["attacks"] = [row | {"quality": quality(dice), "noise_quality": quality(0.94)} for row in told["attacks"]]
+    made = Assessment.model_validate(told)
+    if folder is not None:
+        folder.mkdir(parents=True)
+        (folder / "assessment.json").write_text(made.model_dump_json(), encoding="utf-8")
+    return made
+
+
+def test_networks_for_masks_stand_by_dice_and_their_page_shows_it(tmp_path):
+    given = {"a": masks(None, 0.31), "b": masks(tmp_path / "in" / "b", 0.82)}
+    given["one class"] = assessment(None, {8: 19})
+    found = boards([Submission(name, (f"{name}.html",), record) for name, record in given.items()])
+    assert [(board.task, ranks(board.lines)) for board in found] == [
+        ("dense", [(1, "b"), (2, "a")]),
+        ("single", [(1, "one class")]),
+    ]
+    first = found[0].lines[0].rated
+    assert (first.share, first.before, first.n) == (0.82, 0.95, 20)
+    _, refused, pages = read_submissions(tmp_path / "in")
+    assert refused == []
+    (tmp_path / "page.html").write_bytes(pages["entries/b/assessment.html"])
+    page = Document(tmp_path / "page.html")
+    row = next(row for row in page.rows if row[:1] == ["8/256"])
+    assert row[2:4] == ["0.820 (0.770–0.820)", "0.770 (0.720–0.820)"]
+    assert "A mask is right from a Dice of 0.7 on" in page.text
+    text = site_environment().get_template("leaderboard.html.j2").render(boards=found, refused=[], root="")
+    (tmp_path / "board.html").write_text(text, encoding="utf-8")
+    board = Document(tmp_path / "board.html")
+    assert "Mean Dice" in board.text
+    assert next(row for row in board.rows if row[:1] == ["1"])[2:5] == ["0.8200.770–0.820", "20", "0.950"]
 
 
 def test_an_entry_has_the_pages_that_the_commands_make(tmp_path):

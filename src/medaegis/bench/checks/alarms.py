@@ -56,10 +56,10 @@ def followed(outcomes: Outcomes, classes: int, *always: Objective) -> dict[str, 
 
 def steps_beat_one(outcomes: Outcomes) -> list[Control]:
     """PGD beside FGSM, where both were run."""
-    found = {(p.attack, p.eps): harm_of(piece, piece["fooled"]) for p, piece in outcomes if not p.transferred}
-    pairs = [
-        (eps, found["pgd", eps], found["fgsm", eps]) for name, eps in found if name == "pgd" and ("fgsm", eps) in found
-    ]
+    own = [(p, harm_of(piece, piece["fooled"])) for p, piece in outcomes if not p.transferred]
+    one = {p.eps: harm for p, harm in own if p.attack == "fgsm"}
+    many = {p.eps: (p.eps_text, harm) for p, harm in own if p.attack == "pgd"}
+    pairs = [(*found, one[eps]) for eps, found in many.items() if eps in one]
     if not pairs:
         return []
     passed, judged = judge([gain(fgsm, pgd, 0.0) for _, pgd, fgsm in pairs])
@@ -68,7 +68,7 @@ def steps_beat_one(outcomes: Outcomes) -> list[Control]:
             kind="alarm",
             name="Many steps beat one",
             expectation="PGD fools at least as often as FGSM at every eps",
-            measured=", ".join(f"{eps * 256:g}/256: {_share(pgd)} and {_share(fgsm)}" for eps, pgd, fgsm in pairs),
+            measured=", ".join(f"{eps}: {_share(pgd)} and {_share(fgsm)}" for eps, pgd, fgsm in pairs),
             passed=passed,
             judged=judged,
         )
@@ -139,7 +139,7 @@ def knowledge_helps(outcomes: Outcomes, *, adaptive: bool) -> list[Control]:
         alarms.append(
             Control(
                 kind="alarm",
-                name=f"Gradients beat guessing, {eps * 256:g}/256",
+                name=f"Gradients beat guessing, {mine[0][0].eps_text}",
                 expectation="no attack without gradients gets more of the same images through than the best one with "
                 f"them, {100 * TOLERATED:g} points let pass",
                 measured=f"{by_gradient} {_share(most)}, {without} {_share(rest)}",

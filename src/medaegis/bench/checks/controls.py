@@ -185,10 +185,10 @@ def _name(leading: str) -> str:
 
 def _ways_through(outcomes: Outcomes, leading: str = "wb") -> list[Control]:
     """WB through the Cushion by every gradient there is: none of them may do much better than the one used."""
-    found: dict[tuple[float, int], dict[str, Piece]] = {}
+    found: dict[tuple[str, int], dict[str, Piece]] = {}
     for planned, piece in outcomes:
         if planned.attack == leading:
-            found.setdefault((planned.eps, planned.value.steps), {})[planned.gradient] = piece
+            found.setdefault((planned.eps_text, planned.value.steps), {})[planned.gradient] = piece
     controls = []
     for (eps, steps), by_way in found.items():
         if len(by_way) < 2:
@@ -197,7 +197,7 @@ def _ways_through(outcomes: Outcomes, leading: str = "wb") -> list[Control]:
         passed, judged = judge([gain(other, used, TOLERATED) for other in others])
         controls.append(
             Control(
-                name=f"{WAYS}, {_name(leading)} at {eps * 256:g}/256, {steps} steps",
+                name=f"{WAYS}, {_name(leading)} at {eps}, {steps} steps",
                 expectation="no other way gets more of the same images through than the one used everywhere, "
                 f"{_points(TOLERATED)} let pass",
                 measured=", ".join(f"{gradient_name(way)} {undetected(piece):.1%}" for way, piece in by_way.items()),

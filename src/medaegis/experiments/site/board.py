@@ -1,4 +1,5 @@
-"""The leaderboard: guards by what gets past them, classifiers by what stays right, each in the worst case.
+"""The leaderboard: guards by what gets past them, classifiers by what stays right, each in the worst case: robust
+accuracy, of findings the mean AUROC, of masks the mean Dice.
 
 Only entries on the same images stand in one table, and only at an eps that they were all measured at; those whose
 controls failed stand below, without a rank.
@@ -10,19 +11,21 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from medaegis.bench.records.assessment import Assessment
+from medaegis.bench.records.assessment import Assessment, Standing
 from medaegis.bench.records.evaluation import Bounds, Control, DataFacts, Evaluation
+from medaegis.bench.report.quality import leading
 from medaegis.bench.report.summary import summarise
 from medaegis.experiments.site.submissions import Submission
 from medaegis.sizes import told_size
+from medaegis.task import TaskName
 
 WANTED = 8 / 256
 
 
 @dataclass(frozen=True)
 class Rated:
-    """A share in the worst case at one eps: what gets past a guard, or what a classifier diagnoses rightly; before: the
-    same without the guard, or of the classifier before any attack."""
+    """A share or mean in the worst case at one eps: what gets past a guard, or what a classifier tells rightly; before:
+    the same without the guard, or of the classifier before any attack."""
 
     eps: float
     eps_text: str
@@ -58,10 +61,11 @@ class BoardLine:
 
 @dataclass(frozen=True)
 class Board:
-    """One table: guards or classifiers on one data set, ranked ones first."""
+    """One table: guards or classifiers on one data set, ranked ones first; task: what its images are labelled with."""
 
     kind: str
     data: str
+    task: TaskName
     eps_text: str | None
     all_have_it: bool
     lines: tuple[BoardLine, ...]
@@ -79,14 +83,15 @@ class Board:
 
 def boards(submissions: Sequence[Submission]) -> list[Board]:
     """A table for guards and one for classifiers for each data set, in the order of their first entries."""
-    groups: dict[tuple[str, str], list[Submission]] = {}
+    groups: dict[tuple[str, str, TaskName], list[Submission]] = {}
     for one in submissions:
         if isinstance(one.record, Evaluation | Assessment):
             kind = "guards" if isinstance(one.record, Evaluation) else "classifiers"
-            groups.setdefault((kind, data_in_words(one.record.data)), []).append(one)
+            task: TaskName = "single" if isinstance(one.record, Evaluation) else one.record.task
+            groups.setdefault((kind, data_in_words(one.record.data), task), []).append(one)
     return [
-        _board(kind, data, some)
-        for (kind, data), some in sorted(groups.items(), key=lambda item: item[0][0] != "guards")
+        _board(kind, data, task, some)
+        for (kind, data, task), some in sorted(groups.items(), key=lambda item: item[0][0] != "guards")
     ]
 
 
@@ -96,7 +101,7 @@ def data_in_words(data: DataFacts) -> str:
     return f"{data.spec}, {data.n} images of {data.split} split by {data.split_by} ({counts})"
 
 
-def _board(kind: str, data: str, submissions: Sequence[Submission]) -> Board:
+def _board(kind: str, data: str, task: TaskName, submissions: Sequence[Submission]) -> Board:
     doubts = {one.pages: _doubt(one) for one in submissions}
     rated = {one.pages: _rated(one) for one in submissions}
     sound = [one for one in submissions if not doubts[one.pages]]
@@ -113,9 +118,8 @@ def _board(kind: str, data: str, submissions: Sequence[Submission]) -> Board:
         lines.append(_line(one, rank, why, mine))
     lines.sort(key=lambda line: (line.rank is None, line.rank or 0, line.name))
     texts = [there.eps_text for there in at.values() if there is not None]
-    return Board(
-        kind, data, texts[0] if texts else None, all(at[one.pages] for one in sound or submissions), tuple(lines)
-    )
+    all_have_it = all(at[one.pages] for one in sound or submissions)
+    return Board(kind, data, task, texts[0] if texts else None, all_have_it, tuple(lines))
 
 
 def _common_eps(found: Sequence[Sequence[Rated]]) -> float | None:
@@ -134,13 +138,19 @@ def _rated(one: Submission) -> list[Rated]:
             if row.norm == "Linf" and row.undetected is not None and row.n
         ]
     if isinstance(record, Assessment):
-        clean = record.clean.accuracy.share
-        return [
-            Rated(row.eps, row.eps_text, row.accuracy.share, row.accuracy.interval, row.accuracy.n, clean)
-            for row in record.worst_case
-            if row.norm == "Linf" and row.accuracy.share is not None
-        ]
+        before, found = _told(record.clean), [(row, _told(row)) for row in record.worst_case if row.norm == "Linf"]
+        clean = before[0] if before else None
+        return [Rated(row.eps, row.eps_text, *told, clean) for row, told in found if told]
     return []
+
+
+def _told(standing: Standing) -> tuple[float, Bounds | None, int] | None:
+    """What a classifier stands by, its interval, and of how many images."""
+    if standing.quality is None:
+        right = standing.accuracy
+        return None if right.share is None else (right.share, right.interval, right.n)
+    found = leading(standing.quality)
+    return None if found is None else (found.value, found.interval, found.n)
 
 
 def _doubt(one: Submission) -> str:

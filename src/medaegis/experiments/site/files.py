@@ -14,6 +14,8 @@ from jinja2 import Environment
 from markupsafe import Markup, escape
 
 from medaegis.bench.report.pages import page_environment
+from medaegis.bench.report.quality import ABOUT, HEADS, LEADING, quality_cells
+from medaegis.bench.report.words import capital
 from medaegis.errors import ArtefactError
 from medaegis.plainjson import decode_json, encode_json
 from medaegis.safefiles import check_place, listed, put_in_place, read_file
@@ -56,9 +58,15 @@ def style() -> bytes:
 
 
 def site_environment() -> Environment:
-    """Templates of the site, with a filter for code in words."""
+    """Templates of the site, with what they say of code, of findings and of masks."""
     environment = page_environment(__package__ or "")
-    environment.filters["in_code"] = in_code
+    environment.filters |= {"in_code": in_code, "capital": capital}
+    environment.globals |= {
+        "heads_of": HEADS,
+        "leading_of": LEADING,
+        "about_task": ABOUT,
+        "quality_cells": quality_cells,
+    }
     return environment
 
 
