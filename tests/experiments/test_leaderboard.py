@@ -133,7 +133,7 @@ def masks(folder: Path | None, dice: float) -> Assessment:
     found = assessment(None, {8: 7})
     told = found.model_dump(mode="json")
     told |= {"task": "dense", "classes": ["background", "lung"]}
-    recall = dict.fromkeys(told["classes"], {"n": 0, "share": None, "interval": None})
+    recall = {name: {"n": 0, "share": None, "interval": None} for name in told["classes"]}
     told["clean"] |= {"quality": quality(0.95), "recall": recall}
     told["worst_case"] = [row | {"quality": quality(dice), "recall": recall} for row in told["worst_case"]]
     told["attacks"] = [row | {"quality": quality(dice), "noise_quality": quality(0.94)} for row in told["attacks"]]

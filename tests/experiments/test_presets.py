@@ -14,6 +14,7 @@ from medaegis.experiments.paper import paper_of, presets
 from medaegis.experiments.plan import load_sources, plan_experiment
 from medaegis.experiments.run import run_plan
 from medaegis.experiments.schema import read_experiment
+from medaegis.experiments.site.site import write_site
 from medaegis.experiments.store import ExperimentStore
 from medaegis.experiments.tables import entries, page_of, records
 from medaegis.experiments.tiny import network, segmenter
@@ -227,6 +228,23 @@ def test_a_preset_runs_at_scale_smoke(name, store):
     if experiment.figures is not None:
         _holds_every_figure_of_the_paper(made, file)
     assert len(records(made)) == len(made)
+
+
+def test_a_site_shows_whatever_is_measured(store, tmp_path):
+    """One preset of each kind; each page of a chapter names its own figures."""
+    kinds = {}
+    for name in presets():
+        kinds.setdefault(read_experiment(presets()[name], "smoke").measures, name)
+    for name in kinds.values():
+        measured_cells(name, store)
+    with ExperimentStore(store) as kept:
+        written = write_site(kept, tmp_path / "site", files=[(name, presets()[name]) for name in kinds.values()])
+    assert written.cells >= 2 * len(kinds) == 16
+    for name in kinds.values():
+        assert "medaegis bench run" in (tmp_path / "site" / f"{name}-smoke" / "index.html").read_text(encoding="utf-8")
+    drawn = {name for name in kinds if list((tmp_path / "site" / f"{kinds[name]}-smoke").glob("curves-*.svg"))}
+    assert {"findings", "segmentation"} < drawn
+    assert not {"attack time", "training time"} & drawn
 
 
 def _holds_every_figure_of_the_paper(made, file):

@@ -17,17 +17,20 @@ from medaegis.experiments.tables import Entry
 DRAWN = {
     "detection": "auc",
     "classification": "accuracy",
+    "findings": "auc",
+    "segmentation": "dice",
     "features": "change_pct",
     "shift": "cosine_reference",
 }
 IN_WORDS = {
     "auc": "AUROC",
     "accuracy": "accuracy",
+    "dice": "Dice",
     "change_pct": "change of the mean",
     "cosine_weights": "cosine with the weights",
     "cosine_reference": "cosine with the shift of the reference attack",
 }
-LIMITS = {"auc": (0.0, 102.0), "accuracy": (-2.0, 102.0), "cosine_reference": (-102.0, 102.0)}
+LIMITS = {"auc": (0.0, 102.0), "accuracy": (-2.0, 102.0), "dice": (-2.0, 102.0), "cosine_reference": (-102.0, 102.0)}
 PANELS, ACROSS = 6, 3  # of one figure
 
 
@@ -41,8 +44,9 @@ class Curves:
 
 
 def curves(chapter: Chapter) -> list[Curves]:
-    """Figures of up to six panels, a line for each value of the axis that has most; none if eps has one value."""
-    metric = DRAWN[chapter.experiment.measures]
+    """Figures of up to six panels, a line for each value of the axis that has most; none if eps has one value, or times
+    are measured."""
+    metric = DRAWN.get(chapter.experiment.measures)
     sizes = {name: parse_eps(text, rounds=False) for name, text in chapter.experiment.eps.items()}
     points = [
         entry
