@@ -190,7 +190,7 @@ def test_figures_of_findings_by_hand(store):
 def test_what_training_and_attacks_took(store):
     """Seconds an epoch and passes an image, of the folder's own record; seconds of an attack, of its store."""
     chosen, found = measured_cells("survey-table15", store)
-    assert [cell.place["method"] for cell in chosen] == ["NAT", "MPAdvT"]
+    assert [cell.place["method"] for cell in chosen] == ["NAT", "growing"]
     for cell in chosen:
         told = {figure.metric: figure.value for figure in found[cell.name].figures}
         record = read_training(store / "pieces" / cell.task.needs["classifier"].key)
