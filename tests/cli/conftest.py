@@ -4,12 +4,9 @@ from collections.abc import Iterator
 from functools import partial
 
 import pytest
-from tests.cli.shop import SIDE, TRAINING, Shop, call, draw
+from tests.cli.shop import SIDE, SMALL, TRAINING, Shop, call, draw
 
 from medaegis.bench import assess, evaluate
-from medaegis.bench.checks.effort import Effort
-
-SMALL = Effort(harmless=40, far=16, probed=16, guessed=4, queries=50, stamina=4, planted=20)
 
 
 @pytest.fixture(scope="session", autouse=True)

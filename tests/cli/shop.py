@@ -8,10 +8,13 @@ import numpy as np
 from PIL import Image
 from typer.testing import CliRunner, Result
 
+from medaegis.bench.checks.effort import Effort
 from medaegis.cli.app import app
 
 PATIENTS, SHOTS, SIDE = 80, 3, 32
 TRAINING = "--epochs 4 --batch-size 8 --device cpu"
+# Of controls and alarms: less than users get.
+SMALL = Effort(harmless=40, far=16, probed=16, guessed=4, queries=50, stamina=4, planted=20)
 
 
 def call(*arguments: object) -> Result:

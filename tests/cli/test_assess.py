@@ -1,11 +1,12 @@
 """`medaegis assess` on the shared classifier: its files, its exit code, and what it refuses."""
 
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import pytest
-from tests.cli.shop import Shop, call
+from tests.cli.shop import SMALL, Shop, call
 
 from medaegis.bench.analyse import figures
 from medaegis.bench.records.assessment import Assessment
@@ -49,9 +50,8 @@ def test_a_classifier_is_assessed(shop: Shop, tmp_path: Path):
 
 def test_a_failed_control_is_an_exit_code(shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     from medaegis.bench import assess
-    from medaegis.bench.checks.effort import Effort
 
-    near = Effort(far_eps=1 / 256)  # so near that the attack does not succeed on all
+    near = replace(SMALL, far_eps=1 / 256)  # so near that the attack does not succeed on all
     monkeypatch.setattr(assess, "assess_classifier", partial(assess.assess_classifier, effort=near))
     options = ("--attacks", "bim", "--eps", "1/256", "--limit", 8, "--out", tmp_path)
     result = call("assess", shop.classifier, shop.spec, *options)
