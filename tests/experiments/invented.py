@@ -13,8 +13,8 @@ from tests.bench.sample import ATTACKS, make_sample
 
 from medaegis.bench.records.assessment import Assessment
 from medaegis.bench.records.evaluation import Evaluation
+from medaegis.experiments.cells import cells_of
 from medaegis.experiments.figures import Figure
-from medaegis.experiments.plan import cells_of
 from medaegis.experiments.schema import read_experiment
 from medaegis.experiments.store import ExperimentStore
 

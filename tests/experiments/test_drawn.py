@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 from tests.experiments.invented import ABOUT
 
+from medaegis.experiments.cells import cells_of
 from medaegis.experiments.figures import Figure
 from medaegis.experiments.paper import PaperTable
-from medaegis.experiments.plan import cells_of
 from medaegis.experiments.schema import read_experiment
 from medaegis.experiments.site.chapter import Chapter
 from medaegis.experiments.site.curves import curves

@@ -8,8 +8,8 @@ import pytest
 from tests.experiments.small import written
 
 from medaegis.errors import ConfigError
+from medaegis.experiments.cells import cells_of
 from medaegis.experiments.paper import find_file, paper_of, presets, read_paper
-from medaegis.experiments.plan import cells_of
 from medaegis.experiments.schema import SCALES, read_experiment
 
 WRONG = {
@@ -75,6 +75,11 @@ WRONG = {
         'method = { A = { robust = "tecoa", training = { epoch = 2 } } }\ncushion = {',
         "'method.A.training'.*'epoch' is unknown; allowed are augmentation",
     ),
+    "to learn from the worst": (
+        "cushion = {",
+        'learned_from = ["worst"]\ncushion = {',
+        "learned_from: detectors learn",
+    ),
     "no surrogate": (
         '"bim"',
         '{ attack = "wb", surrogate = "resnet18" }',
@@ -90,6 +95,34 @@ def test_an_error_names_the_key_and_what_is_allowed(name, tmp_path):
         read_experiment(written(tmp_path, (old, new)), "smoke")
     assert re.search(told, str(caught.value)), caught.value
     assert "small.toml" in str(caught.value)
+
+
+def test_the_worst_case_is_of_answers_and_scores_alone(tmp_path):
+    changes = (
+        ('"detection"', '"attack time"'),
+        ('WB = "wb"', 'Worst = "worst"'),
+        ('attack = "WB"', 'attack = "Worst"'),
+    )
+    with pytest.raises(ConfigError, match="'worst' is for what measures detection, classification"):
+        read_experiment(written(tmp_path, *changes), "smoke")
+    no_eps = (('WB = "wb"', 'Worst = "worst"'), ('attack = "WB"', 'attack = "Worst"'), ('eps = ["16/256"]\n', ""))
+    with pytest.raises(ConfigError, match="no eps"):
+        read_experiment(written(tmp_path, *no_eps), "smoke")
+
+
+def test_no_detector_stands_for_those_that_learned_from_each_attack(tmp_path):
+    """A worst case is of one defence: KD learns from no attack, SVM from the one that it is judged on."""
+    changes = (('WB = "wb"', 'Worst = "worst"'), ('exclude = [{ attack = "WB", defence = ["KD", "SVM"] }]\n', ""))
+    file = written(tmp_path, *changes)
+    worst = {
+        cell.place["defence"] for cell in cells_of(read_experiment(file, "smoke")) if cell.place["attack"] == "Worst"
+    }
+    assert worst == {"KD", "Medical Aegis"}
+    learned = written(tmp_path, *changes, ("cushion = {", 'learned_from = ["fgsm"]\ncushion = {'))
+    worst = {
+        cell.place["defence"] for cell in cells_of(read_experiment(learned, "smoke")) if cell.place["attack"] == "Worst"
+    }
+    assert worst == {"KD", "SVM", "Medical Aegis"}
 
 
 def test_a_scale_changes_tables_name_by_name_and_replaces_all_else(tmp_path):

@@ -17,7 +17,7 @@ from tests.experiments.invented import EVIL, TOML, analysis, assessment, evaluat
 from tests.experiments.small import figures, run, written
 
 from medaegis.errors import ArtefactError, ConfigError
-from medaegis.experiments.plan import cells_of
+from medaegis.experiments.cells import cells_of
 from medaegis.experiments.schema import read_experiment
 from medaegis.experiments.site import files, heat
 from medaegis.experiments.site.chapter import page_name

@@ -180,7 +180,7 @@ def run(
 
 def status(file: File, scale: AtScale = Scale.smoke, store: StoreDir = STORE, as_json: AsJson = False) -> None:
     """Show which cells are measured under the settings of FILE; needs no images, and may be asked during a run."""
-    from medaegis.experiments.plan import cells_of
+    from medaegis.experiments.cells import cells_of
     from medaegis.experiments.store import ExperimentStore
 
     name, experiment = _read(file, scale)

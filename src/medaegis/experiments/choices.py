@@ -26,6 +26,7 @@ from medaegis.robust import find_recipe
 
 GUARDS = ("shield", "aegis")  # Shields without and behind a Cushion
 CLEAN = "none"  # the attack that none is
+WORST = "worst"  # of each image the strongest of all others
 HIDING = "+hfc"
 SAME = "same"  # detectors learn from the attack that they are judged on; a surrogate has the victim's backbone
 
@@ -85,7 +86,8 @@ class AttackChoice(Part):
     """One attack, with what to change of the experiment's settings.
 
     Attributes:
-        attack: name in the catalogue, add-ons joined to it, or "none".
+        attack: name in the catalogue, add-ons joined to it; "none"; or "worst": of each image what the strongest of the
+            other attacks leaves of it that stay within eps in L-infinity, whatever ball they were made in.
         eps: of this attack, whatever the axis says; steps, step_size: likewise (step_size in units of eps).
         step: length of a step in pixel units, whatever the eps, as "1/255".
         components: of the mixtures of the add-on hfc; or by data set, as names on that axis.
@@ -105,7 +107,7 @@ class AttackChoice(Part):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        if self.attack in (CLEAN, SAME):
+        if self.attack in (CLEAN, SAME, WORST):
             return self
         entry = asked(find_attack, self.attack)
         if self.eps is not None:

@@ -10,12 +10,14 @@ import numpy as np
 import torch
 from torch.nn.functional import cosine_similarity
 
+from medaegis.attacks.balls import Linf
 from medaegis.attacks.victim import Verdict
 from medaegis.bench.analyse.shifts import along_weights
 from medaegis.bench.campaign import Campaign
 from medaegis.bench.metrics import auroc_interval, bootstrap_interval, share_interval, threshold_at_tnr
-from medaegis.bench.outcome import pixels_of
-from medaegis.bench.quality import measured, quality_of
+from medaegis.bench.outcome import pixels_of, within
+from medaegis.bench.quality import measured, quality_of, worst
+from medaegis.bench.sample import Sample
 from medaegis.bench.scene import Scene
 from medaegis.bench.store import Piece
 from medaegis.detectors.reader import PENULTIMATE
@@ -35,13 +37,13 @@ class Figure(NamedTuple):
     n: int = 0
 
 
-def detection(scene: Scene, clean: torch.Tensor, hostile: torch.Tensor, attacked: Piece) -> tuple[Figure, ...]:
-    """How well scores `(N,)` tell attacked images from clean ones, and how well the attack did.
+def detection(scene: Scene, clean: torch.Tensor, hostile: torch.Tensor, fooled: torch.Tensor) -> tuple[Figure, ...]:
+    """How well scores `(N,)` tell attacked images from clean ones, and how well the attack did (fooled: bool `(N,)`).
 
     "auc" and "tpr90" over all attacked images, "auc_fooling" and "tpr90_fooling" over those that fool the classifier;
     "adv_acc" is the share of them (HFC section 5.1).
     """
-    sample, fooled = scene.test.sample, attacked["fooled"].bool()
+    sample = scene.test.sample
     threshold = threshold_at_tnr(clean.numpy(), TNR)
     found = []
     for suffix, rows in (("", torch.ones_like(fooled)), ("_fooling", fooled)):
@@ -59,10 +61,24 @@ def detection(scene: Scene, clean: torch.Tensor, hostile: torch.Tensor, attacked
     return tuple(found)
 
 
+def worst_detection(
+    scene: Scene, clean: torch.Tensor, scores: Sequence[Piece], attacked: Sequence[Piece], eps: float
+) -> tuple[Figure, ...]:
+    """The same in the worst case over attacks, as far as their images lie within eps of the clean ones in L-infinity.
+
+    Of each image the lowest score among the attacks that fool the classifier counts, or among all where none does.
+    """
+    inside = torch.stack([within(piece, scene.test.sample.pixels, Linf(), eps) for piece in attacked])
+    fooled = torch.stack([piece["fooled"].bool() for piece in attacked]) & inside
+    counts = torch.where(fooled.any(0), fooled, inside)
+    hostile = torch.stack([piece["scores"] for piece in scores]).where(counts, torch.inf).amin(0)
+    return detection(scene, clean, hostile, fooled.any(0))
+
+
 def model_area(scene: Scene) -> tuple[Figure, ...]:
     """The classifier's own AUROC on clean images, as "model_auc"; nothing of more than two classes."""
     campaign, sample = everyone(scene.test), scene.test.sample
-    return tuple(_area("model_auc", campaign, sample.clean[sample.chosen]))
+    return tuple(_area("model_auc", campaign, sample.clean[sample.chosen].logits))
 
 
 def answers(campaign: Campaign, attacked: Piece | None) -> tuple[Figure, ...]:
@@ -74,17 +90,42 @@ def answers(campaign: Campaign, attacked: Piece | None) -> tuple[Figure, ...]:
     sample = campaign.sample
     verdict = sample.clean[sample.rows] if attacked is None else _verdict(campaign, attacked)
     if sample.test.task.name != "single":
-        return _qualities(campaign, verdict)
-    right = share_interval((verdict.predicted == sample.labels).numpy(), sample.patients)
-    accuracy = Figure("accuracy", right.value, right.low, right.high, len(sample))
-    return (accuracy, *_area("auc", campaign, verdict))
+        return _qualities_of(verdict, sample)
+    return (_accuracy(verdict.predicted == sample.labels, sample), *_area("auc", campaign, verdict.logits))
+
+
+def worst_answers(campaign: Campaign, attacked: Sequence[Piece], eps: float) -> tuple[Figure, ...]:
+    """The same, each image as the attack leaves it that leaves least, or as it is.
+
+    Attacks count as far as their images lie within eps of the clean ones in L-infinity, whatever made them.
+    """
+    campaign = everyone(campaign)
+    sample, labels = campaign.sample, campaign.sample.labels
+    verdicts = [sample.clean[sample.rows], *(_verdict(campaign, piece) for piece in attacked)]
+    near = [within(piece, sample.pixels, Linf(), eps) for piece in attacked]
+    inside = torch.stack([torch.ones(len(sample), dtype=torch.bool), *near])
+    if sample.test.task.name != "single":
+        pieces = [measured(sample.test.task, verdict, labels) for verdict in verdicts]
+        return _qualities(worst(pieces, inside, labels), sample)
+    right = torch.stack([verdict.predicted == labels for verdict in verdicts]) | ~inside
+    sides = torch.where(labels == 1, 1.0, -1.0)
+    ahead = torch.stack([sides * (verdict.logits[:, 1] - verdict.logits[:, 0]) for verdict in verdicts])
+    least = sides * ahead.where(inside, torch.inf).amin(0)
+    logits = torch.stack([torch.zeros_like(least), least], 1)
+    return (_accuracy(right.all(0), sample), *_area("auc", campaign, logits))
+
+
+def _accuracy(right: torch.Tensor, sample: Sample) -> Figure:
+    found = share_interval(right.numpy(), sample.patients)
+    return Figure("accuracy", found.value, found.low, found.high, len(sample))
 
 
 def each_finding(campaign: Campaign, attacked: Sequence[Piece]) -> tuple[Figure, ...]:
     """Mean AUROC over the findings, as "auc", each on the images of the attack on it, in their order."""
-    verdicts = [_verdict(everyone(campaign), piece) for piece in attacked]
+    campaign = everyone(campaign)
+    verdicts = [_verdict(campaign, piece) for piece in attacked]
     logits = torch.stack([verdict.logits[:, k] for k, verdict in enumerate(verdicts)], 1)
-    found = _qualities(campaign, replace(verdicts[0], logits=logits))
+    found = _qualities_of(replace(verdicts[0], logits=logits), campaign.sample)
     return tuple(figure for figure in found if figure.metric == "auc")
 
 
@@ -93,18 +134,21 @@ def _verdict(campaign: Campaign, attacked: Piece) -> Verdict:
     return campaign.victim.verdicts(pixels_of(attacked), sample.ids, seed=sample.seed, batch_size=64)
 
 
-def _qualities(campaign: Campaign, verdict: Verdict) -> tuple[Figure, ...]:
+def _qualities_of(verdict: Verdict, sample: Sample) -> tuple[Figure, ...]:
     """Of findings or masks."""
-    sample = everyone(campaign).sample
-    found = quality_of(measured(sample.test.task, verdict, sample.labels), sample)
+    figures = _qualities(measured(sample.test.task, verdict, sample.labels), sample)
+    if sample.test.task.name != "dense":
+        return figures
+    apart = [hausdorff95(*pair) for pair in zip(verdict.predicted, sample.labels, strict=True)]
+    known = np.array([value for value in apart if value is not None])
+    return (*figures, Figure("hd95", float(known.mean()), n=len(known))) if len(known) else figures
+
+
+def _qualities(piece: Piece, sample: Sample) -> tuple[Figure, ...]:
+    found = quality_of(piece, sample)
     assert found is not None, "asked where images have no single class"
     means = {"auc": found.auroc, "right": found.right, "miou": found.miou, "dice": found.dice}
-    figures = [Figure(name, m.value, *m.interval, m.n) for name, m in means.items() if m is not None]
-    if found.dice is not None:
-        apart = [hausdorff95(*pair) for pair in zip(verdict.predicted, sample.labels, strict=True)]
-        known = np.array([value for value in apart if value is not None])
-        figures += [Figure("hd95", float(known.mean()), n=len(known))] if len(known) else []
-    return tuple(figures)
+    return tuple(Figure(name, m.value, *m.interval, m.n) for name, m in means.items() if m is not None)
 
 
 def features(means: Piece, layer: str, direction: str) -> tuple[Figure, ...]:
@@ -165,12 +209,12 @@ def everyone(campaign: Campaign) -> Campaign:
     return replace(campaign, sample=replace(campaign.sample, rows=campaign.sample.chosen))
 
 
-def _area(metric: str, campaign: Campaign, verdict: Verdict) -> list[Figure]:
-    """The classifier's AUROC on the campaign's images, whose verdicts these are; nothing of more than two classes."""
+def _area(metric: str, campaign: Campaign, logits: torch.Tensor) -> list[Figure]:
+    """The classifier's AUROC on the campaign's images, whose logits these are; nothing of more than two classes."""
     sample = campaign.sample
     if len(sample.test.classes) != 2 or len(sample.labels.unique()) < 2:
         return []
-    score = (verdict.logits[:, 1] - verdict.logits[:, 0]).double()
+    score = (logits[:, 1] - logits[:, 0]).double()
     sides = [sample.labels == k for k in (0, 1)]
     groups = [[sample.patients[i] for i in side.nonzero().flatten().tolist()] for side in sides]
     healthy, ill = (score[side].numpy() for side in sides)

@@ -1,4 +1,4 @@
-"""From an experiment to its cells, and from these to the tasks that they share."""
+"""From the cells of an experiment to the tasks that they share."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import importlib.util
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,11 @@ import torch
 from medaegis.attacks.balls import check_eps, parse_eps, whole_levels
 from medaegis.attacks.catalogue import find_attack
 from medaegis.bench.plan import Planned
-from medaegis.bench.scene import any_cushion
 from medaegis.detectors.registry import find_detector
 from medaegis.errors import ConfigError, DataError
-from medaegis.experiments.choices import CLEAN, GUARDS, SAME, AttackChoice, DefenceChoice
-from medaegis.experiments.schema import ANSWERS, AXES, Experiment, planned
+from medaegis.experiments.cells import cells_of, is_excluded, settled
+from medaegis.experiments.choices import CLEAN, GUARDS, SAME, WORST, AttackChoice, DefenceChoice
+from medaegis.experiments.schema import ANSWERS, Experiment, planned
 from medaegis.experiments.tasks import Source, TableCell, Task, as_told
 from medaegis.images.datasets import Dataset, load_dataset
 from medaegis.images.splits import split_dataset
@@ -29,84 +28,9 @@ from medaegis.progress import Progress, silent
 from medaegis.robust import find_recipe
 from medaegis.task import task_named
 
-_TRAINED = ("dataset", "backbone", "method", "seed")
-_USED = {
-    "detection": (
-        *_TRAINED,
-        "layers",
-        "cushion",
-        "learned_from",
-        "defence",
-        "attack",
-        "eps",
-    ),
-    **dict.fromkeys(ANSWERS, (*_TRAINED, "cushion", "attack", "eps")),
-    "shift": (*_TRAINED, "cushion", "attack", "reference", "eps"),
-    "attack time": (*_TRAINED, "cushion", "attack", "eps"),
-    "training time": _TRAINED,
-    "features": (*_TRAINED, "cushion", "layer", "direction", "eps"),
-}
-_SHOWN = ("title", "paper", "table", "figures", "notes", "exclude", "rows", "columns", "seeds", "data")  # no settings
-OF_FINDING = "attacked "  # and its number: the images of an attack on one finding
+EACH = "attacked "  # and a number: the images of an attack on one finding, or of one of all attacks
+SCORES = "scores "  # likewise, of the images of each attack
 SURROGATE_SEED = 1_000_003  # added to the seed of a classifier that is attacked in another's place
-
-
-def cells_of(experiment: Experiment) -> list[TableCell]:
-    """Its cells in order, without tasks: the product of the axes it uses, without what is excluded or makes no sense.
-
-    "shield" is a defence without a Cushion and "aegis" one behind a Cushion that rounds; an attack with an eps of its
-    own, or none at all, has one cell on the axis "eps"; detectors that learn from no attack have one on "learned_from".
-
-    Raises:
-        ConfigError: nothing is left.
-    """
-    used = _USED[experiment.measures]
-    found: dict[str, TableCell] = {}
-    for names in product(*(experiment.axis(axis) or ("",) for axis in used)):
-        place = _settled(experiment, dict(zip(used, names, strict=True)))
-        if place is not None and not _excluded(experiment, place):
-            cell = TableCell(place, _settings(experiment, place))
-            found.setdefault(cell.name, cell)
-    if not found:
-        raise ConfigError("experiment", "every cell is excluded", "leave out some of 'exclude'")
-    return list(found.values())
-
-
-def _settled(experiment: Experiment, place: dict[str, str]) -> dict[str, str] | None:
-    """The place with names that say what is done there; None where there is no such cell."""
-    if "defence" in place:
-        value, bare = experiment.defence[place["defence"]].detector, experiment.cushion[place["cushion"]] == "none"
-        rounds = any_cushion(experiment.cushion[place["cushion"]]).rounds
-        if (value == "shield" and not bare) or (value == "aegis" and (bare or not rounds)):
-            return None
-        if value in GUARDS or not find_detector(value).make().needs_attacked:
-            place["learned_from"] = next(iter(experiment.learned_from))
-    if "attack" in place:
-        choice = experiment.attack[place["attack"]]
-        if choice.attack == CLEAN:
-            place["eps"] = ""
-        elif choice.eps is not None or find_attack(choice.attack).minimal:
-            place["eps"] = planned(choice, "", experiment, place["dataset"]).eps_text
-    return place
-
-
-def _excluded(experiment: Experiment, place: Mapping[str, str]) -> bool:
-    def fits(axis: str, names: str | tuple[str, ...]) -> bool:
-        return place.get(axis) in ((names,) if isinstance(names, str) else names)
-
-    return any(all(fits(axis, names) for axis, names in one.items()) for one in experiment.exclude)
-
-
-def _settings(experiment: Experiment, place: Mapping[str, str]) -> dict[str, Any]:
-    """All that the experiment says of this cell, but for what is only shown and where the images lie."""
-    told = experiment.model_dump(mode="json", exclude=set(_SHOWN))
-    for axis in AXES:
-        if axis == "seed" or axis not in told:
-            continue
-        values = told.pop(axis)
-        if axis in place and isinstance(values, dict):
-            told[axis] = values.get(place[axis], place[axis])
-    return told
 
 
 def load_sources(
@@ -201,23 +125,47 @@ class _Tasks:
 
     def detection(self) -> Task:
         choice = self.experiment.attack[self.place["attack"]]
-        attacked = self._attacked("test", choice)
+        if choice.attack != WORST:
+            attacked = self._attacked("test", choice)
+            needs = {"clean": self._scores(), "hostile": self._scores(attacked=attacked), "attacked": attacked}
+            return self._task("figures", {"of": "detection"}, **needs)
+        each = [self._attacked("test", one) for one in self._others()]
+        needs = {"clean": self._scores()} | {f"{EACH}{k}": attacked for k, attacked in enumerate(each)}
+        needs |= {f"{SCORES}{k}": self._scores(attacked=attacked) for k, attacked in enumerate(each)}
+        return self._task("figures", {"of": "detection", "within": self._within}, **needs)
+
+    def _scores(self, **attacked: Task) -> Task:
+        """Of the clean test images, or of attacked ones."""
         if self._defence in GUARDS:
-            scores = [self._task("scores", {}, guard=self._guard, **made) for made in ({}, {"attacked": attacked})]
-        else:
-            readings = self._reading("test"), self._reading("test", attacked=attacked)
-            scores = [self._task("scores", {}, detector=self._detector, reading=reading) for reading in readings]
-        return self._task("figures", {"of": "detection"}, clean=scores[0], hostile=scores[1], attacked=attacked)
+            return self._task("scores", {}, guard=self._guard, **attacked)
+        return self._task("scores", {}, detector=self._detector, reading=self._reading("test", **attacked))
+
+    def _others(self) -> list[AttackChoice]:
+        """The attacks that have a cell here, at this eps or one of their own."""
+        found = []
+        for name, choice in self.experiment.attack.items():
+            place = settled(self.experiment, {**self.place, "attack": name})
+            if choice.attack not in (CLEAN, WORST) and not choice.each_finding and place is not None:
+                found += [] if is_excluded(self.experiment, place) else [choice]
+        return found
+
+    @property
+    def _within(self) -> float:
+        return parse_eps(self.experiment.eps[self.place["eps"]], rounds=False)
 
     def answers(self) -> Task:
-        choice, told = self.experiment.attack[self.place["attack"]], {"of": self.experiment.measures}
+        choice = self.experiment.attack[self.place["attack"]]
+        told: dict[str, Any] = {"of": self.experiment.measures}
         if choice.attack == CLEAN:
             return self._task("figures", told)
-        if not choice.each_finding:
+        if choice.attack == WORST:
+            each = [self._attacked("all", one) for one in self._others()]
+            told |= {"within": self._within}
+        elif choice.each_finding:
+            each = [self._attacked("all", choice, finding=k) for k in range(len(self.source.dataset.classes))]
+        else:
             return self._task("figures", told, attacked=self._attacked("all", choice))
-        findings = range(len(self.source.dataset.classes))
-        made = {f"{OF_FINDING}{k}": self._attacked("all", choice, finding=k) for k in findings}
-        return self._task("figures", told, **made)
+        return self._task("figures", told, **{f"{EACH}{k}": attacked for k, attacked in enumerate(each)})
 
     def attack_time(self) -> Task:
         choice = self.experiment.attack[self.place["attack"]]

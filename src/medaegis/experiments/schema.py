@@ -22,6 +22,7 @@ from medaegis.errors import ConfigError
 from medaegis.experiments.choices import (
     CLEAN,
     SAME,
+    WORST,
     AttackChoice,
     Attacks,
     Defences,
@@ -155,12 +156,14 @@ class Experiment(BaseModel):
                 raise ValueError(f"{self.measures} needs the axis {name!r}")
         if SAME in {one.attack for one in self.attack.values()}:
             raise ValueError(f"attack: {SAME!r} is for the axis 'learned_from'")
-        if CLEAN in {one.attack for one in self.learned_from.values()}:
+        if {CLEAN, WORST} & {one.attack for one in self.learned_from.values()}:
             raise ValueError("learned_from: detectors learn from an attack")
-        if {CLEAN, SAME} & {one.attack for one in self.reference.values()}:
+        if {CLEAN, SAME, WORST} & {one.attack for one in self.reference.values()}:
             raise ValueError("reference: shifts are compared with that of an attack")
         if self.measures not in ANSWERS and CLEAN in {one.attack for one in self.attack.values()}:
             raise ValueError(f"attack: {CLEAN!r} is for what measures {', '.join(ANSWERS)}")
+        if self.measures not in (*ANSWERS, "detection") and WORST in {one.attack for one in self.attack.values()}:
+            raise ValueError(f"attack: {WORST!r} is for what measures detection, {', '.join(ANSWERS)}")
         if self.task_name != "single" and self.goal == "targeted":
             raise ValueError(f"{self.measures}: no other class is wanted of an image; say goal = 'untargeted'")
         if self.measures != "findings" and any(one.each_finding for one in self.attack.values()):
@@ -225,7 +228,7 @@ def planned(choice: AttackChoice, eps: str, experiment: Experiment, dataset: str
 
 
 def _own_eps(choice: AttackChoice) -> bool:
-    return choice.attack in (CLEAN, SAME) or find_attack(choice.attack).minimal
+    return choice.attack in (CLEAN, SAME) or (choice.attack != WORST and find_attack(choice.attack).minimal)
 
 
 def read_experiment(file: Path, scale: str) -> Experiment:

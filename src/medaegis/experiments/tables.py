@@ -9,8 +9,8 @@ from statistics import mean
 from typing import Any
 
 from medaegis.bench.report.markdown import table as markdown_table
+from medaegis.experiments.cells import cells_of
 from medaegis.experiments.paper import PaperTable, Printed
-from medaegis.experiments.plan import cells_of
 from medaegis.experiments.schema import AXES, Experiment
 from medaegis.experiments.store import Found
 from medaegis.sizes import told_size

@@ -38,8 +38,10 @@ from medaegis.experiments.figures import (
     model_area,
     shift,
     training_time,
+    worst_answers,
+    worst_detection,
 )
-from medaegis.experiments.plan import OF_FINDING
+from medaegis.experiments.plan import EACH, SCORES
 from medaegis.experiments.schema import ANSWERS
 from medaegis.experiments.store import Pieces
 from medaegis.experiments.tasks import Kind, Task, settings_of
@@ -210,14 +212,22 @@ class Workshop:
             readings = [self._tensors(task.needs[name]) for name in ("clean", "hostile", "reference")]
             return Made(figures=shift(scene, *readings))
         attacked = self._tensors(task.needs["attacked"]) if "attacked" in task.needs else None
-        findings = [self._tensors(other) for role, other in task.needs.items() if role.startswith(OF_FINDING)]
-        if findings:
-            return Made(figures=each_finding(scene.test, findings))
+        each, within = self._numbered(task, EACH), task.told.get("within")
         if of in ANSWERS:
-            return Made(figures=answers(everyone(scene.test), attacked))
-        assert attacked is not None, "detection always attacks"
-        clean, hostile = (self._tensors(task.needs[name])["scores"] for name in ("clean", "hostile"))
-        return Made(figures=(*detection(scene, clean, hostile, attacked), *self._model(scene)))
+            if within is not None:
+                return Made(figures=worst_answers(scene.test, each, within))
+            return Made(figures=each_finding(scene.test, each) if each else answers(everyone(scene.test), attacked))
+        clean = self._tensors(task.needs["clean"])["scores"]
+        if within is not None:
+            found = worst_detection(scene, clean, self._numbered(task, SCORES), each, within)
+        else:
+            assert attacked is not None, "detection always attacks"
+            found = detection(scene, clean, self._tensors(task.needs["hostile"])["scores"], attacked["fooled"].bool())
+        return Made(figures=(*found, *self._model(scene)))
+
+    def _numbered(self, task: Task, role: str) -> list[Piece]:
+        """What it needs in this role and a number, in their order."""
+        return [self._tensors(other) for name, other in task.needs.items() if name.startswith(role)]
 
     def _model(self, scene: Scene) -> tuple[Figure, ...]:
         """The classifier's own figure, the same in all cells of a scene."""

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from medaegis.experiments.cells import cells_of
 from medaegis.experiments.paper import PaperTable
-from medaegis.experiments.plan import cells_of
 from medaegis.experiments.schema import Experiment
 from medaegis.experiments.site.files import short_hash, slug
 from medaegis.experiments.store import Found, Use

@@ -47,6 +47,8 @@ def curves(chapter: Chapter) -> list[Curves]:
     """Figures of up to six panels, a line for each value of the axis that has most; none if eps has one value, or times
     are measured."""
     metric = DRAWN.get(chapter.experiment.measures)
+    if metric is None:
+        return []
     sizes = {name: parse_eps(text, rounds=False) for name, text in chapter.experiment.eps.items()}
     points = [
         entry
