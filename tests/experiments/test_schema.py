@@ -118,6 +118,10 @@ def test_no_detector_stands_for_those_that_learned_from_each_attack(tmp_path):
         cell.place["defence"] for cell in cells_of(read_experiment(file, "smoke")) if cell.place["attack"] == "Worst"
     }
     assert worst == {"KD", "Medical Aegis"}
+    (settings, *_) = [
+        cell.settings for cell in cells_of(read_experiment(file, "smoke")) if cell.place["attack"] == "Worst"
+    ]
+    assert set(settings["attack"]) == {"BIM", "Worst"}, "another attack would be another worst case"
     learned = written(tmp_path, *changes, ("cushion = {", 'learned_from = ["fgsm"]\ncushion = {'))
     worst = {
         cell.place["defence"] for cell in cells_of(read_experiment(learned, "smoke")) if cell.place["attack"] == "Worst"

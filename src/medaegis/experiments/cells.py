@@ -77,6 +77,8 @@ def _learns_from_each(experiment: Experiment, place: Mapping[str, str]) -> bool:
 
 
 def is_excluded(experiment: Experiment, place: Mapping[str, str]) -> bool:
+    """Whether the experiment leaves out the cell at this place."""
+
     def fits(axis: str, names: str | tuple[str, ...]) -> bool:
         return place.get(axis) in ((names,) if isinstance(names, str) else names)
 
@@ -91,5 +93,6 @@ def _settings(experiment: Experiment, place: Mapping[str, str]) -> dict[str, Any
             continue
         values = told.pop(axis)
         if axis in place and isinstance(values, dict):
-            told[axis] = values.get(place[axis], place[axis])
+            one = values.get(place[axis], place[axis])
+            told[axis] = values if axis == "attack" and one["attack"] == WORST else one  # it depends on all of them
     return told
