@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 
 import numpy as np
@@ -139,8 +140,22 @@ def test_killed_at_random_moments_it_goes_on_to_the_same_table_and_does_nothing_
     assert len(done) >= len(list(everything(planned))) - kills
     assert differences(figures(folder), figures(store)) == []
     assert _page(folder) == _page(store)
-    assert not list((folder / "pieces").glob("*.chunks"))
+    assert [p.name for p in (folder / "pieces").glob("*.chunks")] == []
     assert {place.name for place in (folder / "pieces").iterdir()} <= {task.key for task in everything(planned)}
+
+
+def test_work_folders_of_what_is_finished_go_and_those_of_what_is_not_stay(whole, tmp_path):
+    """A kill may fall between keeping something and clearing what it was made from."""
+    planned, store = whole
+    shutil.copytree(store, tmp_path / "store")
+    pieces, done = tmp_path / "store" / "pieces", {task.kind: task.key for task in everything(planned)}
+    begun = {f"{'f' * 32}.chunks", f"{'e' * 32}.training"}
+    for name in (f"{done['attacked']}.chunks", f"{done['classifier']}.training", f"{done['guard']}.fitting", *begun):
+        (pieces / name).mkdir()
+    with ExperimentStore(tmp_path / "store"):
+        assert len(list(pieces.glob("*.*"))) == 5, "who only reads deletes nothing"
+    with ExperimentStore(tmp_path / "store", write=True):
+        assert {folder.name for folder in pieces.glob("*.*")} == begun
 
 
 def _page(store):

@@ -138,6 +138,9 @@ class ExperimentStore(Pieces):
             if write:
                 for begun in self.root.glob(".*.new-*"):  # of a write that a kill cut off
                     shutil.rmtree(begun)
+                for unfinished in self.root.glob("*.*"):  # chunks and checkpoints of what was done when a kill came
+                    if (unfinished.with_suffix("") / MANIFEST).is_file():
+                        shutil.rmtree(unfinished)
             with self._told():
                 where = f"file:{_quoted(file)}?mode={'rwc' if write else 'ro'}"
                 self._index = sqlite3.connect(where, uri=True, timeout=30)

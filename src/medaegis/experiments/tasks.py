@@ -85,9 +85,12 @@ class Task:
 
     @property
     def title(self) -> str:
-        """What it is, in a few words."""
-        words = [self.told.get(name) for name in ("backbone", "detector", "attack", "part", "cushion")]
-        return " ".join([self.kind, *(str(word) for word in words if word)])
+        """What it is, in a few words: `classifier resnet18, pgd-at`, `attacked pgd, 8/255, behind jpeg:80`."""
+        told = self.told
+        words = [told.get("backbone"), told.get("robust", {}).get("robust"), told.get("detector")]
+        words += [told.get("attack"), told.get("eps_text"), "to learn from" if told.get("part") == "learn" else None]
+        words.append(f"behind {told['cushion']}" if told.get("cushion", "none") != "none" else None)
+        return f"{self.kind} {', '.join(word for word in words if word)}".rstrip()
 
 
 @dataclass(frozen=True)
