@@ -17,7 +17,7 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def _small_checks() -> Iterator[None]:
     """Controls and alarms try less than for users; what they find is tested in tests/bench, at length."""
     with pytest.MonkeyPatch.context() as patch:

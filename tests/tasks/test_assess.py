@@ -21,6 +21,7 @@ from medaegis.bench.analyse import figures
 from medaegis.bench.assess import ATTACKS, assess_classifier
 from medaegis.bench.checks import classifier as checks
 from medaegis.bench.checks.effort import Effort
+from medaegis.bench.compare import compare_detectors
 from medaegis.bench.plan import Planned, every_attack, plan_assessment
 from medaegis.bench.records.assessment import Assessment, markdown, read_assessment
 from medaegis.bench.report import robustness
@@ -285,6 +286,13 @@ def test_what_does_not_fit_is_refused_before_any_work(task, tmp_path, request):
     with pytest.raises(DataError, match="has one class for each image, the classifier is for"):
         assessed((classifier, other, split), tmp_path)
     assert not (tmp_path / "pieces").exists()
+
+
+@KINDS
+def test_detectors_are_compared_where_images_have_one_class(task, tmp_path, request):
+    options = {"detectors": ("kd",), "attacks": ("bim",), "learn_from": "bim", "eps": 1 / 256, "eps_text": "1/256"}
+    with pytest.raises(ConfigError, match="comparison"):
+        compare_detectors(*scene(task, request), out_dir=tmp_path, **options)
 
 
 def single():

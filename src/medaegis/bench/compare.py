@@ -72,10 +72,11 @@ def compare_detectors(
         limit: at most so many images to learn from, and as many to judge.
 
     Raises:
-        ConfigError: an unknown name, an attack on a Shield, the same name twice, Shields of another classifier, an eps
-            below a grey level.
+        ConfigError: a classifier for findings or masks, an unknown name, an attack on a Shield, the same name twice,
+            Shields of another classifier, an eps below a grey level.
         DataError: too few images are diagnosed rightly, or the Shields learned from other images or another split.
     """
+    classifier.check_single("comparison")
     check_comparison(detectors, attacks, learn_from, cushions, guard, len(classifier.classes))
     check_eps(eps_text, eps)
     if guard is not None:

@@ -64,15 +64,12 @@ class Scene:
         self._classifier, self._taps = classifier, taps
         self._dataset, self._split, self._limit, self._aim = dataset, split, limit, aim
         self._known = Known(dataset.subset(split.train), taps=taps, seed=seed)
+        if classifier.task.name == "single":
+            _ = self.reader  # taps that do not fit are told before any work
 
     @cached_property
     def reader(self) -> Reader:
-        """What detectors read.
-
-        Raises:
-            ConfigError: images have no single class.
-        """
-        self._classifier.check_single("comparison")
+        """What detectors read; of images with one class each."""
         return Reader(self._classifier, cushion=self.cushion, taps=self._taps)
 
     @cached_property
