@@ -147,6 +147,11 @@ def test_the_page_says_what_the_record_says(made):
     for row in found.shares[:-1]:
         assert f"{100 * row.no_harm.share:.1f} %" in text
     assert "beyond what 400 samples can certify" in text
+    for label in {image.label for image in found.images}:
+        images = [image for image in found.images if image.label == label]
+        certified = sum(image.no_harm is not None for image in images)
+        assert f"{certified} of {len(images)} {label}" in text
+        assert f"{label}, of {len(images)}: guard: no wrong diagnosis" in text
     assert "Attacks within the certified radius broke none of 2 images" in text
     assert all(one.name in text for one in found.attacks.images)
     assert all(source.startswith(("data:", "#")) for source in page.sources)

@@ -10,7 +10,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 
 from medaegis.bench.records.archive import replace_file
-from medaegis.bench.records.certificate import PAGE, Certificate, CertifiedShare
+from medaegis.bench.records.certificate import PAGE, Certificate, CertifiedImage, CertifiedShare
 from medaegis.bench.report.pages import page_environment
 from medaegis.bench.report.plots import INK, LOOKS, MUTED, WIDTH, columns, legend, percent_axis, styled_figure, svg
 from medaegis.bench.report.words import percent
@@ -26,9 +26,17 @@ LINES = {  # by field: label, look, width
 def write_certificate_page(found: Certificate, folder: Path) -> Path:
     """Writes the page into the folder, and returns its path; it needs no network and no script."""
     shown = page_environment().get_template("certificate.html.j2")
-    page = shown.render(found=found, figure=certificate_figure(found), points=_points(found), lines=LINES)
+    page = shown.render(
+        found=found, figure=certificate_figure(found), points=_points(found), lines=LINES, classes=_by_class(found)
+    )
     replace_file(folder / PAGE, page.encode())
     return folder / PAGE
+
+
+def _by_class(found: Certificate) -> dict[str, list[CertifiedImage]]:
+    """The images by their true class: what leans to one diagnosis is certified for most images where most have it."""
+    labels = sorted({image.label for image in found.images})
+    return {label: [image for image in found.images if image.label == label] for label in labels}
 
 
 def certificate_figure(found: Certificate) -> str:
@@ -76,6 +84,11 @@ def _points(found: Certificate) -> list[str]:
         f"and {percent(found.given_wrong.share)} a wrong one; of the others the diagnosis is withheld, or too near to "
         "tell. A guard that withholds everything does no harm and is of no use: read both figures."
     )
+    told = [
+        f"{sum(image.no_harm is not None for image in images)} of {len(images)} {label}"
+        for label, images in _by_class(found).items()
+    ]
+    points.append(f"No wrong diagnosis without any attack, by true class: {', '.join(told)}.")
     if found.attacks is not None and found.attacks.images:
         points.append(_attacked(found))
     return points
