@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import cast
 
 import torch
+import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
@@ -87,8 +88,8 @@ class _Head(nn.Module):
         while side > FINEST:
             side = (side + 1) // 2
             out = _channels(side, width)
-            kernel = 5 if channels <= 3 else 3
-            layers += [_conv(channels, out, kernel, stride=2), nn.LeakyReLU(SLOPE)]
+            layers += [_Pixels(channels, out) if channels <= 3 else _conv(channels, out, 3, stride=2)]
+            layers += [nn.LeakyReLU(SLOPE)]
             if side <= 2 * FINEST:
                 layers += [_conv(out, out, 3), nn.LeakyReLU(SLOPE)]
             channels = out
@@ -110,6 +111,23 @@ class _Head(nn.Module):
         self.mean.copy_(x.mean((0, 2, 3)).view_as(self.mean))
         # One image of a vector tap has no deviation (NaN).
         self.std.copy_(x.std((0, 2, 3)).nan_to_num(1.0).clamp_min(1e-3).view_as(self.std))
+
+
+class _Pixels(nn.Conv2d):
+    """A convolution of 5 x 5 with stride 2 on one to three channels.
+
+    Where both sides are even it is computed as one of 3 x 3 on blocks of 2 x 2 pixels, the same up to rounding: few
+    channels at full resolution are what convolutions are slow at.
+    """
+
+    def __init__(self, channels: int, out: int) -> None:
+        super().__init__(channels, out, 5, stride=2, padding=2, dtype=torch.float32)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if any(side % 2 for side in x.shape[2:]):
+            return super().forward(x)
+        blocks = F.pixel_unshuffle(x, 2).contiguous(memory_format=torch.channels_last)
+        return F.conv2d(blocks, F.pixel_unshuffle(F.pad(self.weight, (0, 1, 0, 1)), 2), self.bias, padding=1)
 
 
 def _channels(side: int, width: int) -> int:

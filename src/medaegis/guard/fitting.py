@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -34,6 +34,7 @@ from medaegis.guard.purpose import PURPOSE, Purpose, purpose_of
 from medaegis.guard.seen import Seen
 from medaegis.guard.shield_config import ShieldConfig
 from medaegis.guard.shield_training import ShieldTraining
+from medaegis.guard.side_by_side import side_by_side
 from medaegis.images.datasets import Dataset
 from medaegis.images.sources import without_path
 from medaegis.images.splits import FRACTIONS, Split
@@ -126,32 +127,28 @@ def fit_guard(
     watch = dataset.subset(split.val)
     work = out_dir.with_name(f"{out_dir.name}.fitting")
     earlier = _guard_there(out_dir, classifier)
-    shields: list[Shield] = []
-    facts: dict[str, Any] = {}
     names = classifier.task.shields(classifier.classes)
     dense = classifier.task.name == "dense"
-    for label, name in enumerate(names):
+    trainings = []
+    for label in range(len(names)):
         look = mask_robustness(classifier, cushion, watch) if dense else robustness(classifier, cushion, watch, label)
-        training = (MaskTraining if dense else ShieldTraining)(
-            classifier,
-            cushion,
-            learn,
-            label,
-            config,
-            work / f"shield-{label}",
-            watch=look,
-            rank=soundness,
+        trainings.append(
+            (MaskTraining if dense else ShieldTraining)(
+                classifier,
+                cushion,
+                learn,
+                label,
+                config,
+                work / f"shield-{label}",
+                watch=look,
+                rank=soundness,
+            )
         )
-        if earlier is None:
-            shields.append(training.train(_part_of(progress, label, len(names))))
-            facts[name] = training.facts()
-            continue
-        told = earlier.training.get("shields", {}).get(name, {})
-        if told.get("key") != training.identity:
-            problem = "holds a guard made with other settings, data, Cushion or classifier"
-            raise ConfigError(out_dir, problem, "delete it, or choose another folder")
-        shields.append(cast(Shield, earlier.bank.shields[label]))
-        facts[name] = told
+    shields = side_by_side(trainings, progress) if earlier is None else _shields_there(out_dir, earlier, trainings)
+    facts = {
+        training.name: training.facts() if earlier is None else earlier.training["shields"][training.name]
+        for training in trainings
+    }
     told = {**_data_facts(dataset, split), "config": config.model_dump(mode="json"), "shields": facts, **(about or {})}
     if (stated := purpose or purpose_of(dataset.spec, dataset.kinds)) is not None:
         told[PURPOSE] = stated.model_dump(mode="json")
@@ -172,6 +169,19 @@ def _guard_there(folder: Path, classifier: Classifier) -> Guard | None:
     if not (folder / MANIFEST).is_file():
         return None
     return Guard.load(folder, factory=lambda **_: copy.deepcopy(classifier.network))
+
+
+def _shields_there(folder: Path, guard: Guard, trainings: Sequence[ShieldTraining]) -> list[Shield]:
+    """The Shields of a guard that an earlier call wrote.
+
+    Raises:
+        ConfigError: other trainings than these made them.
+    """
+    for training in trainings:
+        if guard.training.get("shields", {}).get(training.name, {}).get("key") != training.identity:
+            problem = "holds a guard made with other settings, data, Cushion or classifier"
+            raise ConfigError(folder, problem, "delete it, or choose another folder")
+    return [cast(Shield, shield) for shield in guard.bank.shields]
 
 
 @own_modes()
@@ -248,11 +258,6 @@ def _data_facts(dataset: Dataset, split: Split) -> dict[str, Any]:
         },
         "split_parts": split.parts_fingerprint,
     }
-
-
-def _part_of(progress: Progress, part: int, parts: int) -> Progress:
-    """Progress of one of several equal parts, told as progress of the whole."""
-    return lambda done, total, message: progress(part * total + done, parts * total, message)
 
 
 def robustness(

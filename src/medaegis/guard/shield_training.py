@@ -6,6 +6,7 @@ towards acceptance. What the paper leaves open (steps, memory of perturbations, 
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import math
@@ -25,7 +26,7 @@ from medaegis.attacks.losses.shield import WHITE_BOX, ShieldLogit
 from medaegis.attacks.objective import Goal, Objective
 from medaegis.attacks.steps import Descent
 from medaegis.attacks.victim import Victim
-from medaegis.cushions import Cushion
+from medaegis.cushions import Cushion, parse_cushion
 from medaegis.detectors.shield import Shield, ShieldBank
 from medaegis.draws import Draws
 from medaegis.errors import ConfigError, DataError
@@ -91,7 +92,7 @@ class ShieldTraining:
         self.shield.to(classifier.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         bank = _OneShield(self.shield, len(names))
         self.victim = Victim(classifier, cushion=cushion, shields=bank)
-        self.bare = Victim(classifier, shields=bank)
+        self.bare = self.victim.behind(parse_cushion("none"))
         self._standardise()
         self.averaged = {name: value.detach().clone() for name, value in self.shield.state_dict().items()}
         self.optimizer = torch.optim.AdamW(self.shield.parameters(), lr=config.lr, weight_decay=config.weight_decay)
@@ -172,9 +173,8 @@ class ShieldTraining:
             self.kept_update = self.done
 
     def _shield(self, weights: dict[str, Tensor]) -> Shield:
-        shield = Shield(self.shield.shapes, width=self.config.width, hidden=self.config.hidden)
+        shield = copy.deepcopy(self.shield)  # a new one would draw weights, from a random state that threads share
         shield.load_state_dict(weights)
-        shield.to(self.victim.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         return shield.eval().requires_grad_(False)
 
     def _eps(self, update: int) -> float:
