@@ -68,7 +68,7 @@ def figures() -> dict[str, float]:
     In float32 on every machine: with bfloat16 an attack walks another way.
     """
     found: dict[str, float] = {}
-    everywhere = mock.patch("medaegis.attacks.victim.has_fast_bfloat16", lambda device: False)
+    everywhere = mock.patch("medaegis.attacks.victim.has_fast_bfloat16", return_value=False)
     with everywhere, tempfile.TemporaryDirectory() as folder:
         for name, words in RUNS.items():
             out = Path(folder) / name

@@ -11,7 +11,12 @@ from tests.guard.fitted import CONFIG, learned_classifier
 from tests.models.drawn import squares
 from tests.models.tiny_networks import tiny
 
+from medaegis.attacks.engine import Attack
+from medaegis.attacks.losses.shield import ShieldLogit
+from medaegis.attacks.objective import Goal
+from medaegis.attacks.victim import Victim
 from medaegis.cushions import parse_cushion
+from medaegis.detectors.shield import Shield, ShieldBank
 from medaegis.errors import ArtefactError, ConfigError, DataError
 from medaegis.guard import fitting, shield_training
 from medaegis.guard.calibration import calibrate
@@ -271,7 +276,7 @@ def test_recipes():
     classifier = learned_classifier()
     paper = shield_config("paper", classifier, updates=50, seed=3)
     every = {updates: shield_config("paper", classifier, updates=updates).watch_every for updates in (3, 50, 1600)}
-    assert every == {3: 0, 50: BETWEEN_LOOKS, 1600: 100}
+    assert every == {3: 0, 50: BETWEEN_LOOKS, 1600: 200}
     assert (paper.taps, paper.updates, paper.seed, paper.lifetime) == (("relu", "last"), 50, 3, 1)
     assert paper.average == 0, "the paper keeps the last weights; over few updates a slow average is that of weak ones"
     strong = shield_config("strong", classifier, updates=50)
@@ -297,6 +302,19 @@ def test_a_shield_that_stands_where_none_can_is_not_sound():
 def _margins(classifier, dataset):
     logits = classifier(dataset.pixels())
     return logits[:, 1] - logits[:, 0], dataset.labels
+
+
+@pytest.mark.parametrize("cushion", ["none", "random:jpeg:60-95"])
+def test_a_look_attacks_as_an_attack_does(cushion):
+    """Without its verdicts: image for image, whatever the batches."""
+    classifier, (dataset, _) = learned_classifier(), squares(240)
+    shield = Shield(classifier.tap_shapes(("input",)), width=4, hidden=8)
+    victim = Victim(classifier, cushion=parse_cushion(cushion), shields=ShieldBank([shield] * 2))
+    rows = (dataset.labels == 0).nonzero().squeeze(1)[:40]
+    images, labels, ids = dataset.pixels(rows), dataset.labels[rows], dataset.ids[rows]
+    attack = Attack(objective=ShieldLogit(), random_start=True, steps=3)
+    found = attack.run(victim, images, labels, eps=8 / 256, targets=1 - labels, ids=ids)
+    assert torch.equal(fitting._attacked(attack, victim, images, Goal(labels, 1 - labels), 8 / 256, ids), found.images)
 
 
 def test_the_look_at_robustness_is_an_auroc(monkeypatch):

@@ -174,6 +174,7 @@ def test_an_update_waits_for_the_device_only_to_tell_its_loss(tmp_path, update):
     away = run._augmented(run.foreign, rows, epochs).to("meta")
     for victim in (run.victim, run.bare):
         victim.exact = victim.fast = copy.deepcopy(victim.exact).to("meta")
+        victim.dtype = torch.float32  # there is no autocast on meta
         victim.shields.to("meta")
     adversarial = run._attack(away, run._goal(rows, away.device), rows, epochs, update)
     genuine = run._perturbed(away, adversarial - away, update)

@@ -175,11 +175,7 @@ def _checks(
     """Controls and alarms, and what those that attack further made, for the worst case."""
     further = [run_guessing] if guessing_is_missing(outcomes, adaptive=True) else []
     cells = [planned for planned, _ in outcomes]
-    ahead = (
-        attacks_ahead(campaign, cells, len(guard.classes), planted=planted)
-        + len(further)
-        + (1 + len(STAMINA)) * stamina
-    )
+    ahead = attacks_ahead(campaign, cells, planted=planted) + len(further) + (1 + len(STAMINA)) * stamina
     checking = Stages(progress, ahead)
     controls = run_controls(guard, site.dataset, site.split, campaign, outcomes, planted=planted, progress=checking)
     controls += run_alarms(campaign, outcomes)

@@ -11,8 +11,8 @@ WATCHED_EPS = (4, 8, 16, 64)  # of 256; at 64 a sound attack must win, or gradie
 WATCHED_TNR = 0.9  # share of clean images that pass, where it is asked how many attacked ones do
 PASSES = 0.9  # share of attacked images that must pass at the largest watched eps, or gradients are masked
 MASKED = 0.02  # AUROC there above which the Shield of an older guard, whose looks told no share, is taken to mask them
-LOOKS = 16  # at robustness during one training; one of fewer updates gets none
-BETWEEN_LOOKS = 10  # updates at least: a look takes as long as ten of them
+LOOKS = 8  # at robustness during one training; one of fewer updates gets none
+BETWEEN_LOOKS = 30  # updates at least: a look takes as long as thirty of them
 FIT_AGAIN = "Fit again with another --seed, with more images or with another number of --updates (default 2880)"
 
 

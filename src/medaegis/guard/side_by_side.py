@@ -65,6 +65,7 @@ class _Together:
                 self.done[place] = done
                 self.progress(sum(self.done), total * len(self.done), message)
 
-        shield = training.train(report)
-        report(training.config.updates, training.config.updates, f"Shield {training.name} is trained")
+        shield, updates = training.train(report), training.config.updates
+        if self.done[place] < updates:  # it ended itself
+            report(updates, updates, f"Shield {training.name} is trained")
         return shield

@@ -33,6 +33,7 @@ from medaegis.guard.calibration import set_guard_thresholds
 from medaegis.guard.guard import Guard
 from medaegis.guard.shield_config import ShieldConfig
 from medaegis.guard.shield_training import ShieldTraining
+from medaegis.guard.side_by_side import side_by_side
 from medaegis.images.datasets import Dataset
 from medaegis.images.splits import Split
 from medaegis.progress import Progress
@@ -76,12 +77,12 @@ def run_controls(
     return controls
 
 
-def attacks_ahead(campaign: Campaign, cells: Sequence[Planned], classes: int, *, planted: bool) -> int:
+def attacks_ahead(campaign: Campaign, cells: Sequence[Planned], *, planted: bool) -> int:
     """How many attacks and trainings `run_controls` will make, for an estimate of what is left."""
     far = campaign.effort.far_eps
     largest = max((p.eps for p in cells if p.attack == "wb"), default=far)
     farther = sum(eps > largest for eps in (far / 2, far))
-    weak = (classes + 1) * (planted and any(p.attack == "wb" for p in cells))
+    weak = 2 * (planted and any(p.attack == "wb" for p in cells))
     return len(far_out(filter(_must_win, cells), far)) + farther + weak
 
 
@@ -219,13 +220,14 @@ def _full_success(campaign: Campaign, outcomes: Outcomes, progress: Progress, le
         for p, piece in found
         if (p.value.steps, p.gradient) == (longest.value.steps, longest.gradient)
     }
-    planned, places = sorted(broken), campaign.few(campaign.effort.far)
-    falls = falls_of([broken[eps] for eps in planned])
-    before = broken[planned[-1]][places]
+    measured, places = sorted(broken), campaign.few(campaign.effort.far)
+    falls = falls_of([broken[eps] for eps in measured])
+    before = broken[measured[-1]][places]
     small = campaign.only(places)
     for eps in (campaign.effort.far_eps / 2, campaign.effort.far_eps):
-        if eps > planned[-1]:
-            piece = small.attack(replace(longest, eps=eps, eps_text=f"{eps * 256:g}/256"), progress)
+        if eps > measured[-1]:
+            planned = replace(longest, eps=eps, eps_text=f"{eps * 256:g}/256", until="broken")
+            piece = small.attack(planned, progress)
             broken[eps] = broken_by(piece)
             falls += falls_of([before, broken[eps]])
             before = broken[eps]
@@ -260,21 +262,23 @@ def _planted_weakness(
     config = ShieldConfig(
         taps=guard.bank.taps,
         updates=campaign.effort.planted,
+        batch_size=16,
         eps_start=1 / 256,
         eps_end=1 / 256,
         inner_steps=3,
         seed=campaign.seed,
     )
     made_of = hashlib.sha256(f"{guard.fingerprint()} {config.model_dump_json()}".encode()).hexdigest()[:16]
-    shields = []
-    for label in range(len(guard.classes)):
-        folder = campaign.store.folder.with_name("planted") / made_of / str(label)
-        training = ShieldTraining(guard.classifier, guard.cushion, learn, label, config, folder)
-        shields.append(training.train(progress))
+    folder = campaign.store.folder.with_name("planted") / made_of
+    trainings = [
+        ShieldTraining(guard.classifier, guard.cushion, learn, label, config, folder / str(label))
+        for label in range(len(guard.classes))
+    ]
+    shields = side_by_side(trainings, progress)
     weak = Guard(guard.classifier, guard.cushion, ShieldBank(shields), tnr=guard.tnr)
     set_guard_thresholds(weak, dataset, split.val)
     eps_text = f"{PLANTED_EPS * 256:g}/256"
-    planned = Planned("wb", PLANTED_EPS, eps_text, samples=samples)
+    planned = Planned("wb", PLANTED_EPS, eps_text, samples=samples, until="broken")
     piece = campaign.only(campaign.few(campaign.effort.far)).against(weak).attack(planned, progress)
     hits = broken_by(piece)
     passed, judged = judge([at_least(int(hits.sum()), len(hits), BROKEN)])
