@@ -23,7 +23,7 @@ APART = {"gpu", "robustness"}  # only by name: one asks for a CUDA device, the o
 def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
-        description="Speed and memory; all together about eight minutes on two idle cores.",
+        description="Speed and memory; all together about half an hour on two idle cores.",
         epilog="example: python -m benchmarks engine guard --out runs/benchmarks",
     )
     parser.add_argument(

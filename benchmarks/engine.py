@@ -75,7 +75,7 @@ def _overhead(record: Record, attack: Attack, fast: Victim, x: Tensor, y: Tensor
         _case("medaegis", lambda steps: _short(attack, steps).run(fast, x, y, eps=EPS, batch_size=len(x)), x),
     ]
     group = f"overhead, batch {len(x)}"
-    seconds = record.measure(group, cases, unit="image-step", rounds=5, budget=5 if record.quick else 35)
+    seconds = record.measure(group, cases, unit="image-step", rounds=5, budget=5 if record.quick else 300)
     record.ratio(
         f"loop / bare folded gradient, batch {len(x)}", seconds, "loop", "bare folded gradient", goal="<= 1.05"
     )
@@ -110,7 +110,7 @@ def _peers(
     others = peers(model, size=x.shape[-1], eps=EPS, step=STEP, threads=torch.get_num_threads())
     cases += [kept(name, partial(pgd, x, y)) for name, pgd in others.items()]
     group = f"batch {len(x)}"
-    seconds = record.measure(group, cases, unit="image-step", rounds=5, budget=20 if record.quick else 600)
+    seconds = record.measure(group, cases, unit="image-step", rounds=5, budget=20 if record.quick else 1200)
     for name, images in found.items():
         share = _success(model, images, x, y)
         for row in record.content["measurements"]:
@@ -132,7 +132,7 @@ def _peers(
 
 def _robust_accuracy(record: Record, eps: int) -> None:
     """Time to the same robust accuracy within eps / 255, a quarter of it a step."""
-    size, count, steps = (64, 8, 10) if record.quick else (112, 32, LONG)
+    size, count, steps = (64, 8, 10) if record.quick else (112, 16, LONG)
     images = near_pictures(count, size, seed=record.seed)
     model = splitting_network("resnet18", images, seed=record.seed)
     x, y = _movable(model, images, record.seed)
@@ -158,7 +158,7 @@ def _robust_accuracy(record: Record, eps: int) -> None:
         ),
     ]
     group = f"robust accuracy, {eps}/255, {steps} steps"
-    seconds = record.measure(group, cases, unit="image", rounds=5, budget=5 if record.quick else 400)
+    seconds = record.measure(group, cases, unit="image", rounds=5, budget=5 if record.quick else 700)
     for row in record.content["measurements"]:
         if row["group"] == group:
             row["extra"] = {"success": _success(model, found[row["name"]], x, y, radius)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -24,6 +25,7 @@ ABOUT = (
     "each done by hand with nothing around it: forward and input gradient of the inner attack, the Cushion as often "
     "as a step needs it, and the Shield's own update."
 )
+UPDATES = 10  # of each of two Shields, where they are timed side by side
 
 
 def run(record: Record) -> None:
@@ -80,6 +82,34 @@ def run(record: Record) -> None:
     for part in parts:
         value: Ratio = ratio(total, part, whole)
         record.add(f"share of the step: {part}", value)
+    _side_by_side(record, [learning, training(name, size, batch, record.seed + 1)])
+
+
+def _side_by_side(record: Record, two: list[ShieldTraining]) -> None:
+    """An update each of two Shields: in turn by all threads, and at once by half of them each, as `fit` has it."""
+    threads = torch.get_num_threads()
+    numbers = [iter(range(10**9)), iter(range(10**9))]
+
+    def update(which: int, count: int) -> None:
+        for _ in range(count):
+            two[which]._update(next(numbers[which]))
+
+    def in_turn() -> None:
+        for which in (0, 1):
+            update(which, UPDATES)
+
+    def at_once() -> None:
+        torch.set_num_threads(max(1, threads // 2))
+        try:
+            with ThreadPoolExecutor(2) as pool:
+                list(pool.map(update, (0, 1), (UPDATES, UPDATES)))
+        finally:
+            torch.set_num_threads(threads)
+
+    group = "two Shields"
+    cases = [Case("in turn", in_turn, 2 * UPDATES), Case("side by side", at_once, 2 * UPDATES)]
+    seconds = record.measure(group, cases, unit="update", rounds=5, budget=10 if record.quick else 120)
+    record.ratio("two Shields in turn / side by side", seconds, "in turn", "side by side")
 
 
 def training(name: str, size: int, batch: int, seed: int, *, device: str | torch.device = "cpu") -> ShieldTraining:

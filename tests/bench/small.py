@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import torch
+from tests.arithmetic import in_float32
 from tests.attacks.toys import seeded
 from tests.models.tiny_networks import Tiny, tiny
 
@@ -74,15 +75,16 @@ def fitted(folder: Path) -> tuple[Guard, Dataset, Split]:
     dataset, split = data(folder)
     if (folder / "guard").exists():
         return Guard.load(folder / "guard", factory=tiny), dataset, split
-    guard = fit_guard(
-        learned(dataset, split),
-        dataset,
-        split,
-        cushion=parse_cushion("jpeg:80"),
-        config=CONFIG,
-        out_dir=folder / "guard",
-        tnr=0.85,  # of the 18 images of a class 17 are accepted; at 0.9 all would be
-    )
+    with in_float32():  # the same guard on every machine
+        guard = fit_guard(
+            learned(dataset, split),
+            dataset,
+            split,
+            cushion=parse_cushion("jpeg:80"),
+            config=CONFIG,
+            out_dir=folder / "guard",
+            tnr=0.85,  # of the 18 images of a class 17 are accepted; at 0.9 all would be
+        )
     return guard, dataset, split
 
 
@@ -110,5 +112,6 @@ if __name__ == "__main__":
         return ask(self, key, told)
 
     Store.get = get
-    measure(Path(sys.argv[1]), Path(sys.argv[1]) / "out")
+    with in_float32():
+        measure(Path(sys.argv[1]), Path(sys.argv[1]) / "out")
     print("done", flush=True)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.metrics import roc_auc_score
+from tests.arithmetic import in_float32
 from tests.bench.small import CELLS, data, fitted, measure
 
 from medaegis.attacks.choices import pick_targets
@@ -31,6 +32,12 @@ from medaegis.bench.store import Store
 from medaegis.errors import ConfigError, DataError
 from medaegis.guard.fitting import shield_logits
 from medaegis.guard.site import Site
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _float32():
+    with in_float32():
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from medaegis.experiments.plan import load_sources, plan_experiment
+from medaegis.experiments.cells import cells_of
+from medaegis.experiments.plan import load_sources, plan_cells
 from medaegis.experiments.run import run_plan
 from medaegis.experiments.schema import read_experiment
 from medaegis.experiments.store import ExperimentStore
@@ -47,8 +48,12 @@ def written(folder: Path, *changes: tuple[str, str]) -> Path:
 
 
 def cells(file: Path, device: str = "cpu", **given):
-    experiment = read_experiment(file, "smoke")
-    return plan_experiment(experiment, load_sources(experiment, given), device)
+    return planned_of(read_experiment(file, "smoke"), device, **given)
+
+
+def planned_of(experiment, device: str = "cpu", **given):
+    made = cells_of(experiment)
+    return plan_cells(experiment, made, load_sources(experiment, made, given), device)
 
 
 def run(planned, folder: Path, log: Path | None = None, **options):

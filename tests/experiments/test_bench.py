@@ -9,7 +9,9 @@ from tests.cli.shop import call
 from tests.experiments.small import figures, written
 
 from medaegis.experiments import export as exporting
+from medaegis.experiments.cells import cells_of
 from medaegis.experiments.estimate import estimate
+from medaegis.experiments.schema import read_experiment
 from medaegis.experiments.store import ExperimentStore
 from medaegis.experiments.tasks import everything
 from medaegis.models.backbones import create_backbone
@@ -37,6 +39,22 @@ def test_a_plan_tells_cells_tasks_and_what_is_left(whole, file):
     done = json.loads(shown("plan", file, "--store", store, "--device", "cpu", "--json").stdout)
     assert {row["left"] for row in done["tasks"]} == {0}
     assert "What is left takes about" in shown("plan", file, "--store", store, "--device", "cpu").stderr
+
+
+def test_only_asks_for_a_part_of_it(whole, file):
+    _, store = whole
+    place = cells_of(read_experiment(file, "smoke"))[0].place
+    axis, name = "defence", place["defence"]
+    told = json.loads(
+        shown("plan", file, "--store", store, "--only", f"{axis}={name}", "--device", "cpu", "--json").stdout
+    )
+    assert 0 < told["cells"] < 6
+    refused = call("bench", "run", file, "--store", store, "--only", axis)
+    assert refused.exit_code == 2
+    assert "write AXIS=NAME" in refused.output
+    refused = call("bench", "plan", file, "--store", store, "--only", f"{axis}=none of them")
+    assert refused.exit_code == 2
+    assert name in refused.output
 
 
 def test_an_estimate_counts_the_passes(whole):

@@ -5,12 +5,13 @@ from collections import Counter
 import pytest
 import torch
 from safetensors.torch import save_file
-from tests.experiments.small import cells, written
+from tests.experiments.small import cells, planned_of, written
 
 from medaegis.errors import ConfigError, DataError
 from medaegis.experiments import tasks
+from medaegis.experiments.cells import cells_of, chosen
 from medaegis.experiments.paper import presets
-from medaegis.experiments.plan import load_sources, plan_experiment, shared
+from medaegis.experiments.plan import load_sources, plan_cells, shared
 from medaegis.experiments.schema import read_experiment
 from medaegis.experiments.tasks import everything, in_order
 from medaegis.experiments.tiny import TinyNetwork
@@ -99,10 +100,11 @@ def test_other_images_other_code_and_another_device_change_every_task(tmp_path, 
     fewer = keys(folder=tmp_path, chest="phantom-xray?n=150")
     elsewhere = {task.key for task in everything(cells(written(tmp_path), device="cuda"))}
     experiment = read_experiment(written(tmp_path), "smoke")
-    sources = load_sources(experiment, {})
+    made = cells_of(experiment)
+    sources = load_sources(experiment, made, {})
     for source in sources.values():
         source.dataset.images[0, 0, 0, 0] ^= 1  # one pixel of one image
-    other_pixel = {task.key for task in everything(plan_experiment(experiment, sources, "cpu"))}
+    other_pixel = {task.key for task in everything(plan_cells(experiment, made, sources, "cpu"))}
     with monkeypatch.context() as patch:
         patch.setattr(tasks, "code_fingerprint", lambda **_: "other")
         other_code = keys(folder=tmp_path)
@@ -179,8 +181,7 @@ def test_images_of_another_task_are_refused(tmp_path):
 
 
 def test_fine_tuning_starts_from_the_text_network_of_its_row_without_it(tmp_path):
-    experiment = read_experiment(presets()["survey-table12"], "smoke")
-    planned = plan_experiment(experiment, load_sources(experiment, {}), "cpu")
+    planned = planned_of(read_experiment(presets()["survey-table12"], "smoke"))
     of = {cell.place["method"]: cell.task.needs["classifier"] for cell in planned}
     assert of["none"].told["text"]
     assert not of["none"].needs
@@ -197,3 +198,19 @@ def test_a_step_in_pixels_is_one_at_every_eps(tmp_path):
     attacked = [task for cell in cells(file) for task in everything([cell]) if task.kind == "attacked"]
     steps = {task.told["eps_text"]: task.told["step_size"] for task in attacked if task.told["attack"] == "bim"}
     assert steps == {"2/255": pytest.approx(1 / 2), "8/255": pytest.approx(1 / 8)}
+
+
+def test_only_some_cells_are_chosen_by_the_names_of_their_axes(tmp_path):
+    made = cells_of(read_experiment(written(tmp_path), "smoke"))
+    first = made[0].place
+    axis = next(axis for axis in first if len({cell.place[axis] for cell in made}) > 1)
+    names = sorted({cell.place[axis] for cell in made})
+    assert chosen(made, []) == made
+    assert chosen(made, [(axis, names[0])]) == [cell for cell in made if cell.place[axis] == names[0]]
+    assert chosen(made, [(axis, name) for name in names]) == made
+    both = chosen(made, [(axis, names[0]), ("seed", first["seed"])])
+    assert both == [cell for cell in made if (cell.place[axis], cell.place["seed"]) == (names[0], first["seed"])]
+    with pytest.raises(ConfigError, match=f"{axis}=nothing: no cell has that name; choose from .*{names[0]}"):
+        chosen(made, [(axis, "nothing")])
+    with pytest.raises(ConfigError, match=rf"color=red: no axis of this experiment; choose from .*{axis}"):
+        chosen(made, [("color", "red")])

@@ -8,10 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from sklearn.metrics import f1_score, jaccard_score, roc_auc_score
+from tests.experiments.small import planned_of
 
 from medaegis.bench.sample import draw
 from medaegis.experiments.paper import paper_of, presets
-from medaegis.experiments.plan import load_sources, plan_experiment
 from medaegis.experiments.run import run_plan
 from medaegis.experiments.schema import read_experiment
 from medaegis.experiments.site.site import write_site
@@ -34,7 +34,7 @@ def store(tmp_path_factory):
 def measured_cells(name, store, *attacks):
     """Some cells of a preset, run where they are not yet, and what was found; of these attacks on the last set."""
     experiment = read_experiment(presets()[name], "smoke")
-    planned = plan_experiment(experiment, load_sources(experiment, {}), "cpu")
+    planned = planned_of(experiment)
     chosen = planned if name in WHOLE else [planned[0], planned[-1]]
     if attacks:
         last = planned[-1].place

@@ -12,10 +12,10 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
 from safetensors.torch import load_file, save_file
+from tests.arithmetic import in_float32
 from tests.bench.small import CONFIG, data, learned
 from tests.cli.shop import call
 from tests.models.tiny_networks import tiny
@@ -65,11 +65,10 @@ def make_guard() -> None:
 def figures() -> dict[str, float]:
     """Every number of the four records, by run and place; an array by its mean, deviation, least and greatest value.
 
-    In float32 on every machine: with bfloat16 an attack walks another way.
+    In float32 on every machine.
     """
     found: dict[str, float] = {}
-    everywhere = mock.patch("medaegis.attacks.victim.has_fast_bfloat16", return_value=False)
-    with everywhere, tempfile.TemporaryDirectory() as folder:
+    with in_float32(), tempfile.TemporaryDirectory() as folder:
         for name, words in RUNS.items():
             out = Path(folder) / name
             told = call(*words.split(), "--factory", OWN, "--out", out)

@@ -337,7 +337,7 @@ def test_other_pixels_of_the_same_cases_or_of_the_same_cushion_are_another_train
     learn = other.subset([*split.train, *split.adv_train])
     with pytest.raises(ConfigError, match="delete it"):
         ShieldTraining(learned_classifier(), parse_cushion("jpeg:80"), learn, 1, CONFIG, tmp_path).train()
-    training(tmp_path, cushion="jpeg:80")._restore()
+    training(tmp_path, cushion="jpeg:80").restore()
     monkeypatch.setattr(JpegCushion, "_cushion", lambda self, pixels: pixels)  # as another codec may give others
     with pytest.raises(ConfigError, match="delete it"):
         training(tmp_path, cushion="jpeg:80").train()
@@ -357,7 +357,7 @@ def test_another_classifier_is_refused(tmp_path, monkeypatch):
     finally:
         with torch.no_grad():
             bias.copy_(saved)
-    run._restore()
+    run.restore()
 
 
 def test_a_damaged_checkpoint_is_refused(tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ import pytest
 import torch
 from tests.guard.fitted import CONFIG, training
 
+from medaegis.errors import ConfigError
 from medaegis.guard.side_by_side import _at_once, side_by_side
 from medaegis.progress import GOES_ON
 
@@ -62,6 +63,16 @@ def test_an_error_in_one_ends_the_others_and_is_told(tmp_path):
         side_by_side([first, second])
     assert second.done < 10**6
     assert torch.get_num_threads() == 2
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_none_begins_where_another_finds_a_foreign_checkpoint(tmp_path):
+    both(tmp_path)[1].train()
+    other = [training(tmp_path / str(k), label=k, config=SHORT.model_copy(update={"seed": 5})) for k in range(2)]
+    with pytest.raises(ConfigError, match="other settings"):
+        side_by_side(other)
+    assert other[0].done == 0
+    assert not (tmp_path / "0").exists()
 
 
 @pytest.mark.usefixtures("two_threads")

@@ -95,6 +95,7 @@ def test_a_teacher_learns_the_labels_at_its_temperature(run, batch):
     assert Distilled(temperature=7.0)(run, batch, batch.x).item() == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.usefixtures("float32")
 def test_a_student_learns_what_its_teacher_says_of_the_clean_images(run, batch):
     """Papernot 2016, eq. 10: the cross-entropy with soft labels; here less their entropy, with the same gradients."""
     batch, changed = batch

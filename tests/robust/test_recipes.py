@@ -104,6 +104,7 @@ def test_it_holds_where_plain_training_falls(name, tmp_path):
     assert held["robust"] >= held["plain"] + 0.3
 
 
+@pytest.mark.usefixtures("float32")
 def test_free_is_the_published_algorithm():
     """Shafahi 2019, algorithm 1, written out: each step's gradient serves the weights and the images."""
     recipe = parse_recipe("free", eps=16 / 255)

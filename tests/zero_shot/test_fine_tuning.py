@@ -10,7 +10,6 @@ from tests.models.drawn import CONFIG, squares
 from tests.models.test_training import Stop, stop_at
 from tests.tasks.small import findings
 
-from medaegis.attacks import victim
 from medaegis.attacks.balls import Linf
 from medaegis.draws import Draws
 from medaegis.errors import ConfigError
@@ -65,6 +64,7 @@ def changed_weights(run):
             weight.add_(0.1 * torch.randn(weight.shape, generator=generator))
 
 
+@pytest.mark.usefixtures("float32")
 def test_tecoa_and_pmg_ft(run, batch, pretrained):
     helper = copy.deepcopy(pretrained[0])
     for network in (helper.network, run.classifier.network):  # which are sure of something
@@ -84,6 +84,7 @@ def test_tecoa_and_pmg_ft(run, batch, pretrained):
     assert more > 0.1 * tecoa
 
 
+@pytest.mark.usefixtures("float32")
 def test_fare(run, batch, pretrained):
     batch, changed = batch
     loss = Fare(helper=pretrained[0])
@@ -103,9 +104,9 @@ def test_fare(run, batch, pretrained):
     assert all(weight.grad is None for weight in pretrained[0].parameters())
 
 
-def test_fares_attack_leaves_the_embedding_before_training(run, batch, pretrained, monkeypatch):
+@pytest.mark.usefixtures("float32")
+def test_fares_attack_leaves_the_embedding_before_training(run, batch, pretrained):
     """One step by hand: up the distance from the original's embedding of the clean image."""
-    monkeypatch.setattr(victim, "has_fast_bfloat16", lambda device: False)
     changed_weights(run)
     batch, _ = batch
     eps = 8 / 255

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +19,7 @@ from medaegis.attacks.objective import Goal, Objective, View
 from medaegis.cushions import Cushion, Drawable, Gradient, cushion_with_gradient, parse_cushion, vote_shares
 from medaegis.detectors.shield import ShieldBank
 from medaegis.errors import ConfigError
-from medaegis.models.classifier import Classifier
+from medaegis.models.classifier import Classifier, DoesNotRun
 from medaegis.models.hardware import has_fast_bfloat16
 from medaegis.models.taps import pool
 
@@ -88,7 +88,8 @@ class Victim:
         shields: detectors behind it (None: a bare classifier).
         gradient: how a gradient passes the Cushion: straight through ("bpda"), by its differentiable twin ("twin"), or
             not at all ("skip": the attack walks as if there were no Cushion).
-        dtype: arithmetic of the gradients; None takes bfloat16 where the hardware multiplies it natively.
+        dtype: arithmetic of the gradients; None takes bfloat16 where the hardware multiplies it natively and the
+            network runs in it.
         fold: fold batch norm into the convolutions (exact up to rounding).
     """
 
@@ -109,13 +110,15 @@ class Victim:
         self._dice = self.cushion if isinstance(self.cushion, Drawable) else None
         self._stage = "victim"
         self._draws: tuple[int, str, list[int]] | None = None
-        if dtype is None:
-            # A probability in bfloat16 is 1 from 0.997 on, and has no gradient there.
-            coarse = has_fast_bfloat16(classifier.device) and classifier.outputs.form == "logits"
-            dtype = torch.bfloat16 if coarse else torch.float32
-        self.dtype = dtype
-        self.exact = classifier.frozen(fold=fold)
-        self.fast = self.exact if self.dtype == torch.float32 else classifier.frozen(dtype=self.dtype, fold=fold)
+        self.exact = self.fast = classifier.frozen(fold=fold)
+        # A probability in bfloat16 is 1 from 0.997 on, and has no gradient there.
+        coarse = has_fast_bfloat16(classifier.device) and classifier.outputs.form == "logits"
+        if dtype is None and coarse:
+            with suppress(DoesNotRun):  # as one that goes through NumPy, which knows no bfloat16
+                self.fast = classifier.frozen(dtype=torch.bfloat16, fold=fold)
+        elif dtype not in (None, torch.float32):
+            self.fast = classifier.frozen(dtype=dtype, fold=fold)
+        self.dtype = self.fast.dtype
 
     @property
     def device(self) -> torch.device:
@@ -226,7 +229,8 @@ class Victim:
         assert self.shields is not None
         reduced = self.dtype != torch.float32
         device_type = classes.device.type
-        with torch.autocast(device_type, self.dtype) if reduced else nullcontext():
+        # No cache: inside a caller's autocast it would outlive an update, and the weights before it.
+        with torch.autocast(device_type, self.dtype, cache_enabled=False) if reduced else nullcontext():
             logits: Tensor = self.shields(features, classes)
             return logits
 

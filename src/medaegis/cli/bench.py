@@ -4,40 +4,24 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from medaegis.cli import console
-from medaegis.cli.options import AsJson, Device, check_out, device_of, recorded_command
-from medaegis.errors import ConfigError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    import torch
-
-    from medaegis.experiments.estimate import Estimate
-    from medaegis.experiments.run import Executor
-    from medaegis.experiments.schema import Experiment
-    from medaegis.experiments.tables import Entry
-    from medaegis.experiments.tasks import TableCell
-    from medaegis.progress import Progress
-
-
-class Scale(StrEnum):
-    """How large an experiment is run."""
-
-    smoke = "smoke"
-    cpu = "cpu"
-    full = "full"
-
-
-class Where(StrEnum):
-    """Who does the tasks."""
-
-    here = "here"
-    ray = "ray"
+from medaegis.cli.experiments import (
+    Scale,
+    Where,
+    entries_of,
+    estimates_of,
+    executor_for,
+    finished_tasks,
+    gib,
+    planned_cells,
+    read,
+    told_command,
+)
+from medaegis.cli.options import AsJson, Device, check_out, device_of
 
 
 class Form(StrEnum):
@@ -66,6 +50,15 @@ Data = Annotated[
         show_default="what FILE says",
     ),
 ]
+Only = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--only",
+        metavar="AXIS=NAME",
+        help="Only these cells, as method=PGD-AT; names of one axis add up.",
+        show_default="all",
+    ),
+]
 Threads = Annotated[
     int,
     typer.Option("--threads", min=1, help="Of each task. Two give other last bits than one, so they are kept apart."),
@@ -78,6 +71,7 @@ def plan(
     scale: AtScale = Scale.smoke,
     store: StoreDir = STORE,
     data: Data = None,
+    only: Only = None,
     device: Device = "auto",
     threads: Threads = 1,
     as_json: AsJson = False,
@@ -89,11 +83,11 @@ def plan(
     from medaegis.experiments.estimate import total
     from medaegis.experiments.plan import shared
 
-    (name, experiment), place = _read(file, scale), device_of(device)
+    (name, experiment), place = read(file, scale), device_of(device)
     with console.progress("Planning") as progress:
-        cells = _planned(experiment, data, place, threads, progress)
-        estimates = _estimates(cells, place)
-    finished = _finished(store, cells)
+        cells = planned_cells(experiment, data, only, place, threads, progress)
+        estimates = estimates_of(cells, place)
+    finished = finished_tasks(store, cells)
     kinds: dict[str, list[tuple[str, int]]] = {}
     for task, users in shared(cells):
         kinds.setdefault(task.kind, []).append((task.key, users))
@@ -108,13 +102,13 @@ def plan(
         needed = {"seconds": whole.seconds, "memory_bytes": whole.memory, "disk_bytes": whole.disk}
         console.write_json({"experiment": name, "cells": len(cells), "tasks": told, "left": needed})
         return
-    costs = [[console.time_in_words(one.seconds), _gib(one.memory), _gib(one.disk)] for one in sums]
+    costs = [[console.time_in_words(one.seconds), gib(one.memory), gib(one.disk)] for one in sums]
     shown = [[*row, *cost] for row, cost in zip(rows, costs, strict=True)]
     heads = ("Task", "In all", "Left", "Cells that share one, at most", "About", "Memory", "Disk")
     console.write(console.table(*heads, rows=shown, title=f"{name} at {scale.value}: {len(cells)} cells"))
     console.say(
-        f"What is left takes about {console.time_in_words(whole.seconds)}, {_gib(whole.memory)} of memory and "
-        f"{_gib(whole.disk)} of disk, and the fitting of detectors beside it."
+        f"What is left takes about {console.time_in_words(whole.seconds)}, {gib(whole.memory)} of memory and "
+        f"{gib(whole.disk)} of disk, and the fitting of detectors beside it."
     )
 
 
@@ -124,6 +118,7 @@ def run(
     scale: AtScale = Scale.smoke,
     store: StoreDir = STORE,
     data: Data = None,
+    only: Only = None,
     limit_minutes: Annotated[
         float | None,
         typer.Option("--limit-minutes", min=0, help="Stop after the task during which they end.", show_default="none"),
@@ -152,17 +147,17 @@ def run(
     from medaegis.experiments.store import ExperimentStore
     from medaegis.experiments.tasks import everything
 
-    (name, experiment), place = _read(file, scale), device_of(device, here=on is Where.here)
-    executor = _executor(on, workers, threads, gpu_share, place)
+    (name, experiment), place = read(file, scale), device_of(device, here=on is Where.here)
+    executor = executor_for(on, workers, threads, gpu_share, place)
     with ExperimentStore(store, write=True) as kept, console.progress("Running") as progress:
-        cells = _planned(experiment, data, place, threads, progress)
+        cells = planned_cells(experiment, data, only, place, threads, progress)
         done = run_plan(
             name,
             scale.value,
             cells,
             kept,
             device=str(place),
-            command=_told_command(context, data),
+            command=told_command(context, data),
             passes={task.key: passes_of(task) for task in everything(cells)},
             minutes=limit_minutes,
             executor=executor,
@@ -183,7 +178,7 @@ def status(file: File, scale: AtScale = Scale.smoke, store: StoreDir = STORE, as
     from medaegis.experiments.cells import cells_of
     from medaegis.experiments.store import ExperimentStore
 
-    name, experiment = _read(file, scale)
+    name, experiment = read(file, scale)
     with ExperimentStore(store) as kept:
         found, spent = kept.cells(name, scale.value), kept.spent()
     cells = cells_of(experiment)
@@ -212,7 +207,7 @@ def table(
     from medaegis.bench.records.archive import replace_file
     from medaegis.experiments.tables import page_of, records
 
-    name, experiment, made, about = _entries(file, scale, store)
+    name, experiment, made, about = entries_of(file, scale, store)
     if as_json:
         console.write_json(records(made))
         return
@@ -237,7 +232,7 @@ def diff(
     from medaegis.experiments.store import ExperimentStore
     from medaegis.experiments.tables import differences
 
-    name, _ = _read(file, scale)
+    name, _ = read(file, scale)
     with ExperimentStore(store) as one, ExperimentStore(other) as two:
         told = differences(one.cells(name, scale.value), two.cells(name, scale.value))
     if as_json:
@@ -261,7 +256,7 @@ def export(
     from medaegis.experiments.export import export as write
     from medaegis.experiments.tables import records
 
-    _, _, made, _ = _entries(file, scale, store)
+    _, _, made, _ = entries_of(file, scale, store)
     write(records(made), out)
     console.say(f"{len(made)} figures written to {console.shown(out)}.")
 
@@ -311,89 +306,3 @@ def site(
         )
     if made.refused:
         raise typer.Exit(FAILED)
-
-
-def _read(file: str, scale: Scale) -> tuple[str, Experiment]:
-    from medaegis.experiments.paper import find_file
-    from medaegis.experiments.schema import read_experiment
-
-    name, path = find_file(file)
-    return name, read_experiment(path, scale.value)
-
-
-def _entries(file: str, scale: Scale, store: Path) -> tuple[str, Experiment, list[Entry], list[Mapping[str, Any]]]:
-    from medaegis.experiments.paper import find_file, paper_of
-    from medaegis.experiments.store import ExperimentStore
-    from medaegis.experiments.tables import entries
-
-    name, experiment = _read(file, scale)
-    with ExperimentStore(store) as kept:
-        found = kept.cells(name, scale.value)
-    made = entries(experiment, paper_of(find_file(file)[1], experiment), found)
-    return name, experiment, made, [there.about for there in found.values()]
-
-
-def _told_command(context: typer.Context, data: Sequence[str] | None) -> str:
-    """The call, for the record: without the folders of the store and the images."""
-    from medaegis.images import without_path
-
-    command = recorded_command(context)
-    for text in data or []:
-        key, _, spec = text.partition("=")
-        command = command.replace(text, f"{key}={without_path(spec)}")
-    return command
-
-
-def _planned(
-    experiment: Experiment, data: Sequence[str] | None, device: torch.device, threads: int, progress: Progress
-) -> list[TableCell]:
-    from medaegis.experiments.plan import load_sources, plan_experiment
-
-    given = {}
-    for text in data or []:
-        key, equals, spec = text.partition("=")
-        if not equals or not spec:
-            raise ConfigError(f"--data {text}", "names no spec", "write KEY=SPEC, as chest=chest-xray:PATH")
-        given[key] = spec
-    return plan_experiment(experiment, load_sources(experiment, given, progress), device.type, threads)
-
-
-def _executor(on: Where, workers: int | None, threads: int, gpu_share: float, device: torch.device) -> Executor:
-    from medaegis.experiments.run import in_this_process
-    from medaegis.provenance import cores
-
-    if on is Where.ray:
-        if workers is not None:
-            raise ConfigError("--workers", "are those of the cluster with --on ray", "leave it out")
-        from medaegis.experiments.cluster import OnRay
-
-        return OnRay(gpu_share)
-    count = workers or (max(1, cores() // threads) if device.type == "cpu" else 1)
-    if count == 1:
-        return in_this_process
-    from medaegis.experiments.processes import Processes
-
-    return Processes(count)
-
-
-def _estimates(cells: Sequence[TableCell], device: torch.device) -> dict[str, Estimate]:
-    from medaegis.experiments.estimate import estimate
-    from medaegis.experiments.tasks import everything
-
-    return estimate(everything(cells), device)
-
-
-def _finished(folder: Path, cells: Sequence[TableCell]) -> set[str]:
-    """Keys of tasks that need not be done; none where there is no store yet."""
-    from medaegis.experiments.store import INDEX, ExperimentStore
-    from medaegis.experiments.tasks import everything, in_order
-
-    if not (folder / INDEX).is_file():
-        return set()
-    with ExperimentStore(folder) as store:
-        left = {task.key for task in in_order((cell.task for cell in cells if cell.task), store.has)}
-    return {task.key for task in everything(cells)} - left
-
-
-def _gib(amount: float) -> str:
-    return f"{amount / 2**30:.1f} GiB" if amount >= 2**28 else f"{amount / 2**20:.0f} MiB"

@@ -135,7 +135,19 @@ def _channels(side: int, width: int) -> int:
 
 
 def _conv(channels: int, out: int, kernel: int, *, stride: int = 1) -> nn.Module:
-    return nn.Conv2d(channels, out, kernel, stride=stride, padding=kernel // 2, dtype=torch.float32)
+    return _Conv(channels, out, kernel, stride=stride, padding=kernel // 2, dtype=torch.float32)
+
+
+class _Conv(nn.Conv2d):
+    """A map one pixel wide, as of tokens, is turned on its side, and the kernel with it.
+
+    With stride 2 PyTorch's bfloat16 leaves those gradients of the kernel unset that no pixel of such a map meets.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[3] > 1:
+            return super().forward(x)
+        return F.conv2d(x.mT, self.weight.mT, self.bias, self.stride, self.padding).mT
 
 
 class ShieldBank(nn.Module):

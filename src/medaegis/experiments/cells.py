@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Any
 
@@ -45,6 +45,23 @@ def cells_of(experiment: Experiment) -> list[TableCell]:
     if not found:
         raise ConfigError("experiment", "every cell is excluded", "leave out some of 'exclude'")
     return list(found.values())
+
+
+def chosen(cells: Sequence[TableCell], only: Sequence[tuple[str, str]]) -> list[TableCell]:
+    """The cells at one of the names given for an axis, for each axis of which some are given.
+
+    Raises:
+        ConfigError: an axis or a name that no cell has.
+    """
+    axes: dict[str, set[str]] = {}
+    for axis, name in only:
+        there = dict.fromkeys(cell.place[axis] for cell in cells if axis in cell.place)
+        if name not in there:
+            known = there or dict.fromkeys(axis for cell in cells for axis in cell.place)
+            what = "cell has that name" if there else "axis of this experiment"
+            raise ConfigError(f"{axis}={name}", f"no {what}", f"choose from {'; '.join(filter(None, known))}")
+        axes.setdefault(axis, set()).add(name)
+    return [cell for cell in cells if all(cell.place[axis] in names for axis, names in axes.items())]
 
 
 def settled(experiment: Experiment, place: dict[str, str]) -> dict[str, str] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +17,7 @@ from medaegis.attacks.catalogue import find_attack
 from medaegis.bench.plan import Planned
 from medaegis.detectors.registry import find_detector
 from medaegis.errors import ConfigError, DataError
-from medaegis.experiments.cells import cells_of, is_excluded, settled
+from medaegis.experiments.cells import is_excluded, settled
 from medaegis.experiments.choices import CLEAN, GUARDS, SAME, WORST, AttackChoice, DefenceChoice
 from medaegis.experiments.schema import ANSWERS, Experiment, planned
 from medaegis.experiments.tasks import Source, TableCell, Task, as_told
@@ -34,9 +34,9 @@ SURROGATE_SEED = 1_000_003  # added to the seed of a classifier that is attacked
 
 
 def load_sources(
-    experiment: Experiment, given: Mapping[str, str], progress: Progress = silent
+    experiment: Experiment, cells: Sequence[TableCell], given: Mapping[str, str], progress: Progress = silent
 ) -> dict[tuple[str, str], Source]:
-    """The images of every data set and seed, by their names on the axes.
+    """The images of every data set of these cells, and seed, by their names on the axes.
 
     Args:
         given: specs by key, over those of the experiment.
@@ -45,7 +45,7 @@ def load_sources(
         ConfigError: a key without a spec, or a spec for none.
         DataError: a spec, a folder or a split that does not fit.
     """
-    names = dict.fromkeys(cell.place["dataset"] for cell in cells_of(experiment))
+    names = dict.fromkeys(cell.place["dataset"] for cell in cells)
     keys = {experiment.dataset[name] for name in names}
     for key in set(given) - keys:
         raise ConfigError(f"--data {key}", "no data set of this experiment", f"choose from {', '.join(sorted(keys))}")
@@ -81,10 +81,14 @@ def _check_task(experiment: Experiment, dataset: Dataset) -> None:
         raise DataError(dataset.spec, problem, "give other images, or say what to measure of these")
 
 
-def plan_experiment(
-    experiment: Experiment, sources: Mapping[tuple[str, str], Source], device: str, threads: int = 1
+def plan_cells(
+    experiment: Experiment,
+    cells: Sequence[TableCell],
+    sources: Mapping[tuple[str, str], Source],
+    device: str,
+    threads: int = 1,
 ) -> list[TableCell]:
-    """Its cells with their tasks.
+    """These cells of it with their tasks.
 
     Args:
         threads: of the processor, for each task.
@@ -94,7 +98,7 @@ def plan_experiment(
             level where pixels are rounded.
     """
     made = []
-    for cell in cells_of(experiment):
+    for cell in cells:
         source = sources[cell.place["dataset"], cell.place["seed"]]
         tasks = _Tasks(experiment, cell.place, source, device, threads)
         made.append(replace(cell, task=tasks.of(experiment.measures)))

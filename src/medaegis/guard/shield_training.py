@@ -121,7 +121,7 @@ class ShieldTraining:
     @torch.enable_grad()
     def train(self, progress: Progress = silent) -> Shield:
         """Go on from the last checkpoint to the end; returns the Shield to keep, in eval mode, weights frozen."""
-        self._restore()
+        self.restore()
         began, saved = time.monotonic() - self.seconds, time.monotonic()
         config, name = self.config, self.name
         progress(self.done, config.updates, GOES_ON if self.done else f"Shield {name}")
@@ -333,7 +333,12 @@ class ShieldTraining:
         document |= {"kept_rank": None if self.kept is None else self.kept_rank, "kept_update": self.kept_update}
         save_checkpoint(self.folder, tensors, document, serial=self.done)
 
-    def _restore(self) -> None:
+    def restore(self) -> None:
+        """Go to where the last checkpoint was, if there is one.
+
+        Raises:
+            ConfigError: it is of another training.
+        """
         found = load_checkpoint(self.folder)
         if found is None:
             return

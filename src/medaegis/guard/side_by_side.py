@@ -26,6 +26,8 @@ def side_by_side(trainings: Sequence[ShieldTraining], progress: Progress = silen
     on_cpu = all(training.victim.device.type == "cpu" for training in trainings)
     at_once = _at_once(len(trainings), threads) if on_cpu else 1
     told = _Together(progress, len(trainings))
+    for training in trainings:  # none begins where another finds what it cannot go on with
+        training.restore()
     torch.set_num_threads(threads // at_once)
     try:
         with ThreadPoolExecutor(at_once) as pool:
@@ -65,7 +67,11 @@ class _Together:
                 self.done[place] = done
                 self.progress(sum(self.done), total * len(self.done), message)
 
-        shield, updates = training.train(report), training.config.updates
-        if self.done[place] < updates:  # it ended itself
-            report(updates, updates, f"Shield {training.name} is trained")
+        try:
+            shield, updates = training.train(report), training.config.updates
+            if self.done[place] < updates:  # it ended itself
+                report(updates, updates, f"Shield {training.name} is trained")
+        except BaseException:
+            self.ends.set()
+            raise
         return shield

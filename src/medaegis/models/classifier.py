@@ -31,7 +31,7 @@ ANSWERED = "input+answer"  # of a network for masks: the pixels, and over each t
 FAR = 1000.0  # times the range of images
 
 
-class _DoesNotRun(ConfigError):
+class DoesNotRun(ConfigError):
     """The network takes no such images."""
 
 
@@ -109,7 +109,7 @@ class Classifier(nn.Module):
         self._normalise(mean, std)
         try:
             self._observed = self._trial(output, outputs)
-        except _DoesNotRun:
+        except DoesNotRun:
             if channels == "rgb" or len(mean) == 3:
                 raise
             self._normalise(tuple(mean) * 3, tuple(std) * 3)  # a network of three channels, then
@@ -325,7 +325,7 @@ class Classifier(nn.Module):
         try:
             returned, observed = observe(self.network, images)
         except Exception as error:  # whatever somebody's network raises
-            raise _DoesNotRun(
+            raise DoesNotRun(
                 self.backbone,
                 f"does not run on normalised images {('N', *images.shape[1:])}: {error}".replace("'", ""),
                 "give a network and a size that fit",

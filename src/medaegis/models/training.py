@@ -285,7 +285,9 @@ class _Run:
         self.passes["backwards"] += backwards
 
     def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=has_fast_bfloat16(self.device))
+        fast = has_fast_bfloat16(self.device)
+        # No cache: inside a caller's autocast it would outlive the step, and weights with it.
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=fast, cache_enabled=False)
 
     def _end_epoch(self, epoch: int) -> None:
         entry: dict[str, Any] = {"epoch": epoch + 1, "loss": self.loss_sum / self.batches}
