@@ -285,9 +285,8 @@ class _Run:
         self.passes["backwards"] += backwards
 
     def _autocast(self) -> torch.autocast:
-        fast = has_fast_bfloat16(self.device)
-        # No cache: inside a caller's autocast it would outlive the step, and weights with it.
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=fast, cache_enabled=False)
+        torch.clear_autocast_cache()  # inside a caller's autocast it would outlive a step, and hold weights from before it
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=has_fast_bfloat16(self.device))
 
     def _end_epoch(self, epoch: int) -> None:
         entry: dict[str, Any] = {"epoch": epoch + 1, "loss": self.loss_sum / self.batches}
