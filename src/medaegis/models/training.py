@@ -285,7 +285,7 @@ class _Run:
         self.passes["backwards"] += backwards
 
     def _autocast(self) -> torch.autocast:
-        torch.clear_autocast_cache()  # inside a caller's autocast it would outlive a step, and hold weights from before it
+        torch.clear_autocast_cache()  # inside a caller's autocast it outlives a step, with weights from before it
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=has_fast_bfloat16(self.device))
 
     def _end_epoch(self, epoch: int) -> None:
