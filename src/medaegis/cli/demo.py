@@ -59,7 +59,7 @@ class Sizes:
     attacks: tuple[str, ...] = ("fgsm", "pgd", "wb")
     eps: tuple[str, ...] = ("2/256", "4/256", "8/256")
     mixed_eps: str = "4/256"
-    attacked: int = 32  # 28 that are rightly diagnosed are needed to judge every check (bench.checks.exact)
+    attacked: int = 40  # 28 that are rightly diagnosed are needed to judge every check (bench.checks.exact)
     screened: int = 8
 
 
