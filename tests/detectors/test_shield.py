@@ -1,13 +1,15 @@
 """Shields and their bank: one scale of suspicion, thresholds by brute force, no hidden randomness."""
 
+import copy
 import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medaegis.detectors.shield import Shield, ShieldBank
+from medaegis.detectors.shield import Shield, ShieldBank, _conv, _Pixels
 from medaegis.errors import ConfigError, DataError
 
 SHAPES = {"input": (1, 32, 32), "deep": (6, 8, 8), "low": (12, 2, 2), "vector": (5,)}
@@ -149,3 +151,33 @@ def test_first_weights_come_from_the_seed_alone():
 def test_a_shield_needs_a_tap():
     with pytest.raises(ConfigError, match="no taps"):
         Shield({})
+
+
+@pytest.mark.parametrize(
+    ("made", "shape"),
+    [
+        (_Pixels(1, 4), (1, 32, 32)),
+        (_Pixels(3, 4), (3, 20, 12)),
+        (_Pixels(1, 4), (1, 31, 32)),
+        (_conv(8, 16, 3, stride=2), (8, 17, 1)),
+        (_conv(8, 16, 3, stride=2), (8, 9, 9)),
+    ],
+    ids=["gray", "colour", "odd", "tokens", "map"],
+)
+def test_a_convolution_is_pytorchs_however_it_is_computed(made, shape):
+    """Value and both gradients against the plain one in float64, and in bfloat16 within what that rounds."""
+    made.to(memory_format=torch.channels_last)
+    x = torch.randn((8, *shape), generator=torch.Generator().manual_seed(0))
+    x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
+    exact = copy.deepcopy(made).double()
+    plain = F.conv2d(x.double(), exact.weight, exact.bias, made.stride, made.padding)
+    expected = [plain, *torch.autograd.grad(plain.square().mean(), (x, exact.weight))]
+    for dtype, tolerance in ((torch.float32, 1e-5), (torch.bfloat16, 0.05)):
+        for _ in range(5):
+            for count in (64, made.weight.numel(), 4 * made.weight.numel()):
+                torch.full((count,), 1e30)  # let go at once: a gradient that is left unset shows it
+            with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+                found = made(x)
+            values = [found, *torch.autograd.grad(found.float().square().mean(), (x, made.weight))]
+            for value, true in zip(values, expected, strict=True):
+                assert (value.double() - true).abs().max() <= tolerance * true.abs().max()

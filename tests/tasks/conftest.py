@@ -1,6 +1,7 @@
 """Networks for masks and for findings, each trained once."""
 
 import pytest
+from tests.arithmetic import in_float32
 from tests.tasks.small import MASKS, SEVERAL, findings, lungs
 
 from medaegis.models.training import train_classifier
@@ -10,7 +11,8 @@ from medaegis.models.training import train_classifier
 def segmenter(tmp_path_factory):
     """A network for masks and its folder."""
     out = tmp_path_factory.mktemp("masks") / "classifier"
-    return train_classifier(*lungs(), MASKS, out), out
+    with in_float32():  # the same network on every machine
+        return train_classifier(*lungs(), MASKS, out), out
 
 
 @pytest.fixture(scope="session")

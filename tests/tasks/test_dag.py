@@ -47,10 +47,7 @@ def test_its_images_are_those_of_adv_lib(scene):
     assert found.reached.double().mean() > 0.5, "nothing to compare with"
     moved = (theirs != images).flatten(1).any(1)
     assert torch.equal(found.reached, moved), "adv-lib gives back the clean image where it fails"
-    apart = (found.images[moved] - theirs[moved]).abs().flatten(1).max(1).values
-    # Where a pixel is as wanted but for the last bit, one of the two may follow it for a step more.
-    assert (apart <= 1e-6).sum() >= len(apart) - 1
-    assert apart.max() < RATE / 10
+    torch.testing.assert_close(found.images[moved], theirs[moved], rtol=0, atol=1e-4)
     assert 0 < theirs.min() <= theirs.max() < 1, "nothing was cut, which the two do in different ways"
 
 

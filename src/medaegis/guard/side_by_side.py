@@ -19,8 +19,14 @@ from medaegis.progress import Progress, silent
 def side_by_side(trainings: Sequence[ShieldTraining], progress: Progress = silent) -> list[Shield]:
     """The Shields of these trainings, in their order; each goes on from its last checkpoint.
 
-    On a processor as many at a time as divide their number and the threads of PyTorch evenly enough that no thread is
-    left without work at the end; on another device one after the other. An error of one ends the others.
+    On a processor as many at a time as divide their number, and no more than PyTorch has threads, so that none of these
+    is without work at the end; on another device one after the other. An error of one ends the others.
+
+    Args:
+        progress: told of all updates together, from one thread at a time.
+
+    Raises:
+        ConfigError: a checkpoint of another training; asked of all before any goes on.
     """
     threads = torch.get_num_threads()
     on_cpu = all(training.victim.device.type == "cpu" for training in trainings)
