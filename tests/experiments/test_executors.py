@@ -5,6 +5,7 @@ import os
 import random
 import signal
 import tempfile
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -67,8 +68,10 @@ def test_an_owner_that_is_killed_takes_its_workers_along_and_the_next_goes_on(wh
     for _ in range(3):
         owner = fork.Process(target=_own, args=(planned, folder, log))
         owner.start()
-        owner.join(moments.uniform(2, 8))
-        theirs = workers(owner.pid) if owner.is_alive() else []
+        while not (theirs := workers(owner.pid)) and owner.is_alive():
+            time.sleep(0.05)
+        owner.join(moments.uniform(0, 2))
+        assert owner.is_alive(), "it ended before it was killed"
         os.kill(owner.pid, signal.SIGKILL)
         owner.join()
         assert not psutil.wait_procs(theirs, timeout=30)[1]

@@ -126,7 +126,7 @@ def test_killed_at_random_moments_it_goes_on_to_the_same_table_and_does_nothing_
     while True:
         child = fork.Process(target=_child, args=(planned, folder, log))
         child.start()
-        child.join(moments.uniform(0.05, 2.0) if kills < 12 else 300)
+        child.join(moments.uniform(0.05, 0.8) if kills < 12 else 300)
         if child.exitcode is not None:
             break
         os.kill(child.pid, signal.SIGKILL)
