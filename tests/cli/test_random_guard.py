@@ -47,7 +47,7 @@ def screened(*arguments):
 
 
 def test_a_record_names_its_draw_and_repeats_by_it(place):
-    found = screened(place / "random", place / "images")
+    found = sorted(screened(place / "random", place / "images"), key=lambda one: one["file"])  # as they were read
     choices = {choice.spec for choice in parse_cushion(RANDOM).choices}
     assert [one["cushion"] in choices for one in found] == [True] * 6 + [False]
     assert (found[-1]["status"], found[-1]["cushion"]) == ("unreadable", None)
@@ -61,7 +61,7 @@ def test_a_record_names_its_draw_and_repeats_by_it(place):
         assert exact.items() <= again.items()
         assert again["suspicion"] == pytest.approx(one["suspicion"], rel=1e-4, abs=1e-4)
     table = call("screen", place / "random", place / "images", *OWN[:2], "--format", "csv").stdout
-    rows = list(csv.DictReader(table.splitlines()))
+    rows = sorted(csv.DictReader(table.splitlines()), key=lambda row: row["file"])
     assert all(row["cushion"] in choices for row in rows[:6])
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from tests.models.drawn import CONFIG, squares
 from tests.models.tiny_networks import Tiny
@@ -18,12 +19,13 @@ from torch import nn
 from medaegis.draws import Draws
 from medaegis.errors import ArtefactError, ConfigError, DataError
 from medaegis.images.splits import Split
-from medaegis.models import training
+from medaegis.models import hardware, training
 from medaegis.models.augment import augment
 from medaegis.models.checkpoint import load_checkpoint, save_checkpoint
 from medaegis.models.hardware import pick_device
 from medaegis.models.learning import TrainConfig, learning_rate
 from medaegis.models.metrics import calibration_error, classification_metrics
+from medaegis.models.segmentation_networks import create_network
 from medaegis.models.store import read_training
 from medaegis.models.training import train_classifier
 from medaegis.progress import GOES_ON
@@ -360,6 +362,47 @@ class TestCheckpoint:
         file.write_bytes(file.read_bytes()[:50])
         with pytest.raises(ArtefactError, match="damaged checkpoint"):
             load_checkpoint(tmp_path)
+
+
+def test_weights_that_are_no_numbers_are_refused_not_saved(tmp_path):
+    config = CONFIG.model_copy(update={"backbone": "tests.models.tiny_networks:loses_itself", "batch_size": 80})
+    with pytest.raises(ConfigError, match="weights of epoch 1 are infinite or no number"):
+        train_classifier(*squares(), config, tmp_path / "classifier")
+    assert not (tmp_path / "classifier").exists()
+
+
+@pytest.mark.parametrize(("size", "dtype"), [(16, torch.float32), (32, torch.bfloat16)])
+def test_strided_convolutions_of_maps_one_pixel_wide_learn_in_float32(size, dtype, tmp_path, monkeypatch):
+    monkeypatch.setattr(hardware, "has_fast_bfloat16", lambda device: True)
+    seen = set()
+
+    def look(module, inputs, output):
+        if isinstance(module, nn.Conv2d) and module.training:
+            seen.add(output.dtype)
+
+    with nn.modules.module.register_module_forward_hook(look):
+        config = TrainConfig(backbone="resnet18", epochs=1, batch_size=40)
+        train_classifier(*squares(size=size), config, tmp_path / "classifier")
+    assert seen == {dtype}
+
+
+@pytest.mark.skipif(not hardware.has_fast_bfloat16(torch.device("cpu")), reason="no fast bfloat16 here")
+def test_gradients_of_weights_are_those_of_float32_where_bfloat16_is_taken():
+    network = create_network("resnet18", "single", 2, weights=None, seed=0).train()
+    taken = []
+    for height, width in ((16, 16), (32, 32), (64, 16), (48, 48), (16, 64)):
+        x = torch.randn(8, 3, height, width, generator=torch.Generator().manual_seed(0))
+        if not hardware.learns_in_bfloat16(network, x[:1]):
+            continue
+        taken.append(width)
+        gradients = []
+        for reduced in (False, True):
+            network.zero_grad()
+            with torch.autocast("cpu", torch.bfloat16, enabled=reduced):
+                network(x).float().square().sum().backward()
+            gradients.append(network.layer4[0].conv1.weight.grad.clone())
+        assert F.cosine_similarity(*(gradient.flatten() for gradient in gradients), dim=0) > 0.9
+    assert taken == [32, 48, 64]
 
 
 def test_wrong_options_are_refused():

@@ -33,6 +33,21 @@ def tiny(classes: int) -> nn.Module:
     return Tiny(classes)
 
 
+class LosesItself(Tiny):
+    """Its first update makes a weight no number, which the loss before that update cannot show."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__(classes)
+        self.scale = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + 0 * self.scale.sqrt()
+
+
+def loses_itself(classes: int) -> nn.Module:
+    return LosesItself(classes)
+
+
 class Hangs(Tiny):
     """Never answers for bright images."""
 

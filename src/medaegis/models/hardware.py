@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 
 import torch
+from torch import Tensor, nn
 
 from medaegis.errors import ConfigError
 
@@ -40,3 +41,31 @@ def has_fast_bfloat16(device: torch.device) -> bool:
     if device.type == "cpu":
         return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
     return False
+
+
+def learns_in_bfloat16(network: nn.Module, x: Tensor) -> bool:
+    """Whether a network that reads images like `x` `(1, C, H, W)` is to be trained in bfloat16, on their device.
+
+    Where that is fast, except for networks with a strided convolution of a map one pixel wide: on processors PyTorch
+    leaves some of the gradients of its kernel unset in bfloat16. Those of pixels are right.
+    """
+    narrow = []
+
+    def look(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        narrow.append(inputs[0].shape[-1] == 1)
+
+    if not has_fast_bfloat16(x.device):
+        return False
+    if x.device.type != "cpu":
+        return True
+    strided = [m for m in network.modules() if isinstance(m, nn.Conv2d) and m.stride[1] > 1 and m.kernel_size[1] > 1]
+    hooks = [module.register_forward_pre_hook(look) for module in strided]
+    try:
+        training = network.training
+        with torch.no_grad():
+            network.eval()(x)
+        network.train(training)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return not any(narrow)

@@ -35,7 +35,7 @@ from medaegis.models.backbones import create_backbone, weights_file
 from medaegis.models.checkpoint import load_checkpoint, save_checkpoint
 from medaegis.models.classifier import Classifier
 from medaegis.models.denoising import denoised
-from medaegis.models.hardware import has_fast_bfloat16, pick_device
+from medaegis.models.hardware import learns_in_bfloat16, pick_device
 from medaegis.models.learning import Batch, Plain, TrainConfig, TrainingRecipe, learning_rate
 from medaegis.models.metrics import evaluate_classifier
 from medaegis.models.normalisation import Normalisation, parse_normalisation
@@ -142,6 +142,7 @@ class _Run:
             outputs="logits",  # a network just begun may well give numbers between 0 and 1
             task=task,
         )
+        self.reduced = learns_in_bfloat16(self.classifier, dataset.pixels(self.train_part[:1], device=self.device))
         weights = len(self.train_part) / (len(counts) * counts.float())
         self.class_weights = weights.to(self.device) if config.balance == "loss" and task == "single" else None
         self.optimizer = self._optimizer(network)
@@ -286,11 +287,14 @@ class _Run:
 
     def _autocast(self) -> torch.autocast:
         torch.clear_autocast_cache()  # inside a caller's autocast it outlives a step, with weights from before it
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=has_fast_bfloat16(self.device))
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.reduced)
 
     def _end_epoch(self, epoch: int) -> None:
         entry: dict[str, Any] = {"epoch": epoch + 1, "loss": self.loss_sum / self.batches}
         network = self.classifier.network
+        if not all(value.isfinite().all() for value in network.state_dict().values()):
+            problem = f"weights of epoch {epoch + 1} are infinite or no number"
+            raise ConfigError("training", problem, f"lower lr ({self.config.lr})")
         if self.split.val:
             self.classifier.eval()
             with weights_of(network, None if self.average is None else self.average.state):
