@@ -10,6 +10,7 @@ from tests.attacks.toys import Rounding, drive, seeded, toy_classifier, toy_imag
 from medaegis.attacks.balls import L2, Linf, to_grid
 from medaegis.attacks.catalogue import find_attack
 from medaegis.attacks.engine import Attack
+from medaegis.attacks.losses.matching import LogitMatch
 from medaegis.attacks.objective import Goal, View
 from medaegis.attacks.search.decision import Decision, GuardDecision, HopSkipJump
 from medaegis.attacks.victim import Victim
@@ -158,9 +159,10 @@ def test_the_decision_is_the_verdict_and_nothing_else():
 
 
 def test_what_is_missing_is_said():
+    view = View(Goal(torch.tensor([0])), torch.zeros(1, 2), {})
     with pytest.raises(ConfigError, match="attack a guard"):
-        GuardDecision().begin(toy_victim(2), Goal(torch.tensor([0])))
+        GuardDecision()(view)
     with pytest.raises(ConfigError, match="begun"):
-        GuardDecision()(View(Goal(torch.tensor([0])), torch.zeros(1, 2), {}))
+        LogitMatch()(view)
     with pytest.raises(ConfigError, match="probe above 0"):
         HopSkipJump(probe=0)

@@ -11,7 +11,7 @@ from tests.attacks.toys import toy_victim, trained
 from medaegis.attacks.catalogue import find_attack
 from medaegis.attacks.losses.answer import CarliniWagner
 from medaegis.attacks.objective import Goal, margin
-from medaegis.attacks.search.universal import SearchedUniversal
+from medaegis.attacks.universal import SearchedUniversal
 from medaegis.attacks.victim import Victim
 from medaegis.errors import ConfigError
 

@@ -11,8 +11,8 @@ from tests.attacks.toys import SIZE, toy_classifier, toy_images, toy_labels, toy
 from medaegis.attacks.catalogue import find_attack
 from medaegis.attacks.engine import Attack
 from medaegis.attacks.losses.answer import CarliniWagner
+from medaegis.attacks.sparse import Patch
 from medaegis.attacks.victim import Victim
-from medaegis.attacks.visible import Patch
 from medaegis.errors import ConfigError
 
 SHARE = 0.1  # a square of 5 x 5 of the 256 pixels

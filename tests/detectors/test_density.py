@@ -15,7 +15,7 @@ from tests.detectors.read import CHANNELS, drawn, seen_by, toy_reader
 
 from medaegis.detectors.base import hold_out
 from medaegis.detectors.density import GaussianMixture, KernelDensity, Mahalanobis
-from medaegis.detectors.distances import squared_distances
+from medaegis.detectors.layered import squared_distances
 from medaegis.detectors.reader import PENULTIMATE
 from medaegis.errors import ConfigError, DataError
 

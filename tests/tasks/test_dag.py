@@ -8,8 +8,8 @@ from tests.attacks.adversarial_library import peer
 from tests.tasks.small import lungs
 
 from medaegis.attacks.catalogue import find_attack
-from medaegis.attacks.dense import Accumulate
 from medaegis.attacks.losses.overlap import Active
+from medaegis.attacks.minimal import Accumulate
 from medaegis.attacks.objective import Goal, View
 from medaegis.attacks.victim import Victim
 from medaegis.bench.assess import assess_classifier

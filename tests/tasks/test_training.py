@@ -5,8 +5,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 from tests.tasks.small import MASKS, SEVERAL, findings, lungs, tiny_unet
 
-from medaegis.attacks.catalogue import CATALOGUE, find_attack
-from medaegis.attacks.dense import DENSE
+from medaegis.attacks.catalogue import CATALOGUE, DENSE, find_attack
 from medaegis.attacks.losses.overlap import Overlap
 from medaegis.attacks.objective import Goal, View
 from medaegis.attacks.victim import Victim

@@ -8,17 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from medaegis.attacks.engine import Attack
+from medaegis.attacks.entry import CatalogueEntry
 from medaegis.attacks.losses.hfc import HierarchicalFeature
 from medaegis.attacks.objective import Objective, Sum
 from medaegis.attacks.steps import Descent
 from medaegis.attacks.transforms import InputDiversity, Smoothing, Transform
 from medaegis.errors import ConfigError
-
-if TYPE_CHECKING:
-    from medaegis.attacks.entry import CatalogueEntry
 
 
 @dataclass(frozen=True)

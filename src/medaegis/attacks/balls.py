@@ -183,9 +183,8 @@ def parse_eps(text: str, *, rounds: bool = True) -> float:
     except (ValueError, ZeroDivisionError):
         value = -1.0
     if not 0 < value <= 1:
-        raise ConfigError(
-            f"eps {text!r}", "not a radius above 0 and at most 1", "write pixel units, as 16/256 or 8/255"
-        )
+        problem = "not a radius above 0 and at most 1"
+        raise ConfigError(f"eps {text!r}", problem, "write pixel units, as 16/256 or 8/255")
     if rounds:
         check_eps(text, value)
     return value

@@ -14,13 +14,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from medaegis.attacks.balls import L2
 from medaegis.attacks.minimal import FINEST, SHORTEST, Shortest
-from medaegis.attacks.steps import Problem, Walker
+from medaegis.attacks.steps import Problem, StepRule, Walker
 from medaegis.errors import ConfigError
+
+EUCLIDEAN = L2(rms=False)
 
 
 @dataclass(frozen=True)
-class Decoupled:
+class Decoupled(StepRule):
     """Direction and length apart (DDN; Rony 2019, algorithm 1): the length shrinks where it works, else it grows.
 
     A step of length 1, falling to `last` by a cosine, turns the direction; then the change is drawn to its length, a
@@ -35,9 +38,7 @@ class Decoupled:
     gamma: float = 0.05
     first: float = 1.0
     last: float = 0.01
-    needs_gradient = True
     by_sign = True
-    keeps_best = False
 
     def __post_init__(self) -> None:
         if not (0 < self.gamma < 1 and self.first > 0 and 0 < self.last <= 1):
@@ -47,27 +48,25 @@ class Decoupled:
         return _DecoupledWalker(self, problem)
 
 
-class _DecoupledWalker(Walker):
+class _DecoupledWalker(Shortest):
     def __init__(self, rule: Decoupled, problem: Problem) -> None:
-        self.rule, self.problem, self.shortest = rule, problem, Shortest(problem)
-        self.widest = _euclidean(_widest(problem.x))
+        super().__init__(problem)
+        self.rule = rule
+        self.widest = EUCLIDEAN.length(_widest(problem.x))
         self.length = torch.full_like(self.widest, rule.first)
 
     def step(self, z: Tensor, grad: Tensor, losses: Tensor, i: int) -> Tensor:
         reached, gamma, x = losses < 0, self.rule.gamma, self.problem.x
-        self.shortest.see(z, losses, reached)
+        self.see(z, losses, reached)
         rate = annealed(1.0, self.rule.last, i / self.problem.steps)
-        change = z - x - rate * _unit(grad)
+        change = z - x - rate * EUCLIDEAN.direction(grad)
         shrunk, grown = (1 - gamma) * self.length, (1 + gamma) * self.length
         self.length = torch.where(reached.view(-1, 1, 1, 1), shrunk, grown).minimum(self.widest)
-        return (x + self.length * _unit(change)).clamp_(0, 1)
-
-    def result(self, z: Tensor) -> Tensor:
-        return self.shortest.result()
+        return (x + self.length * EUCLIDEAN.direction(change)).clamp_(0, 1)
 
 
 @dataclass(frozen=True)
-class FastMinimum:
+class FastMinimum(StepRule):
     """A ball around the image that shrinks onto the boundary (FMN; Pintor 2021, algorithm 1), in the norm of the ball.
 
     Until an adversarial change is found its radius grows by the distance at which the loss, taken as linear, is 0, and
@@ -85,9 +84,7 @@ class FastMinimum:
     last_rate: float = 0.01
     gamma: float = 0.05
     last_gamma: float = 1e-3
-    needs_gradient = True
     by_sign = True
-    keeps_best = False
 
     def __post_init__(self) -> None:
         if not (self.rate >= self.last_rate > 0 and 1 > self.gamma >= self.last_gamma > 0):
@@ -97,18 +94,19 @@ class FastMinimum:
         return _FastMinimumWalker(self, problem)
 
 
-class _FastMinimumWalker(Walker):
+class _FastMinimumWalker(Shortest):
     def __init__(self, rule: FastMinimum, problem: Problem) -> None:
-        self.rule, self.problem, self.shortest = rule, problem, Shortest(problem)
+        super().__init__(problem)
+        self.rule = rule
         self.widest = problem.ball.length(_widest(problem.x))
         self.radius = torch.zeros_like(self.widest)
 
     def step(self, z: Tensor, grad: Tensor, losses: Tensor, i: int) -> Tensor:
         rule, problem, done = self.rule, self.problem, i / self.problem.steps
         reached = losses < 0
-        self.shortest.see(z, losses, reached)
+        self.see(z, losses, reached)
         self._resize(grad, losses, annealed(rule.gamma, rule.last_gamma, done))
-        z = z - annealed(rule.rate, rule.last_rate, done) * _unit(grad)
+        z = z - annealed(rule.rate, rule.last_rate, done) * EUCLIDEAN.direction(grad)
         return problem.ball.project_(z, problem.x, self.radius)
 
     def _resize(self, grad: Tensor, losses: Tensor, gamma: float) -> None:
@@ -118,18 +116,15 @@ class _FastMinimumWalker(Walker):
         # A loss of 0, of two classes that are tied, says nothing of how far it is.
         far = torch.where((losses == 0).view(shape), self.rule.gamma * self.radius, far)
         ahead = far.clamp_min(SHORTEST if self.problem.rounds else FINEST)
-        shortest = self.shortest.length.view(shape)
+        shortest = self.far.view(shape)
         grown = torch.where(shortest.isinf(), self.radius + ahead, self.radius * (1 + gamma))
         shrunk = torch.minimum(self.radius * (1 - gamma), shortest)
         radius = torch.where((losses < 0).view(shape), shrunk, grown)
         self.radius = torch.fmin(radius, self.widest)  # where the network gave no number, too
 
-    def result(self, z: Tensor) -> Tensor:
-        return self.shortest.result()
-
 
 @dataclass(frozen=True)
-class FastBoundary:
+class FastBoundary(StepRule):
     """From projection to projection onto the boundary, taken as linear (FAB; Croce and Hein 2020, algorithm 1).
 
     The point and the clean image are both projected onto the plane at which the loss is 0, within [0, 1]; the next
@@ -146,9 +141,7 @@ class FastBoundary:
     bias: float = 0.1
     overshoot: float = 1.05
     back: float = 0.9
-    needs_gradient = True
     by_sign = True
-    keeps_best = False
 
     def __post_init__(self) -> None:
         if not (0 <= self.bias <= 1 and self.overshoot >= 1 and 0 < self.back < 1):
@@ -158,16 +151,17 @@ class FastBoundary:
         return _FastBoundaryWalker(self, problem)
 
 
-class _FastBoundaryWalker(Walker):
+class _FastBoundaryWalker(Shortest):
     def __init__(self, rule: FastBoundary, problem: Problem) -> None:
-        self.rule, self.problem, self.shortest = rule, problem, Shortest(problem)
+        super().__init__(problem)
+        self.rule = rule
         self.least = SHORTEST if problem.rounds else FINEST
         self.returned = torch.zeros(len(problem.x), dtype=torch.bool, device=problem.x.device)
 
     def step(self, z: Tensor, grad: Tensor, losses: Tensor, i: int) -> Tensor:
         rule, x, ball = self.rule, self.problem.x, self.problem.ball
         reached = losses < 0
-        self.shortest.see(z, losses, reached)
+        self.see(z, losses, reached)
         at_x = losses + (grad * (x - z)).sum((1, 2, 3))
         here, home = self._onto_plane(z, grad, losses) - z, self._onto_plane(x, grad, at_x) - x
         near, far = ball.length(here), ball.length(home)
@@ -186,11 +180,8 @@ class _FastBoundaryWalker(Walker):
         room = torch.where(towards > 0, 1 - point, point)
         speed = towards.abs().flatten(1)
         lasting = torch.where(speed > 0, room.flatten(1) / speed, 0)
-        length = filled((grad.flatten(1).abs() * speed), lasting, value.abs())
+        length = filled(grad.flatten(1).abs() * speed, lasting, value.abs())
         return (point + length.view(-1, 1, 1, 1) * towards).clamp_(0, 1)
-
-    def result(self, z: Tensor) -> Tensor:
-        return self.shortest.result()
 
 
 def filled(rate: Tensor, lasting: Tensor, amount: Tensor) -> Tensor:
@@ -222,13 +213,3 @@ def annealed(first: float, last: float, done: float) -> float:
 def _widest(x: Tensor) -> Tensor:
     """The largest change of each value that stays in [0, 1]."""
     return torch.maximum(x, 1 - x)
-
-
-def _euclidean(change: Tensor) -> Tensor:
-    length: Tensor = torch.linalg.vector_norm(change, dim=(1, 2, 3), keepdim=True)
-    return length
-
-
-def _unit(change: Tensor) -> Tensor:
-    """In Euclidean length; nil stays nil."""
-    return change / _euclidean(change).clamp_min(1e-30)

@@ -161,18 +161,9 @@ class Attack(AnyAttack):
             broken[rows] = through
         return best, unmoved, spent, checks
 
-    def _looks(self, victim: Victim) -> int:
-        """Draws per step: one where looks do not vary; of a query, whose answer is seen alone, those of a verdict."""
-        if not victim.varies:
-            return 1
-        return self.samples if self.rule.needs_gradient else victim.votes
-
     @torch.no_grad()
     def _verify(self, victim: Victim, z: Tensor, goal: Goal) -> tuple[Tensor, Tensor]:
-        """Loss and success of 8-bit images.
-
-        Over draws of the attacker's own: the mean loss, and success under each of them.
-        """
+        """Loss and success of 8-bit images: the mean loss over draws of the attacker's own, success under each."""
         objective = self.objective.begin(victim, goal)
         losses, through = z.new_zeros(len(z)), torch.ones(len(z), dtype=torch.bool, device=z.device)
         draws = self.samples if victim.random else 1
@@ -183,13 +174,7 @@ class Attack(AnyAttack):
         return losses / draws, through
 
     def descend(
-        self,
-        victim: Victim,
-        x: Tensor,
-        goal: Goal,
-        eps: Tensor,
-        z: Tensor,
-        draws: Draws | None = None,
+        self, victim: Victim, x: Tensor, goal: Goal, eps: Tensor, z: Tensor, draws: Draws | None = None
     ) -> tuple[Tensor, int]:
         """Walk from `z`. `eps` is `(N, 1, 1, 1)`.
 
@@ -202,24 +187,14 @@ class Attack(AnyAttack):
         walked = self._walk(victim, x, goal, eps, z, own, "end")
         return walked.point, walked.steps
 
-    def _walk(
-        self,
-        victim: Victim,
-        x: Tensor,
-        goal: Goal,
-        eps: Tensor,
-        z: Tensor,
-        own: Draws,
-        until: Until,
-    ) -> _Walked:
+    def _walk(self, victim: Victim, x: Tensor, goal: Goal, eps: Tensor, z: Tensor, own: Draws, until: Until) -> _Walked:
         """The loop itself. Until "broken", images are judged after 1, 2, 4, 8, ... steps by gradients, and when a look
         says that one is through, and leave if it is so.
         """
-        relative = 2.5 / self.steps if self.step_size is None else self.step_size
-        size = eps * relative
-        if self.step_size is None and victim.cushion.rounds:
-            size = size.clamp_min(1 / (8 * 255))
         rounds = victim.cushion.rounds
+        size = eps * (2.5 / self.steps if self.step_size is None else self.step_size)
+        if self.step_size is None and rounds:
+            size = size.clamp_min(1 / (8 * 255))
         problem = Problem(x, eps, size, self.steps, self.ball, own, goal.guides, goal.targets, rounds)
         walker = self.rule.begin(problem)
         draws = self.samples if victim.random else 1
@@ -227,7 +202,9 @@ class Attack(AnyAttack):
         kept = _Kept(x) if self.rule.keeps_best else None
         transformers = [transform.begin(self.steps, own) for transform in self.transforms]
         z = z.clone()
-        samples, asked = self._looks(victim), 1 if x.device.type == "cpu" else ASKED
+        # Of a query the answer is seen alone, so it is by as many draws as a verdict.
+        samples = 1 if not victim.varies else self.samples if self.rule.needs_gradient else victim.votes
+        asked = 1 if x.device.type == "cpu" else ASKED
         enough = samples if self.rule.needs_gradient else samples // 2 + 1  # draws it must get through: all, or most
         leaving, looks = until == "broken", 0
         for i in range(self.steps):
@@ -315,7 +292,7 @@ def _check_images(images: Tensor, batch_size: int, *, grid: bool) -> None:
     if batch_size < 1:
         raise ConfigError("attack", f"batch_size is {batch_size}", "give 1 or more")
     levels = images * 255
-    off = bool(((levels - levels.round()).abs() >= 1e-3).any()) if grid else False
+    off = grid and bool(((levels - levels.round()).abs() >= 1e-3).any())
     if off or not bool(((images >= 0) & (images <= 1)).all()):
         raise ConfigError("attack images", "values outside [0, 1] or off the 8-bit grid", "divide 8-bit pixels by 255")
 

@@ -110,7 +110,7 @@ class Ensemble(AnyAttack):
 
     def _run(self, victim: Victim, request: Request) -> AttackResult:
         started = time.perf_counter()
-        images, labels, ids, seed = request.images, request.labels, request.ids, request.seed
+        images, labels, ids, seed, size = request.images, request.labels, request.ids, request.seed, request.batch_size
         wanted = Goal(labels, request.targets, only_target=request.only_target)
         best: AttackResult | None = None
         runs = list(self._runs(len(victim.exact.classes), request.targets is None))
@@ -121,7 +121,7 @@ class Ensemble(AnyAttack):
                 aims = request.targets
             else:
                 if likeliest is None:
-                    seen = practice.verdicts(images, ids, seed=seed, batch_size=request.batch_size)
+                    seen = practice.verdicts(images, ids, seed=seed, batch_size=size)
                     likeliest = _likeliest(seen.logits.to(labels.device), labels)
                 aims = likeliest[:, rank]
             rows = torch.arange(len(images))
@@ -130,26 +130,18 @@ class Ensemble(AnyAttack):
             if len(rows):
                 part = replace(request[rows], seed=seed + number, progress=silent)
                 part = replace(part, targets=None if aims is None else aims[rows])
-                found = attack._run(practice, part)
-                # By what was wanted, not by the class that this run aimed at.
-                goal = wanted[rows]
-                found = found.judged(found.verdict, goal)
-                if victim.random:
-                    for again in range(1, attack.samples):
-                        verdict = practice.verdicts(
-                            found.images,
-                            ids[rows],
-                            seed=seed + number,
-                            stream=f"again/{again}",
-                            batch_size=request.batch_size,
-                        )
-                        found = _as_well(found, verdict.to(labels.device), goal)
+                found, goal = attack._run(practice, part), wanted[rows]
+                found = found.judged(found.verdict, goal)  # by what was wanted, not by the class that this run aimed at
+                for k in range(1, attack.samples if victim.random else 1):
+                    stream = f"again/{k}"
+                    verdict = practice.verdicts(found.images, ids[rows], seed=part.seed, stream=stream, batch_size=size)
+                    found = _as_well(found, verdict.to(labels.device), goal)
                 best = found if best is None else _stronger(best, found, rows)
             request.progress(number + 1, len(runs), "attacks of the ensemble")
         if best is None:
             raise ConfigError("ensemble", "every attack needs more classes", "add one that does with fewer")
         if victim.random:
-            verdict = victim.verdicts(best.images, ids, seed=seed, batch_size=request.batch_size)
+            verdict = victim.verdicts(best.images, ids, seed=seed, batch_size=size)
             best = best.judged(verdict.to(labels.device), wanted)
         return replace(best, seconds=time.perf_counter() - started)
 
@@ -170,9 +162,8 @@ def _as_well(found: AttackResult, verdict: Verdict, goal: Goal) -> AttackResult:
     """What holds under another draw too: fooled and broken if under both, suspicion the higher one."""
     again = found.judged(verdict, goal)
     score, accepted = torch.maximum(found.verdict.score, verdict.score), found.verdict.accepted & verdict.accepted
-    return replace(
-        again, verdict=replace(verdict, score=score, accepted=accepted), reached=found.reached & again.reached
-    )
+    verdict = replace(verdict, score=score, accepted=accepted)
+    return replace(again, verdict=verdict, reached=found.reached & again.reached)
 
 
 def _stronger(best: AttackResult, found: AttackResult, rows: Tensor) -> AttackResult:

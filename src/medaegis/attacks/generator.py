@@ -13,8 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from medaegis.attacks.learned import Change, Learned, Learner, Material, wanted
-from medaegis.attacks.objective import Goal
+from medaegis.attacks.learned import Change, Learned, Learner, Material
 from medaegis.errors import ConfigError
 from medaegis.progress import Progress
 
@@ -40,20 +39,14 @@ class Generator(Learner):
         if self.width < 1 or self.rate <= 0:
             raise ConfigError(self.what, f"width={self.width}, rate={self.rate}", "give a width >= 1 and a rate > 0")
 
-    def passes(self, goal: Goal, classes: int) -> int:
-        """Of learning, through the victim; nothing is asked about the images that it is run on."""
-        return self.steps * self.images * sum(self.objective.passes(goal, classes)) * len(wanted(goal.targets))
-
     def _learned(self, known: Material, progress: Progress) -> tuple[dict[str, Tensor], int, int]:
         weights = self.first(known.images.shape[1], known.seed, known.victim.device)
         adam = torch.optim.Adam(weights.values(), lr=self.rate)
         for victim, x, goal, left in known.shuffled(self.steps, self.learning_batch, progress):
             made = (x + known.limit * output(weights, x)).clamp(0, 1)
-            z = made.detach().requires_grad_(True)
-            begun = self.objective.begin(victim, goal)
-            _, grad = begun.pull(victim.look(z, goal, begun), z)
+            slope = self.slope(victim, made, goal)
             adam.zero_grad()
-            made.backward(grad.nan_to_num() / len(x))
+            made.backward(slope / len(x))
             adam.param_groups[0]["lr"] = self.rate * left
             adam.step()
         spent = self.steps * len(known)

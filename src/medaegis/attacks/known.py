@@ -100,11 +100,7 @@ class Known:
             taps = self.taps if self.taps is not None else victim.exact.taps
             features = victim.pooled(self.images.pixels(), tuple(tap for tap in taps if tap != INPUT))
             self._normal[place] = fit_mixtures(
-                features,
-                self.images.labels,
-                classes=len(victim.exact.classes),
-                components=components,
-                seed=self.seed,
+                features, self.images.labels, classes=len(victim.exact.classes), components=components, seed=self.seed
             )
         return self._normal[place]
 

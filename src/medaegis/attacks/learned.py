@@ -19,7 +19,7 @@ from medaegis.attacks.base import AnyAttack, AttackResult, Request
 from medaegis.attacks.engine import Attack
 from medaegis.attacks.losses.answer import CarliniWagner
 from medaegis.attacks.objective import Goal, Objective, View
-from medaegis.attacks.steps import Problem, Walker
+from medaegis.attacks.steps import Problem, StepRule, Walker
 from medaegis.attacks.victim import Victim
 from medaegis.errors import ConfigError
 from medaegis.progress import Progress, silent
@@ -121,6 +121,10 @@ class Learner(AnyAttack):
             raise ConfigError(self.what, "it has one start, so restarts would repeat it", "leave restarts out")
         return self if steps is None else replace(self, steps=min(steps, self.steps))
 
+    def passes(self, goal: Goal, classes: int) -> int:
+        """Of learning, from as many known images as it takes at most; nothing is asked about those it is run on."""
+        return self.steps * self.images * sum(self.objective.passes(goal, classes)) * len(wanted(goal.targets))
+
     @own_modes()
     @torch.enable_grad()
     def learn(
@@ -159,15 +163,19 @@ class Learner(AnyAttack):
     def _learned(self, known: Material, progress: Progress) -> tuple[dict[str, Tensor], int, int]:
         """What is learned; how often a known image was looked at, and its gradient followed."""
 
+    def slope(self, victim: Victim, z: Tensor, goal: Goal) -> Tensor:
+        """Gradient of the loss of images `(N, C, H, W)`, 0 where it is no number."""
+        z, begun = z.detach().requires_grad_(True), self.objective.begin(victim, goal)
+        return begun.pull(victim.look(z, goal, begun), z)[1].nan_to_num()
+
     @abstractmethod
     def change(self, learned: Learned) -> Change:
         """What was learned, as it is applied to images; without gradients."""
 
     def fixed(self, lessons: Mapping[int | None, Learned]) -> Attack:
         """The attack that applies what was learned, by wanted class, and never asks the victim."""
-        return Attack(
-            objective=Unasked(), rule=Fixed(self.what, {k: self.change(one) for k, one in lessons.items()}), steps=1
-        )
+        changes = {k: self.change(one) for k, one in lessons.items()}
+        return Attack(objective=Unasked(), rule=Fixed(self.what, changes), steps=1)
 
     def _run(self, victim: Victim, request: Request) -> AttackResult:
         """Learn on the known images, then apply what was learned to every image; passes and seconds are of both.
@@ -207,7 +215,7 @@ def wanted(targets: Tensor | None) -> list[int | None]:
 
 
 @dataclass(frozen=True, eq=False)
-class Fixed:
+class Fixed(StepRule):
     """What was learned, applied to every image and cut to each one's ball.
 
     Args:
@@ -218,16 +226,13 @@ class Fixed:
     what: str
     changes: Mapping[int | None, Change] = field(repr=False)
     needs_gradient = False
-    by_sign = False
-    keeps_best = False
 
     @torch.no_grad()
     def begin(self, problem: Problem) -> Walker:
         goals = [None] * len(problem.x) if problem.targets is None else problem.targets.tolist()
         if unknown := set(goals) - set(self.changes):
-            raise ConfigError(
-                self.what, f"none was learned for class {unknown.pop()}", "learn one for each wanted class"
-            )
+            given = f"none was learned for class {unknown.pop()}"
+            raise ConfigError(self.what, given, "learn one for each wanted class")
         change = torch.zeros_like(problem.x)
         for k in set(goals):
             rows = torch.tensor([i for i, goal in enumerate(goals) if goal == k], device=change.device)

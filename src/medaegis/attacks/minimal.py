@@ -1,4 +1,5 @@
-"""Attacks that look for the smallest change: Carlini-Wagner L2 (2017), DeepFool (Moosavi-Dezfooli 2016) and JSMA
+"""Attacks that look for the smallest change: Carlini-Wagner L2 (2017), DeepFool (Moosavi-Dezfooli 2016), of masks dense
+adversary generation (DAG; Xie 2017, "Adversarial examples for semantic segmentation and object detection") and JSMA
 (Papernot 2016).
 
 Their rules take an image for adversarial where its loss is below 0, as margins are. They walk without regard to eps;
@@ -15,7 +16,7 @@ from torch import Tensor
 from medaegis.attacks.balls import LEVELS, Ball, Linf
 from medaegis.attacks.losses.answer import CarliniWagner
 from medaegis.attacks.objective import Goal, Objective, View, margin
-from medaegis.attacks.steps import Problem, Walker
+from medaegis.attacks.steps import Problem, StepRule, Walker
 from medaegis.errors import ConfigError
 
 SHORTEST = 1 / (8 * LEVELS)  # least step to a boundary; 8-bit pixels would not feel the shorter ones near it
@@ -24,35 +25,35 @@ LARGEST_WEIGHT = 1e10  # upper end of the search for c
 BETAS, ADAM_EPS = (0.9, 0.999), 1e-8
 
 
-class Shortest:
-    """Of each image the shortest adversarial change looked at; until there is one, the point of the lowest loss.
+class Shortest(Walker):
+    """Hands over the shortest adversarial change that it saw; until there is one, the point of the lowest loss.
 
     Attributes:
-        length: of that change in the norm of the ball, `(N,)`; infinite until there is one.
+        far: length of that change in the norm of the ball, `(N,)`; infinite until there is one.
     """
 
     def __init__(self, problem: Problem) -> None:
         self.problem, self.point = problem, problem.x.clone()
-        self.length = torch.full((len(problem.x),), torch.inf, dtype=torch.float32, device=problem.x.device)
-        self._lowest = self.length.clone()
+        self.far = torch.full((len(problem.x),), torch.inf, dtype=torch.float32, device=problem.x.device)
+        self._lowest = self.far.clone()
 
     def see(self, z: Tensor, losses: Tensor, reached: Tensor) -> None:
         """A point `(N, C, H, W)`, as the victim sees it; its losses and whether it is adversarial, `(N,)`."""
         z = self.problem.seen(z)
         far = self.problem.ball.length(z - self.problem.x).flatten()
-        lower = torch.isinf(self.length) & (losses < self._lowest)
-        better = torch.where(reached, far < self.length, lower)
+        lower = torch.isinf(self.far) & (losses < self._lowest)
+        better = torch.where(reached, far < self.far, lower)
         self.point = torch.where(better.view(-1, 1, 1, 1), z, self.point)
         self._lowest = torch.where(better, losses, self._lowest)
-        self.length = torch.where(better & reached, far, self.length)
+        self.far = torch.where(better & reached, far, self.far)
 
-    def result(self) -> Tensor:
+    def result(self, z: Tensor) -> Tensor:
         """The points, drawn into the ball where they lie outside."""
         return self.problem.inside(self.point)
 
 
 @dataclass(frozen=True)
-class CarliniL2:
+class CarliniL2(StepRule):
     """Adam on ||delta||^2 + c * max(loss, -kappa), and a search for each image's smallest c that works.
 
     Carlini and Wagner 2017, with the defaults of their `l2_attack.py`. But pixels are walked themselves and kept in
@@ -72,9 +73,7 @@ class CarliniL2:
     rate: float = 0.005
     first: float = 1e-3
     kappa: float = 0.0
-    needs_gradient = True
     by_sign = True
-    keeps_best = False
 
     def __post_init__(self) -> None:
         if self.search < 1 or self.rate <= 0 or self.first <= 0 or self.kappa < 0:
@@ -84,27 +83,24 @@ class CarliniL2:
         return _CarliniWalker(self, problem)
 
 
-class _CarliniWalker(Walker):
+class _CarliniWalker(Shortest):
     def __init__(self, rule: CarliniL2, problem: Problem) -> None:
-        x, n = problem.x, len(problem.x)
-        self.rule, self.problem = rule, problem
-        self.length = -(-problem.steps // rule.search)
-        self.weight = torch.full((n,), rule.first, dtype=torch.float32, device=x.device)
+        super().__init__(problem)
+        self.rule, self.length = rule, -(-problem.steps // rule.search)
+        self.weight = torch.full_like(self.far, rule.first)
         self.low, self.high = torch.zeros_like(self.weight), torch.full_like(self.weight, LARGEST_WEIGHT)
-        self.shortest = Shortest(problem)
-        self.worked = torch.zeros(n, dtype=torch.bool, device=x.device)
         self.clean: tuple[Tensor, Tensor] | None = None
         self._begin_round()
 
     def _begin_round(self) -> None:
         self.taken = 0
         self.first, self.second = torch.zeros_like(self.problem.x), torch.zeros_like(self.problem.x)
-        self.worked = torch.zeros_like(self.worked)
+        self.worked = torch.zeros_like(self.weight, dtype=torch.bool)
 
     def step(self, z: Tensor, grad: Tensor, losses: Tensor, i: int) -> Tensor:
         reached = self._reached(losses)
         self.worked |= reached
-        self.shortest.see(z, losses, reached)
+        self.see(z, losses, reached)
         if self.clean is None:
             self.clean = grad, losses
         if i and i % self.length == 0:
@@ -132,12 +128,9 @@ class _CarliniWalker(Walker):
         mean, spread = (v / (1 - b**self.taken) for v, b in zip((self.first, self.second), BETAS, strict=True))
         return (z - self.rule.rate * mean / (spread.sqrt() + ADAM_EPS)).clamp_(0, 1)
 
-    def result(self, z: Tensor) -> Tensor:
-        return self.shortest.result()
-
 
 @dataclass(frozen=True)
-class Boundary:
+class Boundary(StepRule):
     """To where the loss, taken as linear, is 0, and a little beyond: the step of DeepFool in the norm of the ball.
 
     An image rests once it is adversarial. The clean image plus the whole change is looked at, overshoot included, as
@@ -148,9 +141,7 @@ class Boundary:
     """
 
     overshoot: float = 0.02
-    needs_gradient = True
     by_sign = True
-    keeps_best = False
 
     def begin(self, problem: Problem) -> Walker:
         return _BoundaryWalker(self, problem)
@@ -221,7 +212,46 @@ class NearestBoundary(Objective):
 
 
 @dataclass(frozen=True)
-class Sparse:
+class Accumulate(StepRule):
+    """Adds up gradients, the largest value of each drawn to `rate`, until the loss is below 0 (DAG, algorithm 1).
+
+    Args:
+        rate: in pixel units; half a grey level in the paper.
+    """
+
+    rate: float = 0.5 / LEVELS
+    by_sign = True
+
+    def __post_init__(self) -> None:
+        if not 0 < self.rate <= 1:
+            raise ConfigError("DAG", f"rate is {self.rate}", "give pixel units above 0, at most 1")
+
+    def begin(self, problem: Problem) -> Walker:
+        return _AccumulateWalker(self, problem)
+
+
+class _AccumulateWalker(Walker):
+    def __init__(self, rule: Accumulate, problem: Problem) -> None:
+        self.rule, self.problem, self.point = rule, problem, problem.x
+        self.through = torch.zeros(len(problem.x), dtype=torch.bool, device=problem.x.device)
+
+    def step(self, z: Tensor, grad: Tensor, losses: Tensor, i: int) -> Tensor:
+        now = (losses < 0) & ~self.through
+        self.point = torch.where(now.view(-1, 1, 1, 1), self.problem.seen(z), self.point)
+        self.through |= now
+        longest = grad.abs().amax((1, 2, 3), keepdim=True).clamp_min(1e-30)
+        return torch.where(self.through.view(-1, 1, 1, 1), z, (z - self.rule.rate * grad / longest).clamp(0, 1))
+
+    def rests(self) -> bool:
+        return bool(self.through.all())
+
+    def result(self, z: Tensor) -> Tensor:
+        """What got through when it did, of the others the last point; drawn into the ball where it lies outside."""
+        return self.problem.inside(torch.where(self.through.view(-1, 1, 1, 1), self.point, z))
+
+
+@dataclass(frozen=True)
+class Sparse(StepRule):
     """The few values that matter most: a bounded number may change, each once and by the whole step.
 
     In step i the largest entries of the gradient are spent among the values still untouched, as many as brings the
@@ -233,9 +263,7 @@ class Sparse:
     """
 
     share: float = 0.145
-    needs_gradient = True
     by_sign = True
-    keeps_best = False
 
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1:
@@ -263,8 +291,7 @@ class _SparseWalker(Walker):
         free = ~self.touched & (moved != z) & ~self.reached.view(-1, 1, 1, 1)
         weight = torch.where(free, grad.abs(), 0.0).flatten(1)
         largest = weight.topk(self.allowed(i + 1) - self.allowed(i), 1)
-        chosen = torch.zeros_like(weight, dtype=torch.bool).scatter_(1, largest.indices, largest.values > 0)
-        chosen = chosen.view_as(z)
+        chosen = torch.zeros_like(weight, dtype=torch.bool).scatter_(1, largest.indices, largest.values > 0).view_as(z)
         self.touched |= chosen
         return torch.where(chosen, moved, z)
 

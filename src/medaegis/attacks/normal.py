@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from medaegis.ambient import own_modes
-from medaegis.detectors.mixture import fit_gaussians
+from medaegis.detectors.density import fit_gaussians
 from medaegis.errors import DataError
 from medaegis.models.taps import refuse_constant
 

@@ -14,7 +14,7 @@ import torch
 from numpy.polynomial import legendre
 from torch import Tensor
 
-from medaegis.attacks.steps import Problem, Walker
+from medaegis.attacks.steps import Problem, StepRule, Walker
 from medaegis.errors import ConfigError
 from medaegis.waves import cosines, low_count
 
@@ -103,7 +103,7 @@ class Waves:
 
 
 @dataclass(frozen=True)
-class Fields:
+class Fields(StepRule):
     """Steepest descent over the fields of a family, from that of no change, whose images lie in the ball of L-infinity.
 
     A field multiplies the light, pixel * exp(field), or is added, pixel + field; what is brighter than white is white,
@@ -121,9 +121,6 @@ class Fields:
     family: Family = field(default_factory=Polynomials)
     multiplies: bool = True
     shared: bool = True
-    needs_gradient = True
-    by_sign = False
-    keeps_best = False
 
     def begin(self, problem: Problem) -> Walker:
         return _FieldWalker(self, problem)

@@ -1,22 +1,26 @@
-"""SparseFool (Modas 2019): few values changed, by DeepFool's boundaries and a greedy way onto their planes."""
+"""Few values changed: by DeepFool's boundaries and a greedy way onto their planes (SparseFool, Modas 2019), or those of
+a small square that anybody can see (a patch, Brown 2017).
+"""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from medaegis.attacks.balls import LEVELS
 from medaegis.attacks.minimal import FINEST, SHORTEST
-from medaegis.attacks.steps import Problem, Walker
+from medaegis.attacks.steps import Problem, StepRule, Walker, squares
 from medaegis.errors import ConfigError
 
 LEAST = 1e-4  # change of a value that is not rounded, as in the authors' code
 
 
 @dataclass(frozen=True)
-class SparseFool:
+class SparseFool(StepRule):
     """From plane to plane, each as near as can be in the sum of changes (Modas 2019, algorithms 1 and 2).
 
     From where an image stands, DeepFool (L2) goes to the boundary and beyond it, `reach` times as far. The gradient
@@ -34,9 +38,7 @@ class SparseFool:
     reach: float = 1.5
     overshoot: float = 0.02
     steps: int = 10
-    needs_gradient = True
     by_sign = True
-    keeps_best = False
 
     def __post_init__(self) -> None:
         if self.reach < 1 or self.overshoot < 0 or self.steps < 1:
@@ -52,9 +54,9 @@ class _SparseFoolWalker(Walker):
     """
 
     def __init__(self, rule: SparseFool, problem: Problem) -> None:
-        x, ball, eps = problem.x, problem.ball, problem.eps
+        x = problem.x
         self.rule, self.problem, self.base = rule, problem, x.clone()
-        self.low, self.high = (ball.project_(torch.full_like(x, end), x, eps) for end in (0.0, 1.0))
+        self.low, self.high = problem.ends()
         self.taken = torch.zeros(len(x), dtype=torch.int64, device=x.device)
         self.beyond, self.resting = (torch.zeros_like(self.taken, dtype=torch.bool) for _ in range(2))
         self.least = (SHORTEST if problem.rounds else FINEST) * x[0].numel() ** 0.5
@@ -112,3 +114,52 @@ def onto_plane(slope: Tensor, room: Tensor, amount: Tensor) -> Tensor:
 def _wide(values: Tensor) -> Tensor:
     """One number per image, beside images."""
     return values.view(-1, 1, 1, 1)
+
+
+@dataclass(frozen=True)
+class Patch(StepRule):
+    """Steepest descent within one visible square of each image (Brown 2017), whose place the first gradient chooses.
+
+    It lies where the loss, taken as linear, falls most when all values of the square change as far as the ball allows.
+    At eps 1 that is any value; below, it is a square of an ordinary change. Brown's patch is one for all images and
+    places; this one is made for its image, as by one who can alter its file. Hands over the best point on the way.
+
+    Args:
+        share: of the image's area that the square takes at most; it has one pixel at least.
+    """
+
+    share: float = 0.02
+    keeps_best = True
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= 1:
+            raise ConfigError("patch", f"share is {self.share}", "give a share of the area in (0, 1]")
+
+    def side(self, height: int, width: int) -> int:
+        """Of the square, in pixels."""
+        return max(1, min(math.isqrt(int(self.share * height * width)), height, width))
+
+    def begin(self, problem: Problem) -> Walker:
+        return _PatchWalker(self, problem)
+
+
+class _PatchWalker(Walker):
+    def __init__(self, rule: Patch, problem: Problem) -> None:
+        self.rule, self.problem = rule, problem
+        self.square: Tensor | None = None
+
+    def step(self, z: Tensor, grad: Tensor, losses: Tensor, i: int) -> Tensor:
+        problem = self.problem
+        if self.square is None:
+            self.square = self._place(grad)
+        z = z - problem.step_size * problem.ball.direction(grad)
+        return torch.where(self.square, problem.ball.project_(z, problem.x, problem.eps), problem.x)
+
+    def _place(self, grad: Tensor) -> Tensor:
+        """The best square of each image, bool `(N, 1, H, W)`."""
+        x, (low, high) = self.problem.x, self.problem.ends()
+        height, width = x.shape[2:]
+        side = self.rule.side(height, width)
+        gain = torch.maximum(grad * (x - low), grad * (x - high)).sum(1, keepdim=True)
+        best = F.avg_pool2d(gain.double(), side, stride=1).flatten(1).argmax(1)
+        return squares(best // (width - side + 1), best % (width - side + 1), side, x.shape[2:])

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -48,6 +47,11 @@ class Problem:
         moved = ((drawn - z).abs() > FLOAT_ERROR).flatten(1).any(1)
         return torch.where(moved.view(-1, 1, 1, 1), drawn, z)
 
+    def ends(self) -> tuple[Tensor, Tensor]:
+        """The images of each ball that are nearest to black and to white."""
+        low, high = (self.ball.project_(torch.full_like(self.x, end), self.x, self.eps) for end in (0.0, 1.0))
+        return low, high
+
 
 class Walker(ABC):
     """One batch on its way."""
@@ -68,25 +72,24 @@ class Walker(ABC):
         return z
 
 
-class StepRule(Protocol):
-    @property
-    def needs_gradient(self) -> bool: ...
+class StepRule(ABC):
+    """How an attack walks; a value (its settings).
 
-    @property
-    def by_sign(self) -> bool:
-        """Whether it takes a loss below 0 for a sign that the image is through, as it is of one class an image."""
-        ...
+    Attributes:
+        by_sign: whether it takes a loss below 0 for a sign that the image is through, as it is of one class an image.
+        keeps_best: whether the best point on its way is handed over (`Attack.descend`), and not the one where it ends.
+    """
 
-    @property
-    def keeps_best(self) -> bool:
-        """Whether the best point on its way is handed over (`Attack.descend`), and not the one where it ends."""
-        ...
+    needs_gradient: bool = True
+    by_sign: bool = False
+    keeps_best: bool = False
 
+    @abstractmethod
     def begin(self, problem: Problem) -> Walker: ...
 
 
 @dataclass(frozen=True)
-class Descent:
+class Descent(StepRule):
     """Steepest descent in the ball's norm: FGSM (one step), BIM, PGD (Madry 2018).
 
     Args:
@@ -100,8 +103,6 @@ class Descent:
     decay: float = 1.0
     decay_from: float = 0.5
     keeps_best: bool = False
-    needs_gradient = True
-    by_sign = False
 
     def begin(self, problem: Problem) -> Walker:
         return _DescentWalker(self, problem)
@@ -125,7 +126,7 @@ class _DescentWalker(Walker):
 
 
 @dataclass(frozen=True)
-class Adaptive:
+class Adaptive(StepRule):
     """Auto-PGD (Croce and Hein 2020, algorithm 1): starts at 2 eps, halves an image's step when it stops helping.
 
     Args:
@@ -135,8 +136,6 @@ class Adaptive:
 
     momentum: float = 0.75
     rho: float = 0.75
-    needs_gradient = True
-    by_sign = False
     keeps_best = True
 
     def begin(self, problem: Problem) -> Walker:
@@ -174,27 +173,20 @@ class _AdaptiveWalker(Walker):
         self.improved += losses < self.last_loss
         self.last_loss = losses
         better = losses < self.best_loss
-        self._keep(better, z, grad, losses)
+        mask = better.view(-1, 1, 1, 1)
+        self.best, self.best_grad = torch.where(mask, z, self.best), torch.where(mask, grad, self.best_grad)
+        self.best_loss = torch.where(better, losses, self.best_loss)
         if i in self.marks:
             self._look_back(i)
             restart = self.halved.view(-1, 1, 1, 1)
             z, grad = torch.where(restart, self.best, z), torch.where(restart, self.best_grad, grad)
-        step = self.size * self._unit(grad)
+        step = self.size * ball.direction(grad)
         half = ball.project_(z - step, problem.x, problem.eps)
         if self.previous is not None:
             a = self.rule.momentum
             half = ball.project_(z + a * (half - z) + (1 - a) * (z - self.previous), problem.x, problem.eps)
         self.previous = z
         return half
-
-    def _unit(self, grad: Tensor) -> Tensor:
-        return self.problem.ball.direction(grad)
-
-    def _keep(self, better: Tensor, z: Tensor, grad: Tensor, losses: Tensor) -> None:
-        mask = better.view(-1, 1, 1, 1)
-        self.best = torch.where(mask, z, self.best)
-        self.best_grad = torch.where(mask, grad, self.best_grad)
-        self.best_loss = torch.where(better, losses, self.best_loss)
 
     def _look_back(self, i: int) -> None:
         too_few = self.improved < self.rule.rho * (i - self.last_mark)
@@ -203,3 +195,11 @@ class _AdaptiveWalker(Walker):
         self.size = torch.where(self.halved.view(-1, 1, 1, 1), self.size / 2, self.size)
         self.mark_loss, self.last_mark = self.best_loss.clone(), i
         self.improved.zero_()
+
+
+def squares(row: Tensor, column: Tensor, side: int, size: torch.Size) -> Tensor:
+    """Which pixels of images of this height and width lie in squares that begin there `(N,)`: bool `(N, 1, H, W)`."""
+    corner = zip((row, column), size, strict=True)
+    ahead = (torch.arange(length, device=row.device) - first.view(-1, 1) for first, length in corner)
+    down, across = ((places >= 0) & (places < side) for places in ahead)
+    return (down[:, :, None] & across[:, None, :]).unsqueeze(1)

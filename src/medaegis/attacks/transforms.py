@@ -6,8 +6,8 @@ works on one batch.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -17,29 +17,30 @@ from medaegis.draws import Draws
 from medaegis.errors import ConfigError
 
 
-class Transformer(Protocol):
+class Transformer:
+    """What a transform does to one batch: to the image, to the gradient, or to both."""
+
     def image(self, z: Tensor, i: int) -> Tensor:
         """What the victim is shown of `z` `(N, C, H, W)` in step `i`; differentiable."""
-        ...
+        return z
 
     def gradient(self, grad: Tensor) -> Tensor:
         """The gradient to step along, instead of `grad` `(N, C, H, W)`."""
-        ...
+        return grad
 
 
-class Transform(Protocol):
-    @property
-    def moves(self) -> bool:
-        """Whether the image is shown elsewhere than it is, where a mask would no longer fit it."""
-        ...
+class Transform(ABC):
+    """A value; `moves`: the image is shown elsewhere than it is, where a mask would no longer fit it."""
 
+    moves: bool = False
+
+    @abstractmethod
     def begin(self, steps: int, draws: Draws) -> Transformer:
         """For one batch; what is random comes from its draws."""
-        ...
 
 
 @dataclass(frozen=True)
-class InputDiversity:
+class InputDiversity(Transform):
     """DIM (Xie 2019): with some probability, shrink the image by a random factor and put it at a random place on black.
 
     Args:
@@ -60,7 +61,7 @@ class InputDiversity:
         return _Diverse(self, draws.child("diversity").uniform(steps, 4))
 
 
-class _Diverse:
+class _Diverse(Transformer):
     def __init__(self, settings: InputDiversity, numbers: Tensor) -> None:
         self.settings, self.numbers = settings, numbers
 
@@ -76,12 +77,9 @@ class _Diverse:
         shrunk = F.grid_sample(z, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
         return torch.where(shrinks.view(-1, 1, 1, 1), shrunk, z)
 
-    def gradient(self, grad: Tensor) -> Tensor:
-        return grad
-
 
 @dataclass(frozen=True)
-class Smoothing:
+class Smoothing(Transform):
     """TIM (Dong 2019): the gradient is convolved with a Gaussian, as if the attack looked at shifted images too.
 
     Args:
@@ -91,7 +89,6 @@ class Smoothing:
 
     length: int = 15
     sigma: float = 3.0
-    moves = False
 
     def __post_init__(self) -> None:
         if self.length < 1 or self.length % 2 == 0 or self.sigma <= 0:
@@ -107,12 +104,9 @@ class Smoothing:
         return _Smooth(self.kernel())
 
 
-class _Smooth:
+class _Smooth(Transformer):
     def __init__(self, kernel: Tensor) -> None:
         self.kernel = kernel
-
-    def image(self, z: Tensor, i: int) -> Tensor:
-        return z
 
     def gradient(self, grad: Tensor) -> Tensor:
         channels = grad.shape[1]

@@ -153,9 +153,7 @@ class Victim:
         if self._dice is None:
             return self
         seed, stream, ids = self._drawn_before()
-        mine = copy.copy(self)
-        mine.cushion = self._dice.draw(seed, f"{stream}/{turn}", ids)
-        return mine
+        return self._but(cushion=self._dice.draw(seed, f"{stream}/{turn}", ids))
 
     def only(self, rows: Tensor) -> Victim:
         """The same before these images `(M,)` of the batch it was drawn for; itself if nothing in it is random."""
@@ -166,10 +164,7 @@ class Victim:
 
     def _before(self, seed: int, stream: str, ids: list[int]) -> Victim:
         assert self._dice is not None
-        mine = copy.copy(self)
-        mine._draws = (seed, stream, ids)
-        mine.cushion = self._dice.draw(*mine._draws)
-        return mine
+        return self._but(_draws=(seed, stream, ids), cushion=self._dice.draw(seed, stream, ids))
 
     def _drawn_before(self) -> tuple[int, str, list[int]]:
         if self._draws is None:
@@ -178,29 +173,24 @@ class Victim:
 
     def rehearsal(self) -> Victim:
         """The same as the attacker tries it out at home, verdicts by draws of his own; itself if nothing is random."""
-        if self._dice is None:
-            return self
-        mine = copy.copy(self)
-        mine._stage = f"{self._stage}/rehearsal"
-        return mine
+        return self if self._dice is None else self._but(_stage=f"{self._stage}/rehearsal")
 
     def behind(self, cushion: Cushion) -> Victim:
         """The same classifier and Shields behind another Cushion."""
-        mine = copy.copy(self)
-        mine.cushion, mine._draws = cushion, None
-        mine._dice = cushion if isinstance(cushion, Drawable) else None
-        return mine
+        return self._but(cushion=cushion, _draws=None, _dice=cushion if isinstance(cushion, Drawable) else None)
 
     def by(self, gradient: Gradient) -> Victim:
         """The same with gradients that pass its Cushion another way."""
-        mine = copy.copy(self)
-        mine.gradient = gradient
-        return mine
+        return self._but(gradient=gradient)
 
     def in_float32(self) -> Victim:
         """The same with gradients of the exact copy."""
+        return self._but(dtype=torch.float32, fast=self.exact)
+
+    def _but(self, **changed: object) -> Victim:
+        """The same with these attributes changed."""
         mine = copy.copy(self)
-        mine.dtype, mine.fast = torch.float32, self.exact
+        vars(mine).update(changed)
         return mine
 
     def look(self, z: Tensor, goal: Goal, objective: Objective) -> View:
@@ -228,9 +218,8 @@ class Victim:
     def _fast_shields(self, features: dict[str, Tensor], classes: Tensor) -> Tensor:
         assert self.shields is not None
         reduced = self.dtype != torch.float32
-        device_type = classes.device.type
         # No cache: inside a caller's autocast it would outlive an update, and the weights before it.
-        with torch.autocast(device_type, self.dtype, cache_enabled=False) if reduced else nullcontext():
+        with torch.autocast(classes.device.type, self.dtype, cache_enabled=False) if reduced else nullcontext():
             logits: Tensor = self.shields(features, classes)
             return logits
 
@@ -239,24 +228,20 @@ class Victim:
     @torch.no_grad()
     def judge(self, images: Tensor) -> Verdict:
         """Verdict in float32 on images as they would be read from disk (8-bit values k / 255)."""
+        bank, task = self.shields, self.exact.task
         if self.votes > 1:
-            logits, middle = self.vote(images)
-            predicted, finite = logits.argmax(1), logits.isfinite().all(1)
-            if self.shields is None or middle is None:
-                return Verdict(logits, predicted, torch.zeros_like(finite, dtype=torch.float32), finite)
-            score = self.shields.suspicion(middle, predicted)
-            return Verdict(logits, predicted, score, (score <= 1) & score.isfinite() & finite)
-        taps = self.shields.taps if self.shields is not None else ()
-        seen = self.exact.activations(self.cushion(images).float(), taps=taps)
-        assert seen.logits is not None
-        task = self.exact.task
-        predicted, finite = task.predicted(seen.logits), seen.logits.isfinite().flatten(1).all(1)
-        if self.shields is None:
-            return Verdict(seen.logits, predicted, torch.zeros_like(finite, dtype=torch.float32), finite)
-        judging = task.shield_of(predicted)
-        score = self.shields.suspicion(self.shields(seen.features, judging), judging)
-        accepted = (score <= 1) & score.isfinite() & finite
-        return Verdict(seen.logits, predicted, score, accepted)
+            logits, said = self.vote(images)
+            predicted = task.predicted(logits)
+        else:
+            seen = self.exact.activations(self.cushion(images).float(), taps=() if bank is None else bank.taps)
+            assert seen.logits is not None
+            logits, predicted = seen.logits, task.predicted(seen.logits)
+            said = None if bank is None else bank(seen.features, task.shield_of(predicted))
+        finite = logits.isfinite().flatten(1).all(1)
+        if bank is None or said is None:
+            return Verdict(logits, predicted, torch.zeros_like(finite, dtype=torch.float32), finite)
+        score = bank.suspicion(said, task.shield_of(predicted))
+        return Verdict(logits, predicted, score, (score <= 1) & score.isfinite() & finite)
 
     @own_modes()
     @exact_float32()
@@ -269,7 +254,7 @@ class Victim:
             of the elected class which more than half of the draws reach, `(N,)`. NaN where any draw gave one.
         """
         self.exact.check_single(f"cushion {self.cushion.spec}")
-        taps = self.shields.taps if self.shields is not None else ()
+        taps = () if self.shields is None else self.shields.taps
         answers, trusted = [], []
         for ballot in self.cushion.ballots():
             seen = self.exact.activations(ballot(images).float(), taps=taps)
@@ -288,13 +273,7 @@ class Victim:
         return shares.log(), torch.where(elected.isfinite().all(0), middle, torch.nan)
 
     def verdicts(
-        self,
-        images: Tensor,
-        ids: Tensor | None = None,
-        *,
-        seed: int = 0,
-        stream: str = "verdict",
-        batch_size: int = 32,
+        self, images: Tensor, ids: Tensor | None = None, *, seed: int = 0, stream: str = "verdict", batch_size: int = 32
     ) -> Verdict:
         """`judge` of any number of images, on their device; where the Cushion is random, by the draws that judge.
 

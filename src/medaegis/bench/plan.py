@@ -8,8 +8,7 @@ from typing import get_args
 
 from medaegis.attacks.balls import check_eps
 from medaegis.attacks.base import AnyAttack, Until
-from medaegis.attacks.catalogue import CATALOGUE, find_attack
-from medaegis.attacks.dense import DENSE
+from medaegis.attacks.catalogue import CATALOGUE, DENSE, find_attack
 from medaegis.attacks.engine import Attack
 from medaegis.attacks.ensemble import Ensemble
 from medaegis.attacks.entry import Access, CatalogueEntry

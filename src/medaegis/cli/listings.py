@@ -29,8 +29,7 @@ def doctor(as_json: AsJson = False) -> None:
 def attacks(as_json: AsJson = False) -> None:
     """List the named attacks and their default settings, and what can be joined to them."""
     from medaegis.attacks.addons import ADD_ONS, obstacle
-    from medaegis.attacks.catalogue import CATALOGUE
-    from medaegis.attacks.dense import DENSE
+    from medaegis.attacks.catalogue import CATALOGUE, DENSE
 
     found = [
         {

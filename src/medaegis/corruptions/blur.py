@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from medaegis.corruptions.base import scaled
-from medaegis.cushions.planes import pad_edges
+from medaegis.cushions.base import pad_edges
 from medaegis.draws import Draws
 
 FINE = 16  # parts of a pixel that a disc and a line are measured in

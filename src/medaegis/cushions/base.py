@@ -25,14 +25,12 @@ class Cushion(ABC):
 
     Attributes:
         spec: canonical text that `parse_cushion` turns into this cushion again.
-        has_twin: whether `twin` can be called; True for every cushion here.
         random: whether a draw must be made before it can be called (see `Drawable`).
         rounds: whether what it gives are 8-bit images, as everything that a file carried.
         votes: draws of it that a verdict is by (see `Voting`).
         channels: the channel counts it takes.
     """
 
-    has_twin: ClassVar[bool] = True
     random: ClassVar[bool] = False
     rounds: ClassVar[bool] = True
     votes: int = 1
@@ -104,25 +102,18 @@ class Cushion(ABC):
         return {"spec": self.spec, "probe": self._probe()}
 
     def _probe(self) -> str:
-        digest = hashlib.sha256()
-        for channels in self.channels:
-            digest.update(self._cushion(probe_images(channels)).numpy().tobytes())
-        return digest.hexdigest()
+        pixels = (self._cushion(probe_images(channels)).numpy().tobytes() for channels in self.channels)
+        return hashlib.sha256(b"".join(pixels)).hexdigest()
 
     def _check(self, x: Tensor) -> None:
         if x.ndim != 4 or x.shape[1] not in self.channels or 0 in x.shape[2:]:
-            wanted = " or ".join(str(c) for c in self.channels)
-            raise ConfigError(
-                f"cushion {self.spec}",
-                f"got a tensor of shape {tuple(x.shape)}, expected (N, {wanted}, H, W)",
-                "pass a batch of images, channels first",
-            )
+            wanted = " or ".join(map(str, self.channels))
+            problem = f"got a tensor of shape {tuple(x.shape)}, expected (N, {wanted}, H, W)"
+            raise ConfigError(f"cushion {self.spec}", problem, "pass a batch of images, channels first")
         if x.dtype not in (torch.float32, torch.float64):
-            raise ConfigError(
-                f"cushion {self.spec}",
-                f"got {x.dtype}, expected float32 or float64 in [0, 1]",
-                "divide uint8 images by 255; do not feed half precision, which cannot hold 8-bit pixels",
-            )
+            problem = f"got {x.dtype}, expected float32 or float64 in [0, 1]"
+            remedy = "divide uint8 images by 255; do not feed half precision, which cannot hold 8-bit pixels"
+            raise ConfigError(f"cushion {self.spec}", problem, remedy)
 
     def _check_range(self, x: Tensor) -> None:
         if not x.numel():
@@ -149,6 +140,18 @@ def probe_images(channels: int) -> Tensor:
     noise = (torch.arange(count, dtype=torch.int64) * 2654435761 % 2**32 >> 24).view(2, channels, 37, 45)
     ramp = (torch.arange(37).view(37, 1) * 3 + torch.arange(45) * 2).expand(2, channels, 37, 45)
     return ((ramp * 7 + noise) // 8).to(torch.uint8)
+
+
+def pad_edges(x: Tensor, dim: int, before: int, after: int) -> Tensor:
+    """Repeats the first and last slice along `dim`; any type, differentiable, and repeatable on every device."""
+    if before == after == 0:
+        return x
+    size = list(x.shape)
+    size[dim] = before
+    first = x.narrow(dim, 0, 1).expand(size)
+    size[dim] = after
+    last = x.narrow(dim, x.shape[dim] - 1, 1).expand(size)
+    return torch.cat([first, x, last], dim)
 
 
 class _Substitute(torch.autograd.Function):
@@ -180,14 +183,12 @@ def cushion_with_gradient(cushion: Cushion, x: Tensor, gradient: Gradient) -> Te
         Bit for bit `cushion(x)`, whatever the gradient; x itself for "skip".
 
     Raises:
-        ConfigError: the gradient is unknown, or the cushion has no twin.
+        ConfigError: the gradient is unknown.
     """
     if gradient not in get_args(Gradient):
         raise ConfigError("gradient", f"got {gradient!r}", f"choose from {', '.join(get_args(Gradient))}")
     if gradient == "skip":
         return x
-    if gradient == "twin" and not cushion.has_twin:
-        raise ConfigError(f"cushion {cushion.spec}", "it has no differentiable twin", "use gradient 'bpda'")
     exact = cushion.within_range(x.detach())
     if not (torch.is_grad_enabled() and x.requires_grad):
         return exact

@@ -8,8 +8,7 @@ import math
 import torch
 from torch import Tensor
 
-from medaegis.cushions.base import Cushion
-from medaegis.cushions.planes import pad_edges
+from medaegis.cushions.base import Cushion, pad_edges
 
 
 class Identity(Cushion):

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from medaegis.cushions.planes import pad_edges
+from medaegis.cushions.base import pad_edges
 
 # ITU-T T.81, tables K.1 and K.2, in reading order.
 _LUMA = """

@@ -9,8 +9,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from medaegis.cushions.base import pad_edges
 from medaegis.cushions.jpeg_integer import quantisation_table, whole_blocks
-from medaegis.cushions.planes import pad_edges
 
 
 def soft_round(x: Tensor) -> Tensor:

@@ -156,39 +156,21 @@ def _gathered(low: str, high: str) -> str:
 
 _KINDS = {
     "none": _Kind("none", "none", "no cushion, only the rounding to 8 bits", _none),
-    "jpeg": _Kind(
-        "jpeg:QUALITY[:420|444]",
-        "jpeg:80",
-        "JPEG as by libjpeg-turbo, quality 1 to 100, chroma halved or not",
-        _jpeg,
-    ),
-    "bits": _Kind(
-        "bits:DROPPED[:mid]", "bits:3", "clip the last 1 to 7 bits, to the lower end or middle of the bin", _bits
-    ),
-    "tvm": _Kind(
-        "tvm[:KEEP:WEIGHT:ITERATIONS]", "tvm:0.5:0.03:50", "keep random pixels, minimise the total variation", _tvm
-    ),
+    "jpeg": _Kind("jpeg:QUALITY[:420|444]", "jpeg:80",
+        "JPEG as by libjpeg-turbo, quality 1 to 100, chroma halved or not", _jpeg),
+    "bits": _Kind("bits:DROPPED[:mid]", "bits:3",
+        "clip the last 1 to 7 bits, to the lower end or middle of the bin", _bits),
+    "tvm": _Kind("tvm[:KEEP:WEIGHT:ITERATIONS]", "tvm:0.5:0.03:50",
+        "keep random pixels, minimise the total variation", _tvm),
     "median": _Kind("median:WINDOW", "median:3", "median of a window of 3, 5, 7 or 9 pixels", _median),
     "gaussian": _Kind("gaussian:SIGMA", "gaussian:1.0", "Gaussian blur, standard deviation in pixels", _gaussian),
-    "random": _Kind(
-        "random:SPEC[+SPEC...]",
-        "random:jpeg:60-95",
-        "one of these drawn for each image, LOW-HIGH for every whole number between",
-        _random,
-    ),
-    "noise": _Kind(
-        "noise:SIGMA[+SPEC]",
-        "noise:0.05+median:3",
-        "normal noise, deviation in units of full brightness, drawn for each image; SPEC behind it",
-        _noise,
-    ),
-    "vote": _Kind(
-        "vote:VOTES:SPEC",
-        "vote:32:noise:0.05",
-        "a verdict by majority of so many draws of a random SPEC (randomised smoothing, MedRDF)",
-        _vote,
-    ),
-}
+    "random": _Kind("random:SPEC[+SPEC...]", "random:jpeg:60-95",
+        "one of these drawn for each image, LOW-HIGH for every whole number between", _random),
+    "noise": _Kind("noise:SIGMA[+SPEC]", "noise:0.05+median:3",
+        "normal noise, deviation in units of full brightness, drawn for each image; SPEC behind it", _noise),
+    "vote": _Kind("vote:VOTES:SPEC", "vote:32:noise:0.05",
+        "a verdict by majority of so many draws of a random SPEC (randomised smoothing, MedRDF)", _vote),
+}  # fmt: skip
 
 
 def cushions() -> dict[str, str]:

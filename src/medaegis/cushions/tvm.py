@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from medaegis.cushions.base import Cushion, in_bytes
-from medaegis.cushions.planes import pad_edges
+from medaegis.cushions.base import Cushion, in_bytes, pad_edges
 
 # Of dual steps from 0.01 to 1, this one came nearest to the minimum in 50 iterations (radiographs and drawings at 112
 # pixels: 0.1 grey levels from it on average); the primal step is the largest with which the method converges.
@@ -95,24 +94,20 @@ def _difference(z: Tensor, dim: int) -> Tensor:
 
 def _divergence(p: Tensor, dim: int) -> Tensor:
     """Minus the transpose of `_difference`, for p that is zero at the end."""
-    size = p.shape[dim]
-    zero = torch.zeros_like(p.narrow(dim, 0, 1))
-    return p - torch.cat([zero, p], dim).narrow(dim, 0, size)
+    return p.diff(dim=dim, prepend=torch.zeros_like(p.narrow(dim, 0, 1)))
 
 
 def _fill(x: Tensor, mask: Tensor) -> Tensor:
     """A start that knows only the kept values: dropped ones are the mean of kept neighbours, or 1/2 without any."""
     total, count = x * mask, mask
     for dim in (2, 3):
-        size = x.shape[dim]
-        total, count = (
-            sum((pad_zeros.narrow(dim, i, size) for i in range(3)), torch.zeros_like(x))
-            for pad_zeros in (_pad_zeros(total, dim), _pad_zeros(count, dim))
-        )
+        total, count = _with_neighbours(total, dim), _with_neighbours(count, dim)
     around = torch.where(count > 0, total / count.clamp(min=1), 0.5)
     return torch.where(mask > 0, x, around)
 
 
-def _pad_zeros(x: Tensor, dim: int) -> Tensor:
+def _with_neighbours(x: Tensor, dim: int) -> Tensor:
+    """Sums of each value and the two beside it."""
     zero = torch.zeros_like(x.narrow(dim, 0, 1))
-    return torch.cat([zero, x, zero], dim)
+    padded = torch.cat([zero, x, zero], dim)
+    return sum((padded.narrow(dim, i, x.shape[dim]) for i in range(3)), torch.zeros_like(x))

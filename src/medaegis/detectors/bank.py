@@ -14,7 +14,7 @@ from medaegis.detectors.base import REMEDY, Detector, DetectorManifest, FitData
 from medaegis.detectors.reader import Reading
 from medaegis.detectors.shield import Shield, ShieldBank, ShieldManifest, empty_bank, fill_bank
 from medaegis.errors import ConfigError
-from medaegis.validation import Layout, read_entry
+from medaegis.validation import read_entry
 
 
 @dataclass(kw_only=True, eq=False)
@@ -86,9 +86,6 @@ class Shields(Detector):
 
     def tensors(self) -> dict[str, Tensor]:
         return cast(dict[str, Tensor], self._trained().state_dict())
-
-    def layout(self) -> Layout:
-        return {name: tuple(value.shape) for name, value in self._trained().state_dict().items()}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         fill_bank(self._trained(), tensors, source=f"detector {self.kind!r}")

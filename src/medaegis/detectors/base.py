@@ -134,18 +134,16 @@ class Detector(ABC):
                 features are the same for all clean images.
         """
         _check_clean(clean, labels)
+        source, attacked = f"detector {self.kind!r}", attacked if self.needs_attacked else None
         if self.needs_attacked:
             if attacked is None or not len(attacked) or len(attacked) % len(clean):
                 given = "none" if attacked is None else f"{len(attacked)} of {len(clean)} clean ones"
-                raise ConfigError(
-                    f"detector {self.kind!r}", f"attacked images: {given}", "give an attacked copy of each clean image"
-                )
+                raise ConfigError(source, f"attacked images: {given}", "give an attacked copy of each clean image")
             _check_finite("attacked images", attacked)
         self.learned, self.classes = {}, 0
         used = {tap: clean.feature(tap) for tap in self.wanted(clean)}
-        refuse_constant(f"detector {self.kind!r}", used)
+        refuse_constant(source, used)
         self.channels = {tap: values.shape[1] for tap, values in used.items()}
-        attacked = attacked if self.needs_attacked else None
         self._fit(FitData(clean, labels.to(clean.device), attacked, seed, progress))
         self.classes = clean.logits.shape[1]
         return self
@@ -158,18 +156,20 @@ class Detector(ABC):
         Raises:
             ConfigError: it is not fitted, or was fitted on other taps, channels or classes.
         """
-        if not self.classes:
-            raise ConfigError(f"detector {self.kind!r}", "it is not fitted", "call fit first")
+        self._check_fitted()
         if seen.logits.shape[1] != self.classes:
-            raise ConfigError(
-                f"detector {self.kind!r}", f"{seen.logits.shape[1]} classes, fitted on {self.classes}", REMEDY
-            )
+            given = f"{seen.logits.shape[1]} classes, fitted on {self.classes}"
+            raise ConfigError(f"detector {self.kind!r}", given, REMEDY)
         for tap, channels in self.channels.items():
             if seen.feature(tap).shape[1] != channels:
                 given = f"tap {tap!r} has {seen.feature(tap).shape[1]} channels, {channels} when it was fitted"
                 raise ConfigError(f"detector {self.kind!r}", given, REMEDY)
         self.to(seen.device)
         return self.in_parts(self._certain, seen)
+
+    def _check_fitted(self) -> None:
+        if not self.classes:
+            raise ConfigError(f"detector {self.kind!r}", "it is not fitted", "call fit first")
 
     def _certain(self, seen: Reading) -> Tensor:
         raw = self._score(seen).float()
@@ -253,8 +253,7 @@ class Detector(ABC):
         Raises:
             ConfigError: it is not fitted.
         """
-        if not self.classes:
-            raise ConfigError(f"detector {self.kind!r}", "it is not fitted", "call fit first")
+        self._check_fitted()
         tensors = {name: value.detach().cpu().contiguous() for name, value in self.tensors().items()}
         manifest = {"detector": self.describe()}
         write_folder(path, kind=KIND, manifest=manifest, tensors={"learned": tensors}, signing_key=signing_key)
@@ -308,8 +307,7 @@ def _check_clean(clean: Reading, labels: Tensor) -> None:
         raise ConfigError("labels", f"got {labels.dtype} {tuple(labels.shape)}", f"give int64 ({n},), one per image")
     if not bool(((labels >= 0) & (labels < classes)).all()):
         raise ConfigError("labels", f"{int(labels.min())} to {int(labels.max())}", f"give 0 to {classes - 1}")
-    counts = labels.bincount(minlength=classes).tolist()
-    for k, count in enumerate(counts):
+    for k, count in enumerate(labels.bincount(minlength=classes).tolist()):
         if count < 2:
             raise DataError("detector", f"{count} clean images of class {k}", "give two or more of every class")
     _check_finite("clean images", clean)

@@ -8,15 +8,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from medaegis.detectors.base import REMEDY, FitData
-from medaegis.detectors.distances import squared_distances
-from medaegis.detectors.layered import Layered, OnFeatures
-from medaegis.detectors.mixture import fit_gaussians
+from medaegis.detectors.layered import Layered, OnFeatures, squared_distances
 from medaegis.detectors.reader import Reading
 from medaegis.errors import ConfigError, DataError
 from medaegis.validation import Layout
@@ -172,19 +170,10 @@ class GaussianMixture(OnFeatures):
         x = self.joined(data.clean).double()
         if len(x) < 2 * count:
             raise DataError("Gaussian mixture", f"{len(x)} images for {count} components", "give more")
-        mixture = fit_gaussians(
-            x,
-            count,
-            covariance=self.covariance,
-            regular=self.regular,
-            seed=data.seed,
-            source=f"Gaussian mixture of {', '.join(self.reads)}",
-            rounds=1000,
-        )
-        roots, means, weights = (
-            torch.from_numpy(values).to(x)
-            for values in (mixture.precisions_cholesky_, mixture.means_, mixture.weights_)
-        )
+        source, how = f"Gaussian mixture of {', '.join(self.reads)}", self.covariance
+        fit = fit_gaussians(x, count, covariance=how, regular=self.regular, seed=data.seed, source=source, rounds=1000)
+        found = (fit.precisions_cholesky_, fit.means_, fit.weights_)
+        roots, means, weights = (torch.from_numpy(values).to(x) for values in found)
         scales = roots if self.covariance == "diag" else roots.diagonal(dim1=1, dim2=2)
         constants = weights.log() + scales.log().sum(1) - x.shape[1] / 2 * math.log(2 * math.pi)
         self.learned = {"roots": roots, "means": means, "constants": constants}
@@ -200,3 +189,34 @@ class GaussianMixture(OnFeatures):
         count, width = self.components or self.classes, self.width
         root = (count, width) if self.covariance == "diag" else (count, width, width)
         return {"roots": root, "means": (count, width), "constants": (count,)}
+
+
+def fit_gaussians(
+    x: Tensor,
+    components: int,
+    *,
+    covariance: Literal["diag", "full"],
+    regular: float,
+    seed: int,
+    source: str,
+    rounds: int = 100,
+) -> Any:
+    """scikit-learn's Gaussian mixture of features `(N, C)`, fitted by expectation maximisation in float64.
+
+    Args:
+        regular: added to every variance.
+        source: what the features are of, for the error.
+        rounds: of expectation and maximisation, at most.
+
+    Raises:
+        DataError: a covariance that cannot be inverted.
+    """
+    from sklearn.mixture import GaussianMixture as Mixture
+
+    mixture = Mixture(components, covariance_type=covariance, reg_covar=regular, max_iter=rounds, random_state=seed)
+    try:
+        return mixture.fit(x.double().cpu().numpy())
+    except ValueError as error:
+        size = f"of {x.shape[1]} channels over {len(x)} images, {components} components, {regular:g} added to variances"
+        remedy = "give more images, fewer components, more regularisation, or take the diagonal alone"
+        raise DataError(source, f"the covariance cannot be inverted ({size})", remedy) from error

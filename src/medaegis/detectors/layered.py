@@ -17,6 +17,8 @@ from medaegis.detectors.reader import PENULTIMATE, Reading
 from medaegis.errors import ConfigError
 from medaegis.validation import Layout
 
+ROWS = 64  # points at a time, so that their copies in float64 stay in the cache
+
 
 @dataclass(kw_only=True, eq=False)
 class OnFeatures(Detector):
@@ -63,13 +65,13 @@ class Layered(OnFeatures):
         return self.learn
 
     def _fit(self, data: FitData) -> None:
-        rows = torch.arange(len(data.clean), device=data.clean.device)
-        stay, held = self._divide(data) if self.learn else (rows, rows[:0])
+        if not self.learn:
+            self._fit_layers(data, torch.arange(len(data.clean), device=data.clean.device))
+            return
+        stay, held = self._divide(data)
         self._fit_layers(data, stay)
-        if self.learn:
-            clean, attacked = data.pair(held)
-            scores = [self.in_parts(self._layers, seen) for seen in (clean, attacked)]
-            self.learned |= fit_logistic(*scores)
+        clean, attacked = (self.in_parts(self._layers, seen) for seen in data.pair(held))
+        self.learned |= fit_logistic(clean, attacked)
 
     def _divide(self, data: FitData) -> tuple[Tensor, Tensor]:
         """Rows for the statistics and rows for the regression."""
@@ -110,3 +112,26 @@ def fit_logistic(clean: Tensor, attacked: Tensor) -> dict[str, Tensor]:
     model.fit(((x - mean) / std).cpu().numpy(), y)
     weight = torch.from_numpy(model.coef_[0]).to(x) / std
     return {"weight": weight, "bias": float(model.intercept_[0]) - weight @ mean}
+
+
+def squared_distances(a: Tensor, b: Tensor) -> Tensor:
+    """Squared Euclidean distances, float64 `(N, M)`, of points `(N, C)` to points `(M, C)`.
+
+    |a|^2 + |b|^2 - 2ab cancels where points lie close together far from the origin, so the origin moves to the middle
+    of `b`, and the product is taken in float64.
+    """
+    b = b.double()
+    centre = b.mean(0)
+    b = b - centre
+    lengths = _squared_lengths(b)
+    parts = []
+    for rows in a.split(ROWS):
+        points = rows - centre
+        parts.append((_squared_lengths(points)[:, None] + lengths).addmm_(points, b.T, alpha=-2))
+    squares: Tensor = torch.cat(parts).clamp_min_(0)
+    return squares
+
+
+def _squared_lengths(points: Tensor) -> Tensor:
+    lengths: Tensor = torch.linalg.vector_norm(points, dim=1).square_()
+    return lengths

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from medaegis.detectors.base import REMEDY, FitData
-from medaegis.detectors.distances import squared_distances
-from medaegis.detectors.layered import OnFeatures
+from medaegis.detectors.layered import OnFeatures, squared_distances
 from medaegis.detectors.reader import Reading
 from medaegis.errors import ConfigError
 from medaegis.validation import Layout

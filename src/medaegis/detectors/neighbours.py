@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from medaegis.detectors.base import REMEDY, FitData
-from medaegis.detectors.distances import squared_distances
-from medaegis.detectors.layered import Layered
+from medaegis.detectors.layered import Layered, squared_distances
 from medaegis.detectors.reader import Reading
 from medaegis.errors import ConfigError, DataError
 from medaegis.validation import Layout

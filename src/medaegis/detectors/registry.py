@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from medaegis.ambient import own_modes
 from medaegis.artefact import read_folder
@@ -34,56 +36,34 @@ class DetectorEntry:
     make: Callable[..., Detector]
 
 
-def _kd_layers(**options: object) -> Detector:
-    return KernelDensity(**{"taps": None, **options})  # type: ignore[arg-type]
+_KD, _LID = partial(KernelDensity, taps=None), partial(LocalDimension, learn=False)
 
 
-def _lid_layers(**options: object) -> Detector:
-    return LocalDimension(**{"learn": False, **options})  # type: ignore[arg-type]
-
-
-def _mahalanobis_learned(**options: object) -> Detector:
-    # The magnitude is the one HFC's authors used.
-    return Mahalanobis(**{"learn": True, "magnitude": 0.0005, **options})  # type: ignore[arg-type]
-
-
-def _plain_networks(**options: object) -> Detector:
-    return Subnetworks(**{"plain": True, **options})  # type: ignore[arg-type]
-
-
-def _quantised(**options: object) -> Detector:
-    return SupportVectors(**{"levels": 4, **options})  # type: ignore[arg-type]
-
-
-def _union(**options: object) -> Detector:
-    members = (_kd_layers(), Mahalanobis(), _lid_layers())
-    return Combined(**{"members": members, **options})  # type: ignore[arg-type]
+def _union(**options: Any) -> Detector:
+    options.setdefault("members", (_KD(), Mahalanobis(), _LID()))
+    return Combined(**options)
 
 
 DETECTORS: dict[str, DetectorEntry] = {
     "kd": DetectorEntry("Kernel density, penultimate layer", "Feinman 2017", KernelDensity),
-    "kd-layers": DetectorEntry("Kernel density, average of all layers", "Yao, Medical Aegis, section 4", _kd_layers),
+    "kd-layers": DetectorEntry("Kernel density, average of all layers", "Yao, Medical Aegis, section 4", _KD),
     "bu": DetectorEntry("Bayesian uncertainty by dropout", "Feinman 2017", BayesianUncertainty),
     "lid": DetectorEntry("Local intrinsic dimensionality, layers weighted by regression", "Ma 2018", LocalDimension),
-    "lid-layers": DetectorEntry(
-        "Local intrinsic dimensionality, average", "Yao, Medical Aegis, section 4", _lid_layers
-    ),
-    "mahalanobis": DetectorEntry(
-        "Mahalanobis distance, input preprocessing, layers weighted by regression", "Lee 2018", _mahalanobis_learned
-    ),
+    "lid-layers": DetectorEntry("Local intrinsic dimensionality, average", "Yao, Medical Aegis, section 4", _LID),
+    "mahalanobis": DetectorEntry("Mahalanobis distance, input preprocessing, layers weighted by regression", "Lee 2018",
+        partial(Mahalanobis, learn=True, magnitude=0.0005)),  # the magnitude is the one HFC's authors used
     "mahalanobis-layers": DetectorEntry("Mahalanobis distance, average", "Yao, Medical Aegis, section 4", Mahalanobis),
     "svm": DetectorEntry("RBF-SVM on deep features", "Lu 2017, as in Yao 2021", SupportVectors),
     "dnn": DetectorEntry("Network on each layer's activations, logits summed", "Metzen 2017", Subnetworks),
-    "dnn-plain": DetectorEntry(
-        "Network on each layer's activations without batch norm and ReLU", "Yao 2021 (HFC), its code", _plain_networks
-    ),
+    "dnn-plain": DetectorEntry("Network on each layer's activations without batch norm and ReLU",
+        "Yao 2021 (HFC), its code", partial(Subnetworks, plain=True)),
     "dfeat": DetectorEntry("Random forest on deep features", "Ma 2021", RandomForest),
-    "qfeat": DetectorEntry("RBF-SVM on quantised deep features", "Lu 2017, Ma 2021", _quantised),
+    "qfeat": DetectorEntry("RBF-SVM on quantised deep features", "Lu 2017, Ma 2021", partial(SupportVectors, levels=4)),
     "gmm": DetectorEntry("Gaussian mixture of deep features", "Li 2020", GaussianMixture),
     "squeezing": DetectorEntry("Feature squeezing: fewer bits, median", "Xu 2018", FeatureSqueezing),
     "shield": DetectorEntry("Shields, trained by attacking them", "Yao, Medical Aegis, section 3", Shields),
     "combined": DetectorEntry("KD, LID and Mahalanobis together, averages of layers", "ours: mean of ranks", _union),
-}
+}  # fmt: skip
 
 
 def find_detector(name: str) -> DetectorEntry:

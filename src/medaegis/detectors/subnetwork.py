@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from medaegis.detectors.base import REMEDY, Detector, DetectorManifest, FitData
 from medaegis.detectors.reader import PENULTIMATE, Reading
 from medaegis.errors import ConfigError
-from medaegis.validation import LEARNED, Layout, check_size, check_state
+from medaegis.validation import LEARNED, check_size, check_state
 
 SMALLEST = 8  # side below which no map is pooled: Metzen leaves poolings out where the layer is small already
 WIDTHS = (96, 192, 192)
@@ -116,9 +116,6 @@ class Subnetworks(Detector):
 
     def tensors(self) -> dict[str, Tensor]:
         return cast(dict[str, Tensor], self.networks.state_dict())
-
-    def layout(self) -> Layout:
-        return {name: tuple(value.shape) for name, value in self.networks.state_dict().items()}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         with torch.device("meta"):  # nothing is built in a size that only a folder vouches for

@@ -86,10 +86,9 @@ class _Helped(_Loss):
         Raises:
             ConfigError: it knows other classes.
         """
-        if (helper.classes, helper.task) != (learner.classifier.classes, learner.task):
-            problem = (
-                f"knows {', '.join(helper.classes)}, and {', '.join(learner.classifier.classes)} are to be learned"
-            )
+        known, wanted = helper.classes, learner.classifier.classes
+        if (known, helper.task) != (wanted, learner.task):
+            problem = f"knows {', '.join(known)}, and {', '.join(wanted)} are to be learned"
             raise ConfigError("helper", problem, "give one that was trained on the same classes")
         with torch.no_grad():
             learner.spent(len(x), 0)

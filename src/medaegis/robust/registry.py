@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from medaegis.attacks.balls import parse_eps
 from medaegis.errors import ConfigError
 from medaegis.models.classifier import Classifier
-from medaegis.robust.losses import Answer, Distilled, Fare, Hat, Mart, PmgFt, Tecoa, Trades
+from medaegis.robust.losses import Distilled, Fare, Hat, Mart, PmgFt, Tecoa, Trades
 from medaegis.robust.perturbing import Inner, Noise
 from medaegis.robust.recipe import Robust
 
@@ -37,6 +37,7 @@ class Named:
             trained classifier.
         eps: what it takes where none is said, as it is written.
         inner_passes: forwards and backwards an image of the inner attack, for estimates.
+        helper: what it is and how to come by one, said where it is missing; None: it needs none.
     """
 
     title: str
@@ -45,134 +46,67 @@ class Named:
     takes: tuple[str, ...] = ("eps",)
     eps: str = "8/255"
     inner_passes: int = 0
-
-
-def _hat(eps: float, **given: Any) -> Robust:
-    if "helper" not in given:
-        problem = "needs a plainly trained classifier of the same images, which labels those beyond the ball"
-        raise ConfigError("hat", problem, "train one without --robust first, and name it: --helper CLASSIFIER_DIR")
-    return Robust(inner=_divergent(eps), loss=Hat(**given))
-
-
-def _distillation(**given: Any) -> Robust:
-    if "helper" not in given:
-        problem = "needs a teacher of the same images, trained at the same temperature"
-        raise ConfigError("distillation", problem, "train one with --robust teacher, and name it: --helper TEACHER_DIR")
-    return Robust(inner=None, loss=Distilled(**given))
-
-
-def _pretrained(name: str, given: dict[str, Any]) -> Classifier:
-    if "helper" not in given:
-        problem = "needs the dual encoder that it goes on from"
-        raise ConfigError(name, problem, "train it with --text, and name it: --helper CLASSIFIER_DIR")
-    found: Classifier = given["helper"]
-    return found
-
-
-def _pmg_ft(eps: float, **given: Any) -> Robust:
-    return Robust(inner=Inner(eps=eps, steps=2, step_size=eps), loss=PmgFt(helper=_pretrained("pmg-ft", given)))
-
-
-def _fare(eps: float, **given: Any) -> Robust:
-    original = _pretrained("fare", given)
-    return Robust(inner=Inner(eps=eps, follows="embedding", original=original), loss=Fare(helper=original))
+    helper: tuple[str, str] | None = None
 
 
 def _divergent(eps: float) -> Inner:
     return Inner(eps=eps, start="near", follows="divergence")
 
 
+def _distilled(**given: Any) -> Robust:
+    return Robust(inner=None, loss=Distilled(**given))
+
+
+_PRETRAINED = (
+    "needs the dual encoder that it goes on from",
+    "train it with --text, and name it: --helper CLASSIFIER_DIR",
+)
+
 RECIPES: dict[str, Named] = {
     "pgd-at": Named("PGD, 10 steps", "Madry 2018", lambda eps: Robust(inner=Inner(eps=eps)), inner_passes=20),
-    "trades": Named(
-        "TRADES: clean loss, and divergence from the clean answer",
-        "Zhang 2019",
+    "trades": Named("TRADES: clean loss, and divergence from the clean answer", "Zhang 2019",
         lambda eps, **given: Robust(inner=_divergent(eps), loss=Trades(**given)),
-        takes=("eps", "beta"),
-        inner_passes=24,
-    ),
-    "mart": Named(
-        "MART: TRADES that minds misclassified images",
-        "Wang 2020",
+        takes=("eps", "beta"), inner_passes=24),
+    "mart": Named("MART: TRADES that minds misclassified images", "Wang 2020",
         lambda eps, **given: Robust(inner=Inner(eps=eps, start="near"), loss=Mart(**given)),
-        takes=("eps", "beta"),
-        inner_passes=22,
-    ),
-    "hat": Named(
-        "HAT: TRADES, helped by a plainly trained network",
-        "Rade 2022",
-        _hat,
-        takes=("eps", "beta", "helper"),
-        inner_passes=28,
-    ),
-    "mpadvt": Named(
-        "MPAdvT: every second batch attacked, radius and steps drawn anew",
+        takes=("eps", "beta"), inner_passes=22),
+    "hat": Named("HAT: TRADES, helped by a plainly trained network", "Rade 2022",
+        lambda eps, **given: Robust(inner=_divergent(eps), loss=Hat(**given)),
+        takes=("eps", "beta", "helper"), inner_passes=28,
+        helper=("needs a plainly trained classifier of the same images, which labels those beyond the ball",
+            "train one without --robust first, and name it: --helper CLASSIFIER_DIR")),
+    "mpadvt": Named("MPAdvT: every second batch attacked, radius and steps drawn anew",
         "Xu 2021 (0.01 to 0.04, up to 10 steps)",
         lambda eps: Robust(
             inner=Inner(eps=eps, least_eps=eps / 4, steps=10, least_steps=1, step_size=1 / 255), chance=0.5
         ),
-        eps="0.04",
-        inner_passes=6,
-    ),
-    "fgsm-at": Named(
-        "one step of 1.25 eps from a random start",
-        "Wong 2020",
-        lambda eps: Robust(inner=Inner(eps=eps, steps=1, step_size=1.25 * eps)),
-        inner_passes=2,
-    ),
-    "free": Named(
-        "four steps for each batch, one pass for image and weights",
-        "Shafahi 2019",
-        lambda eps: Robust(inner=Inner(eps=eps, steps=0, step_size=eps), replays=4),
-    ),
-    "growing": Named(
-        "half of each batch attacked by two steps, within a radius that grows",
+        eps="0.04", inner_passes=6),
+    "fgsm-at": Named("one step of 1.25 eps from a random start", "Wong 2020",
+        lambda eps: Robust(inner=Inner(eps=eps, steps=1, step_size=1.25 * eps)), inner_passes=2),
+    "free": Named("four steps for each batch, one pass for image and weights", "Shafahi 2019",
+        lambda eps: Robust(inner=Inner(eps=eps, steps=0, step_size=eps), replays=4)),
+    "growing": Named("half of each batch attacked by two steps, within a radius that grows",
         "after Madry 2018 and Wong 2020",
-        lambda eps: Robust(inner=Inner(eps=eps, steps=2, step_size=eps, growth=0.5), share=0.5),
-        inner_passes=2,
-    ),
-    "noise": Named(
-        "normal noise of deviation eps, for `medaegis certify`",
-        "Cohen 2019",
-        lambda eps: Robust(inner=Noise(eps=eps), loss=Answer()),
-        eps="0.25",
-    ),
-    "teacher": Named(
-        "plain training at a temperature, for distillation",
-        "Papernot 2016",
-        lambda **given: Robust(inner=None, loss=Distilled(**given)),
-        takes=("temperature",),
-    ),
-    "distillation": Named(
-        "defensive distillation: what the teacher says, at its temperature",
-        "Papernot 2016",
-        _distillation,
-        takes=("temperature", "helper"),
-    ),
-    "tecoa": Named(
-        "TeCoA: two steps of eps against a fixed text head",
-        "Mao 2023",
-        lambda eps: Robust(inner=Inner(eps=eps, steps=2, step_size=eps), loss=Tecoa()),
-        eps="1/255",
-        inner_passes=4,
-    ),
-    "pmg-ft": Named(
-        "PMG-FT: TeCoA, and divergence from what the pretrained network says",
-        "Wang 2024",
-        _pmg_ft,
-        takes=("eps", "helper"),
-        eps="1/255",
-        inner_passes=7,
-    ),
-    "fare": Named(
-        "FARE: embeddings stay where they were, without labels",
-        "Schlarmann 2024",
-        _fare,
-        takes=("eps", "helper"),
-        eps="2/255",
-        inner_passes=22,
-    ),
-}
+        lambda eps: Robust(inner=Inner(eps=eps, steps=2, step_size=eps, growth=0.5), share=0.5), inner_passes=2),
+    "noise": Named("normal noise of deviation eps, for `medaegis certify`", "Cohen 2019",
+        lambda eps: Robust(inner=Noise(eps=eps)), eps="0.25"),
+    "teacher": Named("plain training at a temperature, for distillation", "Papernot 2016", _distilled,
+        takes=("temperature",)),
+    "distillation": Named("defensive distillation: what the teacher says, at its temperature", "Papernot 2016",
+        _distilled, takes=("temperature", "helper"),
+        helper=("needs a teacher of the same images, trained at the same temperature",
+            "train one with --robust teacher, and name it: --helper TEACHER_DIR")),
+    "tecoa": Named("TeCoA: two steps of eps against a fixed text head", "Mao 2023",
+        lambda eps: Robust(inner=Inner(eps=eps, steps=2, step_size=eps), loss=Tecoa()), eps="1/255", inner_passes=4),
+    "pmg-ft": Named("PMG-FT: TeCoA, and divergence from what the pretrained network says", "Wang 2024",
+        lambda eps, helper: Robust(inner=Inner(eps=eps, steps=2, step_size=eps), loss=PmgFt(helper=helper)),
+        takes=("eps", "helper"), eps="1/255", inner_passes=7, helper=_PRETRAINED),
+    "fare": Named("FARE: embeddings stay where they were, without labels", "Schlarmann 2024",
+        lambda eps, helper: Robust(
+            inner=Inner(eps=eps, follows="embedding", original=helper), loss=Fare(helper=helper)
+        ),
+        takes=("eps", "helper"), eps="2/255", inner_passes=22, helper=_PRETRAINED),
+}  # fmt: skip
 
 
 def find_recipe(text: str, **given: Any) -> tuple[Named, tuple[str, ...]]:
@@ -227,6 +161,8 @@ def parse_recipe(
     """
     options: dict[str, Any] = {"eps": eps, "beta": beta, "helper": helper, "temperature": temperature}
     named, more = find_recipe(text, **options)
+    if named.helper is not None and helper is None:
+        raise ConfigError(text.partition("+")[0], *named.helper)
     given = {option: value for option, value in options.items() if value is not None}
     if "eps" in named.takes:
         given.setdefault("eps", parse_eps(named.eps))

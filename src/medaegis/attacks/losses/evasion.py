@@ -113,16 +113,13 @@ class LocalDimensionEvasion(Begun):
         normal = _normal(goal, "LID evasion").to(victim.device)
         n = min(self.batch, len(normal.labels))
         if n <= self.neighbours:
-            raise ConfigError(
-                "LID evasion", f"{n} clean images are known, for {self.neighbours} neighbours", "give more of them"
-            )
+            given = f"{n} clean images are known, for {self.neighbours} neighbours"
+            raise ConfigError("LID evasion", given, "give more of them")
         rows = torch.arange(n, device=victim.device) * len(normal.labels) // n
         clean = {tap: values[rows] for tap, values in normal.features.items()}
-        typical = {}
-        for tap, values in clean.items():
-            distances = apart(values, values).fill_diagonal_(torch.inf)
-            typical[tap] = dimension(distances, self.neighbours).median()
-        return _Low(clean, typical, self.neighbours)
+        distances = {tap: apart(values, values).fill_diagonal_(torch.inf) for tap, values in clean.items()}
+        typical = {tap: dimension(far, self.neighbours).median() for tap, far in distances.items()}
+        return _Low(clean, typical, self.neighbours, tuple(clean))
 
 
 def apart(features: Tensor, clean: Tensor) -> Tensor:
@@ -142,11 +139,8 @@ class _Low(Objective):
     clean: dict[str, Tensor]
     typical: dict[str, Tensor]
     neighbours: int
-    taps: tuple[str, ...] = field(init=False)
+    taps: tuple[str, ...]
     needs_logits = False
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "taps", tuple(self.clean))
 
     def __call__(self, view: View) -> Tensor:
         losses = []
@@ -162,8 +156,11 @@ def _normal(goal: Goal, what: str) -> Mixtures:
     return goal.normal
 
 
+SPREAD = 2  # pixels between the points of SMA's kernel
+
+
 @dataclass(frozen=True)
-class Stability(Begun):
+class Stability(Objective):
     """The stabilisation term of SMA (Qi 2021): a smoothed copy of the image gets the same answer, by KL divergence.
 
     The answer to the smoothed copy is a constant in each step, as in the authors' code, so it costs a forward and no
@@ -176,20 +173,11 @@ class Stability(Begun):
     kernel: Smoothing = field(default_factory=lambda: Smoothing(length=3, sigma=1.0))
     any_task = True
 
+    def walked(self) -> tuple[Objective, ...]:
+        return ()
+
     def passes(self, goal: Goal, classes: int) -> tuple[int, int]:
         return 2, 1
-
-    def begin(self, victim: Target, goal: Goal) -> Objective:
-        return _Stable(self.kernel)
-
-
-SPREAD = 2  # pixels between the points of SMA's kernel
-
-
-@dataclass(frozen=True)
-class _Stable(Objective):
-    kernel: Smoothing
-    any_task = True
 
     def __call__(self, view: View) -> Tensor:
         assert view.pixels is not None

@@ -6,7 +6,7 @@ the component that is most likely for them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -36,17 +36,14 @@ class HierarchicalFeature(Begun):
     def begin(self, victim: Target, goal: Goal) -> Objective:
         if goal.normal is None:
             raise ConfigError("HFC", "it needs the mixtures of normal features", "set normal (fit_mixtures)")
-        return _Hidden(goal.normal.to(victim.device), goal.targets is None)
+        return _Hidden(goal.normal.to(victim.device), goal.normal.taps, goal.targets is None)
 
 
 @dataclass(frozen=True)
 class _Hidden(Objective):
     normal: Mixtures
+    taps: tuple[str, ...]
     needs_logits: bool
-    taps: tuple[str, ...] = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "taps", self.normal.taps)
 
     def __call__(self, view: View) -> Tensor:
         wanted = view.goal.class_to_be(view.logits)

@@ -14,10 +14,9 @@ import torch
 from torch import Tensor
 
 from medaegis.attacks.balls import L2, LEVELS
-from medaegis.attacks.objective import Begun, Goal, Objective, Target, View
+from medaegis.attacks.objective import Objective, View
 from medaegis.attacks.search.square import Answer, Best, Queries, Search
 from medaegis.attacks.steps import Problem
-from medaegis.detectors.shield import ShieldBank
 from medaegis.errors import ConfigError
 
 FRACTION = 0.1  # of the distance that a probe is at most, where nothing is rounded
@@ -37,29 +36,15 @@ class Decision(Objective):
 
 
 @dataclass(frozen=True)
-class GuardDecision(Begun):
+class GuardDecision(Objective):
     """As `Decision`, of classifier and Shield together: -1 only where the wrong diagnosis is given out."""
 
     needs_guides = True
     needs_shield = True
 
-    def begin(self, victim: Target, goal: Goal) -> Objective:
-        if victim.shields is None:
-            raise ConfigError("attack", "the objective needs a Shield and the victim has none", "attack a guard")
-        return _GuardDecided(victim.shields)
-
-
-@dataclass(frozen=True)
-class _GuardDecided(Objective):
-    shields: ShieldBank
-    needs_shield = True
-
     def __call__(self, view: View) -> Tensor:
-        predicted = view.known_logits().argmax(1)
         # Once the goal is reached, the class driven to is the predicted one, whose Shield judges.
-        wanted = view.goal.class_to_be(view.logits)
-        accepted = self.shields.suspicion(view.shield_logit, wanted) <= 1
-        return _as_loss(view.goal.reached(predicted) & accepted)
+        return _as_loss(view.goal.reached(view.known_logits().argmax(1)) & (view.suspicions() <= 1))
 
 
 def _as_loss(reached: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from medaegis.attacks.balls import LEVELS
+from medaegis.attacks.minimal import ADAM_EPS, BETAS
 from medaegis.attacks.search.square import Best, Queries, Search
 from medaegis.attacks.steps import Problem
 from medaegis.errors import ConfigError
@@ -22,18 +23,17 @@ from medaegis.errors import ConfigError
 class Adam:
     """Adam (Kingma 2015, algorithm 1) with a count of its own for each value, as ZOO needs."""
 
-    def __init__(self, like: Tensor, betas: tuple[float, float] = (0.9, 0.999)) -> None:
-        self.betas = betas
+    def __init__(self, like: Tensor) -> None:
         self.mean, self.square, self.count = (torch.zeros_like(like) for _ in range(3))
 
     def direction(self, grad: Tensor, touched: Tensor) -> Tensor:
         """Step of about one along `grad`, where `touched`; elsewhere none, and nothing is remembered."""
-        first, second = self.betas
+        first, second = BETAS
         self.count += touched
         self.mean = torch.where(touched, first * self.mean + (1 - first) * grad, self.mean)
         self.square = torch.where(touched, second * self.square + (1 - second) * grad.square(), self.square)
         count = self.count.clamp_min(1)
-        step = (self.mean / (1 - first**count)) / ((self.square / (1 - second**count)).sqrt() + 1e-8)
+        step = (self.mean / (1 - first**count)) / ((self.square / (1 - second**count)).sqrt() + ADAM_EPS)
         return torch.where(touched, step, 0.0)
 
 

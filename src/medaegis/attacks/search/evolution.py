@@ -101,10 +101,7 @@ class OnePixel(Evolution):
         return torch.cat([places, colours.clamp(0, 1)], 3)
 
     def paint(self, problem: Problem, genes: Tensor) -> Tensor:
-        x = problem.x
-        low, high = x.clone(), x.clone()
-        problem.ball.project_(low.zero_(), x, problem.eps)
-        problem.ball.project_(high.fill_(1), x, problem.eps)
+        x, (low, high) = problem.x, problem.ends()
         height, width = x.shape[2:]
         images = torch.arange(len(x), device=x.device).view(-1, 1)
         rows = (genes[..., 0] * height).long().clamp_max(height - 1)

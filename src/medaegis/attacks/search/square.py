@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Generator
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from medaegis.attacks.balls import L2
-from medaegis.attacks.steps import Problem, Walker
+from medaegis.attacks.steps import Problem, StepRule, Walker, squares
 
 Queries = Generator[Tensor, Tensor, None]  # yields images (N, C, H, W), is sent their losses (N,)
 Answer = Generator[Tensor, Tensor, Tensor]  # a part of one, that ends in some tensor
@@ -35,7 +35,7 @@ class Best:
         self.loss = torch.where(better, losses, self.loss)
 
 
-class Search(ABC):
+class Search(StepRule):
     """A step rule without gradients.
 
     All images of a batch go in lockstep and every image has draws of its own, so that none depends on the others: what
@@ -43,8 +43,6 @@ class Search(ABC):
     """
 
     needs_gradient = False
-    by_sign = False
-    keeps_best = False
 
     def begin(self, problem: Problem) -> Searcher:
         return Searcher(self, problem)
@@ -57,7 +55,6 @@ class Search(ABC):
             best: begins with the start and its losses. What it holds in the end is the result, so it is to be shown
                 points of the ball.
         """
-        ...
 
 
 class Searcher(Walker):
@@ -115,8 +112,8 @@ class Square(Search):
         for i in itertools.count(1):
             best.see(proposal, (yield proposal))
             side = self.side(i, problem)
-            rows, columns = (_inside(places[:, i, k], side, size) for k, size in ((0, height), (1, width)))
-            inside = (rows[:, :, None] & columns[:, None, :]).unsqueeze(1)
+            row, column = ((places[:, i, k] * (size - side + 1)).floor() for k, size in enumerate((height, width)))
+            inside = squares(row, column, side, x.shape[2:])
             change = signs[:, i] * eps
             proposal = problem.ball.project_(torch.where(inside, x + change, best.point), x, eps)
             # Where all of a square has these signs already it gets the others: no query about a known answer.
@@ -141,13 +138,6 @@ class Square(Search):
 
 # After so many of 10,000 steps the share is halved (section 4 and code of the paper).
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
-
-
-def _inside(u: Tensor, side: int, size: int) -> Tensor:
-    """Which of `size` places lie in an interval of `side` that starts as `u` `(N,)` says: bool `(N, size)`."""
-    first = (u * (size - side + 1)).floor().view(-1, 1)
-    places = torch.arange(size, device=u.device).view(1, -1)
-    return (places >= first) & (places < first + side)
 
 
 def bump(side: int) -> Tensor:
