@@ -34,7 +34,7 @@ def own_modes() -> Iterator[None]:
         yield
 
 
-_lock, _users, _kept = Lock(), 0, dict[int, str]()
+_lock, _users, _kept = Lock(), 0, list[tuple[Any, str]]()
 
 
 def _switches() -> list[Any]:
@@ -54,9 +54,9 @@ def exact_float32() -> Iterator[None]:
     global _users
     with _lock:
         _users += 1
-        for i, switch in enumerate(_switches()):
+        for switch in _switches():
             if switch.fp32_precision != "ieee":
-                _kept[i] = switch.fp32_precision
+                _kept.append((switch, switch.fp32_precision))
                 switch.fp32_precision = "ieee"
     try:
         yield
@@ -64,7 +64,6 @@ def exact_float32() -> Iterator[None]:
         with _lock:
             _users -= 1
             if _users == 0:
-                switches = _switches()
-                for i, was in _kept.items():
-                    switches[i].fp32_precision = was
+                for switch, was in _kept:
+                    switch.fp32_precision = was
                 _kept.clear()

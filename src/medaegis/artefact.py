@@ -30,17 +30,7 @@ from medaegis.artefact_files import (
 from medaegis.errors import ArtefactError, ConfigError
 from medaegis.plainjson import decode_json, encode_json
 from medaegis.provenance import versions
-from medaegis.safefiles import (
-    AGAIN,
-    DISK,
-    changed,
-    check_place,
-    guise_of,
-    list_files,
-    listed,
-    put_in_place,
-    read_file,
-)
+from medaegis.safefiles import AGAIN, DISK, changed, check_place, guise_of, list_files, listed, put_in_place, read_file
 from medaegis.signing import generate_keypair
 
 __all__ = [
@@ -56,15 +46,10 @@ __all__ = [
 ]
 
 FORMAT = "medaegis"
-
 FORMAT_VERSION = 1
-
 SIGNATURE = "manifest.sig"
-
 WRITERS = {"classifier": "`medaegis train`", "guard": "`medaegis fit`"}
-
 RESERVED = frozenset({"format", "format_version", "kind", "versions", "files", "signer", "checksum"})
-
 _HEX64 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -283,18 +268,13 @@ def _check_made(root: Path, *kinds: str) -> None:
     """A folder without a manifest is most likely another one than was meant, not a copy that lost it."""
     try:
         os.lstat(root / MANIFEST)
-        return
-    except FileNotFoundError:
-        another = os.path.isdir(root)
-    except OSError:
-        another = False
-    if not another:
-        list_files(root, limit=MAX_FILES + 2)  # says what is in the way
-        return
-    writers = " or ".join(WRITERS.get(kind, "this program") for kind in kinds)
-    raise ArtefactError(
-        root, f"is no {' or '.join(kinds)} folder ({MANIFEST} is missing)", f"name one that {writers} wrote"
-    )
+    except OSError as error:
+        if not isinstance(error, FileNotFoundError) or not os.path.isdir(root):
+            list_files(root, limit=MAX_FILES + 2)  # says what is in the way
+            return
+        writers = " or ".join(WRITERS.get(kind, "this program") for kind in kinds)
+        problem = f"is no {' or '.join(kinds)} folder ({MANIFEST} is missing)"
+        raise ArtefactError(root, problem, f"name one that {writers} wrote") from None
 
 
 def _parse_manifest(root: Path, raw: bytes, kind: str) -> dict[str, Any]:
@@ -313,17 +293,15 @@ def _parse_manifest(root: Path, raw: bytes, kind: str) -> dict[str, Any]:
     if not set(manifest) >= RESERVED or not (signer is None or (isinstance(signer, str) and _HEX64.fullmatch(signer))):
         raise ArtefactError(file, "lacks entries that every manifest has", AGAIN)
     if manifest["kind"] != kind:
-        raise ArtefactError(
-            root, f"is a {manifest['kind']!r:.40} folder, a {kind!r} folder is needed", "give another path"
-        )
+        problem = f"is a {manifest['kind']!r:.40} folder, a {kind!r} folder is needed"
+        raise ArtefactError(root, problem, "give another path")
     return manifest
 
 
 def _check_signature(root: Path, raw: bytes, signature: bytes | None, key: str) -> None:
     if signature is None:
-        raise ArtefactError(
-            root, f"is not signed ({SIGNATURE} is missing), a signature by {key[:16]}… is needed", AGAIN
-        )
+        problem = f"is not signed ({SIGNATURE} is missing), a signature by {key[:16]}… is needed"
+        raise ArtefactError(root, problem, AGAIN)
     if not signing.verifies(raw, signature, key):
         raise ArtefactError(root, f"its signature is not one by the key {key[:16]}…", AGAIN)
 

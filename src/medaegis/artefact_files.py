@@ -16,18 +16,12 @@ from medaegis.plainjson import decode_json, encode_json
 from medaegis.safefiles import AGAIN, guise
 
 MANIFEST = "manifest.json"
-
 # Far above anything this package writes, far below what would hurt the machine that reads it.
 MAX_MANIFEST_BYTES = 1 << 20
-
 MAX_BYTES = {".json": 16 << 20, ".safetensors": 4 << 30}
-
 MAX_TOTAL_BYTES = 8 << 30
-
 MAX_HEADER_BYTES = 16 << 20
-
 MAX_FILES = 256
-
 STEM = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -44,9 +38,8 @@ def encode_files(
             }
             files[f"{stem}.safetensors"] = safetensors.torch.save(plain)
         except (SafetensorError, ValueError, RuntimeError, KeyError, AttributeError) as error:
-            raise ConfigError(
-                f"{stem}.safetensors", f"cannot be encoded ({error})", "give dense, plain tensors"
-            ) from None
+            problem = f"cannot be encoded ({error})"
+            raise ConfigError(f"{stem}.safetensors", problem, "give dense, plain tensors") from None
     for stem, document in documents.items():
         files[f"{stem}.json"] = encode(f"{stem}.json", dict(document))
     for name, data in files.items():
@@ -88,6 +81,5 @@ def parse_tensors(file: Path, data: bytes) -> dict[str, Tensor]:
         decode_json(data[8 : 8 + header])
         return safetensors.torch.load(data)
     except (SafetensorError, ValueError, KeyError, RuntimeError, TypeError) as error:
-        raise ArtefactError(
-            file, f"is not a sound safetensors file ({str(error)!a:.200}){guise(data)}", AGAIN
-        ) from None
+        problem = f"is not a sound safetensors file ({str(error)!a:.200}){guise(data)}"
+        raise ArtefactError(file, problem, AGAIN) from None

@@ -88,11 +88,8 @@ class Draws:
 
     def noise(self, *shape: int) -> Tensor:
         """Float32 in (-1, 1), uniform and symmetric, of 16 bits: enough for pixels of 8, at half the work."""
-
-        def halves(words: Words) -> list[Any]:
-            return [half for word in words for half in (word & 0xFFFF, word >> 16)]
-
-        return self._made(shape, 8, halves).mul_(2**-15).add_(2**-16 - 1)
+        made = self._made(shape, 8, lambda words: [half for word in words for half in (word & 0xFFFF, word >> 16)])
+        return made.mul_(2**-15).add_(2**-16 - 1)
 
     def normal(self, *shape: int) -> Tensor:
         """Float32 of mean 0 and deviation 1, at most 5.8 from it (Box and Muller 1958)."""
@@ -116,11 +113,9 @@ class Draws:
 
     def keys(self, *shape: int) -> Tensor:
         """Int64 of all 64 bits, to sort by: `keys(n).argsort(1)` is a random order, `keys(n).topk(k)` a choice of k."""
-
-        def pairs(words: Words) -> list[Any]:
-            return [words[0] << 32 | words[1], words[2] << 32 | words[3]]
-
-        return self._made(shape, 2, pairs, dtype=torch.int64)
+        return self._made(
+            shape, 2, lambda words: [words[0] << 32 | words[1], words[2] << 32 | words[3]], dtype=torch.int64
+        )
 
     def _made(
         self,

@@ -15,19 +15,11 @@ GIB = 1 << 30
 
 
 @cache
-def _versions() -> tuple[tuple[str, str], ...]:
+def _versions() -> dict[str, str]:
     import torch
 
-    return (
-        ("medaegis", __version__),
-        ("python", platform.python_version()),
-        ("torch", torch.__version__),
-        ("numpy", version("numpy")),
-        ("pydicom", version("pydicom")),
-        ("pillow", version("pillow")),
-        ("simplejpeg", version("simplejpeg")),
-        ("codec", codec()),
-    )
+    own = {"medaegis": __version__, "python": platform.python_version(), "torch": torch.__version__}
+    return own | {name: version(name) for name in ("numpy", "pydicom", "pillow", "simplejpeg")} | {"codec": codec()}
 
 
 def versions() -> dict[str, str]:
@@ -61,10 +53,9 @@ def environment() -> dict[str, Any]:
 def commit() -> str | None:
     """The commit this package runs from, `-dirty` if files were changed; None if it is not run from its checkout."""
     here = Path(__file__).resolve()
-    tracked = _git("ls-files", "--error-unmatch", here.name, folder=here.parent)
-    return (
-        _git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*", folder=here.parent) if tracked else None
-    )
+    if not _git("ls-files", "--error-unmatch", here.name, folder=here.parent):
+        return None
+    return _git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*", folder=here.parent)
 
 
 def codec() -> str:
@@ -73,9 +64,8 @@ def codec() -> str:
         from PIL import features
 
         turbo = features.version_feature("libjpeg_turbo") or "plain libjpeg"
-        return (
-            f"Pillow {version('pillow')} (libjpeg-turbo {turbo}), simplejpeg {version('simplejpeg')} ({_inner_turbo()})"
-        )
+        pillow = f"Pillow {version('pillow')} (libjpeg-turbo {turbo})"
+        return f"{pillow}, simplejpeg {version('simplejpeg')} ({_inner_turbo()})"
     except (ImportError, PackageNotFoundError) as error:
         return f"unknown ({first_line(error)})"
 

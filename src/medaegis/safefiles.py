@@ -97,7 +97,7 @@ def put_in_place(target: Path, files: Mapping[str, bytes]) -> None:
                 stream.write(data)
                 stream.flush()
                 os.fsync(stream.fileno())
-        sync_folder(new)
+        sync(new)
         replacing = target.exists()
         try:
             if replacing:
@@ -110,7 +110,7 @@ def put_in_place(target: Path, files: Mapping[str, bytes]) -> None:
     except BaseException:
         shutil.rmtree(new, ignore_errors=True)
         raise
-    sync_folder(target.parent)
+    sync(target.parent)
     if replacing:
         shutil.rmtree(old)
 
@@ -142,9 +142,8 @@ def guise_of(file: Path) -> str:
 def listed(names: Iterable[str]) -> str:
     """File names for a message; they come from outside, so control characters are escaped and long lists cut."""
     ordered = sorted(names)
-    return ", ".join(ascii(name)[:80] for name in ordered[:5]) + (
-        f" and {len(ordered) - 5} more" if ordered[5:] else ""
-    )
+    more = f" and {len(ordered) - 5} more" if ordered[5:] else ""
+    return ", ".join(ascii(name)[:80] for name in ordered[:5]) + more
 
 
 def _open(file: Path) -> BinaryIO:
@@ -156,9 +155,9 @@ def _open(file: Path) -> BinaryIO:
     return open(descriptor, "rb")
 
 
-def sync_folder(folder: Path) -> None:
-    """Put the names in a folder on the disk, not only the files."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+def sync(path: Path) -> None:
+    """Put a file, or the names in a folder, on the disk, before something points at it."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe in its place is an error, and not waited for
     try:
         os.fsync(descriptor)
     finally:

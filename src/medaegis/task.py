@@ -38,9 +38,9 @@ class PredictionTask(ABC):
     name: ClassVar[TaskName]
     title: ClassVar[str]
 
-    @abstractmethod
     def logits_shape(self, images: int, classes: int, size: tuple[int, int]) -> tuple[int, ...]:
         """Shape of the logits of so many images of this height and width."""
+        return images, classes
 
     @abstractmethod
     def check_labels(self, labels: Tensor, images: int, classes: int, size: tuple[int, int], *, what: str) -> None:
@@ -112,9 +112,6 @@ class SingleLabel(PredictionTask):
     name = "single"
     title = "one class for each image"
 
-    def logits_shape(self, images: int, classes: int, size: tuple[int, int]) -> tuple[int, ...]:
-        return images, classes
-
     def check_labels(self, labels: Tensor, images: int, classes: int, size: tuple[int, int], *, what: str) -> None:
         _check_form(labels, (images,), what, "one per image")
         _check_range(labels, 0, classes - 1, what)
@@ -163,9 +160,6 @@ class MultiLabel(PredictionTask):
 
     name = "multi"
     title = "several findings in an image"
-
-    def logits_shape(self, images: int, classes: int, size: tuple[int, int]) -> tuple[int, ...]:
-        return images, classes
 
     def check_labels(self, labels: Tensor, images: int, classes: int, size: tuple[int, int], *, what: str) -> None:
         _check_form(labels, (images, classes), what, "0 or 1 for each finding")
@@ -247,7 +241,7 @@ class Dense(PredictionTask):
         return torch.zeros(len(predicted), dtype=torch.int64, device=predicted.device)
 
     def quality(self, predicted: Tensor, labels: Tensor) -> Tensor:
-        both, sizes = overlaps(predicted, labels, self.classes)
+        both, sizes = overlaps(predicted, labels, range(1, self.classes))
         dice = 2 * both / sizes.clamp_min(1)
         there = sizes > 0
         return (dice.sum(1) / there.sum(1).clamp_min(1)).where(there.any(1), 1.0)
@@ -273,11 +267,11 @@ class Dense(PredictionTask):
         return values.where(known, 0).sum((1, 2)) / known.sum((1, 2)).clamp_min(1)
 
 
-def overlaps(predicted: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
-    """Pixels in both, and the sum of those in either, of each class but the first: float `(N, K - 1)` each."""
+def overlaps(predicted: Tensor, labels: Tensor, classes: range) -> tuple[Tensor, Tensor]:
+    """Pixels in both, and the sum of those in either, of each of these classes: float `(N, K)` each."""
     known = labels != IGNORE
     both, sizes = [], []
-    for k in range(1, classes):
+    for k in classes:
         mine, true = (predicted == k) & known, labels == k
         both.append((mine & true).sum((1, 2)))
         sizes.append(mine.sum((1, 2)) + true.sum((1, 2)))

@@ -150,9 +150,8 @@ def _last(name: str) -> str:
 
 
 def _check_array(source: str, name: str, values: Tensor, span: Range, remedy: str) -> None:
-    if not {"float": _computes(values), "int": values.dtype == torch.int64, "bool": values.dtype == torch.bool}[
-        span.kind
-    ]:
+    fits = {"float": _computes(values), "int": values.dtype == torch.int64, "bool": values.dtype == torch.bool}
+    if not fits[span.kind]:
         raise ConfigError(source, f"array {name!r} holds {values.dtype}, not {span.kind} values", remedy)
     if span.kind == "bool" or not values.numel():
         return

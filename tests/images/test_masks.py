@@ -207,7 +207,10 @@ def test_masks_by_spec(folders: tuple[Path, Path]) -> None:
         (f"masks:{images},{masks}?patient=^p1", r"no patient in the name p2_1\.jpg"),
         (f"masks:{images},{masks}?ignore=grey", "ignore=grey is no grey level"),
         (f"masks:{images},{masks}?n=3", "masks has no option 'n'; its options are: mark, patient, ignore"),
-        (f"folder:{images}", "'folder' is no set with masks; start the spec with one of: masks, isic2017"),
+        (
+            f"folder:{images}",
+            "'folder' is no set with masks; start the spec with one of: covid19-radiography, isic2017, masks",
+        ),
     ):
         with pytest.raises(DataError, match=says):
             find_pairs(spec)

@@ -104,8 +104,7 @@ def attack(
         eps: radius in pixel units, "8/255" or 0.03; a list gives a list of results. Attacks that look for the smallest
             change take it as a bound.
         targets: wanted classes, one for each image (findings and masks likewise; -1: a finding that does not matter);
-            "random": another one than its label, drawn for each image by the
-            seed; None: any wrong class.
+            "random": another one than its label, drawn for each image by the seed; None: any wrong class.
         known: clean images and labels, `(images, labels)` or what holds both, that the attacker has beside those he
             attacks, for attacks that imitate one, hide among normal features, or learn one perturbation for all.
         steps, restarts: of the attack; None: those it is known with.
@@ -122,7 +121,6 @@ def attack(
         ConfigError, DataError: images or labels that do not fit, see `medaegis.arrays.labelled`.
     """
     victim = _victim(target, gradient, rounding)
-    names = victim.exact.classes
     if isinstance(attack, str):
         entry = find_attack(attack)
         if entry.adaptive and victim.shields is None:
@@ -133,24 +131,22 @@ def attack(
     ids = torch.arange(len(x))
     single = victim.exact.task.name == "single"
     if isinstance(targets, str) and not single:
-        raise ConfigError(
-            f"targets {targets!r}", "are drawn for one class an image", "give them, in the form of labels"
-        )
-    aims = pick_targets(y, len(names), ids=ids, seed=seed) if single else y
+        problem = "are drawn for one class an image"
+        raise ConfigError(f"targets {targets!r}", problem, "give them, in the form of labels")
+    aims = pick_targets(y, len(victim.exact.classes), ids=ids, seed=seed) if single else y
     wanted = aims if isinstance(targets, str) and targets == "random" else None
     if targets is not None and wanted is None:
         aims = wanted = task_labels(targets, victim.exact, len(x), what="targets").to(x.device)
     options: dict[str, Any] = {"targets": wanted, "ids": ids, "seed": seed}
     if Known.serve(chosen):
         if known is None:
-            raise ConfigError(
-                "attack", "it learns from clean images of the attacker's own", "give known=(images, labels)"
-            )
+            problem = "it learns from clean images of the attacker's own"
+            raise ConfigError("attack", problem, "give known=(images, labels)")
         theirs, their_labels = known if isinstance(known, tuple) else (known, None)
         own = as_dataset(theirs, their_labels, victim.exact, name="known images")
         options |= Known(own, seed=seed).options(chosen, victim, x, aims, ids)
-    texts = [str(one) for one in (eps if isinstance(eps, list) else [eps])]
-    radii = [parse_eps(text, rounds=victim.cushion.rounds) for text in texts]
+    given = eps if isinstance(eps, list) else [eps]
+    radii = [parse_eps(str(one), rounds=victim.cushion.rounds) for one in given]
     options |= {"until": until, "batch_size": batch_size, "progress": progress}
     found = chosen.curve(victim, x, y, eps=radii, **options)
     return found if isinstance(eps, list) else found[0]

@@ -73,14 +73,7 @@ def evaluate(
         ConfigError, DataError, ArtefactError: see `evaluate_guard`, `plan_suite` and `find_site`.
     """
     plan = plan_suite(
-        guard,
-        suite,
-        attacks=attacks,
-        eps=eps,
-        steps=steps,
-        queries=queries,
-        limit=limit,
-        transfer=bool(surrogates),
+        guard, suite, attacks=attacks, eps=eps, steps=steps, queries=queries, limit=limit, transfer=bool(surrogates)
     )
     dataset = as_dataset(images, labels, guard.classifier, patients=patients)
     return evaluate_guard(

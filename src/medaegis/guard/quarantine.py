@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from medaegis.errors import ArtefactError
-from medaegis.safefiles import sync_folder
+from medaegis.safefiles import sync
 
 BLOCK = 1 << 20
 
@@ -57,7 +57,7 @@ def _put(source: Callable[[], BinaryIO], folder: Path, suffix: str, *, what: str
             copy = folder / f"{_write(source, part)}{suffix}"
             if not _is_whole(copy):
                 part.replace(copy)
-                sync_folder(folder)
+                sync(folder)
         finally:
             part.unlink(missing_ok=True)
         return copy

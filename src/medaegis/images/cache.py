@@ -55,15 +55,12 @@ def cache_folder(given: Path | str | None) -> Path:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise DataError(
-            folder, f"cannot keep decoded images here ({error.strerror})", "set MEDAEGIS_CACHE to a writable folder"
-        ) from error
+        problem = f"cannot keep decoded images here ({error.strerror})"
+        raise DataError(folder, problem, "set MEDAEGIS_CACHE to a writable folder") from error
     return folder
 
 
 def _user_cache() -> Path:
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Caches"
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
@@ -113,8 +110,7 @@ def write_cache(file: Path, decoded: DecodedDataset) -> None:
         save_file({"images": decoded.images, "kept": decoded.kept.to(torch.int64)}, part, told)
         part.replace(file)
     except (OSError, SafetensorError) as error:
-        raise DataError(
-            file, f"cannot write decoded images ({error})", "free some space or set MEDAEGIS_CACHE"
-        ) from error
+        problem = f"cannot write decoded images ({error})"
+        raise DataError(file, problem, "free some space or set MEDAEGIS_CACHE") from error
     finally:
         part.unlink(missing_ok=True)

@@ -32,17 +32,14 @@ def list_chest_xray(spec: Spec) -> Listing:
     parts = [folder for part in ("train", "val", "test") if (folder := spec.inside_or_none(root, part))]
     folders = [(spec.inside_or_none(part, name), label) for part in parts for label, name in enumerate(classes)]
     if not any(folder for folder, _ in folders):
-        raise spec.error(
-            f"{root} has no train, val or test with NORMAL and PNEUMONIA in it", "name the folder above them"
-        )
+        problem = f"{root} has no train, val or test with NORMAL and PNEUMONIA in it"
+        raise spec.error(problem, "name the folder above them")
     for folder, label in folders:
         for path in find_images([folder]) if folder else ():
             match = _CHEST_PATIENT.match(path.name)
             if match is None:
-                raise spec.error(
-                    f"no patient in the name {path.name}; expected person123_…, IM-0115-… or NORMAL2-IM-0381-…",
-                    "move the file away, or describe the images in a table and use csv:FILE",
-                )
+                problem = f"no patient in the name {path.name}; expected person123_…, IM-0115-… or NORMAL2-IM-0381-…"
+                raise spec.error(problem, "move the file away, or describe the images in a table and use csv:FILE")
             files.add(path, label, match[1] or match[2])
     refuse_copies(spec, files.paths, lambda path: None)
     return files.listing()
@@ -139,8 +136,7 @@ def list_nih14(spec: Spec) -> Listing:
             raise spec.error(f"part={part} needs {' and '.join(NIH14_PARTS.values())}", remedy)
         films = [film for film in films if film.part == part]
     if several:
-        files = Files(spec, spec.folder(), FINDINGS)
-        files.remarks += remarks
+        files = Files(spec, spec.folder(), FINDINGS, remarks=remarks)
         for film in films:
             files.add(film.path, len(film.findings), film.patient)
         there = [[int(text in film.findings) for text in FINDINGS] for film in films]
@@ -151,8 +147,8 @@ def list_nih14(spec: Spec) -> Listing:
         finding = next(iter(spelling.match(asked, seen)), None)
         if finding is None:
             raise spec.error(f"no image with finding={asked!r}", f"take one of {', '.join(seen)}")
-    files = Files(spec, spec.folder(), (f"no {finding}" if others else NO_FINDING, finding or "Finding"))
-    files.remarks += remarks
+    classes = (f"no {finding}" if others else NO_FINDING, finding or "Finding")
+    files = Files(spec, spec.folder(), classes, remarks=remarks)
     for film in films:
         has = bool(film.findings) if finding is None else finding in film.findings
         if has or others or not film.findings:

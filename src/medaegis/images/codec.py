@@ -34,9 +34,6 @@ DAMAGED = "export the picture again from the archive; this copy is damaged"
 CONVERT = "convert it to Explicit VR Little Endian or JPEG 2000"
 CONTRADICTION = "have the file corrected where it was made; a guess would change its colours"
 
-_ADOBE = b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0"
-ADOBE = {"RGB": _ADOBE + b"\0", "YBR_FULL": _ADOBE + b"\1"}
-
 Colours = Literal["grey", "RGB", "YBR_FULL"]
 
 
@@ -115,15 +112,14 @@ def decode_frame(
         steps.append(f"{declared} to RGB")
     if syntax.decoder == "pillow":
         # Whatever markers said what the colours are, now Adobe's alone does.
-        values = decode_jpeg(Codestream(BytesIO(frame)), b"" if colours == "grey" else ADOBE[colours])
+        values = decode_jpeg(Codestream(BytesIO(frame)), colours)
         return values[..., 0] if colours == "grey" else values
     told = options if colours == "grey" else {**options, "photometric_interpretation": colours}
     about = {"transfer_syntax": transfer_syntax, "plugin": syntax.decoder, "options": told}
     answer = ask({"task": "dicom", **about}, frame)
     if answer is None:
-        raise UnreadableError(
-            f"its {syntax.name} data cannot be decoded: damaged, or not of the kind it declares", DAMAGED
-        )
+        problem = f"its {syntax.name} data cannot be decoded: damaged, or not of the kind it declares"
+        raise UnreadableError(problem, DAMAGED)
     head, binary = answer
     values = np.frombuffer(binary, dtype=head["dtype"]).reshape(head["shape"])
     return ybr_to_rgb(values) if head["photometric"] == "YBR_FULL" else values
@@ -148,12 +144,8 @@ def _check(stream: StreamHeader, syntax: Syntax, options: dict[str, Any], steps:
     declared = stream.rows, stream.columns, stream.samples
     expected = options["rows"], options["columns"], options["samples_per_pixel"]
     if declared != expected:
-        raise UnreadableError(
-            "its compressed frame is {} rows x {} columns x {} samples, its header says {} x {} x {}".format(
-                *declared, *expected
-            ),
-            DAMAGED,
-        )
+        problem = "its compressed frame is {} rows x {} columns x {} samples, its header says {} x {} x {}"
+        raise UnreadableError(problem.format(*declared, *expected), DAMAGED)
     stored, allocated = options["bits_stored"], options["bits_allocated"]
     if stream.process in LOSSY_JPEG and stream.bits == stored == 12:
         raise UnreadableError("it is JPEG with 12 bits, which is valid, but there is no decoder for it", CONVERT)
@@ -190,17 +182,14 @@ def components(stream: StreamHeader | None, declared: str, *, jp2: bool, steps: 
         return _components_2000(stream, declared, jp2=jp2, steps=steps)
     if stream.adobe not in (None, 0, 1):
         raise UnreadableError("its JPEG has an Adobe marker that names no transform of three colours", CONTRADICTION)
-    marks: list[tuple[str, Colours]] = []
-    if stream.adobe is not None:
-        marks.append(("Adobe's marker", "YBR_FULL" if stream.adobe else "RGB"))
-    if stream.jfif:
-        marks.append(("the JFIF marker", "YBR_FULL"))
-    if stream.ids == RGB_IDS:
-        marks.append(("the component ids", "RGB"))
-    if stream.subsampled:
-        marks.append(("subsampled chroma", "YBR_FULL"))
-    told = {colours for _, colours in marks}
-    words = ", ".join(f"{'YCbCr' if colours == 'YBR_FULL' else 'RGB'} by {what}" for what, colours in marks)
+    marks = (
+        (stream.adobe is not None, "RGB" if stream.adobe == 0 else "YBR_FULL", "Adobe's marker"),
+        (stream.jfif, "YBR_FULL", "the JFIF marker"),
+        (stream.ids == RGB_IDS, "RGB", "the component ids"),
+        (stream.subsampled, "YBR_FULL", "subsampled chroma"),
+    )
+    told = {colours for there, colours, _ in marks if there}
+    words = ", ".join(f"{'YCbCr' if colours == 'YBR_FULL' else 'RGB'} by {by}" for there, colours, by in marks if there)
     if len(told) > 1:
         raise UnreadableError(f"its JPEG contradicts itself: it is {words}", CONTRADICTION)
     if not told or named in told:

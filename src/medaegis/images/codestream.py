@@ -10,7 +10,7 @@ from typing import Literal
 
 JPEG_START, JPEG_2000_START = b"\xff\xd8\xff", b"\xff\x4f\xff\x51"
 JP2_START = b"\0\0\0\x0cjP  \r\n\x87\n"
-BASELINE, PROGRESSIVE, LOSSLESS, JPEG_LS = 0xC0, 0xC2, 0xC3, 0xF7
+PROGRESSIVE, LOSSLESS, JPEG_LS = 0xC2, 0xC3, 0xF7
 JFIF, HP, ADOBE = 0xE0, 0xE8, 0xEE
 SCAN, END = 0xDA, 0xD9
 RGB_IDS = tuple(b"RGB")

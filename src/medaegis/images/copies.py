@@ -1,13 +1,12 @@
 """Pictures that are in a data set more than once: the same pixels, or all but the same in another size or format."""
 
-import hashlib
-
 import torch
 from scipy.spatial import cKDTree
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
 from medaegis.images.datasets import Dataset
+from medaegis.images.hashes import equal_pairs
 
 SIDE = 16  # pictures are compared after averaging to so many pixels a side, which a resize or a JPEG hardly changes
 CLOSE = 1.5  # root mean square of the difference in grey levels below which two are taken for copies
@@ -19,7 +18,7 @@ CHUNK = 512
 def copies(dataset: Dataset) -> tuple[str, ...]:
     """A sentence for each kind of copy: equal pictures with different labels, equal ones, and nearly equal ones."""
     named = dataset.names
-    equal = _equal(dataset.images)
+    equal = equal_pairs(dataset.images)
     torn = [(a, b) for a, b in equal if not torch.equal(dataset.labels[a], dataset.labels[b])]
     near = [(a, b) for a, b in _near(dataset.images) if dataset.patients[a] != dataset.patients[b]]
     near = [(a, b) for a, b in near if not torch.equal(dataset.images[a], dataset.images[b])]
@@ -40,18 +39,6 @@ def copies(dataset: Dataset) -> tuple[str, ...]:
             f"{named[near[0][1]]}: if they are copies in another size or format, leave one of each"
         )
     return tuple(told)
-
-
-def _equal(images: Tensor) -> list[tuple[int, int]]:
-    """Places of each picture that came before with the same pixels, and of the first such; plain ones left out."""
-    first: dict[bytes, int] = {}
-    pairs = []
-    for place, image in enumerate(images.numpy()):
-        if image.min() < image.max():
-            before = first.setdefault(hashlib.sha256(image.tobytes()).digest(), place)
-            if before != place:
-                pairs.append((before, place))
-    return pairs
 
 
 def _near(images: Tensor) -> list[tuple[int, int]]:

@@ -73,20 +73,13 @@ class Dataset:
 
     def __post_init__(self) -> None:
         n = len(self.images)
-        told: dict[str, Tensor | tuple[str, ...]] = {
-            "labels": self.labels,
-            "patients": self.patients,
-            "names": self.names,
-            "ids": self.ids,
-        }
-        for what, values in told.items():
-            if len(values) != n:
-                raise DataError(self.spec, f"{n} images but {len(values)} {what}", "give one for every image")
+        for what in ("labels", "patients", "names", "ids"):
+            if (found := len(getattr(self, what))) != n:
+                raise DataError(self.spec, f"{n} images but {found} {what}", "give one for every image")
         if self.images.dtype != torch.uint8 or self.images.ndim != 4 or self.images.shape[1] not in (1, 3):
             shape = tuple(self.images.shape)
-            raise DataError(
-                self.spec, f"images are {self.images.dtype} {shape}", "give uint8 (N, C, H, W) with C = 1 or 3"
-            )
+            problem = f"images are {self.images.dtype} {shape}"
+            raise DataError(self.spec, problem, "give uint8 (N, C, H, W) with C = 1 or 3")
 
     def __len__(self) -> int:
         return len(self.images)

@@ -7,6 +7,7 @@ part, length of the binary part), the JSON part, the binary part; one answer per
 import contextlib
 import json
 import os
+import resource
 import struct
 import sys
 from typing import Any, BinaryIO
@@ -116,15 +117,10 @@ class Heard:
 
 
 def main() -> None:
-    if sys.platform != "win32":
-        import resource
-
+    for limit, most in ((resource.RLIMIT_AS, MEMORY_BYTES), (resource.RLIMIT_CORE, 0)):
         # Not every system lets a process lower these; the time limit of the parent remains.
         with contextlib.suppress(ValueError, OSError):
-            resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-        with contextlib.suppress(ValueError, OSError):
-            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-
+            resource.setrlimit(limit, (most, most))
     heard = Heard()
     tasks = {"dicom": decode_dicom, "raster": decode_raster, "jpeg-check": check_jpeg}
     while (message := receive(sys.stdin.buffer)) is not None:

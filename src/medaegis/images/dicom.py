@@ -54,9 +54,7 @@ def dicom_reader(file: BinaryIO, limits: Limits) -> Callable[[int], Decoded]:
             check_size(options["columns"], options["rows"], limits, copies=WIDE_COPIES)
         kind, frames = read_kind(dataset), int(options["number_of_frames"])
         start = file.tell()
-        fragments = None
-        if syntax in COMPRESSED:
-            fragments = Fragments(file, length, dataset, frames, rle=syntax == RLE)
+        fragments = Fragments(file, length, dataset, frames, rle=syntax == RLE) if syntax in COMPRESSED else None
 
     def read(frame: int) -> Decoded:
         check_frame(frame, frames, limits)

@@ -68,10 +68,8 @@ def transfer_syntax(file: BinaryIO) -> str:
     if syntax in NATIVE or syntax in COMPRESSED:
         return syntax
     if bare and not meta:
-        raise UnreadableError(
-            "it is a DICOM data set without the file meta group, so that nothing says how it is encoded",
-            "export it as a DICOM file",
-        )
+        problem = "it is a DICOM data set without the file meta group, so that nothing says how it is encoded"
+        raise UnreadableError(problem, "export it as a DICOM file")
     if not syntax:
         raise UnreadableError("its file meta group names no transfer syntax", DAMAGED)
     if syntax == DEFLATED:
@@ -87,13 +85,12 @@ def read_header(file: BinaryIO, syntax: str) -> "Dataset":
     from pydicom.datadict import tag_for_keyword
     from pydicom.filereader import read_dataset
 
-    wanted = [tag for tag in map(tag_for_keyword, HEADER) if tag is not None]
     return read_dataset(
         file,
         NATIVE.get(syntax, "").startswith("Implicit"),
         syntax != BIG_ENDIAN,
         stop_when=lambda tag, vr, length: tag >> 16 == PIXEL_DATA >> 16 and tag & 0xFFFF in (8, 9, 0x10),
-        specific_tags=list(wanted),
+        specific_tags=[tag for tag in map(tag_for_keyword, HEADER) if tag is not None],
     )
 
 
@@ -107,16 +104,12 @@ def pixel_element(file: BinaryIO, dataset: "Dataset", syntax: str) -> tuple[str,
             raise UnreadableError("it has an image header but no pixel data: cut short, or header only", DAMAGED)
         uid = dataset.get("SOPClassUID")
         kind = uid.name if uid and uid.type == "SOP Class" else "of an unknown class"
-        raise UnreadableError(
-            f"it holds no pixel data (its object is {kind}; an image may have been cut short)",
-            "give an image object of the same study",
-        )
+        problem = f"it holds no pixel data (its object is {kind}; an image may have been cut short)"
+        raise UnreadableError(problem, "give an image object of the same study")
     group, element = struct.unpack(f"{order}HH", head[:4])
     if group << 16 | element != PIXEL_DATA:
-        raise UnreadableError(
-            "its pixels are floating-point measurements, of which no value is known to be white",
-            "give the picture that they were computed from",
-        )
+        problem = "its pixels are floating-point measurements, of which no value is known to be white"
+        raise UnreadableError(problem, "give the picture that they were computed from")
     (length,) = struct.unpack(f"{order}L", head[-4:])
     return "OW" if implicit else head[4:6].decode("ascii", "replace"), int(length)
 
@@ -140,10 +133,8 @@ def pixel_options(dataset: "Dataset", limits: Limits) -> dict[str, Any]:
     photometric = str(dataset.get("PhotometricInterpretation") or "").strip()
     if photometric not in (*GREY, *COLOUR, PALETTE):
         known = photometric if photometric in ("ARGB", "CMYK", "HSV", "YBR_PARTIAL_420", "YBR_PARTIAL_422") else ""
-        raise UnreadableError(
-            f"its photometric interpretation ({known or 'missing or unknown'}) is not supported",
-            "export it as MONOCHROME2 or RGB",
-        )
+        problem = f"its photometric interpretation ({known or 'missing or unknown'}) is not supported"
+        raise UnreadableError(problem, "export it as MONOCHROME2 or RGB")
     samples = _whole(dataset, "SamplesPerPixel")
     options: dict[str, Any] = {
         "rows": _whole(dataset, "Rows"),
@@ -162,10 +153,8 @@ def pixel_options(dataset: "Dataset", limits: Limits) -> dict[str, Any]:
         options["planar_configuration"] = _whole(dataset, "PlanarConfiguration", default=0)
     allocated, stored = options["bits_allocated"], options["bits_stored"]
     if allocated not in (1, 8, 16) or not 1 <= stored <= allocated:
-        raise UnreadableError(
-            f"it stores {stored} of {allocated} bits per value; 1, 8 and 16 allocated bits are read",
-            "give the picture itself, not a dose or measurement map",
-        )
+        problem = f"it stores {stored} of {allocated} bits per value; 1, 8 and 16 allocated bits are read"
+        raise UnreadableError(problem, "give the picture itself, not a dose or measurement map")
     if photometric in ("YBR_FULL", "YBR_FULL_422") and (allocated, stored) != (8, 8):
         raise UnreadableError(f"it is {photometric} with {stored} of {allocated} bits; 8 are read", "export it as RGB")
     if samples > 1 and allocated == 1:

@@ -108,18 +108,14 @@ def _annotations(spec: Spec, root: Path) -> dict[str, Path]:
         if base not in MESSIDOR_BASES:
             raise spec.error(f"{paths[0]}: Messidor has no Base{base}", f"its bases are {', '.join(MESSIDOR_BASES)}")
         if not readable:
-            raise spec.error(
-                f"{paths[0]} is an Excel file, which is not read here",
-                "save each as CSV beside it, as by: soffice --headless --convert-to csv Annotation*Base*.xls",
-            )
+            remedy = "save each as CSV beside it, as by: soffice --headless --convert-to csv Annotation*Base*.xls"
+            raise spec.error(f"{paths[0]} is an Excel file, which is not read here", remedy)
         if len(readable) > 1:
             raise spec.error(f"Base{base} has the tables {' and '.join(map(str, readable))}", "leave the newer one")
         tables[base] = readable[0]
     if not tables:
-        raise spec.error(
-            f"{root} and the folders in it hold no Annotation_Base11.csv to Annotation_Base34.csv",
-            "name the folder that holds Base11 to Base34, the tables saved as CSV",
-        )
+        problem = f"{root} and the folders in it hold no Annotation_Base11.csv to Annotation_Base34.csv"
+        raise spec.error(problem, "name the folder that holds Base11 to Base34, the tables saved as CSV")
     return tables
 
 

@@ -73,10 +73,8 @@ def _one_spelling(spec: Spec, labels: set[str]) -> tuple[dict[str, str], list[st
             names |= dict.fromkeys(group, group[0])
             remarks.append(f"the labels {told} are taken for one class")
         elif "classes" not in spec.options:
-            raise spec.error(
-                f"the labels {told} differ in spelling only",
-                f"correct the table, or say which classes there are: ?classes={group[0]}={'|'.join(group)},OTHER=…",
-            )
+            remedy = f"correct the table, or say which classes there are: ?classes={group[0]}={'|'.join(group)},OTHER=…"
+            raise spec.error(f"the labels {told} differ in spelling only", remedy)
     return names, remarks
 
 
@@ -105,10 +103,8 @@ def regroup(spec: Spec, listing: Listing) -> Listing:
                 raise spec.error(f"classes: the label {value!r} is in two of them", "name every label once")
     left = sorted({listing.classes[label] for label in set(listing.labels) - set(to)})
     if left:
-        raise spec.error(
-            f"classes: no class has the label {' and '.join(map(repr, left))}",
-            "add each to the class that it belongs to, as NAME=LABEL|LABEL; every label once",
-        )
+        problem = f"classes: no class has the label {' and '.join(map(repr, left))}"
+        raise spec.error(problem, "add each to the class that it belongs to, as NAME=LABEL|LABEL; every label once")
     labels_now = [to[label] for label in listing.labels]
     return replace(listing, classes=tuple(classes), labels=labels_now, codes=(), remarks=tuple(remarks))
 

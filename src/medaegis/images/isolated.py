@@ -68,8 +68,7 @@ def _close_all() -> None:
             _idle.pop().close()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_in_fork)
+os.register_at_fork(after_in_child=_forget_in_fork)
 atexit.register(_close_all)
 
 

@@ -17,7 +17,9 @@ from medaegis.images.limits import Limits, UnreadableError, check_size
 MAX_SCANS = 100
 # A scan ends at a marker that is neither a stuffed zero nor a restart.
 AFTER_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
-SOI, EOI, SOS, COMMENT = 0xD8, 0xD9, 0xDA, 0xFE
+EOI, SOS, COMMENT = 0xD9, 0xDA, 0xFE
+_ADOBE = b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0"
+ADOBE = {"RGB": _ADOBE + b"\0", "YBR_FULL": _ADOBE + b"\1"}  # the segment that tells the colours
 BLOCK = 1 << 20
 REMEDY = "copy or export it again"
 MAX_SEGMENTS = 10_000
@@ -129,13 +131,14 @@ class Codestream:
             raise damaged()
 
 
-def decode_jpeg(code: Codestream, adobe: bytes) -> npt.NDArray[Any]:
+def decode_jpeg(code: Codestream, colours: str) -> npt.NDArray[Any]:
     """Values uint8 (rows, columns, samples) of a codestream, in a child process, grey or RGB.
 
     Args:
-        adobe: an Adobe segment that tells its colours; empty: grey, or YCbCr.
+        colours: what its components are, "grey", "RGB" or "YBR_FULL".
     """
     code.check_data()
+    adobe = ADOBE.get(colours, b"")
     answer = ask({"task": "raster", "format": "JPEG"}, code.data[:2], adobe, memoryview(code.data)[2:])
     if answer is None:
         raise damaged()

@@ -45,15 +45,12 @@ MODALITIES = {
 
 BODY_PART = r"^[A-Z0-9 _]{1,16}$"
 
-_PHOTOGRAPHS = frozenset(("XC", "OP", "DMS", "ES", "GM"))
-_FILMS = frozenset(("CR", "DX", "RG", "PX", "IO"))
-_ANY = frozenset(MODALITIES)
 _CLASSES = "1.2.840.10008.5.1.4.1.1."
 # Kinds of object that hold a picture, and the modalities that such an object can be of.
 OBJECTS: dict[str, frozenset[str]] = {
     _CLASSES + number: frozenset(modalities)
     for modalities, numbers in (
-        (_FILMS, ("1", "1.1", "1.1.1", "1.3", "1.3.1")),
+        (("CR", "DX", "RG", "PX", "IO"), ("1", "1.1", "1.1.1", "1.3", "1.3.1")),
         (("MG",), ("1.2", "1.2.1", "13.1.3", "13.1.4", "13.1.5")),
         (("CT",), ("2", "2.1", "2.2")),
         (("MR",), ("4", "4.1", "4.3", "4.4")),
@@ -67,11 +64,11 @@ OBJECTS: dict[str, frozenset[str]] = {
         (("ES",), ("77.1.1",)),
         (("GM",), ("77.1.2",)),
         (("SM",), ("77.1.3", "77.1.6")),
-        (_PHOTOGRAPHS, ("77.1.4",)),
+        (("XC", "OP", "DMS", "ES", "GM"), ("77.1.4",)),
         (("DMS", "XC"), ("77.1.7",)),
         (("OP",), ("77.1.5.1", "77.1.5.2", "77.1.5.5", "77.1.5.6")),
         (("OPT", "OCT"), ("77.1.5.4", "77.1.5.8")),
-        (_ANY, ("7", "7.1", "7.2", "7.3", "7.4")),  # secondary captures
+        (tuple(MODALITIES), ("7", "7.1", "7.2", "7.3", "7.4")),  # secondary captures
     )
     for number in numbers
 }

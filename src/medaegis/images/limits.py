@@ -6,7 +6,7 @@ Sizes are checked on what a file declares, so that a bomb (a small file that unp
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,15 +73,11 @@ def check_size(columns: int, rows: int, limits: Limits, *, copies: int = 1) -> N
     """
     size = f"{columns} x {rows} pixels"
     if columns * rows > limits.max_pixels // copies:
-        raise UnreadableError(
-            f"it declares {size}, more than the limit of {limits.max_pixels // copies:,}",
-            "scale it down, or raise Limits.max_pixels if you trust the file",
-        )
+        problem = f"it declares {size}, more than the limit of {limits.max_pixels // copies:,}"
+        raise UnreadableError(problem, "scale it down, or raise Limits.max_pixels if you trust the file")
     if min(columns, rows) < limits.min_side:
-        raise UnreadableError(
-            f"it is {size}, and each side must have at least {limits.min_side}",
-            "give the full picture, not a thumbnail or a placeholder",
-        )
+        problem = f"it is {size}, and each side must have at least {limits.min_side}"
+        raise UnreadableError(problem, "give the full picture, not a thumbnail or a placeholder")
     _claim(columns * rows * copies)
 
 
@@ -117,20 +113,22 @@ def _claim(pixels: int) -> None:
 def check_frame(frame: int, frames: int, limits: Limits) -> None:
     """Refuse a frame number that the file does not have, and a file with too many frames."""
     if frames > limits.max_frames:
-        raise UnreadableError(
-            f"it has more than {limits.max_frames:,} frames",
-            "export the frames that you need, or raise Limits.max_frames if you trust the file",
-        )
+        remedy = "export the frames that you need, or raise Limits.max_frames if you trust the file"
+        raise UnreadableError(f"it has more than {limits.max_frames:,} frames", remedy)
     if not 0 <= frame < frames:
-        raise UnreadableError(
-            f"frame {frame} was asked for, but it has {frames} {'frame' if frames == 1 else 'frames'}",
-            "use frame 0" if frames == 1 else f"choose a frame from 0 to {frames - 1}",
-        )
+        problem = f"frame {frame} was asked for, but it has {frames} {'frame' if frames == 1 else 'frames'}"
+        raise UnreadableError(problem, "use frame 0" if frames == 1 else f"choose a frame from 0 to {frames - 1}")
 
 
-_quiet_lock = threading.Lock()
-_quiet_depth = 0
-_quiet_saved: list["warnings.catch_warnings[None]"] = []
+def cmyk() -> UnreadableError:
+    """For a picture that is made for printing."""
+    return UnreadableError(
+        "it is CMYK, made for printing: its colours on a screen depend on a printing profile",
+        "save it as RGB or grey with the program it comes from",
+    )
+
+
+_quiet_lock, _quiet_depth, _quieted = threading.Lock(), 0, ExitStack()
 
 
 @contextmanager
@@ -144,14 +142,11 @@ def quiet() -> Iterator[None]:
     with _quiet_lock:
         _quiet_depth += 1
         if _quiet_depth == 1:
-            saved = warnings.catch_warnings()
-            saved.__enter__()
-            _quiet_saved.append(saved)
-            warnings.simplefilter("ignore")
+            _quieted.enter_context(warnings.catch_warnings(action="ignore"))
     try:
         yield
     finally:
         with _quiet_lock:
             _quiet_depth -= 1
             if _quiet_depth == 0:
-                _quiet_saved.pop().__exit__(None, None, None)
+                _quieted.close()

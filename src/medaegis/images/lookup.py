@@ -44,10 +44,8 @@ class Lookup:
             paths = list(found.get(key, ()))
             if len(paths) > 1:
                 told = " and ".join(path.relative_to(self.folder).as_posix() for path in paths[:2])
-                raise self.spec.error(
-                    f"{name} could be {told}" + (f" or {len(paths) - 2} more" if len(paths) > 2 else ""),
-                    f"leave one of them in {self.folder}",
-                )
+                problem = f"{name} could be {told}" + (f" or {len(paths) - 2} more" if len(paths) > 2 else "")
+                raise self.spec.error(problem, f"leave one of them in {self.folder}")
             if paths:
                 if step >= 2 and without_suffix(name) != name:
                     self._renamed.append((name, paths[0]))
@@ -76,7 +74,5 @@ def refuse_copies(spec: Spec, paths: Iterable[Path], place: Callable[[Path], obj
     for path in paths:
         before = first.setdefault((place(path), spelling.folded(without_suffix(path.name))), path)
         if before is not path:
-            raise spec.error(
-                f"{before} and {path} have one name: one may be a copy of the other, and would count twice",
-                "leave one of them there, or rename one",
-            )
+            problem = f"{before} and {path} have one name: one may be a copy of the other, and would count twice"
+            raise spec.error(problem, "leave one of them there, or rename one")

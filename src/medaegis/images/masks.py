@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import ExifTags, Image
 
 from medaegis.errors import ConfigError, DataError, ImageError
 from medaegis.images import spelling
@@ -23,10 +23,10 @@ from medaegis.images.search import find_images
 from medaegis.images.sources import Spec
 from medaegis.images.tables import PATIENT, headed, rows
 from medaegis.sizes import Size, as_size, sides
+from medaegis.task import IGNORE
 
-IGNORE = 255  # in a class map: pixels that count neither way
 SHOWN_LEVELS = 6
-ORIENTATION, SIDEWAYS = 0x112, 5  # of EXIF, and from where on it swaps the sides
+SIDEWAYS = 5  # from where on the orientation of EXIF swaps the sides
 LAID_OVER_BLACK = 255 * 255  # white of a picture whose grey levels were multiplied with their opacity
 
 ClassMap = npt.NDArray[np.uint8]
@@ -253,7 +253,7 @@ def upright_size(path: Path) -> tuple[int, int] | None:
     try:
         with Image.open(path) as picture:
             width, height = picture.size
-            turned = picture.getexif().get(ORIENTATION, 1) >= SIDEWAYS
+            turned = picture.getexif().get(ExifTags.Base.Orientation, 1) >= SIDEWAYS
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None  # what is wrong with it is told where it is read
     return (width, height) if turned else (height, width)

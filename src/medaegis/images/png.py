@@ -78,9 +78,8 @@ def check_png(file: BinaryIO, limits: Limits) -> Header:
         elif name == b"acTL":
             (frames,) = struct.unpack(">L", kept[:4]) if len(kept) >= 4 else (0,)
             if frames > 1:
-                raise UnreadableError(
-                    f"it is an animation of {frames} frames", "save the frame that is meant as a still"
-                )
+                problem = f"it is an animation of {frames} frames"
+                raise UnreadableError(problem, "save the frame that is meant as a still")
         elif name == b"IEND":
             break
     if packed is None or not packed.whole():
@@ -102,9 +101,8 @@ class _Data:
                 raise damaged() from None
             part = self.stream.unconsumed_tail
             if self.left < 0:
-                raise UnreadableError(
-                    "it holds more pixels than its header declares, so one of the two is wrong", "export it again"
-                )
+                problem = "it holds more pixels than its header declares, so one of the two is wrong"
+                raise UnreadableError(problem, "export it again")
 
     def whole(self) -> bool:
         return self.left == 0 and self.stream.eof

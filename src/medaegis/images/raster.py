@@ -9,11 +9,11 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import ExifTags, Image
 
 from medaegis.images.isolated import ask
 from medaegis.images.jpeg import Codestream
-from medaegis.images.limits import Decoded, Limits, UnreadableError, check_frame, check_size, quiet
+from medaegis.images.limits import Decoded, Limits, UnreadableError, check_frame, check_size, cmyk, quiet
 from medaegis.images.png import Header, check_png
 from medaegis.images.tiff import Tiff
 from medaegis.images.tiff_page import ASSOCIATED, FAX, JPEG, PALETTE, RGB, UNASSOCIATED, WHITE_IS_ZERO, YCBCR
@@ -22,7 +22,6 @@ from medaegis.images.tiff_page import ASSOCIATED, FAX, JPEG, PALETTE, RGB, UNASS
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 Values = npt.NDArray[Any]
-ORIENTATION = 0x0112
 BAND_PIXELS = 1 << 20  # converted at once
 RUN_LENGTH = (1, 2)  # of a BMP; Pillow unpacks it byte by byte in Python
 WEBP_COPIES = 2  # Pillow's decoder of WebP holds the picture four times, those of other kinds at most twice
@@ -64,19 +63,16 @@ def raster_reader(file: BinaryIO, kind: str, limits: Limits) -> Callable[[int], 
 
 def _picture(file: BinaryIO, kind: str, limits: Limits) -> Decoded:
     """The one frame of a file that Pillow opens."""
-    header: Header | None = None
     file.seek(0)
-    if kind == "PNG":
-        header = check_png(file, limits)
-    elif kind == "JPEG":
+    header = check_png(file, limits) if kind == "PNG" else None
+    if kind == "JPEG":
         _check_jpeg(file, limits)
     file.seek(0)
     try:
         image: Image.Image = Image.open(file, formats=[kind.upper()])
     except Image.DecompressionBombError:
-        raise UnreadableError(
-            f"it declares more pixels than the limit of {limits.max_pixels:,}", "scale it down"
-        ) from None
+        problem = f"it declares more pixels than the limit of {limits.max_pixels:,}"
+        raise UnreadableError(problem, "scale it down") from None
     if kind == "BMP" and image.info.get("compression") in RUN_LENGTH:
         raise UnreadableError("it is a run-length BMP, which is not read here", "save it as PNG")
     if kind == "WebP":
@@ -100,7 +96,7 @@ def _picture(file: BinaryIO, kind: str, limits: Limits) -> Decoded:
 def _check_jpeg(file: BinaryIO, limits: Limits) -> None:
     code = Codestream(file, limits)
     if code.samples == 4:
-        raise _cmyk()
+        raise cmyk()
     code.check_data()
 
 
@@ -108,7 +104,7 @@ def _orientation(image: Image.Image, steps: list[str]) -> int:
     try:
         found = image.getexif()
         if found or not image.info.get("exif"):
-            return int(found.get(ORIENTATION, 1))
+            return int(found.get(ExifTags.Base.Orientation, 1))
     except Exception:  # Pillow meets a damaged EXIF block with any exception there is, or with an empty answer
         pass
     steps.append("its EXIF block is damaged, so its orientation is not known: taken as stored")
@@ -136,7 +132,7 @@ def _samples(
     """Values (rows, columns, 1 or 3), what is white among them, and the bits per sample that they carry."""
     mode = image.mode
     if mode == "CMYK":
-        raise _cmyk()
+        raise cmyk()
     if mode not in ("1", "L", "LA", "RGB", "RGBA", "RGBX", "P", "PA") and not mode.startswith("I;16"):
         raise UnreadableError(f"its colour space ({mode}) is not supported", "save it as RGB or grey")
     key = header.key if header else None
@@ -148,10 +144,8 @@ def _samples(
         bits = 8
     if bits > 8:
         if key is not None:
-            raise UnreadableError(
-                "one colour of 16 bits per sample is transparent in it, and its colours are read with 8",
-                "save it without transparency",
-            )
+            problem = "one colour of 16 bits per sample is transparent in it, and its colours are read with 8"
+            raise UnreadableError(problem, "save it without transparency")
         steps.append("16-bit colour or transparency: the upper 8 bits are kept")
         bits = 8
     to = {"1": "L", "P": "RGBA" if "transparency" in image.info else "RGB", "PA": "RGBA"}.get(mode, mode)
@@ -249,10 +243,3 @@ def _tiff(tiff: Tiff, frame: int) -> Decoded:
         else:
             steps.append("an extra sample per pixel left out")
     return _upright(shown, white, bits, len(tiff.pages), page.orientation, steps)
-
-
-def _cmyk() -> UnreadableError:
-    return UnreadableError(
-        "it is CMYK, made for printing: its colours on a screen depend on a printing profile",
-        "save it as RGB or grey with the program it comes from",
-    )

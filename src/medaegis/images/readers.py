@@ -148,10 +148,8 @@ def _decoding(kind: str) -> Iterator[None]:
         raise UnreadableError("there is not enough memory for it", "free some, or scale it down") from None
     except Exception:
         # Decoders meet damage with any exception there is; its text may quote the file and is left out.
-        raise UnreadableError(
-            f"it is damaged, cut short, or a {kind} variant that the decoder does not know",
-            "copy or export it again",
-        ) from None
+        problem = f"it is damaged, cut short, or a {kind} variant that the decoder does not know"
+        raise UnreadableError(problem, "copy or export it again") from None
 
 
 @contextmanager
@@ -164,17 +162,13 @@ def _opened(source: str, limits: Limits) -> Iterator[tuple[str, Callable[[int], 
     if status.st_size == 0:
         raise UnreadableError("the file is empty", "copy or export it again")
     if status.st_size > limits.max_file_bytes:
-        raise UnreadableError(
-            f"it has {status.st_size:,} bytes, more than the limit of {limits.max_file_bytes:,}",
-            "raise Limits.max_file_bytes if you trust the file",
-        )
+        problem = f"it has {status.st_size:,} bytes, more than the limit of {limits.max_file_bytes:,}"
+        raise UnreadableError(problem, "raise Limits.max_file_bytes if you trust the file")
     with open(source, "rb") as file:
         kind = detect(file.read(HEAD_BYTES))
         if kind is None:
-            raise UnreadableError(
-                "its content is none of PNG, JPEG, TIFF, BMP, WebP and DICOM, whatever its name says",
-                "convert it to one of these",
-            )
+            problem = "its content is none of PNG, JPEG, TIFF, BMP, WebP and DICOM, whatever its name says"
+            raise UnreadableError(problem, "convert it to one of these")
         file.seek(0)
         with _decoding(kind):
             read = _reader(file, kind, limits)

@@ -1,4 +1,4 @@
-"""The data sets that a spec can name; `SCHEMES` is the registry, `MASKED` that of the sets with masks.
+"""The data sets that a spec can name; `SCHEMES` is the registry.
 
 Published sets are listed in a file for each kind of picture (`chest`, `fundus`, `skin`), here those of any kind. Where
 a set names no patients, an image stands for itself (splits still keep identical pictures together).
@@ -22,23 +22,15 @@ from medaegis.images.masks import Pairing, list_masks, read_mask, upright_size
 from medaegis.images.phantoms import FINDINGS, MODALITIES, Chest
 from medaegis.images.readers import Picture
 from medaegis.images.search import SUFFIXES, find_images
-from medaegis.images.skin import isic2017_masks, list_ham10000, list_isic, list_isic2017, list_pad_ufes_20
-from medaegis.images.sources import Files, Listing, Spec, file_stamp, stamp
+from medaegis.images.skin import HAM10000, isic2017_masks, list_ham10000, list_isic, list_isic2017, list_pad_ufes_20
+from medaegis.images.sources import Files, Listing, Spec, file_state
 from medaegis.sizes import Size, sides
 
 # Files of MedMNIST hold class numbers only; names of the sets that fit a guard best, from medmnist.com.
 _MEDMNIST_CLASSES = {
     "breastmnist": ("malignant", "normal or benign"),
     "pneumoniamnist": ("normal", "pneumonia"),
-    "dermamnist": (
-        "actinic keratoses and intraepithelial carcinoma",
-        "basal cell carcinoma",
-        "benign keratosis-like lesions",
-        "dermatofibroma",
-        "melanoma",
-        "melanocytic nevi",
-        "vascular lesions",
-    ),
+    "dermamnist": tuple(HAM10000[code] for code in sorted(HAM10000)),  # made of it, numbered by its codes
 }
 
 _PARTS = {"train", "training", "val", "valid", "validation", "test", "testing"}
@@ -50,14 +42,11 @@ def _folder(spec: Spec) -> Listing:
     inside = sorted(path.name for path in root.iterdir() if path.is_dir())
     classes = tuple(name for name in inside if not name.startswith((".", "__MACOSX")))
     if len(classes) < 2:
-        raise spec.error(
-            f"{root} holds {len(classes)} folders, expected one for each of 2 or more classes", "sort them so"
-        )
+        problem = f"{root} holds {len(classes)} folders, expected one for each of 2 or more classes"
+        raise spec.error(problem, "sort them so")
     if set(map(str.lower, classes)) <= _PARTS:
-        raise spec.error(
-            f"{root} holds {' and '.join(classes)}, which are parts of a set and no classes",
-            "name one of them, or list all images in tables and use csv:FILE,FILE",
-        )
+        problem = f"{root} holds {' and '.join(classes)}, which are parts of a set and no classes"
+        raise spec.error(problem, "name one of them, or list all images in tables and use csv:FILE,FILE")
     for group in spelling.several(classes):
         raise spec.error(f"{root} holds {' and '.join(group)}: one class in two spellings?", "put them together")
     files = Files(spec, root, classes)
@@ -104,7 +93,7 @@ def _medmnist(spec: Spec) -> Listing:
         raise spec.error(f"labels go from {numbers.min()} to {numbers.max()}", f"expected 0 to {len(classes) - 1}")
     names = [f"{part}/{i:06d}" for part, of_part in zip(parts, images, strict=True) for i in range(len(of_part))]
     pictures = [picture for part in images for picture in part]
-    stamps = [stamp(file.stat())] * len(names)
+    stamps = [file_state(file)[1]] * len(names)
 
     def read(index: int, size: int) -> Picture:
         pixels = np.atleast_3d(pictures[index]).transpose(2, 0, 1).astype(np.float32) / np.float32(255)
@@ -167,7 +156,7 @@ def _masked(spec: Spec) -> Listing:
     for pair in pairs:
         files.add(pair.image, 0, pair.patient)
     listing = files.listing()
-    stamps = [f"{stamp}/{file_stamp(pair.mask)}" for stamp, pair in zip(listing.stamps, pairs, strict=True)]
+    stamps = [f"{stamp}/{file_state(pair.mask)[1]}" for stamp, pair in zip(listing.stamps, pairs, strict=True)]
 
     def mask(index: int, size: Size) -> NDArray[np.uint8]:
         of = upright_size(pairs[index].image)
@@ -183,11 +172,12 @@ def _with_masks(listed: Callable[[Spec], Listing]) -> Callable[[Spec], Listing]:
 
 @dataclass(frozen=True)
 class Scheme:
-    """How one kind of spec is listed, the options it knows, and what it reads, in a line."""
+    """How one kind of spec is listed, the options it knows, what it reads, in a line, and how its masks are paired."""
 
     list: Callable[[Spec], Listing]
     options: tuple[str, ...]
     help: str
+    pair: Callable[[Spec], Pairing] | None = None
 
 
 SCHEMES: dict[str, Scheme] = {
@@ -219,6 +209,7 @@ SCHEMES: dict[str, Scheme] = {
         ("masks",),
         "COVID-19 Radiography Database: PATH/Normal, Lung_Opacity, COVID and Viral Pneumonia, each with images in it; "
         "?masks: their lungs",
+        covid19_masks,
     ),
     "aptos2019": Scheme(
         list_aptos2019, ("binary",), "APTOS 2019: PATH/train.csv, train_images; 5 grades, or No DR / DR by ?binary"
@@ -246,6 +237,7 @@ SCHEMES: dict[str, Scheme] = {
         ("part", "masks"),
         "ISIC 2017: PATH/ISIC-2017_Training_Data, ISIC-2017_Training_Part3_GroundTruth.csv and the like; nevus, "
         "seborrheic keratosis, melanoma; ?part=training, validation or test; ?masks: the lesions",
+        isic2017_masks,
     ),
     "ham10000": Scheme(
         list_ham10000,
@@ -261,23 +253,9 @@ SCHEMES: dict[str, Scheme] = {
         _masked,
         ("mark", "patient", "ignore"),
         "pictures and their masks, IMAGES,MASKS (two folders) or TABLE (columns image, mask, patient); ?mark=_mask",
+        list_masks,
     ),
     "medmnist": Scheme(_medmnist, (), "a MedMNIST file, FILE.npz, its three parts pooled"),
-}
-
-
-@dataclass(frozen=True)
-class Masked:
-    """How a set's pictures are paired with masks, and the options that its spec knows."""
-
-    pair: Callable[[Spec], Pairing]
-    options: tuple[str, ...]
-
-
-MASKED: dict[str, Masked] = {
-    "masks": Masked(list_masks, ("mark", "patient", "ignore")),
-    "isic2017": Masked(isic2017_masks, ("part", "masks")),
-    "covid19-radiography": Masked(covid19_masks, ("masks",)),
 }
 
 
@@ -287,8 +265,9 @@ def find_pairs(text: str) -> Pairing:
     Raises `DataError` if the spec, its folders or its table do not fit.
     """
     spec = Spec.parse(text)
-    masked = MASKED.get(spec.scheme)
-    if masked is None:
-        raise spec.error(f"{spec.scheme!r} is no set with masks", f"start the spec with one of: {', '.join(MASKED)}")
-    spec.allow(masked.options)
-    return masked.pair(spec)
+    scheme = SCHEMES.get(spec.scheme)
+    if scheme is None or scheme.pair is None:
+        known = ", ".join(name for name, entry in SCHEMES.items() if entry.pair)
+        raise spec.error(f"{spec.scheme!r} is no set with masks", f"start the spec with one of: {known}")
+    spec.allow(scheme.options)
+    return scheme.pair(spec)

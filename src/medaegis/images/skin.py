@@ -76,10 +76,8 @@ def _parts_of_isic2017(spec: Spec) -> list[str]:
         return [ISIC2017_PARTS[asked]]
     parts = [part for part in ISIC2017_PARTS.values() if spec.inside_or_none(root, f"ISIC-2017_{part}_Data")]
     if not parts:
-        raise spec.error(
-            f"{root} holds no ISIC-2017_Training_Data, ISIC-2017_Validation_Data or ISIC-2017_Test_v2_Data",
-            "name the folder that holds them as they were unpacked",
-        )
+        problem = f"{root} holds no ISIC-2017_Training_Data, ISIC-2017_Validation_Data or ISIC-2017_Test_v2_Data"
+        raise spec.error(problem, "name the folder that holds them as they were unpacked")
     return parts
 
 

@@ -201,13 +201,11 @@ class Files:
             raise self.spec.error(where, "check the path, and the layout that this scheme expects")
         paths, root = self.paths, self.root
         names = [p.relative_to(root).as_posix() if p.is_relative_to(root) else p.as_posix() for p in paths]
-        states = [_state(path) for path in paths]
+        states = [file_state(path) for path in paths]
         self._once(names, [identity for identity, _ in states])
         patients = self._one_spelling()
         unknown = sum(patient is None for patient in patients)
-        grouping: Grouping = self.group
-        if unknown:
-            grouping = "image" if unknown == len(paths) else "patient where known"
+        grouping: Grouping = "image" if unknown == len(paths) else "patient where known" if unknown else self.group
         return Listing(
             self.classes,
             names,
@@ -243,21 +241,14 @@ class Files:
         return [patient and one.get(patient, patient) for patient in self.patients]
 
 
-def _state(path: Path) -> tuple[str, str]:
-    """Which file this is, whatever its path; and a stamp that is another after any change to it."""
+def file_state(path: Path) -> tuple[str, str]:
+    """Which file this is, whatever its path; and a stamp that is another after any change to it.
+
+    Another file of the same size and time differs in its inode or the time of its change.
+    """
     try:
         status = path.stat()
     except OSError:
         return os.path.realpath(path), "missing"  # and reading it will say so
     identity = f"{status.st_dev}:{status.st_ino}" if status.st_ino else os.path.realpath(path)
-    return identity, stamp(status)
-
-
-def file_stamp(path: Path) -> str:
-    """Changes whenever the file does."""
-    return _state(path)[1]
-
-
-def stamp(status: os.stat_result) -> str:
-    """What the cache goes by: another file of the same size and time differs in its inode or the time of its change."""
-    return f"{status.st_size}:{status.st_mtime_ns}:{status.st_ino}:{status.st_ctime_ns}"
+    return identity, f"{status.st_size}:{status.st_mtime_ns}:{status.st_ino}:{status.st_ctime_ns}"

@@ -16,6 +16,7 @@ import torch
 
 from medaegis.errors import ConfigError, DataError
 from medaegis.images.datasets import Dataset
+from medaegis.images.hashes import equal_pairs
 from medaegis.images.sources import Grouping
 
 PARTS = ("train", "val", "adv_train", "adv_test")
@@ -98,11 +99,8 @@ class Split:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(path, f"not a split of this package ({error})", "make the split anew") from error
         if split.fingerprint != dataset.fingerprint:
-            raise DataError(
-                path,
-                f"was made for other images than {dataset.spec} ({len(dataset)} images)",
-                "give the data set, the limit and the seed it was made with, or make a new split in another folder",
-            )
+            remedy = "give the data set, the limit and the seed it was made with, or make a new split in another folder"
+            raise DataError(path, f"was made for other images than {dataset.spec} ({len(dataset)} images)", remedy)
         split._check(path, dataset)
         return split
 
@@ -122,28 +120,21 @@ class Split:
 
 
 def split_dataset(
-    dataset: Dataset,
-    *,
-    by: By = "patient",
-    seed: int = 0,
-    fractions: Fractions = FRACTIONS,
-    complete: bool = True,
+    dataset: Dataset, *, by: By = "patient", seed: int = 0, fractions: Fractions = FRACTIONS, complete: bool = True
 ) -> Split:
     """Split into train, val, adv_train, adv_test, stratified by class as well as the patients allow.
 
     Patients that share an identical picture are taken as one: some archives hold the same film under two numbers.
     `by="image"` ignores patients and leaks; it is there to show by how much. A fraction of 0 leaves its part empty.
-    Unless the split must be `complete`, a part may lack a class; where images have several
-    findings, it always may.
+    Unless the split must be `complete`, a part may lack a class; where images have several findings, it always may.
 
     Raises:
         ConfigError: fractions that do not add up to 1, or an unknown `by`.
         DataError: too few patients to give every part every class.
     """
     if len(fractions) != len(PARTS) or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6 or fractions[0] == 0:
-        raise ConfigError(
-            f"fractions {fractions}", "not four shares that add up to 1, the first above 0", "correct them"
-        )
+        problem = "not four shares that add up to 1, the first above 0"
+        raise ConfigError(f"fractions {fractions}", problem, "correct them")
     if by not in get_args(By):
         raise ConfigError(f"by {by!r}", "not known", "split by patient, or by image for comparison")
     groups = _patients(dataset) if by == "patient" else [[place] for place in range(len(dataset))]
@@ -160,11 +151,8 @@ def split_dataset(
             group = dataset.grouping if by == "patient" else "image"
             unit = {"image": "images", "lesion": "lesions"}.get(group, "patients")
             held = int((counts[:, min(missing)] > 0).sum())
-            raise DataError(
-                dataset.spec,
-                f"{part} would hold no image of class {name!r} ({held} {unit} in all)",
-                f"add {unit}, merge classes, or raise that part's fraction",
-            )
+            problem = f"{part} would hold no image of class {name!r} ({held} {unit} in all)"
+            raise DataError(dataset.spec, problem, f"add {unit}, merge classes, or raise that part's fraction")
     return Split(**parts, seed=seed, by=by, fingerprint=dataset.fingerprint, fractions=fractions)
 
 
@@ -221,11 +209,8 @@ def _patients(dataset: Dataset) -> list[list[int]]:
             patient = parent[patient]
         return patient
 
-    first: dict[bytes, str] = {}
-    for image, patient in zip(dataset.images.numpy(), dataset.patients, strict=True):
-        if image.min() < image.max():
-            twin = first.setdefault(hashlib.sha256(image.tobytes()).digest(), patient)
-            parent[root(patient)] = root(twin)
+    for before, place in equal_pairs(dataset.images):
+        parent[root(dataset.patients[place])] = root(dataset.patients[before])
     groups: dict[str, list[int]] = {}
     for place, patient in enumerate(dataset.patients):
         groups.setdefault(root(patient), []).append(place)

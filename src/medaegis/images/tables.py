@@ -77,10 +77,8 @@ def rows(spec: Spec, file: Path, wanted: Mapping[str, Heading]) -> Iterator[Row]
             for line, cells in table:
                 where = f"{file.name}, line {line}"
                 if any(cells[len(header) :]):
-                    raise spec.error(
-                        f"{where} has {len(cells)} cells, the heading {len(header)}",
-                        'put cells that hold a delimiter into quotation marks, as "a, b"',
-                    )
+                    problem = f"{where} has {len(cells)} cells, the heading {len(header)}"
+                    raise spec.error(problem, 'put cells that hold a delimiter into quotation marks, as "a, b"')
                 row = {key: cells[place] if place < len(cells) else "" for key, place in places.items()}
                 empty = [key for key, cell in row.items() if not cell and not wanted[key].may_be_empty]
                 if empty:
@@ -138,10 +136,8 @@ def _places(spec: Spec, file: Path, header: list[str], wanted: Mapping[str, Head
         elif heading.required or heading.chosen:
             needed = ", ".join(h.names[0] for h in wanted.values() if h.required or h.chosen)
             choice = f", or name another, as ?{key}=HEADING" if spec.scheme == "csv" and not heading.chosen else ""
-            raise spec.error(
-                f"{file.name} has no column {heading.names[0]!r}, only: {', '.join(header)}",
-                f"give it the columns {needed}{choice}",
-            )
+            problem = f"{file.name} has no column {heading.names[0]!r}, only: {', '.join(header)}"
+            raise spec.error(problem, f"give it the columns {needed}{choice}")
     return places
 
 

@@ -53,6 +53,7 @@ class Tiff:
         head = self._bytes(0, 8)
         self.order = ">" if head[:2] == b"MM" else "<"
         self.big = head[2:4] in (b"+\0", b"\0+")
+        self.pointer, self.count = ("Q", "Q") if self.big else ("L", "H")  # struct codes: a place, a number
         if self.big and head[4:8] not in (b"\x08\0\0\0", b"\0\x08\0\0"):
             raise damaged()
         self.pages = list(self._chain())
@@ -71,17 +72,17 @@ class Tiff:
 
     def _chain(self) -> Iterator[int]:
         """Where each directory lies; each is gone to once."""
-        pointer, count, entry = ("Q", "Q", 20) if self.big else ("L", "H", 12)
+        entry = 20 if self.big else 12
         seen: set[int] = set()
-        at = self._number(pointer, 8 if self.big else 4)
+        at = self._number(self.pointer, 8 if self.big else 4)
         while at:
             if at in seen:
                 raise damaged()
             seen.add(at)
             check_frame(0, len(seen), self.limits)
             yield at
-            entries = self._number(count, at)
-            at = self._number(pointer, at + struct.calcsize("=" + count) + entries * entry)
+            entries = self._number(self.count, at)
+            at = self._number(self.pointer, at + struct.calcsize("=" + self.count) + entries * entry)
         if not seen:
             raise damaged()
 
@@ -93,7 +94,7 @@ class Tiff:
     def _entries(self, at: int) -> dict[str, tuple[int, ...]]:
         """The entries of a directory by name; of two with the same tag the first."""
         size, inline = (20, 8) if self.big else (12, 4)
-        count = self._number("Q" if self.big else "H", at)
+        count = self._number(self.count, at)
         if count > MAX_ENTRIES:
             raise damaged()
         table = self._bytes(at + (8 if self.big else 2), count * size)
@@ -102,13 +103,13 @@ class Tiff:
             tag, kind = self._numbers("H", table[i * size : i * size + 4])
             if tag not in TAGS or kind not in TYPES or TAGS[tag][0] in found:
                 continue
-            (number,) = self._numbers("Q" if self.big else "L", table[i * size + 4 : i * size + 4 + inline])
+            (number,) = self._numbers(self.pointer, table[i * size + 4 : i * size + 4 + inline])
             length = number * struct.calcsize("=" + TYPES[kind])
             value = table[(i + 1) * size - inline : (i + 1) * size]
             if number > MAX_VALUES:
                 raise damaged()
             if length > inline:
-                value = self._bytes(self._numbers("Q" if self.big else "L", value)[0], length)
+                value = self._bytes(self._numbers(self.pointer, value)[0], length)
             found[TAGS[tag][0]] = self._numbers(TYPES[kind], value[:length])
         return found
 
@@ -129,7 +130,7 @@ class Tiff:
     def _chunks(self, page: Page, samples: int) -> Iterator[Iterable[Values]]:
         """Each chunk as parts (rows, chunk width, samples)."""
         row_bytes = -(-page.chunk[0] * samples * page.bits // 8)
-        down, across = page.sides[1], page.sides[0]
+        across, down = page.sides
         heights = [
             page.chunk[1] if page.tiled else min(page.chunk[1], page.height - row * page.chunk[1])
             for _ in range(page.samples // samples)
@@ -237,13 +238,10 @@ def _by_libtiff(page: Page, packed: list[bytes], heights: list[int], row_bytes: 
 def _jpeg(page: Page, data: bytes, height: int, samples: int) -> Values:
     """A chunk that is a JPEG of its own, but for the tables that all chunks share (Adobe TIFF technical note 2)."""
     tables = page.tables[2:-2] if page.tables[:2] == b"\xff\xd8" and page.tables[-2:] == b"\xff\xd9" else b""
-    transform = {RGB: 0, YCBCR: 1}.get(page.photometric)
-    # The colours are as the directory says, so no marker that says otherwise may be left.
-    adobe = b"" if transform is None else b"\xff\xee\0\x0eAdobe\0\x64" + bytes(4) + bytes([transform])
     code = Codestream(io.BytesIO(b"\xff\xd8" + tables + data[2:]))
     code.check_kind()
     if (code.columns, code.samples) != (page.chunk[0], samples) or not height <= code.rows <= page.chunk[1]:
-        raise UnreadableError(
-            "the JPEG in it has another size or another number of samples than its page", "export it again"
-        )
-    return decode_jpeg(code, adobe)[:height]
+        problem = "the JPEG in it has another size or another number of samples than its page"
+        raise UnreadableError(problem, "export it again")
+    # The colours are as the directory says, so no marker that says otherwise may be left.
+    return decode_jpeg(code, {RGB: "RGB", YCBCR: "YBR_FULL"}.get(page.photometric, "grey"))[:height]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from medaegis.images.limits import Limits, UnreadableError, check_size
+from medaegis.images.limits import Limits, UnreadableError, check_size, cmyk
 
 NONE, JPEG, DEFLATE = 1, 7, (8, 32946)
 FAX = (2, 3, 4)
@@ -104,10 +104,8 @@ def _check_bytes(counts: tuple[int, ...], needed: int, compression: int) -> None
         raise _refused(f"a strip or tile of {needed:,} bytes is compressed in one piece", "save it without compression")
     most = needed + PADDING if compression == NONE else 2 * needed + (1 << 16)
     if max(counts, default=0) > most:
-        raise UnreadableError(
-            f"it holds {max(counts):,} bytes for a strip or tile of {needed:,}, so one of the two is wrong",
-            "export it again",
-        )
+        problem = f"it holds {max(counts):,} bytes for a strip or tile of {needed:,}, so one of the two is wrong"
+        raise UnreadableError(problem, "export it again")
 
 
 def check_page(found: dict[str, tuple[int, ...]], limits: Limits) -> Page:
@@ -120,15 +118,10 @@ def check_page(found: dict[str, tuple[int, ...]], limits: Limits) -> Page:
     width, height, samples, photometric = one["width"], one["height"], one["samples"], one["photometric"]
     check_size(width, height, limits)
     if photometric == CMYK:
-        raise UnreadableError(
-            "it is CMYK, made for printing: its colours on a screen depend on a printing profile",
-            "save it as RGB or grey with the program it comes from",
-        )
+        raise cmyk()
     if set(found["sample_format"]) - {1, 4}:
-        raise UnreadableError(
-            "it has signed or floating-point samples, of which no value is known to be white",
-            "save it as 8- or 16-bit unsigned",
-        )
+        problem = "it has signed or floating-point samples, of which no value is known to be white"
+        raise UnreadableError(problem, "save it as 8- or 16-bit unsigned")
     compression = one["compression"]
     colours = COLOURS.get(photometric)
     if colours is None or (photometric == YCBCR and compression != JPEG):
@@ -159,10 +152,9 @@ def check_page(found: dict[str, tuple[int, ...]], limits: Limits) -> Page:
         # 16-bit entries, of which programs write v * 256 or v * 257; the upper byte is v.
         colour_map = (np.array(found["colour_map"], np.uint16).reshape(3, -1).T >> 8).astype(np.uint8)
     tiled = bool(found["tile_offsets"])
-    chunk = (one.get("tile_width", 0), one.get("tile_height", 0)) if tiled else (width, one["rows_per_strip"])
+    tile = one.get("tile_width", 0), one.get("tile_height", 0)
+    chunk = tile if tiled else (width, min(one["rows_per_strip"], height))
     offsets, counts = (found[f"{'tile' if tiled else 'strip'}_{what}"] for what in ("offsets", "bytes"))
-    if not tiled:
-        chunk = (width, min(chunk[1], height))
     if min(chunk) < 1:
         raise damaged()
     if tiled:
@@ -191,10 +183,8 @@ def check_page(found: dict[str, tuple[int, ...]], limits: Limits) -> Page:
     )
     expected = page.sides[0] * page.sides[1] * (samples if page.planar else 1)
     if len(offsets) != expected or len(counts) != expected:
-        raise UnreadableError(
-            f"it names {len(offsets)} strips or tiles with {len(counts)} sizes, its picture has {expected}",
-            "export it again",
-        )
+        problem = f"it names {len(offsets)} strips or tiles with {len(counts)} sizes, its picture has {expected}"
+        raise UnreadableError(problem, "export it again")
     return _joined(page)
 
 

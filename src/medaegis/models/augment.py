@@ -25,7 +25,10 @@ def augment(x: Tensor, u: Tensor) -> Tensor:
     Returns:
         The same shape, in [0, 1]; what comes in from outside repeats the border.
     """
-    return _exposed(_moved(x, u, "bilinear"), u)
+    spread = 2 * u.to(x.device) - 1
+    contrast = 1 + spread[:, 5].view(-1, 1, 1, 1) * MAX_CONTRAST
+    brightness = spread[:, 6].view(-1, 1, 1, 1) * MAX_BRIGHTNESS
+    return ((_moved(x, u, "bilinear") - 0.5) * contrast + 0.5 + brightness).clamp_(0, 1)
 
 
 def augment_with_masks(x: Tensor, masks: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
@@ -48,11 +51,3 @@ def _moved(x: Tensor, u: Tensor, mode: str) -> Tensor:
     rows = [mirror * cos, across, spread[:, 3] * 2 * MAX_SHIFT, down, cos, spread[:, 4] * 2 * MAX_SHIFT]
     grid = F.affine_grid(torch.stack(rows, dim=1).view(-1, 2, 3), list(x.shape), align_corners=False)
     return F.grid_sample(x, grid, mode=mode, padding_mode="border", align_corners=False)
-
-
-def _exposed(x: Tensor, u: Tensor) -> Tensor:
-    """With another contrast and brightness."""
-    spread = 2 * u.to(x.device) - 1
-    contrast = 1 + spread[:, 5].view(-1, 1, 1, 1) * MAX_CONTRAST
-    brightness = spread[:, 6].view(-1, 1, 1, 1) * MAX_BRIGHTNESS
-    return ((x - 0.5) * contrast + 0.5 + brightness).clamp_(0, 1)

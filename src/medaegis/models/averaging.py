@@ -76,18 +76,17 @@ def worst_weights(network: nn.Module, loss: Callable[[], Tensor], *, length: flo
     if not length:
         yield
         return
-    weights = [weight for weight in network.parameters() if weight.requires_grad and weight.ndim > 1]
+    weights = {name: weight for name, weight in network.named_parameters() if weight.requires_grad and weight.ndim > 1}
     own = copied_state(network)
-    gradients = torch.autograd.grad(loss(), weights, allow_unused=True)
+    gradients = torch.autograd.grad(loss(), list(weights.values()), allow_unused=True)
     with torch.no_grad():
         network.load_state_dict(own)  # that pass has moved running statistics
-        for weight, gradient in zip(weights, gradients, strict=True):
+        for weight, gradient in zip(weights.values(), gradients, strict=True):
             if gradient is not None:
                 weight.add_(gradient * (length * weight.norm() / gradient.norm().clamp_min(1e-12)))
     try:
         yield
     finally:
         with torch.no_grad():
-            for name, weight in network.named_parameters():
-                if weight.requires_grad and weight.ndim > 1:
-                    weight.copy_(own[name])
+            for name, weight in weights.items():
+                weight.copy_(own[name])

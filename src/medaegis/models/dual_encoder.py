@@ -8,16 +8,14 @@ that of images without. The head is worked out once (`set_prompts`) and stored, 
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medaegis.errors import ConfigError
-from medaegis.models.backbones import Weights, backbone, backbones, seeded
+from medaegis.models.backbones import backbone, backbones, seeded
 from medaegis.models.vit import QuickGELU, TransformerBlock, VisionTransformer
-from medaegis.models.weights import load_weights
 
 PREFIX = "clip-"
 EMBEDDING = "visual"  # the tap that gives an image's embedding `(N, D)`, of any length
@@ -103,7 +101,7 @@ def is_dual_encoder(name: str) -> bool:
     return name.startswith(PREFIX)
 
 
-def create_dual_encoder(name: str, *, classes: int, weights: Weights | None = None, seed: int = 0) -> DualEncoder:
+def create_dual_encoder(name: str, *, classes: int, seed: int = 0) -> DualEncoder:
     """A dual encoder whose random weights are a function of `seed` alone.
 
     >>> create_dual_encoder("clip-small", classes=4)(torch.rand(2, 3, 32, 32)).shape
@@ -113,32 +111,19 @@ def create_dual_encoder(name: str, *, classes: int, weights: Weights | None = No
         name: `clip-small`, or `clip-` and a registered backbone, whose last layer then gives the embedding, each beside
             a small text encoder; or `clip-ViT-B-16`, with `-quickgelu` for weights that were trained with that.
         classes: findings of its text head.
-        weights: local file of a whole dual encoder, its text head included.
 
     Raises:
-        ConfigError: unknown name, or weights that do not fit.
+        ConfigError: unknown name.
     """
-    with seeded(seed):
-        network = _built(name, classes)
-    if isinstance(weights, Path):
-        load_weights(network, weights)
-    elif weights is not None:
-        raise ConfigError(f"weights {weights}", f"there are none for {name}", "give a file of yours, or none")
-    return network
-
-
-def _built(name: str, classes: int) -> DualEncoder:
     act, inner = _PUBLISHED.get(name), name.removeprefix(PREFIX)
-    if act is not None:
-        visual: nn.Module = VisionTransformer(512, width=768, heads=12, clip=act)
-        text = TextTransformer(512, words=49408, context=77, width=512, heads=8, layers=12, act=act)
-        return DualEncoder(visual, text, dim=512, classes=classes)
-    if name == SMALL:
-        visual = small_image_encoder(DIM)
-    elif inner in backbones():
-        visual = backbone(inner).build(DIM)
-    else:
+    if act is None and name != SMALL and inner not in backbones():
         remedy = f"give {SMALL}, {', '.join(_PUBLISHED)}, or {PREFIX} and one of {', '.join(backbones())}"
         raise ConfigError(f"dual encoder {name!r:.60}", "not registered", remedy)
-    text = TextTransformer(DIM, words=WORDS, context=CONTEXT, width=WIDTH, heads=4, layers=2)
-    return DualEncoder(visual, text, dim=DIM, classes=classes)
+    with seeded(seed):
+        if act is not None:
+            visual: nn.Module = VisionTransformer(512, width=768, heads=12, clip=act)
+            text = TextTransformer(512, words=49408, context=77, width=512, heads=8, layers=12, act=act)
+            return DualEncoder(visual, text, dim=512, classes=classes)
+        visual = small_image_encoder(DIM) if name == SMALL else backbone(inner).build(DIM)
+        text = TextTransformer(DIM, words=WORDS, context=CONTEXT, width=WIDTH, heads=4, layers=2)
+        return DualEncoder(visual, text, dim=DIM, classes=classes)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from medaegis.errors import ConfigError
-from medaegis.models.denoising import is_filtered
+from medaegis.models.denoising import denoising_of
 from medaegis.models.taps import GIVEN
 
 # Largest deviation allowed, as a share of the largest absolute value of the reference.
@@ -110,19 +111,15 @@ def foldable_pairs(network: nn.Module, example: Tensor, keep: Iterable[str] = ()
         calls[module] += 1
         reads.append((module, args[0]))
 
-    handles = []
-    for module in names:
-        if type(module) is nn.Conv2d:
-            handles.append(module.register_forward_hook(after_conv))
-        elif type(module) is nn.BatchNorm2d and module.running_mean is not None and not is_filtered(module):
-            handles.append(module.register_forward_pre_hook(before_norm))
     uses = Uses()
-    try:
+    with ExitStack() as hooks:
+        for module in names:
+            if type(module) is nn.Conv2d:
+                hooks.enter_context(module.register_forward_hook(after_conv))
+            elif type(module) is nn.BatchNorm2d and module.running_mean is not None and denoising_of(module) is None:
+                hooks.enter_context(module.register_forward_pre_hook(before_norm))
         with torch.no_grad(), uses:
             network(example)
-    finally:
-        for handle in handles:
-            handle.remove()
 
     kept = set(keep)
     pairs = []
@@ -136,12 +133,12 @@ def foldable_pairs(network: nn.Module, example: Tensor, keep: Iterable[str] = ()
     return pairs
 
 
-def _itself(returned: Tensor) -> Tensor:
-    return returned
-
-
 def fold_batchnorm(
-    network: nn.Module, example: Tensor, keep: Iterable[str] = (), *, answer: Callable[[Any], Tensor] = _itself
+    network: nn.Module,
+    example: Tensor,
+    keep: Iterable[str] = (),
+    *,
+    answer: Callable[[Any], Tensor] = lambda returned: returned,
 ) -> nn.Module:
     """A copy of ``network`` in eval mode with every foldable batch norm folded into its convolution.
 
@@ -172,13 +169,10 @@ def fold_batchnorm(
 
         return hook
 
-    handles = [network.get_submodule(conv).register_forward_pre_hook(remember(conv)) for conv, _ in pairs]
-    try:
-        with torch.no_grad():
-            reference = answer(network(example))
-    finally:
-        for handle in handles:
-            handle.remove()
+    with ExitStack() as hooks, torch.no_grad():
+        for conv_name, _ in pairs:
+            hooks.enter_context(network.get_submodule(conv_name).register_forward_pre_hook(remember(conv_name)))
+        reference = answer(network(example))
 
     with torch.no_grad():
         for conv_name, norm_name in pairs:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+from contextlib import ExitStack
 
 import torch
 from torch import Tensor, nn
 
 from medaegis.errors import ConfigError
+from medaegis.models.taps import evaluating
 
 
 def pick_device(name: str = "auto", *, here: bool = True) -> torch.device:
@@ -27,9 +29,8 @@ def pick_device(name: str = "auto", *, here: bool = True) -> torch.device:
             torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         message = str(error).splitlines()[0]
-        raise ConfigError(
-            f"device {name!r}", message, "give auto, cpu, or cuda (cuda:1 for the second) where there is one"
-        ) from error
+        remedy = "give auto, cpu, or cuda (cuda:1 for the second) where there is one"
+        raise ConfigError(f"device {name!r}", message, remedy) from error
     return device
 
 
@@ -59,13 +60,8 @@ def learns_in_bfloat16(network: nn.Module, x: Tensor) -> bool:
     if x.device.type != "cpu":
         return True
     strided = [m for m in network.modules() if isinstance(m, nn.Conv2d) and m.stride[1] > 1 and m.kernel_size[1] > 1]
-    hooks = [module.register_forward_pre_hook(look) for module in strided]
-    try:
-        training = network.training
-        with torch.no_grad():
-            network.eval()(x)
-        network.train(training)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with ExitStack() as hooks, evaluating(network), torch.no_grad():
+        for module in strided:
+            hooks.enter_context(module.register_forward_pre_hook(look))
+        network(x)
     return not any(narrow)

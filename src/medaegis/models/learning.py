@@ -103,23 +103,18 @@ class Trainer(Protocol):
 
     def logits(self, x: Tensor) -> Tensor:
         """Of the network in training mode, with gradients to its weights."""
-        ...
 
     def features(self, x: Tensor, tap: str) -> Tensor:
         """Likewise, what a tap gives; the pass ends there."""
-        ...
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """The loss that plain training minimises: mean over the batch, weighted by class where that was asked for."""
-        ...
 
     def mean(self, losses: Tensor, labels: Tensor) -> Tensor:
         """Mean of other losses `(N,)`, weighted alike."""
-        ...
 
     def spent(self, forwards: int, backwards: int) -> None:
         """Count passes over single images that the trainer does not see."""
-        ...
 
 
 class TrainingRecipe(Protocol):
@@ -142,21 +137,18 @@ class TrainingRecipe(Protocol):
 
     def identity(self) -> dict[str, Any]:
         """All that decides what it does, plain JSON values: part of what identifies a run."""
-        ...
 
     def losses(self, learner: Trainer, batch: Batch) -> Iterator[Callable[[], Tensor]]:
         """What to minimise, step by step: for each function that it gives, the trainer calls it and takes one step.
 
         Its gradients are there when the next one is asked for.
         """
-        ...
 
     def score(self, classifier: Classifier, dataset: Dataset, places: Sequence[int], *, seed: int) -> dict[str, Any]:
         """How well an epoch's classifier, in eval mode, holds on images of the validation part.
 
         "robust_accuracy" among it chooses the epoch whose weights are kept.
         """
-        ...
 
 
 class Plain:

@@ -14,7 +14,7 @@ from medaegis.errors import DataError
 from medaegis.images.datasets import Dataset
 from medaegis.images.fundus import GRADES, MESSIDOR_GRADES
 from medaegis.models.classifier import Classifier
-from medaegis.task import IGNORE, MULTI, Dense
+from medaegis.task import IGNORE, MULTI, Dense, overlaps
 
 CALIBRATION_BINS = 15
 MOST_SHOWN = 50  # classes of which a confusion matrix is kept
@@ -133,15 +133,10 @@ def mask_metrics(predicted: Tensor, labels: Tensor, classes: Sequence[str]) -> d
 
 def mean_iou(predicted: Tensor, labels: Tensor, classes: int) -> Tensor:
     """Intersection over union, mean over the classes that are there or are found, the background too: `(N,)`."""
-    known = labels != IGNORE
-    shares, there = [], []
-    for k in range(classes):
-        mine, true = (predicted == k) & known, labels == k
-        union = (mine | true).sum((1, 2))
-        shares.append((mine & true).sum((1, 2)) / union.clamp_min(1))
-        there.append(union > 0)
-    counts = torch.stack(there, 1)
-    return (torch.stack(shares, 1) * counts).sum(1) / counts.sum(1).clamp_min(1)
+    both, sizes = overlaps(predicted, labels, range(classes))
+    union = sizes - both
+    there = union > 0
+    return (both / union.clamp_min(1) * there).sum(1) / there.sum(1).clamp_min(1)
 
 
 def hausdorff95(predicted: Tensor, labels: Tensor) -> float | None:

@@ -6,6 +6,9 @@ ordinary modules, so nothing that is worth tapping hides in functional calls.
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from collections.abc import Iterable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -24,6 +27,16 @@ def initialise(network: nn.Module, *, linear_std: float | None = None) -> None:
             nn.init.zeros_(module.bias)
 
 
+def convolutions(before: int, widths: Iterable[int], *, norm: bool = True) -> list[nn.Module]:
+    """The layers of 3 x 3 convolutions of these widths in line, with batch norm if ``norm``, and ReLU."""
+    layers: list[nn.Module] = []
+    for width in widths:
+        normalised = [nn.BatchNorm2d(width)] if norm else []
+        layers += [nn.Conv2d(before, width, 3, padding=1), *normalised, nn.ReLU(inplace=True)]
+        before = width
+    return layers
+
+
 class VGG16(nn.Module):
     """Thirteen 3 x 3 convolutions (configuration D), with batch norm if ``norm``, and three linear layers."""
 
@@ -32,13 +45,8 @@ class VGG16(nn.Module):
         layers: list[nn.Module] = []
         before = 3
         for width, repeats in ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3)):
-            for _ in range(repeats):
-                layers.append(nn.Conv2d(before, width, 3, padding=1))
-                if norm:
-                    layers.append(nn.BatchNorm2d(width))
-                layers.append(nn.ReLU(inplace=True))
-                before = width
-            layers.append(nn.MaxPool2d(2))
+            layers += [*convolutions(before, [width] * repeats, norm=norm), nn.MaxPool2d(2)]
+            before = width
         self.features = nn.Sequential(*layers)
         self.avgpool = nn.AdaptiveAvgPool2d(7)
         self.classifier = nn.Sequential(
@@ -53,8 +61,7 @@ class VGG16(nn.Module):
         initialise(self, linear_std=0.01)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.avgpool(self.features(x)).flatten(1)
-        return self.classifier(x)  # type: ignore[no-any-return]
+        return self.classifier(self.avgpool(self.features(x)).flatten(1))  # type: ignore[no-any-return]
 
 
 class _DenseLayer(nn.Module):
@@ -90,12 +97,9 @@ class DenseNet121(nn.Module):
                 width += growth
             self.features.add_module(f"denseblock{block}", dense)
             if block < 4:
-                transition = nn.Sequential()
-                transition.add_module("norm", nn.BatchNorm2d(width))
-                transition.add_module("relu", nn.ReLU(inplace=True))
-                transition.add_module("conv", nn.Conv2d(width, width // 2, 1, bias=False))
-                transition.add_module("pool", nn.AvgPool2d(2))
-                self.features.add_module(f"transition{block}", transition)
+                norm, conv = nn.BatchNorm2d(width), nn.Conv2d(width, width // 2, 1, bias=False)
+                parts = OrderedDict(norm=norm, relu=nn.ReLU(inplace=True), conv=conv, pool=nn.AvgPool2d(2))
+                self.features.add_module(f"transition{block}", nn.Sequential(parts))
                 width //= 2
         self.features.add_module("norm5", nn.BatchNorm2d(width))
         self.relu = nn.ReLU(inplace=True)
@@ -104,8 +108,7 @@ class DenseNet121(nn.Module):
         initialise(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.avgpool(self.relu(self.features(x))).flatten(1)
-        return self.classifier(x)  # type: ignore[no-any-return]
+        return self.classifier(self.avgpool(self.relu(self.features(x))).flatten(1))  # type: ignore[no-any-return]
 
 
 def _conv_norm_relu(before: int, after: int, kernel: int, *, stride: int = 1, groups: int = 1) -> nn.Sequential:
@@ -161,8 +164,7 @@ class MobileNetV2(nn.Module):
         initialise(self, linear_std=0.01)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.avgpool(self.features(x)).flatten(1)
-        return self.classifier(x)  # type: ignore[no-any-return]
+        return self.classifier(self.avgpool(self.features(x)).flatten(1))  # type: ignore[no-any-return]
 
 
 class _SamePad(nn.Module):

@@ -50,10 +50,10 @@ class Outputs:
 
     def part(self, returned: Any, source: str) -> Tensor:
         """The tensor that holds the answers; ConfigError, naming `source`, where there is none."""
-        found = None if self.key is not None and isinstance(returned, Tensor) else returned
-        if self.key is not None and found is not None:
+        found = returned
+        if self.key is not None:
             try:
-                found = returned[self.key]
+                found = None if isinstance(returned, Tensor) else returned[self.key]
             except (KeyError, IndexError, TypeError):
                 found = getattr(returned, str(self.key), None)
         if isinstance(found, Tensor):
@@ -125,22 +125,20 @@ def settle(
     either = task.name == "single" and len(classes) == 2
     single = task.name == "single" and shape in ((images,), (images, 1))
     if shape != expected and not (single and either):
-        raise ConfigError(
-            source,
-            f"returns {shape} for {images} images, expected logits {expected}, {task.title}, of {list(classes)}",
-            f"give it {len(classes)} outputs" + (", or one, above 0 for the second class" if either else ""),
-        )
+        problem = f"returns {shape} for {images} images, expected logits {expected}, {task.title}, of {list(classes)}"
+        remedy = f"give it {len(classes)} outputs" + (", or one, above 0 for the second class" if either else "")
+        raise ConfigError(source, problem, remedy)
     if not values.is_floating_point():
         kind = str(values.dtype).removeprefix("torch.")
         raise ConfigError(source, f"returns {kind}: class numbers instead of logits", "take its last argmax off")
-    _check_form(values, form, single=single or task.name == "multi", source=source)
+    alone = single or task.name == "multi"  # each number stands for itself
+    _check_form(values, form, single=alone, source=source)
     if form is None and _within_unit(values) and _within_unit(Outputs(key).part(far(), source)):
-        single = single or task.name == "multi"
-        what = "logits, or probabilities by a sigmoid?" if single else "a sigmoid for each class?"
+        what = "logits, or probabilities by a sigmoid?" if alone else "a sigmoid for each class?"
         problem = f"its outputs all lie between 0 and 1, whatever the images: {what}"
         remedy = "take its last sigmoid off, or say which: outputs='probabilities' or 'logits' (--outputs)"
-        raise ConfigError(source, problem, remedy if single else f"{_ONE_CLASS}; say outputs='logits' if they are that")
-    return Outputs(key, form or "logits", single and task.name == "single", task)
+        raise ConfigError(source, problem, remedy if alone else f"{_ONE_CLASS}; say outputs='logits' if they are that")
+    return Outputs(key, form or "logits", single, task)
 
 
 def _check_form(values: Tensor, form: Form | None, *, single: bool, source: str) -> None:
@@ -153,11 +151,9 @@ def _check_form(values: Tensor, form: Form | None, *, single: bool, source: str)
             problem = "its outputs are no probabilities: those of an image do not add up to 1"
             raise ConfigError(source, problem, _ONE_CLASS)
     elif adds_up:
-        raise ConfigError(
-            source,
-            "returns probabilities, expected logits (losses on probabilities have vanishing gradients)",
-            "take its last softmax off, or, if you cannot, say outputs='probabilities' (--outputs probabilities)",
-        )
+        problem = "returns probabilities, expected logits (losses on probabilities have vanishing gradients)"
+        remedy = "take its last softmax off, or, if you cannot, say outputs='probabilities' (--outputs probabilities)"
+        raise ConfigError(source, problem, remedy)
 
 
 def _described(returned: Any) -> str:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from medaegis.errors import ConfigError, DataError
 from medaegis.models.backbones import Backbone, Weights, backbones, create_backbone, default_taps, is_own, seeded
 from medaegis.models.dual_encoder import EMBEDDING, create_dual_encoder, is_dual_encoder
-from medaegis.models.networks import initialise
+from medaegis.models.networks import convolutions, initialise
 from medaegis.models.weights import load_weights
 from medaegis.task import TaskName
 
@@ -36,9 +36,8 @@ def segmenter(name: str) -> Backbone:
         ConfigError: no such name.
     """
     if name not in _SEGMENTERS:
-        raise ConfigError(
-            f"segmentation network {name!r}", "is not registered", f"give one of {', '.join(_SEGMENTERS)}"
-        )
+        remedy = f"give one of {', '.join(_SEGMENTERS)}"
+        raise ConfigError(f"segmentation network {name!r}", "is not registered", remedy)
     return _SEGMENTERS[name]
 
 
@@ -76,14 +75,16 @@ def create_network(
         if task != "multi":
             problem = "answers by text whether findings are there, and these data have none"
             raise ConfigError(name, problem, "take data with findings, as phantom-findings or nih14:PATH?findings")
-        return create_dual_encoder(name, classes=classes, weights=weights, seed=seed)
-    if task != "dense" or is_own(name):
+        network: nn.Module = create_dual_encoder(name, classes=classes, seed=seed)
+        head: str | None = None
+    elif task != "dense" or is_own(name):
         if name in _SEGMENTERS:
             raise ConfigError(name, "gives a class for each pixel", f"take one of {', '.join(backbones())}")
         return create_backbone(name, classes=classes, weights=weights, seed=seed)
-    network = create_segmenter(name, classes=classes, seed=seed)
+    else:
+        network, head = create_segmenter(name, classes=classes, seed=seed), segmenter(name).head
     if isinstance(weights, Path):
-        load_weights(network, weights, head=segmenter(name).head)
+        load_weights(network, weights, head=head)
     elif weights is not None:
         raise ConfigError(f"weights {weights}", f"there are none for {name}", "give a file of yours, or none")
     return network
@@ -178,12 +179,12 @@ class SegNet(nn.Module):
         self.encoder, self.decoder = nn.ModuleList(), nn.ModuleList()
         before = 3
         for stage in widths:
-            self.encoder.append(_stage(before, stage))
+            self.encoder.append(nn.Sequential(*convolutions(before, stage)))
             before = stage[-1]
         for stage, above in zip(reversed(widths[1:]), (512, 256, 128, 64), strict=True):
-            self.decoder.append(_stage(before, (*stage[1:], above)))
+            self.decoder.append(nn.Sequential(*convolutions(before, (*stage[1:], above))))
             before = above
-        self.decoder.append(nn.Sequential(*_stage(64, (64,)), nn.Conv2d(64, classes, 3, padding=1)))
+        self.decoder.append(nn.Sequential(*convolutions(64, [64]), nn.Conv2d(64, classes, 3, padding=1)))
         initialise(self)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -197,14 +198,6 @@ class SegNet(nn.Module):
         for stage, (places, whole) in zip(self.decoder, reversed(kept), strict=True):
             x = stage(F.max_unpool2d(x, places, (2, 2), output_size=whole[2:]))
         return x
-
-
-def _stage(before: int, widths: tuple[int, ...]) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for width in widths:
-        layers += [nn.Conv2d(before, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
-        before = width
-    return nn.Sequential(*layers)
 
 
 _SEGMENTERS = {

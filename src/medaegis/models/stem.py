@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -116,14 +117,13 @@ def _reader(network: nn.Module, shown: Tensor, keep: Iterable[str]) -> str | Non
         if args[0] is shown:
             read.append(module)
 
-    handles = [m.register_forward_pre_hook(before) for m in names if type(m) is nn.Conv2d and _fits(m)]
     uses = Uses()
-    try:
+    with ExitStack() as hooks:
+        for module in names:
+            if type(module) is nn.Conv2d and _fits(module):
+                hooks.enter_context(module.register_forward_pre_hook(before))
         with torch.no_grad(), uses:
             network(shown)
-    finally:
-        for handle in handles:
-            handle.remove()
     if len(read) != 1 or uses.count[id(shown)] != 1 or calls[read[0]] != 1:
         return None
     alone = all(weights[id(p)] == 1 for p in read[0].parameters())

@@ -35,7 +35,7 @@ Deviation = Annotated[float, Field(ge=1e-6, le=1e6)]
 
 
 class ClassifierManifest(BaseModel):
-    """What a classifier is rebuilt from beside its weights."""
+    """What a classifier is rebuilt from beside its weights: its settings, and its filters."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -85,19 +85,8 @@ def describe_classifier(classifier: Classifier) -> dict[str, Any]:
     """
     if classifier.is_frozen:
         raise ConfigError("classifier", "frozen: its network was folded and cast", "store the one it was frozen from")
-    return ClassifierManifest(
-        backbone=classifier.backbone,
-        classes=classifier.classes,
-        size=classifier.size,
-        channels=classifier.channels,
-        taps=classifier.taps,
-        mean=tuple(classifier.mean.flatten().tolist()),
-        std=tuple(classifier.std.flatten().tolist()),
-        output=classifier.outputs.key,
-        outputs=classifier.outputs.form,
-        task=classifier.task.name,
-        denoise=denoising_of(classifier.network),
-    ).model_dump(mode="json", exclude_defaults=True)  # what has none of these is read by earlier versions too
+    made = ClassifierManifest(**classifier.settings(), denoise=denoising_of(classifier.network))
+    return made.model_dump(mode="json", exclude_defaults=True)  # what has none of these is read by earlier versions too
 
 
 def rebuild_classifier(
@@ -123,11 +112,8 @@ def rebuild_classifier(
     except ConfigError as error:
         raise ArtefactError(source, f"classifier {error.problem}", remedy) from error
     if is_own(told.backbone) and factory is None:
-        raise ArtefactError(
-            source,
-            f"needs the network {told.backbone!r}, and a folder may not have code run",
-            f"if you trust that code, name it yourself: --factory {told.backbone}, in Python factory=",
-        )
+        remedy = f"if you trust that code, name it yourself: --factory {told.backbone}, in Python factory="
+        raise ArtefactError(source, f"needs the network {told.backbone!r}, and a folder may not have code run", remedy)
     classes = len(told.classes)
     try:
         own = factory if is_own(told.backbone) else None
@@ -142,24 +128,11 @@ def rebuild_classifier(
             _check_size_of_pass(network, told.size)
         _widen(network, state)
         network.load_state_dict(dict(state))
-        classifier = Classifier(
-            network,
-            classes=told.classes,
-            size=told.size,
-            channels="gray" if told.channels == "gray" else "rgb",
-            taps=told.taps,
-            backbone=told.backbone,
-            mean=told.mean,
-            std=told.std,
-            output=told.output,
-            outputs=told.outputs,
-            task=told.task,
-        )
+        classifier = Classifier(network, **told.model_dump(exclude={"denoise"}))
     except (ConfigError, RuntimeError) as error:
-        told_problem = error.problem if isinstance(error, ConfigError) else str(error)
         if factory is not None and is_own(told.backbone):
             remedy = f"give the factory it was wrapped with, {told.backbone}"
-        problem = " ".join(told_problem.split())[:300]
+        problem = " ".join((error.problem if isinstance(error, ConfigError) else str(error)).split())[:300]
         raise ArtefactError(source, f"its weights and its description do not fit: {problem}", remedy) from error
     return classifier.eval()
 
@@ -213,13 +186,12 @@ def save_classifier(
     Raises:
         ConfigError: a frozen classifier.
     """
-    state = {key: value.detach().cpu().contiguous() for key, value in classifier.network.state_dict().items()}
     write_folder(
         folder,
         kind=KIND,
         manifest={"classifier": describe_classifier(classifier)},
-        tensors={_OWN: state, **({} if learned is None else {_LEARNED: {"hashes": learned}})},
-        documents=dict(extra or {}),
+        tensors={_OWN: classifier.network.state_dict(), **({} if learned is None else {_LEARNED: {"hashes": learned}})},
+        documents=extra,
     )
 
 
@@ -249,9 +221,8 @@ def read_wrapped(folder: Path) -> Wrapped:
     try:
         return read_entry(Wrapped, read_folder(folder, kind=KIND).document(WRAPPED), source="past", remedy=remedy)
     except ConfigError as error:
-        raise ArtefactError(
-            folder, f"what it says of its network's past does not fit: {error.problem}", remedy
-        ) from error
+        problem = f"what it says of its network's past does not fit: {error.problem}"
+        raise ArtefactError(folder, problem, remedy) from error
 
 
 def read_training(folder: Path) -> dict[str, Any]:

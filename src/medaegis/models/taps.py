@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -170,14 +170,11 @@ def observe(network: nn.Module, x: Tensor) -> tuple[Any, dict[str, Observed]]:
     def note_given(module: nn.Module, args: tuple[Any, ...]) -> None:
         note((module, True), args[0] if args else None)
 
-    handles = [module.register_forward_hook(note_output) for module in names]
-    handles += [module.register_forward_pre_hook(note_given) for module in names]
-    try:
-        with evaluating(network), torch.inference_mode(False), torch.no_grad():
-            output = network(x)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with ExitStack() as hooks, evaluating(network), torch.inference_mode(False), torch.no_grad():
+        for module in names:
+            hooks.enter_context(module.register_forward_hook(note_output))
+            hooks.enter_context(module.register_forward_pre_hook(note_given))
+        output = network(x)
     observed: dict[str, Observed] = {}
     for (module, given), results in heard.items():
         shapes = [_shape(result, x) for result, _ in results]
@@ -238,11 +235,8 @@ def refuse_constant(what: str, features: Mapping[str, Tensor]) -> None:
     dead = [tap for tap, values in features.items() if _constant(values)]
     if dead:
         n = len(features[dead[0]])
-        raise DataError(
-            what,
-            f"tap {', '.join(map(repr, dead))} gives the same features for all {n} images, as a dead layer does",
-            "leave that tap out (--taps), or train the classifier anew",
-        )
+        problem = f"tap {', '.join(map(repr, dead))} gives the same features for all {n} images, as a dead layer does"
+        raise DataError(what, problem, "leave that tap out (--taps), or train the classifier anew")
 
 
 def _constant(values: Tensor) -> bool:

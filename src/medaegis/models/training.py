@@ -112,11 +112,10 @@ class _Run:
         self.device = pick_device(config.device)
         self.train_part = torch.tensor(split.train)
         self.strata, names = dataset.strata
-        counts = torch.bincount(self.strata[self.train_part], minlength=len(names))
+        counts = self.counts = torch.bincount(self.strata[self.train_part], minlength=len(names))
         if len(self.train_part) < 2 or (dataset.task.name == "single" and int(counts.min()) == 0):
             told = ", ".join(f"{name} {n}" for name, n in zip(names, counts.tolist(), strict=True))
             raise DataError(dataset.spec, f"the train part lacks a class ({told})", "give more images of it")
-        self.counts = counts
         self.batches = math.ceil(len(self.train_part) / config.batch_size)
         self.epochs = math.ceil(config.epochs / self.recipe.replays)
         self.steps = self.batches * self.epochs
@@ -225,9 +224,7 @@ class _Run:
             x, labels = augment_with_masks(x, labels, u) if self.task.name == "dense" else (augment(x, u), labels)
         seed = self.config.seed * 1_000_003 + self.step
         batch = Batch(x, labels, self.dataset.ids[places], self.step / self.steps, seed)
-        losses = []
-        for turn, loss in enumerate(self.recipe.losses(self, batch)):
-            losses.append(self._update(loss, turn))
+        losses = [self._update(loss, turn) for turn, loss in enumerate(self.recipe.losses(self, batch))]
         return sum(losses) / len(losses)
 
     def _update(self, loss: Callable[[], Tensor], turn: int) -> float:
@@ -341,11 +338,8 @@ class _Run:
 
     def restore(self, tensors: dict[str, Tensor], document: dict[str, Any], *, folder: Path) -> None:
         if document.get("run") != self.key:
-            raise ConfigError(
-                folder,
-                "is the checkpoint of another run (other data, split or options)",
-                "give another output folder, or delete this one to start again",
-            )
+            problem = "is the checkpoint of another run (other data, split or options)"
+            raise ConfigError(folder, problem, "give another output folder, or delete this one to start again")
 
         def part(name: str) -> State:
             return {key.removeprefix(name): value for key, value in tensors.items() if key.startswith(name)}

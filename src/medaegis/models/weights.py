@@ -22,8 +22,6 @@ from medaegis.errors import ConfigError
 _OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.(\d)\.")
 _OBJECT = re.compile(r"GLOBAL ([\w.]{1,80})")
 _REMEDY = "where you trust it, save the weights alone: safetensors.torch.save_file(network.state_dict(), FILE)"
-
-
 _NESTED = ("state_dict", "model_state_dict", "model")  # where training code puts the weights among other things
 
 
@@ -42,11 +40,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise ConfigError(path, "holds no state dict (name -> tensor)", _REMEDY)
     if not all(isinstance(name, str) for name in state):
         raise ConfigError(path, "names its weights by something else than text", _REMEDY)
-    odd = [
-        name for name, value in state.items() if value.layout != torch.strided or value.is_quantized or value.is_meta
-    ]
-    if odd:
-        raise ConfigError(path, f"{odd[0]!s:.80} is sparse, quantised or empty", "save plain, dense weights")
+    for name, value in state.items():
+        if value.layout != torch.strided or value.is_quantized or value.is_meta:
+            raise ConfigError(path, f"{name!s:.80} is sparse, quantised or empty", "save plain, dense weights")
     if all(name.startswith("module.") for name in state):  # so saved from torch.nn.DataParallel
         state = {name.removeprefix("module."): value for name, value in state.items()}
     return state
@@ -62,14 +58,12 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
 def _pickled(path: Path) -> Any:
     """What a .pth file holds of tensors and plain values; whatever would have code run is refused unread."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # guesses about the pickle's version, of bytes that are no pickle
+        with warnings.catch_warnings(action="ignore"):  # guesses at the version of what is no pickle
             return torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        if error.filename is None:  # of the reader, about what is in the file
-            raise ConfigError(path, "is no file of weights, cut short, or damaged", _REMEDY) from error
-        raise ConfigError(path, f"cannot be read: {error.strerror}", "check the path and the rights on it") from error
     except Exception as error:  # the reader is given any bytes, and fails on them in any way
+        if isinstance(error, OSError) and error.filename is not None:  # else the reader's, about what is in the file
+            problem = f"cannot be read: {error.strerror}"
+            raise ConfigError(path, problem, "check the path and the rights on it") from error
         # Its own messages advise to switch the protection off, so only what it found is told.
         named = _OBJECT.search(str(error))
         if named is not None:

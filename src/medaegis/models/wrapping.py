@@ -116,12 +116,8 @@ def wrap_classifier(
     """Write a trained network as a classifier folder that `fit`, `assess`, `compare`, `analyse` take.
 
     Args:
-        network: with its weights, taking `(N, 3, H, W)` images, or `(N, 1, H, W)` if it is for gray ones.
+        network, classes, size, normalise, channels, taps, output, outputs: as of `wrap`.
         backbone: what builds it again, without weights: ``package.module:factory``.
-        classes: names in the order of its outputs; one output alone is above 0 (or 0.5) for the second.
-        normalise: what it was trained with: "imagenet", "none" (also if it normalises by itself), or "MEAN/STD".
-        taps: modules whose outputs detectors and attacks on features read; None: some, spread over its depth.
-        output, outputs: as of `Classifier`.
         dataset: labelled images that it never learned from; they are split and it is measured on them. None: `fit`
             splits what it is given, and says that nobody knows.
         seed: of the split.
@@ -181,7 +177,7 @@ def check_classes(dataset: Dataset, classifier: Classifier) -> None:
     raise DataError(without_path(dataset.spec), problem, remedy)
 
 
-def spread_taps(classifier: Classifier, count: int = TAPS) -> tuple[str, ...]:
+def spread_taps(classifier: Classifier) -> tuple[str, ...]:
     """Modules spread over the depth of a network: of its repeated blocks, if it has such, else of all with places."""
     shapes = classifier.tap_shapes(classifier.tap_names())
     modules = {name: module for name, module in classifier.network.named_modules() if name in shapes}
@@ -191,5 +187,5 @@ def spread_taps(classifier: Classifier, count: int = TAPS) -> tuple[str, ...]:
     if kinds and kinds.most_common(1)[0][1] >= 2:
         kind = kinds.most_common(1)[0][0]
         placed = [name for name in placed if type(modules[name]) is kind]
-    n, k = len(placed), min(count, len(placed))
+    n, k = len(placed), min(TAPS, len(placed))
     return tuple(placed[(i + 1) * n // k - 1] for i in range(k))

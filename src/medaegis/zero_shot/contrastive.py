@@ -56,8 +56,7 @@ class Contrastive:
     @cached_property
     def tokenizer(self) -> WordTokenizer:
         """For the words of all sentences that are learned from."""
-        said = [text for both in sayings(self.findings, PHRASES) for texts in both for text in texts]
-        return WordTokenizer.of(said)
+        return WordTokenizer.of(sayings(self.findings, PHRASES))
 
     def identity(self) -> dict[str, Any]:
         """Its `words` make the tokenizer again."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from medaegis.models.classifier import Classifier
 from medaegis.models.dual_encoder import EMBEDDING, DualEncoder
-from medaegis.models.normalisation import parse_normalisation
+from medaegis.models.wrapping import wrap
 from medaegis.sizes import Size
 from medaegis.zero_shot.sentences import PROMPTS, Phrase, sayings
 from medaegis.zero_shot.tokens import Tokenizer
@@ -21,8 +21,7 @@ def prompt_tokens(tokenizer: Tokenizer, findings: Sequence[str], prompts: Sequen
     Raises:
         ConfigError: a prompt that the tokenizer cannot read.
     """
-    said = sayings(findings, prompts)
-    tokens = tokenizer([text for both in said for texts in both for text in texts])
+    tokens = tokenizer(sayings(findings, prompts))
     return tokens.view(len(findings), 2, len(prompts), -1)
 
 
@@ -52,16 +51,14 @@ def zero_shot(
         ConfigError: a prompt that the tokenizer cannot read, or images that the network does not take.
     """
     network.set_prompts(prompt_tokens(tokenizer, findings, prompts))
-    mean, std = parse_normalisation(normalise)
-    return Classifier(
+    return wrap(
         network,
         classes=findings,
         size=size,
+        normalise=normalise,
         channels=channels,
         taps=(EMBEDDING,),
-        backbone=backbone,
-        mean=mean,
-        std=std,
         outputs="logits",
         task="multi",
-    ).eval()
+        backbone=backbone,
+    )

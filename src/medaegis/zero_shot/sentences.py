@@ -56,8 +56,6 @@ def report(findings: Sequence[str], there: Sequence[int], u: Tensor) -> str:
     return ". ".join(spoken(phrase, findings[k]) for phrase, k in zip(phrases, chosen, strict=True))
 
 
-def sayings(findings: Sequence[str], phrases: Sequence[Phrase]) -> list[tuple[list[str], list[str]]]:
-    """Of each finding all that these phrases say where it is there, and where it is not."""
-    return [
-        ([spoken(a, finding) for a, _ in phrases], [spoken(b, finding) for _, b in phrases]) for finding in findings
-    ]
+def sayings(findings: Sequence[str], phrases: Sequence[Phrase]) -> list[str]:
+    """Of each finding all that these phrases say where it is there, then where it is not."""
+    return [spoken(phrase[gone], finding) for finding in findings for gone in (0, 1) for phrase in phrases]

@@ -73,6 +73,11 @@ class Canvas:
         return flat.reshape(wide, wide)[reach + 1 : -reach - 1, reach + 1 : -reach - 1]
 
 
+def tone(red: float, green: float, blue: float) -> Array:
+    """A colour `(3, 1, 1)`."""
+    return np.array([red, green, blue], dtype=np.float32)[:, None, None]
+
+
 def grow(
     random: np.random.Generator, starts: Array, headings: Array, lengths: Array, bends: Array, wander: float = 0.0
 ) -> Array:

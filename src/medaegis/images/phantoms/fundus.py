@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from medaegis.images.phantoms.canvas import Array, Canvas, grow
+from medaegis.images.phantoms.canvas import Array, Canvas, grow, tone
 
 
 def draw_fundus(canvas: Canvas, anatomy: np.random.Generator, shot: np.random.Generator, severity: float) -> Array:
@@ -17,38 +17,34 @@ def draw_fundus(canvas: Canvas, anatomy: np.random.Generator, shot: np.random.Ge
 
     # Background: pigment differs between people, the choroid shines through, the macula is darker and has a glint.
     pigment = anatomy.uniform()
-    image = _tone(0.82 - 0.14 * pigment, 0.43 - 0.13 * pigment, 0.21 - 0.10 * pigment) * light
-    image *= 1 + _tone(0.02, 0.04, 0.06) * canvas.clouds(anatomy, 10, 3)
-    image *= 1 - _tone(0.20, 0.42, 0.40) * np.exp(-((to_macula / 0.16) ** 2))
+    image = tone(0.82 - 0.14 * pigment, 0.43 - 0.13 * pigment, 0.21 - 0.10 * pigment) * light
+    image *= 1 + tone(0.02, 0.04, 0.06) * canvas.clouds(anatomy, 10, 3)
+    image *= 1 - tone(0.20, 0.42, 0.40) * np.exp(-((to_macula / 0.16) ** 2))
     image += shot.uniform(0, 0.05) * np.exp(-(((to_macula - 0.21) / 0.045) ** 2))
 
     # Optic disc with a rim, and the paler cup in it.
     tall = anatomy.uniform(1.0, 1.2)
     to_disc = np.hypot((canvas.x - disc[0]) * tall, canvas.y - disc[1])
     image *= 1 - 0.16 * np.exp(-(((to_disc - 0.175) / 0.03) ** 2))
-    _blend(image, 0.85 * canvas.edge(0.155 - to_disc, 0.05), _tone(0.98, 0.78, 0.47))
-    _blend(image, 0.75 * canvas.edge(anatomy.uniform(0.05, 0.085) - to_disc, 0.05), _tone(1.0, 0.93, 0.74))
+    _blend(image, 0.85 * canvas.edge(0.155 - to_disc, 0.05), tone(0.98, 0.78, 0.47))
+    _blend(image, 0.75 * canvas.edge(anatomy.uniform(0.05, 0.085) - to_disc, 0.05), tone(1.0, 0.93, 0.74))
 
-    image *= 1 - _tone(0.36, 0.60, 0.50) * _vessels(canvas, anatomy, disc, 0.022, -0.1)
-    image *= 1 - _tone(0.12, 0.44, 0.42) * _vessels(canvas, anatomy, disc, 0.015, 0.1)
+    image *= 1 - tone(0.36, 0.60, 0.50) * _vessels(canvas, anatomy, disc, 0.022, -0.1)
+    image *= 1 - tone(0.12, 0.44, 0.42) * _vessels(canvas, anatomy, disc, 0.015, 0.1)
     if severity:
         dark, bright = _lesions(anatomy, severity, macula)
-        image *= 1 - _tone(0.42, 0.76, 0.70) * canvas.dots(*dark)
-        _blend(image, 0.85 * canvas.dots(*bright), _tone(0.98, 0.88, 0.48))
+        image *= 1 - tone(0.42, 0.76, 0.70) * canvas.dots(*dark)
+        _blend(image, 0.85 * canvas.dots(*bright), tone(0.98, 0.88, 0.48))
 
     # The camera: exposure and white balance, grain, the mask around the field with a bright crescent at times.
-    image *= shot.uniform(0.82, 1.12) * (1 + _tone(*shot.normal(0, 0.03, 3)))
+    image *= shot.uniform(0.82, 1.12) * (1 + tone(*shot.normal(0, 0.03, 3)))
     image += 0.15 * crescent * np.exp(-(((np.sqrt(field) - 0.90) / 0.05) ** 2))
     image += 0.012 * np.stack([canvas.grain(shot) for _ in range(3)])
     return np.asarray(image * canvas.edge(0.94 - np.sqrt(field), 0.02))
 
 
-def _tone(red: float, green: float, blue: float) -> Array:
-    return np.array([red, green, blue], dtype=np.float32)[:, None, None]
-
-
-def _blend(image: Array, cover: Array, tone: Array) -> None:
-    image += cover * (tone - image)
+def _blend(image: Array, cover: Array, colour: Array) -> None:
+    image += cover * (colour - image)
 
 
 def _vessels(canvas: Canvas, anatomy: np.random.Generator, disc: Array, width: float, turn: float) -> Array:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from medaegis.images.phantoms.canvas import Array, Canvas, grow
+from medaegis.images.phantoms.canvas import Array, Canvas, grow, tone
 
 _TAN, _BROWN, _DARK = (0.62, 0.40, 0.26), (0.42, 0.25, 0.16), (0.20, 0.12, 0.09)
 # Black, blue-grey, red, and white where pigment has gone, with how far each covers the brown.
@@ -22,32 +22,28 @@ def draw_skin(canvas: Canvas, anatomy: np.random.Generator, shot: np.random.Gene
     canvas.move(turn=shot.uniform(-np.pi, np.pi), scale=shot.uniform(0.9, 1.1), shift=shot.normal(0, 0.07, 2))
 
     fair = anatomy.uniform()
-    skin = _tone(0.86 - 0.14 * fair, 0.68 - 0.17 * fair, 0.60 - 0.19 * fair)
+    skin = tone(0.86 - 0.14 * fair, 0.68 - 0.17 * fair, 0.60 - 0.19 * fair)
     image = skin * (1 + 0.02 * canvas.clouds(anatomy, 24, 2) + 0.025 * canvas.clouds(anatomy, 4))
 
     depth, angle = _lesion(canvas, anatomy, severity)
     cover = canvas.edge(depth, anatomy.uniform(0.06, 0.14) * (1 - 0.5 * severity))
     shade = 0.5 * canvas.clouds(anatomy, 3) * (0.45 + 0.4 * severity) + 1.3 * depth
     dark = anatomy.uniform(0, 0.9)
-    colour = _mix(_tone(*_TAN), _tone(*_BROWN), np.clip(0.35 + shade + 0.5 * dark, 0, 1))
-    colour = _mix(colour, _tone(*_DARK), np.clip(shade * 0.8 + dark - 0.62, 0, 1))
+    colour = _mix(tone(*_TAN), tone(*_BROWN), np.clip(0.35 + shade + 0.5 * dark, 0, 1))
+    colour = _mix(colour, tone(*_DARK), np.clip(shade * 0.8 + dark - 0.62, 0, 1))
     network = canvas.clouds(anatomy, 26)
     colour = colour * (1 - 0.13 * canvas.edge(0.35 - np.abs(network), 0.5))
-    for tone, share in _STRANGE:
+    for pigment, share in _STRANGE:
         # Clouded patches of a further colour, each off to one side; a hard melanoma shows them faintly.
         side = np.cos(angle - anatomy.uniform(0, 2 * np.pi))
         patch = canvas.edge(canvas.clouds(anatomy, 5, 2) + 0.6 * side - 1.1, 0.9)
-        colour = _mix(colour, _tone(*tone), patch * share * (0.3 + 0.7 * severity) * (severity > 0))
+        colour = _mix(colour, tone(*pigment), patch * share * (0.3 + 0.7 * severity) * (severity > 0))
     image = _mix(image, colour, cover * 0.93)
 
-    image *= falloff * shot.uniform(0.85, 1.12) * (1 + _tone(*shot.normal(0, 0.03, 3)))
+    image *= falloff * shot.uniform(0.85, 1.12) * (1 + tone(*shot.normal(0, 0.03, 3)))
     image *= 1 - 0.75 * ruler - 0.72 * hairs
     image += 0.010 * np.stack([canvas.grain(shot) for _ in range(3)])
     return image
-
-
-def _tone(red: float, green: float, blue: float) -> Array:
-    return np.array([red, green, blue], dtype=np.float32)[:, None, None]
 
 
 def _mix(under: Array, over: Array, share: Array) -> Array:
