@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from medaegis.attacks.steps import Adaptive, Descent, StepRule
-from medaegis.cli.datasets import data_of_guard
+from medaegis.cli.datasets import site_for
 from medaegis.guard import fitting
 from medaegis.guard.guard import Guard
 from medaegis.provenance import environment
@@ -40,7 +40,8 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/shield-looks.jsonl"))
     options = parser.parse_args()
     guard = Guard.load(options.guard)
-    dataset, split = data_of_guard(guard, options.spec, images=None)
+    site = site_for(guard, options.spec, images=None)
+    dataset, split = site.dataset, site.split
     told = environment()
     fixed = {
         "data": dataset.spec.split(":")[0],

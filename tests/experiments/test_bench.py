@@ -8,7 +8,7 @@ import pytest
 from tests.cli.shop import call
 from tests.experiments.small import figures, written
 
-from medaegis.experiments import export as exporting
+from medaegis.experiments import tables
 from medaegis.experiments.cells import cells_of
 from medaegis.experiments.estimate import estimate
 from medaegis.experiments.schema import read_experiment
@@ -135,7 +135,7 @@ def test_what_cannot_be_exported_is_told(whole, file, tmp_path, monkeypatch):
             raise ImportError(name)
         return find(name)
 
-    monkeypatch.setattr(exporting.importlib, "import_module", without)
+    monkeypatch.setattr(tables.importlib, "import_module", without)
     refused = call("bench", "export", file, "--store", store, "--out", tmp_path / "x.parquet")
     assert refused.exit_code == 2
     assert "pip install medaegis[parquet]" in refused.output

@@ -192,7 +192,7 @@ def test_record_page_and_figure(task, whole):
         assert f"| {figure.value:.3f} ({figure.interval[0]:.3f}–{figure.interval[1]:.3f}) |" in row
     assert ("AUROC of each finding" in page) == (task == "multi")
     axes = Figure().subplots()
-    robustness._panel(axes, found, "Linf", {"fgsm": robustness.PLAIN})
+    robustness._panel(axes, found, "Linf", {"fgsm": robustness.plots.PLAIN})
     drawn = {line.get_label(): list(line.get_ydata()) for line in axes.lines}
     fgsm = [robustness.leading(t.quality).value for t in found.attacks if t.attack == "fgsm"]
     assert drawn["fgsm"] == fgsm[::-1], "the smaller change first"

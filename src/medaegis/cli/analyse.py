@@ -3,51 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from medaegis.cli import console, datasets
-from medaegis.cli.options import (
-    LIMIT,
-    AsJson,
-    Device,
-    Eps,
-    Factory,
-    Gradient,
-    Images,
-    Seed,
-    Spec,
-    Steps,
-    check_out,
-    device_of,
-    factory,
-)
+from medaegis.cli import console, datasets, options
 from medaegis.errors import ConfigError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    import torch
-    from torch import nn
-
-    from medaegis.attacks.victim import Victim
-    from medaegis.images import Dataset, Split
 
 
 def analyse(
     victim_dir: Annotated[
         Path, typer.Argument(metavar="DIR", help="A guard, or a classifier alone: what `fit` or `train` wrote.")
     ],
-    spec: Spec,
+    spec: options.Spec,
     out: Annotated[Path, typer.Option("--out", help="Folder for figures, page and numbers.", show_default=False)],
-    attack: Annotated[str, typer.Option("--attack", help="Name from `medaegis attacks`.")] = "bim",
-    eps: Eps = "8/256",
-    steps: Steps = None,
-    gradient: Annotated[
-        Gradient, typer.Option("--gradient", help="Through the Cushion: straight, by its twin, or ignoring it.")
-    ] = Gradient.bpda,
-    limit: Annotated[int, typer.Option("--limit", min=1, help=LIMIT)] = 64,
+    attack: options.Attack = "bim",
+    eps: options.Eps = "8/256",
+    steps: options.Steps = None,
+    gradient: options.Way = options.Gradient.bpda,
+    limit: Annotated[int, typer.Option("--limit", min=1, help=options.LIMIT)] = 64,
     examples: Annotated[int, typer.Option("--examples", min=1, max=12, help="Pictures shown with their maps.")] = 4,
     layer: Annotated[
         str | None,
@@ -61,41 +35,58 @@ def analyse(
             show_default="jpeg:80",
         ),
     ] = None,
-    images: Images = None,
-    seed: Seed = 0,
-    network: Factory = None,
-    device: Device = "auto",
-    as_json: AsJson = False,
+    images: options.Images = None,
+    seed: options.Seed = 0,
+    network: options.Factory = None,
+    device: options.Device = "auto",
+    as_json: options.AsJson = False,
 ) -> None:
     """Draw what an attack does inside: t-SNE, Grad-CAM, saliency, activations, loss landscapes, stress test, spectra.
 
     Attacks test images that are diagnosed rightly, each towards another class. Writes analysis.html, every figure as
     PNG (300 dpi) and SVG, and the numbers behind them in analysis.json.
     """
-    from medaegis.artefact import kind_of
+    from medaegis.artefact import digest, kind_of
     from medaegis.attacks.balls import parse_eps
     from medaegis.attacks.catalogue import find_attack
+    from medaegis.attacks.victim import Victim
     from medaegis.bench.analyse.page import write_analysis
     from medaegis.bench.analyse.study import study
     from medaegis.bench.analyse.subjects import Plan
+    from medaegis.bench.campaign import classifier_key, guard_key
+    from medaegis.bench.plan import ways_through
     from medaegis.cushions import parse_cushion
+    from medaegis.guard.guard import Guard
+    from medaegis.images import without_path
+    from medaegis.models.store import load_classifier
 
-    check_out(out)
-    place = device_of(device)
+    options.check_out(out)
+    place = options.device_of(device)
     find_attack(attack)
     radius, filtering = parse_eps(eps), parse_cushion("jpeg:80" if cushion is None else cushion)
     if cushion is not None and kind_of(victim_dir) == "guard":
         raise ConfigError(f"--cushion {cushion}", "a guard has its own, and that one is shown", "leave it out")
-    victim, key, dataset, split, about = load_victim(
-        victim_dir,
-        spec,
-        attack=attack,
-        gradient=gradient.value,
-        images=images,
-        seed=seed,
-        build=factory(network),
-        place=place,
-    )
+    build = options.factory(network)
+    if kind_of(victim_dir) == "guard":
+        guard = Guard.load(victim_dir, factory=build).to(place)
+        (way,) = ways_through(guard.cushion, [gradient.value], [attack])
+        site = datasets.site_for(guard, spec, images=images)
+        dataset, split = site.dataset, site.split
+        victim, key = guard.victim(gradient=way), guard_key(guard, seed)
+        name = f"{guard.classifier.backbone} behind {guard.cushion.spec}, with Shields"
+    else:
+        classifier, bare = load_classifier(victim_dir, build).to(place), parse_cushion("none")
+        (way,) = ways_through(bare, [gradient.value], [attack])
+        dataset, split = datasets.data_of_classifier(victim_dir, classifier, spec, images=images)
+        victim, key = Victim(classifier), classifier_key(classifier, bare, seed)
+        name = f"{classifier.backbone} alone"
+    about = {
+        "victim": name,
+        "digest": digest(victim_dir),
+        "data": without_path(spec),
+        "split": "adv_test",
+        "gradient": way if victim.cushion.spec != "none" else None,
+    }
     plan = Plan(
         attack=attack,
         eps=radius,
@@ -126,41 +117,3 @@ def analyse(
     }
     console.write(console.facts(lines, title=f"{find_attack(attack).title}, eps {eps}, {plan.value.steps} steps"))
     console.say(f"Written to {out}. Next: open {page}")
-
-
-def load_victim(
-    folder: Path,
-    spec: str,
-    *,
-    attack: str,
-    gradient: str,
-    images: int | None,
-    seed: int,
-    build: Callable[..., nn.Module] | None,
-    place: torch.device,
-) -> tuple[Victim, dict[str, object], Dataset, Split, dict[str, str | None]]:
-    """A guard or a classifier as the target of attacks and what names it, its data and split, what both are called."""
-    from medaegis.artefact import digest, kind_of
-    from medaegis.attacks.victim import Victim
-    from medaegis.bench.campaign import classifier_key, guard_key
-    from medaegis.bench.plan import ways_through
-    from medaegis.cushions import parse_cushion
-    from medaegis.guard.guard import Guard
-    from medaegis.images import without_path
-    from medaegis.models.store import load_classifier
-
-    if kind_of(folder) == "guard":
-        guard = Guard.load(folder, factory=build).to(place)
-        ways_through(guard.cushion, [gradient], [attack])
-        dataset, split = datasets.data_of_guard(guard, spec, images=images)
-        victim, key = guard.victim(gradient=gradient), guard_key(guard, seed)  # type: ignore[arg-type]
-        name = f"{guard.classifier.backbone} behind {guard.cushion.spec}, with Shields"
-    else:
-        classifier = load_classifier(folder, build).to(place)
-        ways_through(parse_cushion("none"), [gradient], [attack])
-        dataset, split = datasets.data_of_classifier(folder, classifier, spec, images=images)
-        victim, key = Victim(classifier), classifier_key(classifier, parse_cushion("none"), seed)
-        name = f"{classifier.backbone} alone"
-    way = gradient if victim.cushion.spec != "none" else None
-    about = {"victim": name, "digest": digest(folder), "data": without_path(spec), "split": "adv_test"}
-    return victim, key, dataset, split, {**about, "gradient": way}

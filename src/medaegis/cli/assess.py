@@ -7,30 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medaegis.cli import console, datasets
+from medaegis.cli import console, datasets, options
 from medaegis.cli.command import FAILED
 from medaegis.cli.evaluate import cascade_table, controls_table
-from medaegis.cli.options import (
-    QUERIES,
-    AsJson,
-    Cascade,
-    Device,
-    Factory,
-    Gradient,
-    Images,
-    Limit,
-    Samples,
-    Seed,
-    Sizes,
-    Spec,
-    Targeted,
-    check_out,
-    comma_separated,
-    device_of,
-    eps_list,
-    factory,
-    recorded_command,
-)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,10 +23,8 @@ ALL = "all"
 
 def assess(
     context: typer.Context,
-    classifier_dir: Annotated[
-        Path, typer.Argument(metavar="CLASSIFIER_DIR", help="Folder that `medaegis train` or `wrap` wrote.")
-    ],
-    spec: Spec,
+    classifier_dir: options.ClassifierDir,
+    spec: options.Spec,
     out: Annotated[Path, typer.Option("--out", help="Folder for the tables and the figure.", show_default=False)],
     attacks: Annotated[
         str | None,
@@ -57,7 +34,7 @@ def assess(
             show_default="fgsm, bim, pgd, mim, cw-linf, pgd-l2, deepfool, cw-l2, auto; for findings and masks others",
         ),
     ] = None,
-    eps: Sizes = "1/256,2/256,4/256,8/256",
+    eps: Annotated[str, typer.Option("--eps", help=options.SIZES)] = "1/256,2/256,4/256,8/256",
     cushion: Annotated[
         str, typer.Option("--cushion", help="In front of the classifier; the attacker knows it.")
     ] = "none",
@@ -68,21 +45,15 @@ def assess(
             help="Through the Cushion: bpda (straight), twin (by its differentiable twin), skip (ignoring it). With "
             "commas between, every attack goes every way.",
         ),
-    ] = Gradient.bpda.value,
-    targeted: Targeted = False,
-    samples: Samples = None,
+    ] = options.Gradient.bpda.value,
+    targeted: options.Targeted = False,
+    samples: options.Samples = None,
     steps: Annotated[
         int | None,
         typer.Option("--steps", min=1, help="Of the attacks by gradients within an eps.", show_default="their own"),
     ] = None,
     queries: Annotated[
-        int | None,
-        typer.Option(
-            "--queries",
-            min=1,
-            help=QUERIES,
-            show_default="their own",
-        ),
+        int | None, typer.Option("--queries", min=1, help=options.QUERIES, show_default="their own")
     ] = None,
     surrogate: Annotated[
         list[Path] | None,
@@ -93,13 +64,13 @@ def assess(
             show_default="none",
         ),
     ] = None,
-    limit: Limit = None,
-    cascade: Cascade = None,
-    images: Images = None,
-    seed: Seed = 0,
-    network: Factory = None,
-    device: Device = "auto",
-    as_json: AsJson = False,
+    limit: options.Limit = None,
+    cascade: options.Cascade = None,
+    images: options.Images = None,
+    seed: options.Seed = 0,
+    network: options.Factory = None,
+    device: options.Device = "auto",
+    as_json: options.AsJson = False,
 ) -> None:
     """Measure a classifier without guard: attacks at every size of change, and what the strongest leaves of each image.
 
@@ -108,42 +79,31 @@ def assess(
     kill with the same options, it goes on where it was. Exit code 1 if a control failed: then the figures are not to
     be relied on yet.
     """
+    from medaegis.attacks.balls import parse_eps
+    from medaegis.bench import plan
     from medaegis.bench.assess import ATTACKS, assess_classifier
-    from medaegis.bench.plan import (
-        carried_over,
-        check_attacks,
-        every_attack,
-        plan_assessment,
-        samples_for,
-        ways_through,
-    )
     from medaegis.cushions import parse_cushion
     from medaegis.models.store import load_classifier
 
-    check_out(out)
-    place = device_of(device)
-    sizes = eps_list(eps)
+    options.check_out(out)
+    place = options.device_of(device)
+    sizes = [(text, parse_eps(text)) for text in options.comma_separated(eps, "--eps")]
     filtering = parse_cushion(cushion)
-    draws = samples_for(filtering, samples)
-    names = [] if attacks is None else comma_separated(attacks, "--attacks")
+    draws = plan.samples_for(filtering, samples)
+    names = [] if attacks is None else options.comma_separated(attacks, "--attacks")
     if ALL not in names:
-        check_attacks(names)
-    classifier = load_classifier(classifier_dir, factory(network)).to(place)
+        plan.check_attacks(names)
+    classifier = load_classifier(classifier_dir, options.factory(network)).to(place)
     classes, task = len(classifier.classes), classifier.task.name
     if ALL in names:  # whatever stands beside it
-        names = every_attack(classes, task)
+        names = plan.every_attack(classes, task)
     names = names or list(ATTACKS[task])
-    check_attacks(names, classes, task=task)
-    ways = ways_through(filtering, comma_separated(gradient, "--gradient"), names)
-    others = [load_classifier(path, factory(network)) for path in surrogate or []]
-    cells = plan_assessment(
-        names,
-        sizes,
-        steps=steps,
-        queries=queries,
-        gradients=ways,
-        samples=draws,
-        transferred=carried_over(names) if others else (),
+    plan.check_attacks(names, classes, task=task)
+    ways = plan.ways_through(filtering, options.comma_separated(gradient, "--gradient"), names)
+    others = [load_classifier(path, options.factory(network)) for path in surrogate or []]
+    carried = plan.carried_over(names) if others else ()
+    cells = plan.plan_assessment(
+        names, sizes, steps=steps, queries=queries, gradients=ways, samples=draws, transferred=carried
     )
     dataset, split = datasets.data_of_classifier(classifier_dir, classifier, spec, images=images)
     with console.progress("Assessing") as progress:
@@ -160,7 +120,7 @@ def assess(
             cascade=cascade,
             surrogates=others,
             seed=seed,
-            command=recorded_command(context),
+            command=options.recorded_command(context),
             progress=progress,
         )
     if as_json:
@@ -189,7 +149,7 @@ def worst_table(
     single = found.task == "single"
 
     def told(standing: Standing) -> list[str]:
-        recalls = _recalls(standing.recall) if single else []
+        recalls = [console.percent(recall.share) for recall in standing.recall.values()] if single else []
         return [*quality_cells(standing.quality), *_shares(standing.accuracy), *recalls]
 
     rows = [["clean", "", *told(found.clean), ""]]
@@ -220,9 +180,7 @@ def attacks_table(found: Assessment) -> RenderableType:
             if tried.noise_quality is None
             else told_mean(leading(tried.noise_quality), bounds=False),
             *(decimal(tried.ssim), NOT_MEASURED if tried.psnr is None else f"{tried.psnr:.1f}"),
-            f"{tried.forwards:.0f}",
-            f"{tried.backwards:.0f}",
-            f"{tried.seconds:.2f}",
+            *(f"{tried.forwards:.0f}", f"{tried.backwards:.0f}", f"{tried.seconds:.2f}"),
         ]
         for tried in found.attacks
     ]
@@ -257,7 +215,3 @@ def strengths_table(found: Assessment) -> RenderableType:
 def _shares(found: Proportion) -> list[str]:
     bounds = "" if found.interval is None else f"{100 * found.interval[0]:.1f}-{100 * found.interval[1]:.1f}"
     return [console.percent(found.share), bounds]
-
-
-def _recalls(found: dict[str, Proportion]) -> list[str]:
-    return [console.percent(recall.share) for recall in found.values()]

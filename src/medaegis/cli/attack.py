@@ -7,42 +7,21 @@ from typing import Annotated
 
 import typer
 
-from medaegis.cli import console, datasets
-from medaegis.cli.options import (
-    AsJson,
-    Device,
-    Eps,
-    Factory,
-    Gradient,
-    GuardDir,
-    Images,
-    Limit,
-    Samples,
-    Seed,
-    Spec,
-    Steps,
-    Targeted,
-    check_out,
-    device_of,
-    factory,
-    next_step,
-)
+from medaegis.cli import console, datasets, options
 from medaegis.errors import ConfigError
 
 
 def attack(
-    guard_dir: GuardDir,
-    spec: Spec,
+    guard_dir: options.GuardDir,
+    spec: options.Spec,
     out: Annotated[Path, typer.Option("--out", help="Folder for the images and their table.", show_default=False)],
-    attack: Annotated[str, typer.Option("--attack", help="Name from `medaegis attacks`.")] = "wb",
-    eps: Eps = "8/256",
-    steps: Steps = None,
+    attack: options.Attack = "wb",
+    eps: options.Eps = "8/256",
+    steps: options.Steps = None,
     restarts: Annotated[int, typer.Option("--restarts", min=1, help="Random starts.")] = 1,
-    gradient: Annotated[
-        Gradient, typer.Option("--gradient", help="Through the Cushion: straight, by its twin, or ignoring it.")
-    ] = Gradient.bpda,
-    targeted: Targeted = True,
-    samples: Samples = None,
+    gradient: options.Way = options.Gradient.bpda,
+    targeted: options.Targeted = True,
+    samples: options.Samples = None,
     surrogate: Annotated[
         list[Path] | None,
         typer.Option(
@@ -52,12 +31,12 @@ def attack(
             show_default="none",
         ),
     ] = None,
-    limit: Limit = None,
-    images: Images = None,
-    seed: Seed = 0,
-    network: Factory = None,
-    device: Device = "auto",
-    as_json: AsJson = False,
+    limit: options.Limit = None,
+    images: options.Images = None,
+    seed: options.Seed = 0,
+    network: options.Factory = None,
+    device: options.Device = "auto",
+    as_json: options.AsJson = False,
 ) -> None:
     """Attack the test images that the guard diagnoses rightly, with full knowledge of it, or none (--surrogate).
 
@@ -72,8 +51,8 @@ def attack(
     from medaegis.guard.guard import Guard
     from medaegis.models.store import load_classifier
 
-    check_out(out)
-    place = device_of(device)
+    options.check_out(out)
+    place = options.device_of(device)
     if (out / RECORD).exists():
         raise ConfigError(f"--out {out}", f"holds another attack ({RECORD})", "name another folder")
     entry, radius, surrogates = find_attack(attack), parse_eps(eps), surrogate or []
@@ -82,7 +61,7 @@ def attack(
         raise ConfigError(f"--surrogate with --attack {attack}", problem, "take one on the classifier, as dim")
     if entry.access == "black-box" and samples is not None and samples > 1:
         raise ConfigError(f"--samples with --attack {attack}", "it gets one answer a query", "leave it out")
-    guard = Guard.load(guard_dir, factory=factory(network)).to(place)
+    guard = Guard.load(guard_dir, factory=options.factory(network)).to(place)
     if surrogates and samples is not None:
         raise ConfigError("--samples with --surrogate", "nothing in a surrogate is random", "leave one of them out")
     draws = 1 if surrogates or entry.access == "black-box" else samples_for(guard.cushion, samples)
@@ -105,7 +84,7 @@ def attack(
             site,
             planned,
             out_dir=out,
-            surrogates=[load_classifier(path, factory(network)) for path in surrogates],
+            surrogates=[load_classifier(path, options.factory(network)) for path in surrogates],
             targeted=targeted,
             limit=limit,
             seed=seed,
@@ -132,4 +111,4 @@ def attack(
     if guard.cushion.random:
         lines["Judged"] = f"once each, by a draw of {guard.cushion.spec} that no gradient was taken at"
     console.write(console.facts(lines, title=f"{entry.title}, eps {eps}, {told['steps']} steps"))
-    console.say(f"Written to {out}. {next_step('screen', guard_dir, out, backbone=guard.classifier.backbone)}")
+    console.say(f"Written to {out}. {options.next_step('screen', guard_dir, out, backbone=guard.classifier.backbone)}")

@@ -13,7 +13,6 @@ from medaegis.cli.experiments import (
     Scale,
     Where,
     entries_of,
-    estimates_of,
     executor_for,
     finished_tasks,
     gib,
@@ -38,8 +37,7 @@ AtScale = Annotated[
     Scale, typer.Option("--scale", help="smoke: drawn images, seconds; cpu: hours; full: as in the paper.")
 ]
 StoreDir = Annotated[
-    Path,
-    typer.Option("--store", metavar="DIR", help="Where finished work is kept, of any number of experiments."),
+    Path, typer.Option("--store", metavar="DIR", help="Where finished work is kept, of any number of experiments.")
 ]
 Data = Annotated[
     list[str] | None,
@@ -80,13 +78,14 @@ def plan(
 
     The time does not count what detectors take to fit, nor what a Cushion adds to a pass.
     """
-    from medaegis.experiments.estimate import total
+    from medaegis.experiments.estimate import estimate, total
     from medaegis.experiments.plan import shared
+    from medaegis.experiments.tasks import everything
 
     (name, experiment), place = read(file, scale), device_of(device)
     with console.progress("Planning") as progress:
         cells = planned_cells(experiment, data, only, place, threads, progress)
-        estimates = estimates_of(cells, place)
+        estimates = estimate(everything(cells), place)
     finished = finished_tasks(store, cells)
     kinds: dict[str, list[tuple[str, int]]] = {}
     for task, users in shared(cells):
@@ -253,11 +252,10 @@ def export(
     store: StoreDir = STORE,
 ) -> None:
     """Write every figure, ours and the paper's, as a line of its own."""
-    from medaegis.experiments.export import export as write
-    from medaegis.experiments.tables import records
+    from medaegis.experiments.tables import records, write_records
 
     _, _, made, _ = entries_of(file, scale, store)
-    write(records(made), out)
+    write_records(records(made), out)
     console.say(f"{len(made)} figures written to {console.shown(out)}.")
 
 

@@ -7,21 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from medaegis.cli import console, datasets
+from medaegis.cli import console, datasets, options
 from medaegis.cli.fit import pooled
-from medaegis.cli.options import (
-    AsJson,
-    Device,
-    Factory,
-    GuardDir,
-    Images,
-    Seed,
-    Spec,
-    check_out,
-    device_of,
-    factory,
-    next_step,
-)
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -31,8 +18,8 @@ if TYPE_CHECKING:
 
 
 def calibrate(
-    guard_dir: GuardDir,
-    spec: Spec,
+    guard_dir: options.GuardDir,
+    spec: options.Spec,
     out: Annotated[Path, typer.Option("--out", help="Folder for the calibrated guard.", show_default=False)],
     tnr: Annotated[
         float | None,
@@ -40,15 +27,12 @@ def calibrate(
             "--tnr", min=0.5, max=0.999, help="Share of clean images to be accepted.", show_default="as the guard"
         ),
     ] = None,
-    sign: Annotated[
-        Path | None,
-        typer.Option("--sign", metavar="KEY", help="Ed25519 private key (medaegis keys).", show_default="unsigned"),
-    ] = None,
-    images: Images = None,
-    seed: Seed = 0,
-    network: Factory = None,
-    device: Device = "auto",
-    as_json: AsJson = False,
+    sign: options.SigningKey = None,
+    images: options.Images = None,
+    seed: options.Seed = 0,
+    network: options.Factory = None,
+    device: options.Device = "auto",
+    as_json: options.AsJson = False,
 ) -> None:
     """Set a guard's thresholds on clean images of another site; classifier and Shields stay as they are.
 
@@ -60,9 +44,9 @@ def calibrate(
     from medaegis.bench.chance import why_no_better_than_chance
     from medaegis.guard.guard import Guard
 
-    check_out(out, check_target, kind="guard", empty=True, signing_key=sign)
-    place = device_of(device)
-    guard = Guard.load(guard_dir, factory=factory(network)).to(place)
+    options.check_out(out, check_target, kind="guard", empty=True, signing_key=sign)
+    place = options.device_of(device)
+    guard = Guard.load(guard_dir, factory=options.factory(network)).to(place)
     chosen = guard.tnr if tnr is None else tnr
     site = datasets.site_for(guard, spec, images=images, seed=seed, recalibrate=True)
     if not as_json:
@@ -79,7 +63,7 @@ def calibrate(
         return
     console.write(before_and_after(guard, made))
     console.say(f"Pooled thresholds: {pooled(made.calibration['thresholds'], made.tnr)}.")
-    step = next_step("evaluate", out, spec, "--out", "EVALUATION_DIR", backbone=guard.classifier.backbone)
+    step = options.next_step("evaluate", out, spec, "--out", "EVALUATION_DIR", backbone=guard.classifier.backbone)
     console.say(f"Written to {out}. {step}")
 
 

@@ -7,35 +7,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medaegis.cli import console, datasets
+from medaegis.cli import console, datasets, options
 from medaegis.cli.command import FAILED
-from medaegis.cli.options import (
-    AsJson,
-    Device,
-    Factory,
-    GuardDir,
-    Images,
-    Seed,
-    Spec,
-    check_out,
-    comma_separated,
-    device_of,
-    factory,
-    recorded_command,
-)
 from medaegis.errors import ConfigError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from medaegis.bench.records.assessment import Proportion
     from medaegis.bench.records.certificate import AttackCheck, Certificate
 
 
 def certify(
     context: typer.Context,
-    guard_dir: GuardDir,
-    spec: Spec,
+    guard_dir: options.GuardDir,
+    spec: options.Spec,
     out: Annotated[Path, typer.Option("--out", help="Folder for record and page.", show_default=False)],
     sigma: Annotated[
         float, typer.Option("--sigma", help="Standard deviation of the noise, in units of full brightness.")
@@ -63,11 +48,11 @@ def certify(
         int | None,
         typer.Option("--limit", min=1, help="At most so many test images, classes in proportion.", show_default="all"),
     ] = None,
-    images: Images = None,
-    seed: Seed = 0,
-    network: Factory = None,
-    device: Device = "auto",
-    as_json: AsJson = False,
+    images: options.Images = None,
+    seed: options.Seed = 0,
+    network: options.Factory = None,
+    device: options.Device = "auto",
+    as_json: options.AsJson = False,
 ) -> None:
     """Certify a guard under noise: radii in L2 within which no attack, known or not, gets a wrong diagnosis accepted.
 
@@ -79,10 +64,10 @@ def certify(
     from medaegis.bench.radius import Terms
     from medaegis.guard.guard import Guard
 
-    check_out(out)
-    place = device_of(device)
+    options.check_out(out)
+    place = options.device_of(device)
     terms = Terms(sigma, radii_of(radii), samples, alpha)
-    guard = Guard.load(guard_dir, factory=factory(network)).to(place)
+    guard = Guard.load(guard_dir, factory=options.factory(network)).to(place)
     terms.check_reach(len(guard.classes))
     site = datasets.site_for(guard, spec, images=images)
     with console.progress("Certifying") as progress:
@@ -95,7 +80,7 @@ def certify(
             calibrate=calibrate,
             attack_check=attack_check,
             seed=seed,
-            command=recorded_command(context),
+            command=options.recorded_command(context),
             progress=progress,
         )
     if as_json:
@@ -114,27 +99,23 @@ def certify(
 def radii_of(text: str) -> tuple[float, ...]:
     """`0.25,0.5` as numbers, each once, the smallest first."""
     try:
-        return tuple(sorted({float(part) for part in comma_separated(text, "--radii")}))
+        return tuple(sorted({float(part) for part in options.comma_separated(text, "--radii")}))
     except ValueError:
         raise ConfigError(f"--radii {text}", "not numbers", "give L2 radii, as 0.25,0.5,1") from None
 
 
 def shares_table(found: Certificate) -> RenderableType:
     """A line per radius."""
-    rows = [
-        [
-            f"{row.radius:g}",
-            f"{255 * row.linf:.2f}/255",
-            *(
-                _told(share) if row.within_reach else "–"
-                for share in (row.no_harm, row.right, row.plain_no_harm, row.plain_right)
-            ),
-        ]
-        for row in found.shares
-    ]
-    told = ("No wrong diagnosis", "Right and accepted", "Classifier alone: none wrong", "Classifier alone: right")
+    from medaegis.bench.report.words import percent, percent_range
+
+    rows = []
+    for row in found.shares:
+        shares = (row.no_harm, row.right, row.plain_no_harm, row.plain_right)
+        told = [f"{percent(one.share)} ({percent_range(one.interval)})" if row.within_reach else "–" for one in shares]
+        rows.append([f"{row.radius:g}", f"{255 * row.linf:.2f}/255", *told])
+    heads = ("No wrong diagnosis", "Right and accepted", "Classifier alone: none wrong", "Classifier alone: right")
     title = f"Certified share of {found.n} images (95 % interval by patient), noise {found.sigma:g}"
-    return console.table("Radius, L2", "L∞", *told, rows=rows, title=title)
+    return console.table("Radius, L2", "L∞", *heads, rows=rows, title=title)
 
 
 def attacks_table(attacks: AttackCheck) -> RenderableType:
@@ -159,9 +140,3 @@ def remarks(found: Certificate) -> list[str]:
             "noise reaches farther, more samples a little."
         )
     return told
-
-
-def _told(share: Proportion) -> str:
-    from medaegis.bench.report.words import percent, percent_range
-
-    return f"{percent(share.share)} ({percent_range(share.interval)})"

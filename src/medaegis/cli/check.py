@@ -1,4 +1,4 @@
-"""`medaegis verify`: whether a guard folder is whole, unchanged and, with a key, from whom it should be."""
+"""`medaegis verify`: whether a guard is whole, unchanged and from whom it should be; `keys`: a pair to sign with."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from medaegis.cli import console
-from medaegis.cli.options import AsJson, Factory, GuardDir, factory
+from medaegis.cli.options import AsJson, Factory, GuardDir, check_out, factory
 from medaegis.sizes import told_size
 
 PublicKey = Annotated[
@@ -90,3 +90,15 @@ def _signed(signer: str | None, *, named: bool) -> str:
     if signer is None:
         return "by nobody: anybody can have made or exchanged it"
     return f"by nobody you named, but by {signer}: anybody can have signed it; give --public-key"
+
+
+def keys(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder for the two files; made if absent.")],
+) -> None:
+    """Make an Ed25519 key pair: fit --sign takes the secret one, verify and screen --public-key the other."""
+    from medaegis.artefact import generate_keypair
+
+    check_out(folder, option="DIR")
+    secret, public = generate_keypair(folder)
+    lines = {"Secret, for fit --sign": secret, "Public, for verify and screen --public-key": public}
+    console.write(console.facts(lines))

@@ -19,9 +19,10 @@ FAILED, USAGE, STOPPED = 1, 2, 130
 Command = Callable[..., Any]
 
 
-def add_command(app: typer.Typer, function: Command, *, example: str, panel: str | None = None) -> None:
-    """Add a command under its function's name; its help ends with the example."""
-    app.command(epilog=f"Example: {example}", rich_help_panel=panel)(_ending_well(function))
+def add_commands(app: typer.Typer, *commands: tuple[Command, str], panel: str | None = None) -> None:
+    """Add commands under their functions' names; the help of each ends with its example, given without the program."""
+    for function, example in commands:
+        app.command(epilog=f"Example: medaegis {example}", rich_help_panel=panel)(_ending_well(function))
 
 
 def _ending_well(function: Command) -> Command:

@@ -7,30 +7,13 @@ from typing import Annotated
 
 import typer
 
-from medaegis.cli import console, datasets
-from medaegis.cli.options import (
-    AsJson,
-    Device,
-    Eps,
-    Factory,
-    Images,
-    Limit,
-    Seed,
-    Spec,
-    check_out,
-    comma_separated,
-    device_of,
-    factory,
-    recorded_command,
-)
+from medaegis.cli import console, datasets, options
 
 
 def compare(
     context: typer.Context,
-    classifier_dir: Annotated[
-        Path, typer.Argument(metavar="CLASSIFIER_DIR", help="Folder that `medaegis train` or `wrap` wrote.")
-    ],
-    spec: Spec,
+    classifier_dir: options.ClassifierDir,
+    spec: options.Spec,
     out: Annotated[Path, typer.Option("--out", help="Folder for the tables and scores.", show_default=False)],
     detectors: Annotated[
         str | None, typer.Option("--detectors", help="Names from `medaegis detectors`.", show_default="all")
@@ -47,7 +30,7 @@ def compare(
             "bits either, as in papers that say nothing of files.",
         ),
     ] = "none,jpeg:80",
-    eps: Eps = "1/256",
+    eps: options.Eps = "1/256",
     steps: Annotated[
         int | None, typer.Option("--steps", min=1, help="Of every iterated attack.", show_default="their own")
     ] = None,
@@ -59,12 +42,12 @@ def compare(
         str | None,
         typer.Option("--taps", help="Modules whose features are read.", show_default="those of the classifier"),
     ] = None,
-    limit: Limit = None,
-    images: Images = None,
-    seed: Seed = 0,
-    network: Factory = None,
-    device: Device = "auto",
-    as_json: AsJson = False,
+    limit: options.Limit = None,
+    images: options.Images = None,
+    seed: options.Seed = 0,
+    network: options.Factory = None,
+    device: options.Device = "auto",
+    as_json: options.AsJson = False,
 ) -> None:
     """Compare detectors by the protocol of the papers: fitted once, judged on every attack, by AUROC and TPR.
 
@@ -78,15 +61,15 @@ def compare(
     from medaegis.guard.guard import Guard
     from medaegis.models.store import load_classifier
 
-    check_out(out)
-    place = device_of(device)
+    options.check_out(out)
+    place = options.device_of(device)
     names = [name for name in DETECTORS if name != SHIELD or guard is not None]
     if detectors is not None:
-        names = comma_separated(detectors, "--detectors")
+        names = options.comma_separated(detectors, "--detectors")
     radius = parse_eps(eps)
-    named, filters = comma_separated(attacks, "--attacks"), comma_separated(cushions, "--cushions")
-    classifier = load_classifier(classifier_dir, factory(network)).to(place)
-    shielded = None if guard is None else Guard.load(guard, factory=factory(network)).to(place)
+    named, filters = options.comma_separated(attacks, "--attacks"), options.comma_separated(cushions, "--cushions")
+    classifier = load_classifier(classifier_dir, options.factory(network)).to(place)
+    shielded = None if guard is None else Guard.load(guard, factory=options.factory(network)).to(place)
     check_comparison(names, named, learn_from, filters, shielded, len(classifier.classes))
     dataset, split = datasets.data_of_classifier(classifier_dir, classifier, spec, images=images)
     with console.progress("Comparing") as progress:
@@ -101,12 +84,12 @@ def compare(
             eps=radius,
             eps_text=eps,
             out_dir=out,
-            taps=None if taps is None else comma_separated(taps, "--taps"),
+            taps=None if taps is None else options.comma_separated(taps, "--taps"),
             cushions=filters,
             steps=steps,
             limit=limit,
             seed=seed,
-            command=recorded_command(context),
+            command=options.recorded_command(context),
             progress=progress,
         )
     if as_json:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
 from medaegis.cli import console, datasets
 from medaegis.cli.command import FAILED
-from medaegis.cli.options import AsJson, Channels, Images, PictureSize, Seed, Spec, picture_size
+from medaegis.cli.options import AsJson, Channels, Colours, Images, PictureSize, Seed, Spec, picture_size
 from medaegis.errors import DataError
 from medaegis.sizes import told_size
 
@@ -32,9 +32,7 @@ def schemes(as_json: AsJson = False) -> None:
 def inspect(
     spec: Spec,
     size: PictureSize = "112",
-    channels: Annotated[
-        Channels, typer.Option("--channels", help="auto: gray for radiographs, else rgb.")
-    ] = Channels.auto,
+    channels: Colours = Channels.auto,
     images: Images = None,
     seed: Seed = 0,
     as_json: AsJson = False,

@@ -87,12 +87,6 @@ def site_for(guard: Guard, spec: str, *, images: int | None, seed: int = 0, reca
     return found
 
 
-def data_of_guard(guard: Guard, spec: str, *, images: int | None) -> tuple[Dataset, Split]:
-    """The data set and split of `site_for`."""
-    found = site_for(guard, spec, images=images)
-    return found.dataset, found.split
-
-
 def origin_of(classifier_dir: Path) -> dict[str, bool | str]:
     """For a guard's record: whether it is known which images its classifier learned from; of a wrapped one, what."""
     from medaegis.artefact import read_folder

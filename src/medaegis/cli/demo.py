@@ -18,6 +18,7 @@ import typer
 
 from medaegis.cli import console, datasets
 from medaegis.cli.options import Device, Seed, check_out, device_of
+from medaegis.cli.screen import findings_table
 from medaegis.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -105,13 +106,19 @@ def run_demo(out: Path, data: str, *, seed: int, sizes: Sizes, device: torch.dev
     """
     import torch
 
+    from medaegis.bench.report.report import write_report
+    from medaegis.bench.report.verdict import write_verdict
+    from medaegis.images import split_dataset
+
     written_before(out / "mixed")
     torch.set_num_threads(min(THREADS, torch.get_num_threads()))
     started = time.perf_counter()
     diary = Diary()
     console.say("A small demonstration. It makes everything from nothing; figures of a real guard are in docs/results.")
     with diary.stage(1, "Images", None) as figures:
-        dataset, split = _images(data, sizes, seed)
+        channels = datasets.channels_of(data, "auto")
+        dataset = datasets.load(data, size=sizes.pixels, channels=channels, images=sizes.images, seed=seed)
+        split = split_dataset(dataset, seed=seed)
         groups = "" if dataset.grouping != "patient" else f" of {len(set(dataset.patients))} patients"
         figures += [f"{len(dataset)} images{groups}", " / ".join(map(console.shown, dataset.classes))]
     with diary.stage(2, "Classifier", out / "classifier") as figures:
@@ -123,26 +130,15 @@ def run_demo(out: Path, data: str, *, seed: int, sizes: Sizes, device: torch.dev
     with diary.stage(4, "Mixed folder", out / "mixed") as figures:
         screened, truth = _mixed(guard, dataset.subset(split.adv_test), sizes, seed, out / "mixed")
         figures += [_outcome(screened, truth, name) for name in ("clean", "pgd", "wb")]
-    _show(screened)
+    console.write(findings_table(screened))
     with diary.stage(5, "Evaluation", out / "evaluation") as figures:
         found = _evaluation(guard, dataset, split, sizes, seed, data, out / "evaluation")
         figures += _key_figures(found, sizes.mixed_eps)
     with diary.stage(6, "Report", out / "report.html") as figures:
-        from medaegis.bench.report.report import write_report
-        from medaegis.bench.report.verdict import write_verdict
-
         page = write_report(out / "evaluation", out / "report.html")
         write_verdict(out / "evaluation", page.with_suffix(".verdict.html"))
         figures += [f"{page.stat().st_size / 1e6:.1f} MB, opens in any browser"]
     _close(diary, out, data, time.perf_counter() - started)
-
-
-def _images(data: str, sizes: Sizes, seed: int) -> tuple[Dataset, Split]:
-    from medaegis.images import split_dataset
-
-    channels = datasets.channels_of(data, "auto")
-    dataset = datasets.load(data, size=sizes.pixels, channels=channels, images=sizes.images, seed=seed)
-    return dataset, split_dataset(dataset, seed=seed)
 
 
 def _classifier(
@@ -168,17 +164,15 @@ def _guard(classifier: Classifier, dataset: Dataset, split: Split, sizes: Sizes,
     from medaegis.guard.guard import Guard
 
     recipe = shield_config("strong", classifier, updates=sizes.updates, seed=seed)
-    config = recipe.model_copy(update=dict(sizes.shield))
-    about = {"recipe": "strong", "images": sizes.images}
     with console.progress("Fitting") as progress:
         fit_guard(
             classifier,
             dataset,
             split,
             cushion=parse_cushion("jpeg:80"),
-            config=config,
+            config=recipe.model_copy(update=dict(sizes.shield)),
             out_dir=out,
-            about=about,
+            about={"recipe": "strong", "images": sizes.images},
             progress=progress,
         )
     return Guard.load(out).to(classifier.device)  # as a deployed guard is read: every byte checked
@@ -270,12 +264,6 @@ def _outcome(screened: list[Screened], truth: dict[str, str], name: str) -> str:
     shown = [(one.record()["diagnosis"], truth[one.path.name]) for one in mine]
     wrong = sum(diagnosis is not None and diagnosis != label for diagnosis, label in shown)
     return f"{name}: {rejected} of {len(mine)} rejected, {wrong} wrong diagnoses shown"
-
-
-def _show(screened: list[Screened]) -> None:
-    from medaegis.cli.screen import findings_table
-
-    console.write(findings_table(screened))
 
 
 def _evaluation(

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -36,28 +35,22 @@ def doctor(*, cache_dir: Path | str | None = None) -> list[Check]:
     Args:
         cache_dir: the folder for decoded images, as given to `load_dataset`.
     """
-    checks: list[Callable[[], Check]] = [
-        check_python,
-        check_torch,
-        check_torchvision,
-        check_decoders,
-        check_codec,
-        check_bf16,
-        lambda: check_cache(cache_dir),
-        check_memory,
+    return [
+        check_python(),
+        check_torch(),
+        check_torchvision(),
+        check_decoders(),
+        check_codec(),
+        check_bf16(),
+        check_cache(cache_dir),
+        check_memory(),
     ]
-    return [check() for check in checks]
 
 
 def check_python() -> Check:
     """Python is one that the package supports."""
-    status: Literal["ok", "fail"] = "ok" if sys.version_info >= (3, 11) else "fail"
-    return Check(
-        "Python",
-        status,
-        f"{platform.python_version()} ({sys.executable})",
-        "" if status == "ok" else "use Python >= 3.11",
-    )
+    able, detail = sys.version_info >= (3, 11), f"{platform.python_version()} ({sys.executable})"
+    return Check("Python", "ok", detail) if able else Check("Python", "fail", detail, "use Python >= 3.11")
 
 
 def check_torch() -> Check:
@@ -137,11 +130,8 @@ def check_bf16() -> Check:
     seconds = {kind: _time_convolution(kind, device) for kind in (torch.float32, torch.bfloat16)}
     gain = seconds[torch.float32] / seconds[torch.bfloat16]
     detail = f"{gain:.1f} x the speed of float32 on this {device}"
-    if gain < 1:
-        return Check(
-            "bfloat16", "warn", detail, "nothing breaks, but trainings take longer; try again when the machine is idle"
-        )
-    return Check("bfloat16", "ok", detail)
+    remedy = "nothing breaks, but trainings take longer; try again when the machine is idle"
+    return Check("bfloat16", "warn", detail, remedy) if gain < 1 else Check("bfloat16", "ok", detail)
 
 
 def check_cache(cache_dir: Path | str | None = None) -> Check:
@@ -163,10 +153,8 @@ def check_cache(cache_dir: Path | str | None = None) -> Check:
 def check_memory() -> Check:
     """Enough memory is free for a training at the usual sizes."""
     free = _free_memory() / GIB
-    detail = f"{free:.1f} GiB free, {cores()} cores"
-    return (
-        Check("Memory", "ok", detail) if free >= 4 else Check("Memory", "warn", detail, "use smaller batches or images")
-    )
+    detail, remedy = f"{free:.1f} GiB free, {cores()} cores", "use smaller batches or images"
+    return Check("Memory", "ok", detail) if free >= 4 else Check("Memory", "warn", detail, remedy)
 
 
 def _time_convolution(kind: Any, device: str) -> float:

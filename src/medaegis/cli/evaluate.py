@@ -7,29 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medaegis.cli import console, datasets, masks
+from medaegis.cli import console, datasets, masks, options
 from medaegis.cli.command import FAILED
-from medaegis.cli.options import (
-    LIMIT,
-    QUERIES,
-    SIZES,
-    AsJson,
-    Cascade,
-    Device,
-    Factory,
-    Gradient,
-    GuardDir,
-    Images,
-    Samples,
-    Seed,
-    Spec,
-    check_out,
-    comma_separated,
-    device_of,
-    factory,
-    next_step,
-    recorded_command,
-)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,8 +21,8 @@ if TYPE_CHECKING:
 
 def evaluate(
     context: typer.Context,
-    guard_dir: GuardDir,
-    spec: Spec,
+    guard_dir: options.GuardDir,
+    spec: options.Spec,
     out: Annotated[Path, typer.Option("--out", help="Folder for figures and scores.", show_default=False)],
     suite: Annotated[
         str, typer.Option("--suite", help="What to run: quick, standard, paper or worst-case (medaegis suites).")
@@ -52,26 +31,14 @@ def evaluate(
         str | None,
         typer.Option("--attacks", help="Names from `medaegis attacks`, with commas between.", show_default="suite's"),
     ] = None,
-    eps: Annotated[
-        str | None,
-        typer.Option("--eps", help=SIZES, show_default="suite's"),
-    ] = None,
+    eps: Annotated[str | None, typer.Option("--eps", help=options.SIZES, show_default="suite's")] = None,
     steps: Annotated[
-        int | None,
-        typer.Option("--steps", min=1, help="Of the attacks that know the guard.", show_default="suite's"),
+        int | None, typer.Option("--steps", min=1, help="Of the attacks that know the guard.", show_default="suite's")
     ] = None,
-    gradient: Annotated[
-        Gradient, typer.Option("--gradient", help="Through the Cushion: straight, by its twin, or ignoring it.")
-    ] = Gradient.bpda,
-    samples: Samples = None,
+    gradient: options.Way = options.Gradient.bpda,
+    samples: options.Samples = None,
     queries: Annotated[
-        int | None,
-        typer.Option(
-            "--queries",
-            min=1,
-            help=QUERIES,
-            show_default="suite's",
-        ),
+        int | None, typer.Option("--queries", min=1, help=options.QUERIES, show_default="suite's")
     ] = None,
     surrogate: Annotated[
         list[Path] | None,
@@ -82,8 +49,8 @@ def evaluate(
             show_default="none",
         ),
     ] = None,
-    limit: Annotated[int | None, typer.Option("--limit", min=1, help=LIMIT, show_default="suite's")] = None,
-    cascade: Cascade = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help=options.LIMIT, show_default="suite's")] = None,
+    cascade: options.Cascade = None,
     corruptions: Annotated[
         bool,
         typer.Option(
@@ -102,11 +69,11 @@ def evaluate(
             show_default="the first",
         ),
     ] = None,
-    images: Images = None,
-    seed: Seed = 0,
-    network: Factory = None,
-    device: Device = "auto",
-    as_json: AsJson = False,
+    images: options.Images = None,
+    seed: options.Seed = 0,
+    network: options.Factory = None,
+    device: options.Device = "auto",
+    as_json: options.AsJson = False,
 ) -> None:
     """Measure a guard on test images that nothing was trained on, the attacker knowing everything.
 
@@ -115,18 +82,18 @@ def evaluate(
     no --suite, and no weak Shield is planted.
     """
     from medaegis.bench.evaluate import evaluate_guard
-    from medaegis.bench.masks import ATTACKS
+    from medaegis.bench.masks import ATTACKS, SIZES, evaluate_masks, plan_masks
     from medaegis.bench.plan import ways_through
     from medaegis.bench.suites import check_suite, find_suite, plan_suite
     from medaegis.guard.guard import Guard
     from medaegis.models.store import load_classifier
 
-    check_out(out)
-    place = device_of(device)
-    names = None if attacks is None else comma_separated(attacks, "--attacks")
-    sizes = None if eps is None else comma_separated(eps, "--eps")
+    options.check_out(out)
+    place = options.device_of(device)
+    names = None if attacks is None else options.comma_separated(attacks, "--attacks")
+    sizes = None if eps is None else options.comma_separated(eps, "--eps")
     check_suite(suite, attacks=names, eps=sizes)  # before the guard is read, which takes longer
-    guard = Guard.load(guard_dir, factory=factory(network)).to(place)
+    guard = Guard.load(guard_dir, factory=options.factory(network)).to(place)
     if guard.classifier.task.name == "dense":
         masks.check_options(
             {
@@ -140,18 +107,21 @@ def evaluate(
             }
         )
         (way,) = ways_through(guard.cushion, [gradient.value], names or ATTACKS)
-        of_masks = masks.evaluate(
-            guard,
-            datasets.site_for(guard, spec, images=images),
-            out=out,
-            attacks=names,
-            eps=sizes,
-            steps=steps,
-            gradient=way,
-            limit=limit,
-            seed=seed,
-            command=recorded_command(context),
+        site = datasets.site_for(guard, spec, images=images)
+        planned_masks = plan_masks(
+            guard, attacks=names or ATTACKS, eps=sizes or SIZES, steps=steps or masks.STEPS, gradient=way
         )
+        with console.progress("Evaluating") as progress:
+            of_masks = evaluate_masks(
+                guard,
+                site,
+                cells=planned_masks,
+                out_dir=out,
+                limit=limit or masks.LIMIT,
+                seed=seed,
+                command=options.recorded_command(context),
+                progress=progress,
+            )
         _tell_masks(of_masks, out, as_json=as_json)
         return
     (way,) = ways_through(guard.cushion, [gradient.value], names or find_suite(suite).attacks)
@@ -173,7 +143,7 @@ def evaluate(
             guard,
             site,
             cells=planned.cells,
-            surrogates=[load_classifier(path, factory(network)) for path in surrogate or []],
+            surrogates=[load_classifier(path, options.factory(network)) for path in surrogate or []],
             out_dir=out,
             limit=planned.limit,
             cascade=cascade,
@@ -182,17 +152,13 @@ def evaluate(
             stamina=planned.stamina,
             healthy=healthy,
             seed=seed,
-            command=recorded_command(context),
+            command=options.recorded_command(context),
             progress=progress,
         )
     if as_json:
-        console.write_json(
-            found.model_dump(
-                mode="json",
-                include={"clean", "cells", "worst_case", "cascade", "corruptions", "by_attacker", "controls"},
-            )
-            | {"out": str(out), "seconds": found.seconds}
-        )
+        shown = {"clean", "cells", "worst_case", "cascade", "corruptions", "by_attacker", "controls"}
+        told = found.model_dump(mode="json", include=shown)
+        console.write_json(told | {"out": str(out), "seconds": found.seconds})
     else:
         console.write(worst_table(found))
         if found.cascade:
@@ -201,7 +167,7 @@ def evaluate(
         if found.corruptions:
             console.write(corruptions_table(found.corruptions))
         console.write(controls_table(found.controls))
-        console.say(f"Written to {out}. {next_step('report', out)}")
+        console.say(f"Written to {out}. {options.next_step('report', out)}")
     if any(control.passed is False for control in found.controls):
         raise typer.Exit(FAILED)
 

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     import torch
 
-    from medaegis.experiments.estimate import Estimate
     from medaegis.experiments.run import Executor
     from medaegis.experiments.schema import Experiment
     from medaegis.experiments.tables import Entry
@@ -113,13 +112,6 @@ def executor_for(on: Where, workers: int | None, threads: int, gpu_share: float,
     from medaegis.experiments.processes import Processes
 
     return Processes(count)
-
-
-def estimates_of(cells: Sequence[TableCell], device: torch.device) -> dict[str, Estimate]:
-    from medaegis.experiments.estimate import estimate
-    from medaegis.experiments.tasks import everything
-
-    return estimate(everything(cells), device)
 
 
 def finished_tasks(folder: Path, cells: Sequence[TableCell]) -> set[str]:

@@ -9,20 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from medaegis.cli import console, datasets
-from medaegis.cli.options import (
-    AsJson,
-    Device,
-    Factory,
-    Images,
-    Seed,
-    Spec,
-    check_out,
-    comma_separated,
-    device_of,
-    factory,
-    next_step,
-)
+from medaegis.cli import console, datasets, options
 from medaegis.errors import ConfigError
 
 
@@ -34,10 +21,8 @@ class Recipe(StrEnum):
 
 
 def fit(
-    classifier_dir: Annotated[
-        Path, typer.Argument(metavar="CLASSIFIER_DIR", help="Folder that `medaegis train` or `wrap` wrote.")
-    ],
-    spec: Spec,
+    classifier_dir: options.ClassifierDir,
+    spec: options.Spec,
     out: Annotated[Path, typer.Option("--out", help="Folder for the guard.", show_default=False)],
     cushion: Annotated[str, typer.Option("--cushion", help="Filter in front (medaegis cushions).")] = "jpeg:80",
     recipe: Annotated[Recipe, typer.Option("--recipe", help="strong: ours; paper: as published.")] = Recipe.strong,
@@ -64,10 +49,7 @@ def fit(
     tnr: Annotated[
         float, typer.Option("--tnr", min=0.5, max=0.999, help="Share of clean images to be accepted.")
     ] = datasets.TNR,
-    sign: Annotated[
-        Path | None,
-        typer.Option("--sign", metavar="KEY", help="Ed25519 private key (medaegis keys).", show_default="unsigned"),
-    ] = None,
+    sign: options.SigningKey = None,
     kinds: Annotated[
         str | None,
         typer.Option(
@@ -81,11 +63,11 @@ def fit(
         str,
         typer.Option("--body-part", help="With --for: body parts, such as CHEST,THORAX.", show_default="not asked for"),
     ] = "",
-    images: Images = None,
-    seed: Seed = 0,
-    network: Factory = None,
-    device: Device = "auto",
-    as_json: AsJson = False,
+    images: options.Images = None,
+    seed: options.Seed = 0,
+    network: options.Factory = None,
+    device: options.Device = "auto",
+    as_json: options.AsJson = False,
 ) -> None:
     """Train the Shields (of a network for masks one), set their thresholds on validation images, write the guard.
 
@@ -105,11 +87,11 @@ def fit(
     if body_part and kinds is None:
         raise ConfigError("--body-part", "needs --for", "name the modalities too, such as --for CR,DX")
     purpose = None if kinds is None else asked_purpose(kinds, body_part)
-    check_out(out, check_target, kind="guard", empty=shields is not None, signing_key=sign)
-    place = device_of(device)
-    classifier = load_classifier(classifier_dir, factory(network)).to(place)
+    options.check_out(out, check_target, kind="guard", empty=shields is not None, signing_key=sign)
+    place = options.device_of(device)
+    classifier = load_classifier(classifier_dir, options.factory(network)).to(place)
     if taps is not None:
-        classifier = classifier.around(classifier.network, taps=comma_separated(taps, "--taps"))
+        classifier = classifier.around(classifier.network, taps=options.comma_separated(taps, "--taps"))
     dataset, split = datasets.data_of_classifier(classifier_dir, classifier, spec, images=images)
     datasets.tell_small_classes(dataset, split, tnr)
     with console.progress("Judging the classifier"):
@@ -119,7 +101,7 @@ def fit(
         console.say(f"Warning: the classifier is no better than chance: {console.shown(doubt)}. No guard mends that.")
     hashes = read_learned(classifier_dir)
     if shields is not None:
-        source = Guard.load(shields, factory=factory(network)).to(place)
+        source = Guard.load(shields, factory=options.factory(network)).to(place)
         with console.progress("Setting thresholds"):
             guard = refit_guard(
                 source,
@@ -180,7 +162,7 @@ def fit(
     console.write(console.facts(lines, title=f"{title} for {', '.join(map(console.shown, guard.classes))}"))
     if doubts:
         console.say(f"Not finished: {'; '.join(map(console.shown, doubts))}. {FIT_AGAIN}.")
-    step = next_step("evaluate", out, spec, "--out", "EVALUATION_DIR", backbone=classifier.backbone)
+    step = options.next_step("evaluate", out, spec, "--out", "EVALUATION_DIR", backbone=classifier.backbone)
     console.say(f"Written to {out}. {step}")
 
 

@@ -58,19 +58,18 @@ def detectors(as_json: AsJson = False) -> None:
     """List the detectors, what they learn from and what they look at."""
     from medaegis.detectors.registry import DETECTORS
 
-    found = []
-    for name, entry in DETECTORS.items():
-        detector = entry.make()
-        found.append(
-            {
-                "name": name,
-                "title": entry.title,
-                "paper": entry.paper,
-                "learns_from": "clean and attacked images" if detector.needs_attacked else "clean images",
-                "looks_at": "the images again" if detector.needs_images else "pooled features",
-                "options": {option: value for option, value in detector.options().items() if option != "members"},
-            }
-        )
+    found = [
+        {
+            "name": name,
+            "title": entry.title,
+            "paper": entry.paper,
+            "learns_from": "clean and attacked images" if detector.needs_attacked else "clean images",
+            "looks_at": "the images again" if detector.needs_images else "pooled features",
+            "options": {option: value for option, value in detector.options().items() if option != "members"},
+        }
+        for name, entry in DETECTORS.items()
+        for detector in (entry.make(),)
+    ]
     if as_json:
         console.write_json(found)
     else:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from medaegis.cli import console
@@ -13,11 +12,8 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from medaegis.bench.records.masks import MaskEvaluation
-    from medaegis.cushions import Gradient
-    from medaegis.guard.guard import Guard
-    from medaegis.guard.site import Site
 
-STEPS, LIMIT = 40, 40
+STEPS, LIMIT = 40, 40  # where none are given, as `--suite quick` has them
 
 
 def check_options(given: Mapping[str, object]) -> None:
@@ -26,38 +22,6 @@ def check_options(given: Mapping[str, object]) -> None:
         if value:
             remedy = "leave it out; --attacks and --eps say what is run"
             raise ConfigError(option, "is not for a guard of masks", remedy)
-
-
-def evaluate(
-    guard: Guard,
-    site: Site,
-    *,
-    out: Path,
-    attacks: Sequence[str] | None,
-    eps: Sequence[str] | None,
-    steps: int | None,
-    gradient: Gradient,
-    limit: int | None,
-    seed: int,
-    command: str,
-) -> MaskEvaluation:
-    """`evaluate_masks`, with a bar; what is not given is as `--suite quick` has it: 40 steps, 40 images."""
-    from medaegis.bench.masks import ATTACKS, SIZES, evaluate_masks, plan_masks
-
-    cells = plan_masks(
-        guard, attacks=attacks or ATTACKS, eps=eps or SIZES, steps=STEPS if steps is None else steps, gradient=gradient
-    )
-    with console.progress("Evaluating") as progress:
-        return evaluate_masks(
-            guard,
-            site,
-            cells=cells,
-            out_dir=out,
-            limit=LIMIT if limit is None else limit,
-            seed=seed,
-            command=command,
-            progress=progress,
-        )
 
 
 def worst_table(found: MaskEvaluation) -> RenderableType:

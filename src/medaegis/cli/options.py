@@ -21,10 +21,29 @@ if TYPE_CHECKING:
     from medaegis.sizes import Size
 
 
+class Gradient(StrEnum):
+    """How an attack's gradient passes the Cushion."""
+
+    bpda = "bpda"
+    twin = "twin"
+    skip = "skip"
+
+
+class Channels(StrEnum):
+    """Colour of the images."""
+
+    auto = "auto"
+    gray = "gray"
+    rgb = "rgb"
+
+
 Spec = Annotated[
     str, typer.Argument(metavar="SPEC", help="Data set: phantom-xray, chest-xray:PATH, folder:PATH … (data schemes).")
 ]
 GuardDir = Annotated[Path, typer.Argument(metavar="GUARD_DIR", help="Folder that `medaegis fit` wrote.")]
+ClassifierDir = Annotated[
+    Path, typer.Argument(metavar="CLASSIFIER_DIR", help="Folder that `medaegis train` or `wrap` wrote.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Answer in JSON, for programs.")]
 Images = Annotated[
     int | None,
@@ -36,6 +55,11 @@ Seed = Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Decides
 PictureSize = Annotated[
     str, typer.Option("--size", metavar="N|HxW", help="Of the images in pixels: side, or height x width as 224x320.")
 ]
+Colours = Annotated[Channels, typer.Option("--channels", help="auto: gray for radiographs, else rgb.")]
+Attack = Annotated[str, typer.Option("--attack", help="Name from `medaegis attacks`.")]
+Way = Annotated[
+    Gradient, typer.Option("--gradient", help="Through the Cushion: straight, by its twin, or ignoring it.")
+]
 Samples = Annotated[
     int | None,
     typer.Option(
@@ -46,8 +70,7 @@ Samples = Annotated[
     ),
 ]
 Targeted = Annotated[
-    bool,
-    typer.Option("--targeted/--untargeted", help="Towards a wrong class drawn for each image, or towards any."),
+    bool, typer.Option("--targeted/--untargeted", help="Towards a wrong class drawn for each image, or towards any.")
 ]
 LIMIT = "Draw at most so many test images, classes in proportion; those of them diagnosed rightly are attacked."
 SIZES = "Largest changes of a pixel in units of full brightness, with commas between."
@@ -64,8 +87,11 @@ Cascade = Annotated[
     ),
 ]
 Eps = Annotated[str, typer.Option("--eps", help="Largest change of a pixel, in units of full brightness.")]
-Sizes = Annotated[str, typer.Option("--eps", help=SIZES)]
 Steps = Annotated[int | None, typer.Option("--steps", min=1, help="Gradient steps.", show_default="the attack's own")]
+SigningKey = Annotated[
+    Path | None,
+    typer.Option("--sign", metavar="KEY", help="Ed25519 private key (medaegis keys).", show_default="unsigned"),
+]
 Device = Annotated[
     str,
     typer.Option(
@@ -81,22 +107,6 @@ Factory = Annotated[
         show_default="none",
     ),
 ]
-
-
-class Gradient(StrEnum):
-    """How an attack's gradient passes the Cushion."""
-
-    bpda = "bpda"
-    twin = "twin"
-    skip = "skip"
-
-
-class Channels(StrEnum):
-    """Colour of the images."""
-
-    auto = "auto"
-    gray = "gray"
-    rgb = "rgb"
 
 
 def comma_separated(text: str, option: str) -> list[str]:
@@ -129,13 +139,6 @@ def picture_size(text: str) -> Size:
     from medaegis.sizes import as_size, parse_size
 
     return as_size(parse_size(text), least=8)
-
-
-def eps_list(text: str) -> list[tuple[str, float]]:
-    """`4/256,8/256` as (text, value) pairs."""
-    from medaegis.attacks.balls import parse_eps
-
-    return [(part, parse_eps(part)) for part in comma_separated(text, "--eps")]
 
 
 def device_of(name: str, *, here: bool = True) -> torch.device:

@@ -108,9 +108,8 @@ def _diagnosis(guard: Guard, accepted: list[str]) -> list[str]:
     if len(accepted) < 2 or len(set(accepted)) > 1:
         return []
     label, n = accepted[0], len(accepted)
-    counts: Counter[str] = Counter()
-    for name, told in dict(guard.calibration.get("thresholds", {})).items():
-        counts[name] = int(told["images"])
+    thresholds = guard.calibration.get("thresholds", {})
+    counts = Counter({name: int(told["images"]) for name, told in thresholds.items()})
     share = counts[label] / counts.total() if counts.total() else None
     if n < MANY if share is None else share**n > LEVEL:
         return []

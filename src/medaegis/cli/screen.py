@@ -152,8 +152,8 @@ def _loaded(
     try:
         return Watch().run(load, max(timeout, LOADING))
     except TimeoutError as error:
-        problem = f"cannot be loaded: {error}"
-        raise ArtefactError(guard_dir, problem, "give a longer --timeout, or a network that answers") from None
+        remedy = "give a longer --timeout, or a network that answers"
+        raise ArtefactError(guard_dir, f"cannot be loaded: {error}", remedy) from None
 
 
 def _told(screened: Iterable[Screened], form: Format) -> Iterator[Screened]:
@@ -221,13 +221,10 @@ def closing_lines(found: list[Screened]) -> list[str]:
     shares = ", ".join(f"{counted[status]} {status}" for status in _STYLE if counted[status])
     files = len({one.path for one in found})
     lines = [f"{len(found)} images of {files} files: {shares}. Suspicion above 1.00 is rejected."]
-    copies = {one.copy for one in found if one.copy is not None}
-    if copies:
+    if copies := {one.copy for one in found if one.copy is not None}:
         lines.append(f"{len(copies)} files are in quarantine in {console.shown(next(iter(copies)).parent)}.")
-    uncopied = {one.path: one.uncopied for one in found if one.uncopied is not None}
-    if uncopied:
-        lines.append("Not in quarantine:")
-        lines += [f"  {console.shown(problem)}" for problem in uncopied.values()]
+    if uncopied := {one.path: one.uncopied for one in found if one.uncopied is not None}:
+        lines += ["Not in quarantine:", *(f"  {console.shown(problem)}" for problem in uncopied.values())]
     if written := {one.mask_file for one in found if one.mask_file is not None}:
         lines.append(f"{len(written)} masks are in {console.shown(next(iter(written)).parent)}.")
     if unwritten := [one.unwritten for one in found if one.unwritten is not None]:
@@ -235,7 +232,6 @@ def closing_lines(found: list[Screened]) -> list[str]:
     if others := sum(one.other_kind is not None for one in found):
         lines.append(f"{others} images of kinds that the guard is not for were judged, as --any-kind asks.")
     for status, title in (("unsupported", "Of a kind that the guard is not for:"), ("unreadable", "Unreadable:")):
-        errors = [one.error for one in found if one.status == status]
-        if errors:
+        if errors := [one.error for one in found if one.status == status]:
             lines += [title, *(f"  {console.shown(error)}" for error in errors)]
     return lines

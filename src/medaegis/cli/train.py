@@ -7,21 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medaegis.cli import console, datasets
-from medaegis.cli.options import (
-    AsJson,
-    Channels,
-    Device,
-    Images,
-    PictureSize,
-    Seed,
-    Spec,
-    check_out,
-    checked,
-    comma_separated,
-    next_step,
-    picture_size,
-)
+from medaegis.cli import console, datasets, options
 from medaegis.cli.trained import by_class, cost, overview, remarks
 from medaegis.errors import ConfigError
 from medaegis.sizes import told_size
@@ -32,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def train(
-    spec: Spec,
+    spec: options.Spec,
     out: Annotated[Path, typer.Option("--out", help="Folder for the classifier.", show_default=False)],
     backbone: Annotated[
         str | None,
@@ -42,18 +28,15 @@ def train(
             show_default="resnet18; for masks unet; with --text clip-resnet18",
         ),
     ] = None,
-    size: PictureSize = "112",
-    channels: Annotated[
-        Channels, typer.Option("--channels", help="auto: gray for radiographs, else rgb.")
-    ] = Channels.auto,
+    size: options.PictureSize = "112",
+    channels: options.Colours = options.Channels.auto,
     epochs: Annotated[int, typer.Option("--epochs", min=1, help="Passes over the training images.")] = 12,
     batch_size: Annotated[int, typer.Option("--batch-size", min=2, help="Images per step.")] = 32,
     lr: Annotated[float, typer.Option("--lr", help="Highest learning rate; 2e-4 suits pretrained weights.")] = 1e-3,
     optimizer: Annotated[str, typer.Option("--optimizer", help="adamw, or sgd (Nesterov momentum 0.9).")] = "adamw",
     weight_decay: Annotated[float, typer.Option("--weight-decay", min=0, help="Of the optimiser.")] = 0.05,
     balance: Annotated[
-        str,
-        typer.Option("--balance", help="Of classes: loss (weigh it), sampling (draw each as often) or none."),
+        str, typer.Option("--balance", help="Of classes: loss (weigh it), sampling (draw each as often) or none.")
     ] = "loss",
     augment: Annotated[
         bool, typer.Option("--augment/--no-augment", help="Mild changes of position and exposure.")
@@ -95,8 +78,7 @@ def train(
         typer.Option("--eps", help="With --robust: up to this change of a pixel.", show_default="8/255; some: less"),
     ] = None,
     beta: Annotated[
-        float | None,
-        typer.Option("--beta", help="Weight of robustness in trades, mart and hat.", show_default="6"),
+        float | None, typer.Option("--beta", help="Weight of robustness in trades, mart and hat.", show_default="6")
     ] = None,
     helper: Annotated[
         Path | None,
@@ -148,13 +130,12 @@ def train(
         ),
     ] = None,
     ordered: Annotated[
-        bool,
-        typer.Option("--ordered", help="Classes are grades, lowest first: show kappa (of numbers it is anyway)."),
+        bool, typer.Option("--ordered", help="Classes are grades, lowest first: show kappa (of numbers it is anyway).")
     ] = False,
-    images: Images = None,
-    seed: Seed = 0,
-    device: Device = "auto",
-    as_json: AsJson = False,
+    images: options.Images = None,
+    seed: options.Seed = 0,
+    device: options.Device = "auto",
+    as_json: options.AsJson = False,
 ) -> None:
     """Train a classifier, or a network for several findings or masks: the data say which.
 
@@ -174,13 +155,13 @@ def train(
     from medaegis.models.training import train_classifier
     from medaegis.zero_shot import Contrastive
 
-    check_out(out, check_target, kind="classifier")
-    config = checked(
+    options.check_out(out, check_target, kind="classifier")
+    config = options.checked(
         TrainConfig,
         backbone=backbone or ("clip-resnet18" if text else "resnet18"),
         weights="imagenet" if weights == Path("imagenet") else weights,
         normalise=normalise,
-        taps=None if taps is None else tuple(comma_separated(taps, "--taps")),
+        taps=None if taps is None else tuple(options.comma_separated(taps, "--taps")),
         denoise=None if denoise is None else parse_denoising(denoise),
         epochs=epochs,
         batch_size=batch_size,
@@ -195,7 +176,7 @@ def train(
     recipe: TrainingRecipe | None = _recipe(robust, eps, beta, helper, temperature)
     _check_text(text, config.backbone, weights, robust)
     drawn = seed if split_seed is None else split_seed
-    sides, colours = picture_size(size), datasets.channels_of(spec, channels)
+    sides, colours = options.picture_size(size), datasets.channels_of(spec, channels)
     dataset = datasets.load(spec, size=sides, channels=colours, images=images, seed=drawn)
     fractions = with_val_share(val_share)
     split = split_dataset(dataset, by=split_by, seed=drawn, fractions=fractions)  # type: ignore[arg-type]  # checked there
@@ -217,8 +198,8 @@ def train(
         found = {"classifier": str(out), "metrics": told["metrics"], "seconds": told["seconds"], "no_use": doubt}
         console.write_json(found)
         return
-    pictures = f"{len(split.train)} images, {told_size(dataset.size)} {dataset.channels}"
-    title = f"{told['config']['backbone']} on {pictures}, {told['seconds']:.0f} s"
+    trained, pictures = told["config"]["backbone"], f"{told_size(dataset.size)} {dataset.channels}"
+    title = f"{trained} on {len(split.train)} images, {pictures}, {told['seconds']:.0f} s"
     console.write(overview(told["metrics"], title))
     if told["recipe"] is not None:
         console.say(cost(told, len(split.train)))
@@ -228,9 +209,9 @@ def train(
         console.say(console.shown(remark))
     console.say(f"Written to {out}.")
     if dataset.task.name == "multi":
-        console.say(next_step("assess", out, spec, "--out", "ASSESSMENT_DIR", backbone=told["config"]["backbone"]))
+        console.say(options.next_step("assess", out, spec, "--out", "ASSESSMENT_DIR", backbone=trained))
     elif doubt is None:
-        console.say(next_step("fit", out, spec, "--out", "GUARD_DIR", backbone=told["config"]["backbone"]))
+        console.say(options.next_step("fit", out, spec, "--out", "GUARD_DIR", backbone=trained))
     else:
         console.say(f"Warning: this classifier is no better than chance: {console.shown(doubt)}.")
         console.say(

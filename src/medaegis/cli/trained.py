@@ -56,6 +56,11 @@ def remarks(told: Mapping[str, Any], classes: Sequence[str]) -> list[str]:
 
 def by_class(told: Mapping[str, Any], classes: Sequence[str]) -> RenderableType:
     """A line for each class: how many of its test images are diagnosed rightly, and what all are diagnosed as."""
+    if "aurocs" in told:
+        both = [
+            [name, console.percent(told["recall"][name]), console.decimal(told["aurocs"][name])] for name in classes
+        ]
+        return console.table("Finding", "Recall", "AUROC", rows=both, title="Test images by finding")
     confusion = told.get("confusion")
     shown = len(classes) <= SHOWN_CLASSES and confusion is not None
     rows = []
@@ -65,7 +70,4 @@ def by_class(told: Mapping[str, Any], classes: Sequence[str]) -> RenderableType:
         rows.append([name, *n, console.percent(told["recall"][name]), *(counts if shown else [])])
     diagnoses = [f"as {name}" for name in classes] if shown else []
     heading = ["Class", *(["Images"] if confusion is not None else []), "Recall", *diagnoses]
-    if "aurocs" in told:
-        rows = [[*row, console.decimal(told["aurocs"][name])] for row, name in zip(rows, classes, strict=True)]
-        return console.table("Finding", "Recall", "AUROC", rows=rows, title="Test images by finding")
     return console.table(*heading, rows=rows, title="Test images by class, and what they are diagnosed as")

@@ -7,20 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medaegis.cli import console, datasets
-from medaegis.cli.options import (
-    AsJson,
-    Channels,
-    Device,
-    Images,
-    PictureSize,
-    Seed,
-    check_out,
-    comma_separated,
-    device_of,
-    next_step,
-    picture_size,
-)
+from medaegis.cli import console, datasets, options
 from medaegis.cli.trained import by_class, overview
 from medaegis.errors import ConfigError
 from medaegis.sizes import told_size
@@ -47,7 +34,7 @@ def wrap(
         str,
         typer.Option("--classes", help="Names, with commas between, in the order of its outputs.", show_default=False),
     ],
-    size: PictureSize,
+    size: options.PictureSize,
     normalise: Annotated[
         str,
         typer.Option(
@@ -59,8 +46,9 @@ def wrap(
     ],
     out: Annotated[Path, typer.Option("--out", help="Folder for the classifier.", show_default=False)],
     channels: Annotated[
-        Channels, typer.Option("--channels", help="Of the images. auto: gray for data sets of radiographs, else rgb.")
-    ] = Channels.auto,
+        options.Channels,
+        typer.Option("--channels", help="Of the images. auto: gray for data sets of radiographs, else rgb."),
+    ] = options.Channels.auto,
     taps: Annotated[
         str | None,
         typer.Option(
@@ -92,10 +80,10 @@ def wrap(
             show_default="none",
         ),
     ] = None,
-    images: Images = None,
-    seed: Seed = 0,
-    device: Device = "auto",
-    as_json: AsJson = False,
+    images: options.Images = None,
+    seed: options.Seed = 0,
+    device: options.Device = "auto",
+    as_json: options.AsJson = False,
 ) -> None:
     """Take in a network that was trained elsewhere: writes the folder that `train` writes.
 
@@ -107,11 +95,11 @@ def wrap(
     from medaegis.models.weights import load_weights
     from medaegis.models.wrapping import wrap_classifier
 
-    check_out(out, check_target, kind="classifier")
-    place = device_of(device)
-    named = comma_separated(classes, "--classes")
+    options.check_out(out, check_target, kind="classifier")
+    place = options.device_of(device)
+    named = options.comma_separated(classes, "--classes")
     colours = datasets.channels_of(data or "", channels)
-    sides = picture_size(size)
+    sides = options.picture_size(size)
     dataset = None if data is None else datasets.load(data, size=sides, channels=colours, images=images, seed=seed)
     network = create_backbone(backbone, classes=len(named))
     load_weights(network, weights)
@@ -123,7 +111,7 @@ def wrap(
         size=sides,
         normalise=normalise,
         channels=colours,
-        taps=None if taps is None else comma_separated(taps, "--taps"),
+        taps=None if taps is None else options.comma_separated(taps, "--taps"),
         output=int(output) if output is not None and output.isdecimal() else output,
         outputs=_form(outputs),
         dataset=dataset,
@@ -143,6 +131,7 @@ def _tell(
     out: Path, classifier: Classifier, normalise: str, dataset: Dataset | None, spec: str, *, as_json: bool
 ) -> None:
     from medaegis.bench.chance import why_no_better_than_chance
+    from medaegis.guard.site import UNKNOWN_TRAINING
     from medaegis.images import Split
     from medaegis.models.store import read_wrapped
 
@@ -159,8 +148,7 @@ def _tell(
     lines = {"Images": shape, "Answers": answers(classifier), "Taps": ", ".join(classifier.taps) or "none"}
     console.write(console.facts(lines, title=classifier.backbone))
     if told.metrics:
-        title = "On images that it never learned from, as you say"
-        console.write(overview(told.metrics, title))
+        console.write(overview(told.metrics, "On images that it never learned from, as you say"))
         console.write(by_class(told.metrics["adv_test"], classifier.classes))
     if doubt is not None:
         console.say(
@@ -173,10 +161,9 @@ def _tell(
             "and robustness looks better than it is. Take its last softmax or sigmoid off if you can."
         )
     if told.learned == "unknown":
-        from medaegis.guard.site import UNKNOWN_TRAINING
-
         console.say(UNKNOWN_TRAINING)
-    console.say(f"Written to {out}. {next_step('fit', out, spec, '--out', 'GUARD_DIR', backbone=classifier.backbone)}")
+    step = options.next_step("fit", out, spec, "--out", "GUARD_DIR", backbone=classifier.backbone)
+    console.say(f"Written to {out}. {step}")
 
 
 def answers(classifier: Classifier) -> str:

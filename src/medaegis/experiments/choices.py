@@ -5,15 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Self
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from medaegis.attacks.balls import parse_eps
 from medaegis.attacks.catalogue import find_attack
@@ -62,8 +54,7 @@ def check_settings(
         raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
 
 
-def check_training(given: dict[str, Any]) -> dict[str, Any]:
-    """Settings of `TrainConfig`, but for those that an experiment decides itself."""
+def _known_training(given: dict[str, Any]) -> dict[str, Any]:
     check_settings(TrainConfig, given, without=("backbone", "seed", "device", "taps"))
     return given
 
@@ -74,6 +65,8 @@ def _named(given: Any) -> Any:
 
 
 Words = Annotated[dict[str, str], BeforeValidator(_named)]
+Training = Annotated[dict[str, Any], AfterValidator(_known_training)]
+"""Settings of `TrainConfig`, but for those that an experiment decides itself."""
 
 
 class Part(BaseModel):
@@ -164,12 +157,7 @@ class MethodChoice(Part):
     eps: str | None = None
     beta: float | None = None
     text: bool = False
-    training: dict[str, Any] = {}
-
-    @field_validator("training")
-    @classmethod
-    def _known_training(cls, given: dict[str, Any]) -> dict[str, Any]:
-        return check_training(given)
+    training: Training = {}
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -182,27 +170,19 @@ class MethodChoice(Part):
         return self
 
 
-def _tables(key: str) -> Callable[[Any], Any]:
-    """Values by name, each as a table in which the bare word stands at `key`."""
+def _spelt_out(meaning: Callable[[str], Any]) -> BeforeValidator:
+    """Values by name, each bare word by its meaning."""
 
     def told(given: Any) -> Any:
         named = _named(given)
         if not isinstance(named, Mapping):
             return named
-        return {name: {key: value} if isinstance(value, str) else value for name, value in named.items()}
+        return {name: meaning(value) if isinstance(value, str) else value for name, value in named.items()}
 
-    return told
-
-
-def _layers(given: Any) -> Any:
-    """Layers by name, each a list of modules."""
-    named = _named(given)
-    if not isinstance(named, Mapping):
-        return named
-    return {name: [value] if isinstance(value, str) else value for name, value in named.items()}
+    return BeforeValidator(told)
 
 
-Attacks = Annotated[dict[str, AttackChoice], BeforeValidator(_tables("attack"))]
-Defences = Annotated[dict[str, DefenceChoice], BeforeValidator(_tables("detector"))]
-Methods = Annotated[dict[str, MethodChoice], BeforeValidator(_tables("robust"))]
-Layers = Annotated[dict[str, tuple[str, ...]], BeforeValidator(_layers)]
+Attacks = Annotated[dict[str, AttackChoice], _spelt_out(lambda word: {"attack": word})]
+Defences = Annotated[dict[str, DefenceChoice], _spelt_out(lambda word: {"detector": word})]
+Methods = Annotated[dict[str, MethodChoice], _spelt_out(lambda word: {"robust": word})]
+Layers = Annotated[dict[str, tuple[str, ...]], _spelt_out(lambda word: [word])]

@@ -11,7 +11,7 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from medaegis.bench.code import code_fingerprint
 from medaegis.errors import ArtefactError, ConfigError
 from medaegis.experiments.schedule import RETRIES, Report, do, packed, scheduled, sources_of, unpacked
 from medaegis.experiments.store import Pieces
-from medaegis.experiments.tasks import Source, Task
+from medaegis.experiments.tasks import Source, Task, in_order
 from medaegis.experiments.work import Made, Workshop
 from medaegis.models.hardware import pick_device
 from medaegis.progress import Progress
@@ -90,14 +90,10 @@ class _Cluster:
         return max(2, 2 * cpus) - len(self.running)
 
     def start(self, task: Task) -> None:
-        needed = {other.key: self._parcel(other) for other in _all_needs(task) if self._is_there(other)}
-        names = {one.source.name for one in (task, *_all_needs(task))}
-        options = {
-            "num_cpus": task.threads,
-            "num_gpus": self.gpus,
-            "max_retries": RETRIES,
-            "name": task.title,
-        }
+        *needs, _ = in_order([task])
+        needed = {other.key: self._parcel(other) for other in needs if self._is_there(other)}
+        names = {one.source.name for one in (task, *needs)}
+        options = {"num_cpus": task.threads, "num_gpus": self.gpus, "max_retries": RETRIES, "name": task.title}
         given = [packed(task), {name: [self.sources[name]] for name in names}, {k: [v] for k, v in needed.items()}]
         device, code = str(self.workshop.device), code_fingerprint()
         work = self.ray.remote(_work).options(**options)
@@ -133,9 +129,8 @@ class _Cluster:
         """Delete what the machines of the cluster keep of this run."""
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        nodes = [node["NodeID"] for node in self.ray.nodes() if node["Alive"]]
         clean = self.ray.remote(_clean)
-        for node in nodes:
+        for node in [node["NodeID"] for node in self.ray.nodes() if node["Alive"]]:
             where = NodeAffinitySchedulingStrategy(node, soft=True)
             self.ray.get(clean.options(num_cpus=0, scheduling_strategy=where).remote(self.scratch))
 
@@ -221,13 +216,6 @@ def _unpack(folder: Path, parcel: Parcel) -> None:
         put_in_place(folder, parcel)
     except OSError as error:
         raise ArtefactError(folder, f"could not be written: {error.strerror}", DISK) from None
-
-
-def _all_needs(task: Task) -> Iterator[Task]:
-    """Whatever a task, or what it needs, is made from; each perhaps several times."""
-    for other in task.needs.values():
-        yield other
-        yield from _all_needs(other)
 
 
 def _ray() -> Any:

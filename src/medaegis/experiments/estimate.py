@@ -56,7 +56,8 @@ def estimate(tasks: Iterable[Task], device: torch.device) -> dict[str, Estimate]
         images = task.source.dataset.images.numel()
         disk = _GIVES.get(task.kind, 0.0)
         if task.kind == "attacked":
-            disk = _images(task) * prod(task.source.dataset.images.shape[1:]) * (4 if _unrounded(task) else 1)
+            bytes_each = 4 if task.told["cushion"] == "float" else 1
+            disk = _images(task) * prod(task.source.dataset.images.shape[1:]) * bytes_each
         found[task.key] = Estimate(passes, passes * network.seconds, network.memory + images, disk)
     return found
 
@@ -139,7 +140,3 @@ def _images(task: Task) -> int:
     part = task.source.split.adv_train if task.told.get("part") == "learn" else task.source.split.adv_test
     limit = task.told.get("limit")
     return len(part) if limit is None else min(limit, len(part))
-
-
-def _unrounded(task: Task) -> bool:
-    return bool(task.told["cushion"] == "float")

@@ -65,9 +65,8 @@ def read_paper(file: Path) -> PaperTable:
                     raise ConfigError(file, f"column {column!r} is no axis", f"name one of {', '.join(AXES)}")
             lines.append(({axis: name for axis, name in row.items() if name}, printed))
     except (OSError, ValueError, KeyError) as error:
-        raise ConfigError(
-            file, f"is no table of figures ({error})", "give columns of axes, metric, value, note"
-        ) from None
+        remedy = "give columns of axes, metric, value, note"
+        raise ConfigError(file, f"is no table of figures ({error})", remedy) from None
     return PaperTable(tuple(lines))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -20,7 +21,7 @@ from medaegis.errors import ConfigError, DataError
 from medaegis.experiments.cells import is_excluded, settled
 from medaegis.experiments.choices import CLEAN, GUARDS, SAME, WORST, AttackChoice, DefenceChoice
 from medaegis.experiments.schema import ANSWERS, Experiment, planned
-from medaegis.experiments.tasks import Source, TableCell, Task, as_told
+from medaegis.experiments.tasks import Source, TableCell, Task, as_told, everything
 from medaegis.images.datasets import Dataset, load_dataset
 from medaegis.images.splits import split_dataset
 from medaegis.models.backbones import is_own, weights_file
@@ -121,7 +122,7 @@ class _Tasks:
             "detection": self.detection,
             **dict.fromkeys(ANSWERS, self.answers),
             "attack time": self.attack_time,
-            "training time": self.training_time,
+            "training time": lambda: self._task("figures", {"of": "training time"}),
             "shift": self.shift,
             "features": self.features,
         }
@@ -175,19 +176,13 @@ class _Tasks:
         choice = self.experiment.attack[self.place["attack"]]
         return self._task("figures", {"of": "attack time"}, attacked=self._attacked("all", choice))
 
-    def training_time(self) -> Task:
-        return self._task("figures", {"of": "training time"})
-
     def shift(self) -> Task:
         choices = self.experiment.attack[self.place["attack"]], self.experiment.reference[self.place["reference"]]
-        readings = [self._reading("test", attacked=self._attacked("test", choice)) for choice in choices]
-        return self._task(
-            "figures", {"of": "shift"}, clean=self._reading("test"), hostile=readings[0], reference=readings[1]
-        )
+        hostile, reference = (self._reading("test", attacked=self._attacked("test", choice)) for choice in choices)
+        return self._task("figures", {"of": "shift"}, clean=self._reading("test"), hostile=hostile, reference=reference)
 
     def features(self) -> Task:
-        eps = self.experiment.eps[self.place["eps"]]
-        value = parse_eps(eps)  # whole grey levels, whatever the Cushion
+        value = parse_eps(self.experiment.eps[self.place["eps"]])  # whole grey levels, whatever the Cushion
         layers = sorted(set(self.experiment.layer.values()))
         told = {"layers": layers, "levels": int(whole_levels(torch.tensor(value))), "steps": self.experiment.steps}
         pushed = self._task("pushed", told)
@@ -266,14 +261,10 @@ class _Tasks:
             where = ", ".join(f"{axis} {name}" for axis, name in self.place.items() if name)
             raise ConfigError(f"attack {one.attack!r}", f"aims at a Shield; at {where} there is none", "exclude that")
         if entry.classes > classes:
-            raise ConfigError(
-                f"attack {one.attack!r}", f"needs {entry.classes} classes, there are {classes}", "drop it"
-            )
-        self._check_eps(one.eps_text, one.eps)
-
-    def _check_eps(self, text: str, value: float) -> None:
+            problem = f"needs {entry.classes} classes, there are {classes}"
+            raise ConfigError(f"attack {one.attack!r}", problem, "drop it")
         if self._scene["cushion"] != "float":
-            check_eps(text, value)
+            check_eps(one.eps_text, one.eps)
 
     def _reading(self, part: str, **attacked: Task) -> Task:
         return self._task("reading", {"part": part}, **attacked)
@@ -298,20 +289,7 @@ def _given(backbone: str, weights: str | None) -> dict[str, str]:
     return {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in files.items() if file}
 
 
-def shared(cells: list[TableCell]) -> Iterator[tuple[Task, int]]:
+def shared(cells: Sequence[TableCell]) -> Iterator[tuple[Task, int]]:
     """Every task with the number of cells that use it, in the order they are done."""
-    users: dict[str, set[int]] = {}
-    tasks: dict[str, Task] = {}
-
-    def visit(task: Task, place: int) -> None:
-        if place in users.setdefault(task.key, set()):
-            return
-        users[task.key].add(place)
-        for other in task.needs.values():
-            visit(other, place)
-        tasks.setdefault(task.key, task)
-
-    for place, cell in enumerate(cells):
-        if cell.task is not None:
-            visit(cell.task, place)
-    return ((task, len(users[key])) for key, task in tasks.items())
+    users = Counter(task.key for cell in cells for task in everything([cell]))
+    return ((task, users[task.key]) for task in everything(cells))

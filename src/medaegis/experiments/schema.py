@@ -29,10 +29,10 @@ from medaegis.experiments.choices import (
     Layers,
     MethodChoice,
     Methods,
+    Training,
     Words,
     asked,
     check_settings,
-    check_training,
 )
 from medaegis.guard.fitting import RECIPES
 from medaegis.guard.shield_config import ShieldConfig
@@ -106,7 +106,7 @@ class Experiment(BaseModel):
     goal: Literal["targeted", "untargeted"] = "targeted"
     steps: int | None = Field(default=None, ge=1)
     step_size: float | None = Field(default=None, gt=0)
-    training: dict[str, Any] = {}
+    training: Training = {}
     shield: dict[str, Any] = {}
 
     rows: tuple[str, ...] = ("dataset", "backbone", "defence")
@@ -126,11 +126,6 @@ class Experiment(BaseModel):
         for value in given.values():
             asked(lambda text: parse_eps(text, rounds=False), value)
         return given
-
-    @field_validator("training")
-    @classmethod
-    def _known_training(cls, given: dict[str, Any]) -> dict[str, Any]:
-        return check_training(given)
 
     @field_validator("shield")
     @classmethod

@@ -104,7 +104,8 @@ class Pieces:
         try:
             return read_folder(self.folder_of(task), kind=KIND).tensors(KIND)
         except ArtefactError as error:
-            raise ArtefactError(error.source, error.problem, _anew(self.folder_of(task))) from None
+            remedy = f"delete {self.folder_of(task)} and run again: only that is made anew, and what it is needed for"
+            raise ArtefactError(error.source, error.problem, remedy) from None
 
     def keep(self, task: Task, tensors: Piece) -> None:
         """Write what a task gave.
@@ -142,7 +143,7 @@ class ExperimentStore(Pieces):
                     if (unfinished.with_suffix("") / MANIFEST).is_file():
                         shutil.rmtree(unfinished)
             with self._told():
-                where = f"file:{_quoted(file)}?mode={'rwc' if write else 'ro'}"
+                where = f"{file.absolute().as_uri()}?mode={'rwc' if write else 'ro'}"
                 self._index = sqlite3.connect(where, uri=True, timeout=30)
                 self._check(write)
         except BaseException:
@@ -295,23 +296,13 @@ class ExperimentStore(Pieces):
         try:
             yield
         except sqlite3.OperationalError as error:
-            raise ArtefactError(
-                self.folder / INDEX, f"cannot be used ({error})", "check the disk's space and who uses it"
-            ) from error
+            remedy = "check the disk's space and who uses it"
+            raise ArtefactError(self.folder / INDEX, f"cannot be used ({error})", remedy) from error
         except sqlite3.DatabaseError as error:
             remedy = (
                 f"move it and its -wal and -shm away and run again: the figures are counted anew from {self.folder}"
             )
             raise ArtefactError(self.folder / INDEX, f"is damaged ({error})", remedy) from error
-
-
-def _anew(folder: Path) -> str:
-    return f"delete {folder} and run again: only that is made anew, and what it is needed for"
-
-
-def _quoted(file: Path) -> str:
-    """As a URI has it."""
-    return file.absolute().as_posix().replace("%", "%25").replace("?", "%3f").replace("#", "%23")
 
 
 def _locked(folder: Path) -> IO[str]:
@@ -321,9 +312,8 @@ def _locked(folder: Path) -> IO[str]:
         folder.mkdir(parents=True, exist_ok=True)
         lock = open(folder / "lock", "a+", encoding="utf-8")  # noqa: SIM115 -- held as long as the store is
     except OSError as error:
-        raise ArtefactError(
-            folder, f"nothing can be written there ({error.strerror})", "name another --store"
-        ) from None
+        problem = f"nothing can be written there ({error.strerror})"
+        raise ArtefactError(folder, problem, "name another --store") from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

@@ -1,31 +1,28 @@
-"""The paper's table with our figures, theirs and the difference, as Markdown and HTML; and two stores side by side."""
+"""The paper's table with our figures, theirs and the difference, in four formats; and two stores side by side."""
 
 from __future__ import annotations
 
+import csv
+import importlib
+import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from medaegis.bench.records.archive import replace_file
 from medaegis.bench.report.markdown import table as markdown_table
+from medaegis.errors import ConfigError
 from medaegis.experiments.cells import cells_of
 from medaegis.experiments.paper import PaperTable, Printed
 from medaegis.experiments.schema import AXES, Experiment
 from medaegis.experiments.store import Found
 from medaegis.sizes import told_size
 
-RAW = (
-    "hd95",
-    "mean",
-    "difference",
-    "change_pct",
-    "share_of_clean_pct",
-    "seconds",
-    "seconds_per_epoch",
-    "passes",
-)  # metrics that are no shares
-_SIDES = ("low", "high")
+# Metrics that are no shares.
+RAW = ("hd95", "mean", "difference", "change_pct", "share_of_clean_pct", "seconds", "seconds_per_epoch", "passes")
 NOTHING = "–"
 
 
@@ -69,13 +66,11 @@ def entries(experiment: Experiment, paper: PaperTable, found: Mapping[str, Found
     for axes, ours in groups.items():
         where = dict(axes)
         measured = [{one.metric: one for one in there.figures} for there in ours if there is not None]
-        metrics = dict.fromkeys([*(metric for one in measured for metric in one), *_printed_at(paper, where)])
-        for metric in metrics:
+        for metric in dict.fromkeys([*(metric for one in measured for metric in one), *_printed_at(paper, where)]):
             scale = 1 if metric in RAW else 100
             values = [one[metric] for one in measured if metric in one]
-            lows, highs = (
-                [bound * scale for one in values if (bound := getattr(one, side)) is not None] for side in _SIDES
-            )
+            lows = [one.low * scale for one in values if one.low is not None]
+            highs = [one.high * scale for one in values if one.high is not None]
             made.append(
                 Entry(
                     where,
@@ -142,13 +137,9 @@ class TablePage:
 
     def markdown(self) -> str:
         """As Markdown."""
-        notes = [f"[{i}] {note}" for i, note in enumerate(self.notes, start=1)]
-        parts = [
-            f"# {self.title}",
-            *self.about,
-            markdown_table((*self.axes, *self.heads), [row.words for row in self.rows]),
-            "\n".join(f"- {n}" for n in notes),
-        ]
+        notes = "\n".join(f"- [{i}] {note}" for i, note in enumerate(self.notes, start=1))
+        table = markdown_table((*self.axes, *self.heads), [row.words for row in self.rows])
+        parts = [f"# {self.title}", *self.about, table, notes]
         return "\n\n".join(part for part in parts if part) + "\n"
 
     def html(self) -> str:
@@ -239,16 +230,12 @@ def _number(value: float | None, entry: Entry, *, sign: bool = False) -> str:
 
 
 def _settings(experiment: Experiment, name: str, scale: str) -> str:
-    split = (
-        "patient"
-        if experiment.split == "patient"
-        else "image, as in the paper: images of one patient may be in two parts"
-    )
+    leaks = "" if experiment.split == "patient" else ", as in the paper: images of one patient may be in two parts"
     networks = ", ".join(f"{told} is {value}" for told, value in experiment.backbone.items())
     seeds = ", ".join(map(str, experiment.seeds))
     return (
-        f"`{name}` at scale {scale}: {networks}; {told_size(experiment.size)} {experiment.channels}, split by {split}, "
-        f"attacks {experiment.goal}, seeds {seeds}."
+        f"`{name}` at scale {scale}: {networks}; {told_size(experiment.size)} {experiment.channels}, split by "
+        f"{experiment.split}{leaks}, attacks {experiment.goal}, seeds {seeds}."
     )
 
 
@@ -271,14 +258,13 @@ def differences(
     """Place, metric and both figures, of all that are not the same to the bit; None where one has none."""
     told = []
     for place in dict.fromkeys([*one, *other]):
-        sides = [
+        ours, theirs = (
             {figure.metric: figure.value for figure in there[place].figures} if place in there else {}
             for there in (one, other)
-        ]
-        for metric in dict.fromkeys([*sides[0], *sides[1]]):
-            pair = sides[0].get(metric), sides[1].get(metric)
-            if pair[0] != pair[1]:
-                told.append((place, metric, *pair))
+        )
+        for metric in dict.fromkeys([*ours, *theirs]):
+            if ours.get(metric) != theirs.get(metric):
+                told.append((place, metric, ours.get(metric), theirs.get(metric)))
     return told
 
 
@@ -300,3 +286,33 @@ def records(made: Sequence[Entry]) -> list[dict[str, Any]]:
         }
         for entry in made
     ]
+
+
+def write_records(records: Sequence[Mapping[str, Any]], out: Path) -> None:
+    """Write these records; as CSV or Parquet, the file's ending says.
+
+    Raises:
+        ConfigError: an ending other than .csv and .parquet, no records, or no pyarrow.
+    """
+    if not records:
+        raise ConfigError("export", "there are no figures", "run the experiment first")
+    if out.suffix == ".csv":
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(records[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(records)
+        replace_file(out, text.getvalue().encode())
+    elif out.suffix == ".parquet":
+        replace_file(out, _parquet(records))
+    else:
+        raise ConfigError(f"--out {out}", "has neither ending", "end it with .csv or .parquet")
+
+
+def _parquet(records: Sequence[Mapping[str, Any]]) -> bytes:
+    try:
+        arrow, parquet = (importlib.import_module(name) for name in ("pyarrow", "pyarrow.parquet"))
+    except ImportError:
+        raise ConfigError("Parquet", "needs pyarrow", "pip install medaegis[parquet], or take .csv") from None
+    sink = io.BytesIO()
+    parquet.write_table(arrow.Table.from_pylist([dict(one) for one in records]), sink)
+    return sink.getvalue()

@@ -94,7 +94,7 @@ class Workshop:
             "detector": self._fit_detector,
             "scores": self._score,
             "pushed": self._push,
-            "figures": self._count,
+            "figures": lambda task, _: Made(figures=self._count(task)),
         }
         before, began = torch.get_num_threads(), time.perf_counter()
         torch.set_num_threads(task.threads)
@@ -172,9 +172,8 @@ class Workshop:
             pixels = pixels_of(self._tensors(task.needs["attacked"])) if "attacked" in task.needs else sample.pixels
             found = self._load_guard(task.needs["guard"]).judge(pixels, ids=sample.ids, seed=sample.seed).score
         else:
-            found = load_detector(self.pieces.folder_of(task.needs["detector"])).score(
-                self._read(task.needs["reading"])
-            )
+            detector = load_detector(self.pieces.folder_of(task.needs["detector"]))
+            found = detector.score(self._read(task.needs["reading"]))
         return Made({"scores": as_scores(found.cpu())})
 
     def _push(self, task: Task, progress: Progress) -> Made:
@@ -197,33 +196,30 @@ class Workshop:
         told = {name: torch.tensor(value, dtype=torch.float64) for name, value in means.items()}
         return Made({**told, "n": torch.tensor(len(sample))})
 
-    def _count(self, task: Task, progress: Progress) -> Made:
+    def _count(self, task: Task) -> tuple[Figure, ...]:
         of = task.told["of"]
         if of == "training time":
-            return Made(figures=training_time(read_training(self.pieces.folder_of(task.needs["classifier"]))))
+            return training_time(read_training(self.pieces.folder_of(task.needs["classifier"])))
         if of == "attack time":
-            return Made(figures=attack_time(self._tensors(task.needs["attacked"])))
+            return attack_time(self._tensors(task.needs["attacked"]))
         scene = self.scene(task)
         if of == "features":
-            return Made(
-                figures=features(self._tensors(task.needs["pushed"]), task.told["layer"], task.told["direction"])
-            )
+            return features(self._tensors(task.needs["pushed"]), task.told["layer"], task.told["direction"])
         if of == "shift":
-            readings = [self._tensors(task.needs[name]) for name in ("clean", "hostile", "reference")]
-            return Made(figures=shift(scene, *readings))
+            return shift(scene, *(self._tensors(task.needs[name]) for name in ("clean", "hostile", "reference")))
         attacked = self._tensors(task.needs["attacked"]) if "attacked" in task.needs else None
         each, within = self._numbered(task, EACH), task.told.get("within")
         if of in ANSWERS:
             if within is not None:
-                return Made(figures=worst_answers(scene.test, each, within))
-            return Made(figures=each_finding(scene.test, each) if each else answers(everyone(scene.test), attacked))
+                return worst_answers(scene.test, each, within)
+            return each_finding(scene.test, each) if each else answers(everyone(scene.test), attacked)
         clean = self._tensors(task.needs["clean"])["scores"]
         if within is not None:
             found = worst_detection(scene, clean, self._numbered(task, SCORES), each, within)
         else:
             assert attacked is not None, "detection always attacks"
             found = detection(scene, clean, self._tensors(task.needs["hostile"])["scores"], attacked["fooled"].bool())
-        return Made(figures=(*found, *self._model(scene)))
+        return (*found, *self._model(scene))
 
     def _numbered(self, task: Task, role: str) -> list[Piece]:
         """What it needs in this role and a number, in their order."""
@@ -267,9 +263,8 @@ class Workshop:
             campaign = campaign.against(self._load_guard(task.needs["guard"]))
         if "surrogate" in task.needs:
             other = self._load_classifier(task.needs["surrogate"])
-            campaign = replace(
-                campaign, surrogate=surrogate_of([_tapped(other, task.told["taps"])], self._around(task))
-            )
+            surrogate = surrogate_of([_tapped(other, task.told["taps"])], self._around(task))
+            campaign = replace(campaign, surrogate=surrogate)
         return campaign
 
     def _pixels(self, task: Task) -> Tensor:

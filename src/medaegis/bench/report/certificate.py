@@ -9,10 +9,9 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 
-from medaegis.bench.records.archive import replace_file
 from medaegis.bench.records.certificate import PAGE, Certificate, CertifiedImage, CertifiedShare
-from medaegis.bench.report.pages import page_environment
-from medaegis.bench.report.plots import INK, LOOKS, MUTED, WIDTH, columns, legend, percent_axis, styled_figure, svg
+from medaegis.bench.report.pages import write_page
+from medaegis.bench.report.plots import INK, LOOKS, MUTED, WIDTH, band, curve, legend, percent_axis, styled_figure, svg
 from medaegis.bench.report.words import percent
 
 LINES = {  # by field: label, look, width
@@ -25,12 +24,8 @@ LINES = {  # by field: label, look, width
 
 def write_certificate_page(found: Certificate, folder: Path) -> Path:
     """Writes the page into the folder, and returns its path; it needs no network and no script."""
-    shown = page_environment().get_template("certificate.html.j2")
-    page = shown.render(
-        found=found, figure=certificate_figure(found), points=_points(found), lines=LINES, classes=_by_class(found)
-    )
-    replace_file(folder / PAGE, page.encode())
-    return folder / PAGE
+    told = {"figure": certificate_figure(found), "points": _points(found), "lines": LINES, "classes": _by_class(found)}
+    return write_page(folder / PAGE, "certificate.html.j2", found=found, **told)
 
 
 def _by_class(found: Certificate) -> dict[str, list[CertifiedImage]]:
@@ -43,21 +38,12 @@ def certificate_figure(found: Certificate) -> str:
     """Certified shares over the radius, a line each with its interval, as an SVG data URI."""
     with styled_figure(0.8 * WIDTH, 3.6) as figure:
         axes = figure.subplots()
-        for name, (label, (colour, line, marker), width) in LINES.items():
+        for name, (label, look, width) in LINES.items():
             shares = [(row.radius, getattr(row, name)) for row in found.shares if row.within_reach]
             points = [(radius, share.share) for radius, share in shares]
-            axes.plot(
-                *columns(points),
-                color=colour,
-                linestyle=line,
-                marker=marker,
-                markersize=4,
-                linewidth=width,
-                label=label,
-            )
-            band = [(radius, *share.interval) for radius, share in shares if share.interval is not None]
-            where, low, high = columns(band)
-            axes.fill_between(where, low, high, color=colour, alpha=0.09, linewidth=0)
+            curve(axes, points, look, label, markersize=4, linewidth=width)
+            bounds = [(radius, *share.interval) for radius, share in shares if share.interval is not None]
+            band(axes, bounds, look[0], alpha=0.09)
         _reach(axes, found)
         axes.set(xlabel="radius, L2 in units of full brightness", ylabel="share of the images", ylim=(-0.02, 1.02))
         percent_axis(axes)

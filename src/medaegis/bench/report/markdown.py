@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 
 from medaegis.bench.records.archive import read_evaluation, replace_file
@@ -70,32 +71,18 @@ def _clean(evaluation: Evaluation) -> str:
 
 def _attacks(evaluation: Evaluation) -> str:
     heads = (
-        "attack",
-        "eps",
-        "steps",
-        "gradient",
-        "n",
-        "fools the classifier alone",
-        "fools it behind the Cushion",
-        "AUROC",
-        "95 %",
-        "AUROC of those that fool",
-        "AUROC, wanted class",
-        "TPR at 90 / 95 / 99 % TNR",
-        "undetected success",
-        "95 %",
-        "robust accuracy",
-        "time",
+        *("attack", "eps", "steps", "gradient", "n", "fools the classifier alone", "fools it behind the Cushion"),
+        *("AUROC", "95 %", "AUROC of those that fool", "AUROC, wanted class", "TPR at 90 / 95 / 99 % TNR"),
+        *("undetected success", "95 %", "robust accuracy", "time"),
     )
-    ordered = sorted(evaluation.cells, key=lambda cell: (cell.norm, cell.eps))
+
+    def size(row: Cell | WorstCase) -> tuple[str, float]:
+        return row.norm, row.eps
+
     rows: list[Sequence[str]] = []
-    for i, cell in enumerate(ordered):
-        rows.append(_row(cell))
-        following = ordered[i + 1] if i + 1 < len(ordered) else None
-        if following is None or (following.norm, following.eps) != (cell.norm, cell.eps):
-            rows += [
-                _worst(worst) for worst in evaluation.worst_case if (worst.norm, worst.eps) == (cell.norm, cell.eps)
-            ]
+    for same, cells in groupby(sorted(evaluation.cells, key=size), size):
+        rows += [_row(cell) for cell in cells]
+        rows += [_worst(worst) for worst in evaluation.worst_case if size(worst) == same]
     return table(heads, rows)
 
 
@@ -145,10 +132,7 @@ def cascade_tables(cascade: Sequence[Cascaded]) -> list[str]:
     """What was counted over more images, in words and as a table; nothing where nothing was."""
     if not cascade:
         return []
-    rows = [
-        (eps_name(row.eps_text, row.norm), str(row.n), percent(row.share), percent_range(row.interval))
-        for row in cascade
-    ]
+    rows = [(eps_name(c.eps_text, c.norm), str(c.n), percent(c.share), percent_range(c.interval)) for c in cascade]
     return [CASCADE, table(("eps", "n", "broken", "95 %"), rows)]
 
 
@@ -156,7 +140,10 @@ def corruption_tables(corruptions: Sequence[Corrupted]) -> list[str]:
     """A row per harmless change and severity, the clean images first; nothing where nothing was measured."""
     if not corruptions:
         return []
-    heads = ("harmless change", "severity", "amount", "n", "accepted", "95 %", "diagnosed rightly", "95 %")
+    heads = (
+        *("harmless change", "severity", "amount", "n", "accepted", "95 %", "diagnosed rightly", "95 %"),
+        *("n accepted", "AUROC of the accepted", "95 %"),
+    )
     rows = [
         (
             row.name,
@@ -173,7 +160,7 @@ def corruption_tables(corruptions: Sequence[Corrupted]) -> list[str]:
         )
         for row in corruptions
     ]
-    return [table((*heads, "n accepted", "AUROC of the accepted", "95 %"), rows)]
+    return [table(heads, rows)]
 
 
 def controls_table(controls: Sequence[Control]) -> str:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from medaegis.bench.records.archive import replace_file
 from medaegis.bench.report import words
 from medaegis.sizes import told_size
 
@@ -26,3 +30,9 @@ def page_environment(package: str = "medaegis.bench.report") -> Environment:
     environment.filters |= {"gradient": words.gradient_name, "told_size": told_size}
     environment.globals |= {"eps_name": words.eps_name, "of": words.of, "cascade_words": words.CASCADE}
     return environment
+
+
+def write_page(out: Path, template: str, **told: Any) -> Path:
+    """Writes a page by one of the templates here, whole or not at all, and returns its path."""
+    replace_file(out, page_environment().get_template(template).render(**told).encode())
+    return out

@@ -27,6 +27,8 @@ from medaegis.bench.records.evaluation import Cell, WorstCase
 from medaegis.bench.report.words import eps_name, gradient_name, shortened
 
 Array = npt.NDArray[Any]
+Look = tuple[str, str, str]
+"""Colour, line and marker."""
 
 LOOKS = (
     ("#0072B2", "-", "o"),
@@ -42,6 +44,7 @@ LOOKS = (
 )
 PLAIN = ("#9AA5B1", "-", ".")
 INK, MUTED, LINE = "#1B2530", "#5B6874", "#D9DFE5"
+WORST, THICK = (INK, "-", "o"), {"markersize": 4.5, "linewidth": 2.2}  # of the worst case
 CLEAN, ATTACKED = "#0072B2", "#D55E00"
 WIDTH = 9.2
 STYLE: Any = {
@@ -78,7 +81,7 @@ class Series:
     """The cells of one attack with one way through the Cushion, under one name and look."""
 
     name: str
-    look: tuple[str, str, str]
+    look: Look
     cells: tuple[Cell, ...]
 
     def strongest(self) -> list[Cell]:
@@ -110,8 +113,13 @@ def series_of(cells: Sequence[Cell]) -> list[Series]:
             name = f"{name}, {gradient_name(gradient)}"
         if norm == "L2" and "L2" not in name:
             name = f"{name}, L2"
-        made.append(Series(name, LOOKS[k] if k < len(LOOKS) else PLAIN, tuple(members)))
+        made.append(Series(name, look_of(k), tuple(members)))
     return made
+
+
+def look_of(k: int) -> Look:
+    """The look of line k of a figure; beyond `LOOKS` all are plain."""
+    return LOOKS[k] if k < len(LOOKS) else PLAIN
 
 
 def eps_figure(series: Sequence[Series], worst: Sequence[WorstCase]) -> str:
@@ -125,24 +133,13 @@ def eps_figure(series: Sequence[Series], worst: Sequence[WorstCase]) -> str:
         ):
             for one in series:
                 points = [(cell.eps, value) for cell in one.strongest() if (value := getattr(cell, field)) is not None]
-                colour, line, marker = one.look
-                axes.plot(
-                    *columns(points),
-                    color=colour,
-                    linestyle=line,
-                    marker=marker,
-                    markersize=3.5,
-                    linewidth=1.3,
-                    label=shortened(one.name, 44),
-                )
+                curve(axes, points, one.look, shortened(one.name, 44))
             if field == "undetected":
-                _worst_line(axes, worst)
+                undetected_curve(axes, worst, WORST, "Worst case over all attacks", alpha=0.10, **THICK)
             eps_axis(axes, [(c.eps, eps_name(c.eps_text, "Linf")) for s in series for c in s.cells])
-            axes.set_title(title)
-            axes.set_ylabel(hint)
-            axes.set_ylim(-0.02, 1.02)
+            axes.set(title=title, ylabel=hint, ylim=(-0.02, 1.02))
             if field != "auroc_wanted":
-                axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+                percent_axis(axes)
         legend(figure, panels[2])
         return svg(figure)
 
@@ -170,7 +167,7 @@ def roc_figure(series: Sequence[Series], scores: Mapping[str, Array], tnr: float
             axes.set_title(f"ε = {eps_name(cell.eps_text, cell.norm)}")
             axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
             axes.xaxis.set_major_formatter(PercentFormatter(1.0))
-            axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+            percent_axis(axes)
             axes.set(xlabel="clean images withheld", ylabel="attacked images withheld")
             axes.label_outer()
         for axes in grid[len(panels) :]:
@@ -219,16 +216,28 @@ def styled_figure(width: float, height: float) -> Iterator[Figure]:
         yield Figure(figsize=(width, height), layout="constrained")
 
 
-def _worst_line(axes: Axes, worst: Sequence[WorstCase]) -> None:
-    rows = sorted((row for row in worst if row.norm == "Linf" and row.undetected is not None), key=lambda w: w.eps)
-    points = [(row.eps, row.undetected) for row in rows if row.undetected is not None]
-    axes.plot(
-        *columns(points), color=INK, marker="o", markersize=4.5, linewidth=2.2, label="Worst case over all attacks"
-    )
-    band = [(row.eps, *row.undetected_interval) for row in rows if row.undetected_interval]
-    if band:
-        where, low, high = columns(band)
-        axes.fill_between(where, low, high, color=INK, alpha=0.10, linewidth=0)
+def curve(axes: Axes, points: Sequence[tuple[float, ...]], look: Look, label: str, **more: Any) -> None:
+    """A line through points, thin unless told otherwise; more: what else matplotlib takes."""
+    colour, line, marker = look
+    more = {"markersize": 3.5, "linewidth": 1.3, **more}
+    axes.plot(*columns(points), color=colour, linestyle=line, marker=marker, label=label, **more)
+
+
+def band(axes: Axes, bounds: Sequence[tuple[float, ...]], colour: str, *, alpha: float) -> None:
+    """A shade between bounds: place, lower and upper one."""
+    if bounds:
+        where, low, high = columns(bounds)
+        axes.fill_between(where, low, high, color=colour, alpha=alpha, linewidth=0)
+
+
+def undetected_curve(
+    axes: Axes, worst: Sequence[WorstCase], look: Look, label: str, *, alpha: float, **more: Any
+) -> list[tuple[float, str]]:
+    """Undetected success of the worst case over eps in L-infinity, with its intervals; each eps and its name."""
+    rows = sorted((row for row in worst if row.norm == "Linf" and row.undetected is not None), key=lambda row: row.eps)
+    curve(axes, [(row.eps, row.undetected) for row in rows if row.undetected is not None], look, label, **more)
+    band(axes, [(row.eps, *row.undetected_interval) for row in rows if row.undetected_interval], look[0], alpha=alpha)
+    return [(row.eps, eps_name(row.eps_text, row.norm)) for row in rows]
 
 
 def columns(points: Sequence[tuple[float, ...]]) -> list[Sequence[float]]:
@@ -261,10 +270,8 @@ def legend(figure: Figure, *panels: Axes, above: bool = False) -> None:
     for axes in panels:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             entries.setdefault(str(label), handle)
-    if above:
-        figure.legend(list(entries.values()), list(entries), loc="outside upper center", ncols=3)
-    else:
-        figure.legend(list(entries.values()), list(entries), loc="outside lower center", ncols=3)
+    place = f"outside {'upper' if above else 'lower'} center"
+    figure.legend(list(entries.values()), list(entries), loc=place, ncols=3)
 
 
 def percent_axis(axes: Axes) -> None:

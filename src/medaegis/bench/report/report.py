@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy.typing as npt
 
-from medaegis.bench.records.archive import read_evaluation, replace_file
+from medaegis.bench.records.archive import read_evaluation
 from medaegis.bench.records.evaluation import Cell, Confusion, Corrupted, Evaluation, Example, Missed, WorstCase
 from medaegis.bench.report import plots, words
-from medaegis.bench.report.pages import page_environment
+from medaegis.bench.report.pages import write_page
 from medaegis.bench.report.pictures import change_picture, magnification, picture
-from medaegis.bench.report.summary import BROKEN, FEW_IMAGES, HELD, summarise
+from medaegis.bench.report.summary import BROKEN, HELD, summarise
 
 # Pictures of the whole page, in characters; a strip is shown while there is room.
 PICTURE_BUDGET = 3_500_000
@@ -67,40 +67,28 @@ def write_report(evaluation_dir: Path | str, out_html: Path | str | None = None)
     """
     folder = Path(evaluation_dir)
     found = read_evaluation(folder)
-    page = _render(found.evaluation, found.scores, found.examples)
-    out = folder / "report.html" if out_html is None else Path(out_html)
-    replace_file(out, page.encode())
-    return out
-
-
-def _render(
-    evaluation: Evaluation, scores: Mapping[str, npt.NDArray[Any]], examples: Mapping[str, npt.NDArray[Any]]
-) -> str:
+    evaluation, guard = found.evaluation, found.evaluation.guard
     series = plots.series_of(evaluation.cells)
-    strips, left_out = _strips(series, examples, SIDE[evaluation.guard.channels])
-    guard = evaluation.guard
-    return (
-        page_environment()
-        .get_template("report.html.j2")
-        .render(
-            evaluation=evaluation,
-            guard=guard,
-            data=evaluation.data,
-            clean=evaluation.clean,
-            summary=summarise(evaluation),
-            held_limit=HELD,
-            broken_limit=BROKEN,
-            few_images=FEW_IMAGES,
-            blocks=_blocks(evaluation),
-            confusions=_confusions(evaluation),
-            harmless=_harmless(evaluation.corruptions, examples),
-            eps_figure=plots.eps_figure(series, evaluation.worst_case) if series else None,
-            roc_figure=plots.roc_figure(series, scores, guard.tnr_target) if series else None,
-            histograms=plots.histogram_figures(series, scores, guard.thresholds) if series else [],
-            strips=strips,
-            left_out=left_out,
-            totals={name: _total(evaluation.cells, name) for name in ("seconds", "forwards", "backwards")},
-        )
+    strips, left_out = _strips(series, found.examples, SIDE[guard.channels])
+    return write_page(
+        folder / "report.html" if out_html is None else Path(out_html),
+        "report.html.j2",
+        evaluation=evaluation,
+        guard=guard,
+        data=evaluation.data,
+        clean=evaluation.clean,
+        summary=summarise(evaluation),
+        held_limit=HELD,
+        broken_limit=BROKEN,
+        blocks=_blocks(evaluation),
+        confusions=_confusions(evaluation),
+        harmless=_harmless(evaluation.corruptions, found.examples),
+        eps_figure=plots.eps_figure(series, evaluation.worst_case) if series else None,
+        roc_figure=plots.roc_figure(series, found.scores, guard.tnr_target) if series else None,
+        histograms=plots.histogram_figures(series, found.scores, guard.thresholds) if series else [],
+        strips=strips,
+        left_out=left_out,
+        totals={name: _total(evaluation.cells, name) for name in ("seconds", "forwards", "backwards")},
     )
 
 
@@ -131,9 +119,8 @@ def _confusions(evaluation: Evaluation) -> list[tuple[str, Confusion, Missed | N
     found: list[tuple[str, Confusion, Missed | None]] = [("Before any attack", evaluation.confusion, None)]
     for worst in sorted(evaluation.worst_case, key=lambda row: row.eps):
         if worst.confusion and worst.norm == "Linf":
-            found.append(
-                (f"After attack, ε = {words.eps_name(worst.eps_text, worst.norm)}", worst.confusion, worst.missed)
-            )
+            title = f"After attack, ε = {words.eps_name(worst.eps_text, worst.norm)}"
+            found.append((title, worst.confusion, worst.missed))
     return found
 
 
@@ -144,15 +131,14 @@ def _harmless(
     found: dict[str, dict[str, list[Corrupted]]] = {}
     for row in corruptions:
         found.setdefault(row.group, {}).setdefault(row.name, []).append(row)
-    groups = {}
-    for group, names in found.items():
-        lines = []
-        for name, rows in names.items():
-            pixels = examples[f"corruptions/{name}"]
-            cells = [(row, picture(pixels[max(0, row.severity - 1)], CORRUPTED_SIDE)) for row in rows]
-            lines.append(HarmlessLine(rows[0].title, rows[0].parameter, tuple(cells)))
-        groups[group] = lines
-    return groups
+
+    def cell(row: Corrupted) -> tuple[Corrupted, str]:
+        return row, picture(examples[f"corruptions/{row.name}"][max(0, row.severity - 1)], CORRUPTED_SIDE)
+
+    return {
+        group: [HarmlessLine(rows[0].title, rows[0].parameter, tuple(map(cell, rows))) for rows in names.values()]
+        for group, names in found.items()
+    }
 
 
 def _strips(

@@ -14,10 +14,10 @@ from typing import Literal
 import numpy as np
 
 from medaegis.bench.metrics import auroc
-from medaegis.bench.records.archive import Array, EvaluationFolder, read_evaluation, replace_file
+from medaegis.bench.records.archive import Array, EvaluationFolder, read_evaluation
 from medaegis.bench.records.evaluation import Bounds, Evaluation, WorstCase
 from medaegis.bench.report import plots
-from medaegis.bench.report.pages import page_environment
+from medaegis.bench.report.pages import write_page
 from medaegis.bench.report.words import eps_in_words, eps_name, percent, percent_range
 from medaegis.errors import DataError
 
@@ -51,24 +51,19 @@ def write_sites(folders: Sequence[Path | str], out_html: Path) -> Path:
     _check([Path(folder) for folder in folders], found)
     places = _places(_names([Path(folder) for folder in folders]), found)
     tone, headline, points = verdict(places)
-    page = (
-        page_environment()
-        .get_template("sites.html.j2")
-        .render(
-            places=places,
-            guard=places[0].evaluation.guard,
-            tone=tone,
-            headline=headline,
-            points=points,
-            quantiles=QUANTILES,
-            shift_figure=shift_figure(places),
-            worst_figure=worst_figure(places),
-            rungs=_rungs(places),
-            words={name: eps_in_words(*_text_of(places, name)) for name, _ in _rungs(places)},
-        )
+    return write_page(
+        out_html,
+        "sites.html.j2",
+        places=places,
+        guard=places[0].evaluation.guard,
+        tone=tone,
+        headline=headline,
+        points=points,
+        quantiles=QUANTILES,
+        shift_figure=shift_figure(places),
+        worst_figure=worst_figure(places),
+        rungs=_rungs(places),
     )
-    replace_file(out_html, page.encode())
-    return out_html
 
 
 def verdict(places: Sequence[Place]) -> tuple[Literal["good", "bad", "doubt"], str, list[str]]:
@@ -85,16 +80,16 @@ def verdict(places: Sequence[Place]) -> tuple[Literal["good", "bad", "doubt"], s
             f"{place.name}: accepts {accepted} of {clean.n} clean images, {percent(chosen)} chosen; {right} of the "
             "accepted diagnoses are right."
         )
-    for place in off:
-        if place.evaluation.data.site == "another" and not place.evaluation.guard.calibrated_from:
-            points.append(
-                f"{place.name}: set thresholds there with “medaegis calibrate”, and evaluate the guard that it makes."
-            )
-    for place in worse:
-        points.append(
-            f"{place.name}: accepted diagnoses are wrong more often than at {first.name}. Thresholds do not mend that: "
-            "the classifier does not fit these images. Train or adapt it there."
-        )
+    points += [
+        f"{place.name}: set thresholds there with “medaegis calibrate”, and evaluate the guard that it makes."
+        for place in off
+        if place.evaluation.data.site == "another" and not place.evaluation.guard.calibrated_from
+    ]
+    points += [
+        f"{place.name}: accepted diagnoses are wrong more often than at {first.name}. Thresholds do not mend that: "
+        "the classifier does not fit these images. Train or adapt it there."
+        for place in worse
+    ]
     if failed:
         points.append(f"Controls or alarms failed at {', '.join(failed)}: attacks there say less than they seem to.")
     points += [f"{place.name}: {place.evaluation.data.note}." for place in places if place.evaluation.data.note]
@@ -102,11 +97,8 @@ def verdict(places: Sequence[Place]) -> tuple[Literal["good", "bad", "doubt"], s
         return "bad", f"At {_list(worse)} the diagnoses that the guard accepts are wrong more often.", points
     if off:
         return "doubt", f"At {_list(off)} the guard does not accept the share of clean images that was chosen.", points
-    return (
-        "good",
-        "The guard accepts the chosen share of clean images at every site, as far as so many images tell.",
-        points,
-    )
+    good = "The guard accepts the chosen share of clean images at every site, as far as so many images tell."
+    return "good", good, points
 
 
 def shift_figure(places: Sequence[Place]) -> str:
@@ -127,9 +119,8 @@ def shift_figure(places: Sequence[Place]) -> str:
             axes.set_yticks([])
             axes.spines["left"].set_visible(False)
             axes.set_xlim(low, high)
-        panels[-1].set_xlabel(
-            "suspicion of clean images: 0 typical where thresholds were set, above 1 (dashed) withheld"
-        )
+        words = "suspicion of clean images: 0 typical where thresholds were set, above 1 (dashed) withheld"
+        panels[-1].set_xlabel(words)
         return plots.svg(figure)
 
 
@@ -139,25 +130,12 @@ def worst_figure(places: Sequence[Place]) -> str | None:
         axes = figure.subplots()
         named = []
         for k, place in enumerate(places):
-            rows = sorted(
-                (row for row in place.evaluation.worst_case if row.norm == "Linf" and row.undetected is not None),
-                key=lambda row: row.eps,
-            )
-            named += [(row.eps, eps_name(row.eps_text, row.norm)) for row in rows]
-            colour, line, marker = plots.LOOKS[k % len(plots.LOOKS)]
-            points = [(row.eps, row.undetected) for row in rows if row.undetected is not None]
-            axes.plot(
-                *plots.columns(points), color=colour, linestyle=line, marker=marker, markersize=4, label=place.name
-            )
-            band = [(row.eps, *row.undetected_interval) for row in rows if row.undetected_interval]
-            if band:
-                where, low, high = plots.columns(band)
-                axes.fill_between(where, low, high, color=colour, alpha=0.12, linewidth=0)
+            worst, look = place.evaluation.worst_case, plots.LOOKS[k % len(plots.LOOKS)]
+            named += plots.undetected_curve(axes, worst, look, place.name, alpha=0.12, markersize=4, linewidth=1.5)
         if not named:
             return None
         plots.eps_axis(axes, named)
-        axes.set_ylim(-0.02, 1.02)
-        axes.set_ylabel("got through undetected")
+        axes.set(ylim=(-0.02, 1.02), ylabel="got through undetected")
         plots.percent_axis(axes)
         plots.legend(figure, axes)
         return plots.svg(figure)
@@ -204,23 +182,14 @@ def _places(names: Sequence[str], found: Sequence[EvaluationFolder]) -> list[Pla
     ]
 
 
-def _rungs(places: Sequence[Place]) -> list[tuple[str, list[WorstCase | None]]]:
-    """The worst case at each eps, by site."""
-    rows: dict[tuple[bool, float, str], dict[str, WorstCase]] = {}
+def _rungs(places: Sequence[Place]) -> list[tuple[str, str, list[WorstCase | None]]]:
+    """Each eps, what it means, and the worst case by site."""
+    rows: dict[tuple[bool, float, str, str], dict[str, WorstCase]] = {}
     for place in places:
         for row in place.evaluation.worst_case:
-            key = (row.norm != "Linf", row.eps, eps_name(row.eps_text, row.norm))
-            rows.setdefault(key, {})[place.name] = row
-    return [(key[2], [rows[key].get(place.name) for place in places]) for key in sorted(rows)]
-
-
-def _text_of(places: Sequence[Place], name: str) -> tuple[str, Literal["Linf", "L2"]]:
-    return next(
-        (row.eps_text, row.norm)
-        for place in places
-        for row in place.evaluation.worst_case
-        if eps_name(row.eps_text, row.norm) == name
-    )
+            names = eps_name(row.eps_text, row.norm), eps_in_words(row.eps_text, row.norm)
+            rows.setdefault((row.norm != "Linf", row.eps, *names), {})[place.name] = row
+    return [(*key[2:], [rows[key].get(place.name) for place in places]) for key in sorted(rows)]
 
 
 def _misses(evaluation: Evaluation) -> bool:

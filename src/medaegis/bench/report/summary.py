@@ -45,8 +45,7 @@ def summarise(evaluation: Evaluation) -> Summary:
     rungs = tuple(rung(worst) for worst in rows)
     plain = [rung for rung in rungs if rung.worst.norm == "Linf"] or rungs
     tone, headline = _headline(evaluation, plain)
-    headline += _by_checks(plain)
-    headline += _beside_no_guard(plain)
+    headline += _by_checks(plain) + _beside_no_guard(plain)
     if tone == "good" and any(control.passed is None for control in evaluation.controls):
         tone = "mixed"
         headline += " Some checks of this evaluation could not be judged."
@@ -83,35 +82,24 @@ def _headline(evaluation: Evaluation, rungs: Sequence[Rung]) -> tuple[Literal["g
         return "doubt", f"Do not rely on these figures yet: {alarms} of masked gradients went off."
     if not rungs or rungs[0].state == "not measured":
         return "doubt", "No worst case was measured: this page does not say how well the guard holds."
-    held = 0
-    while held < len(rungs) and rungs[held].state == "held":
-        held += 1
+    held = next((k for k, rung in enumerate(rungs) if rung.state != "held"), len(rungs))
     if held == 0:
-        return (
-            "bad",
-            f"The guard did not hold in this test, not even at ε = {rungs[0].name}, the smallest change tried.",
-        )
-    missing = [
-        what
-        for what, there in (
-            ("no attack knew the guard", any(cell.adaptive for cell in evaluation.cells)),
-            (
-                "no control or alarm shows that the attacks were working",
-                any(control.passed for control in evaluation.controls),
-            ),
-        )
-        if not there
-    ]
+        told = f"The guard did not hold in this test, not even at ε = {rungs[0].name}, the smallest change tried."
+        return "bad", told
+    missing = []
+    if not any(cell.adaptive for cell in evaluation.cells):
+        missing.append("no attack knew the guard")
+    if not any(control.passed for control in evaluation.controls):
+        missing.append("no control or alarm shows that the attacks were working")
     if all(rung.worst.unguarded is not None and rung.worst.unguarded <= HELD for rung in rungs):
         missing.append("the attacks hardly turn a diagnosis without any guard")
     if missing:
         return "doubt", f"What was tried does not show that the guard holds: {' and '.join(missing)}."
     if held == len(rungs):
         return "good", f"The guard held in this test at every change tried, up to ε = {rungs[-1].name}."
-    beyond = {"not measured": "it was not measured", "weakened": "it is weakened"}.get(
-        rungs[held].state, "it does not hold"
-    )
-    return "mixed", f"The guard held in this test up to ε = {rungs[held - 1].name}. At {rungs[held].name} {beyond}."
+    words = {"not measured": "it was not measured", "weakened": "it is weakened", "not held": "it does not hold"}
+    told = f"The guard held in this test up to ε = {rungs[held - 1].name}. At {rungs[held].name} "
+    return "mixed", f"{told}{words[rungs[held].state]}."
 
 
 def _beside_no_guard(rungs: Sequence[Rung]) -> str:
@@ -149,13 +137,12 @@ def _attacked(evaluation: Evaluation, rungs: Sequence[Rung]) -> list[str]:
         )
         if rung.worst.missed is not None:
             points.append(_missed(evaluation, rung, rung.worst.missed))
-    for rung in measured:
-        if rung.worst.further:
-            told = beyond(rung.worst.further)
-            points.append(
-                f"Beyond the plan, checks tried a few of the {rung.worst.n} images at ε = {rung.name} and no others: "
-                f"{told}. What they got through counts."
-            )
+    points += [
+        f"Beyond the plan, checks tried a few of the {rung.worst.n} images at ε = {rung.name} and no others: "
+        f"{beyond(rung.worst.further)}. What they got through counts."
+        for rung in measured
+        if rung.worst.further
+    ]
     runs, adaptive = len(evaluation.cells), sum(cell.adaptive for cell in evaluation.cells)
     if not evaluation.cells:
         points.append("No attack was run.")

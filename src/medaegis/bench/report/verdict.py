@@ -9,9 +9,9 @@ from typing import Any, get_args
 
 import numpy.typing as npt
 
-from medaegis.bench.records.archive import read_evaluation, replace_file
+from medaegis.bench.records.archive import read_evaluation
 from medaegis.bench.records.evaluation import Attacker, Evaluation, Through, WorstCase
-from medaegis.bench.report.pages import page_environment
+from medaegis.bench.report.pages import write_page
 from medaegis.bench.report.pictures import change_picture, magnification, picture
 from medaegis.bench.report.summary import BROKEN, HELD, Rung, rung, summarise
 
@@ -53,26 +53,22 @@ def write_verdict(evaluation_dir: Path | str, out_html: Path) -> Path:
     evaluation = found.evaluation
     present = {row.attacker for row in evaluation.by_attacker}
     attackers = [attacker for attacker in get_args(Attacker)[1:] if attacker in present]
-    page = (
-        page_environment()
-        .get_template("verdict.html.j2")
-        .render(
-            evaluation=evaluation,
-            guard=evaluation.guard,
-            data=evaluation.data,
-            summary=summarise(evaluation),
-            rows=_rows(evaluation),
-            attackers=attackers,
-            knowledge=KNOWLEDGE,
-            attacks={attacker: _attacks(evaluation, attacker) for attacker in attackers},
-            checks=sorted(evaluation.controls, key=lambda check: (check.passed is not False, check.passed is None)),
-            shown=_shown(evaluation, found.examples),
-            held_limit=HELD,
-            broken_limit=BROKEN,
-        )
+    return write_page(
+        out_html,
+        "verdict.html.j2",
+        evaluation=evaluation,
+        guard=evaluation.guard,
+        data=evaluation.data,
+        summary=summarise(evaluation),
+        rows=_rows(evaluation),
+        attackers=attackers,
+        knowledge=KNOWLEDGE,
+        attacks={attacker: _attacks(evaluation, attacker) for attacker in attackers},
+        checks=sorted(evaluation.controls, key=lambda check: (check.passed is not False, check.passed is None)),
+        shown=_shown(evaluation, found.examples),
+        held_limit=HELD,
+        broken_limit=BROKEN,
     )
-    replace_file(out_html, page.encode())
-    return out_html
 
 
 def _rows(evaluation: Evaluation) -> list[WorstCaseRow]:
@@ -102,6 +98,5 @@ def _shown(evaluation: Evaluation, examples: Mapping[str, npt.NDArray[Any]]) -> 
         clean, adversarial = examples["through/clean"][i], examples["through/adversarial"][i]
         factor = magnification(one.eps)
         change = change_picture(clean, adversarial, factor=factor, side=SIDE)
-        views = (picture(clean, SIDE), change, picture(adversarial, SIDE))
-        shown.append(Shown(one, *views, factor))
+        shown.append(Shown(one, picture(clean, SIDE), change, picture(adversarial, SIDE), factor))
     return shown

@@ -176,12 +176,11 @@ def _line(one: Submission, rank: int | None, why: str, rated: Rated | None) -> B
         what = f"{guard.backbone}, {told_size(guard.size)}, Cushion {guard.cushion}"
         accepted, bounds = clean.tnr_reached, clean.intervals.get("tnr_reached")
         attacks = [cell.attack for cell in record.cells]
-    elif isinstance(record, Assessment):
+    else:
+        assert isinstance(record, Assessment), "nothing else stands on a board"
         what = f"{record.backbone}, {told_size(record.size)}, Cushion {record.cushion}"
         accepted, bounds = None, None
         attacks = [tried.attack for tried in record.attacks]
-    else:
-        raise TypeError(type(record))
     controls, told = _controls(record.controls), ", ".join(dict.fromkeys(attacks))
     return BoardLine(rank, why, one.name, one.pages, what, rated, accepted, bounds, controls, told)
 

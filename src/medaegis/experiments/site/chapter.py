@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -78,14 +78,13 @@ class Chapter:
 
     def links(self, entry: Entry) -> list[tuple[str, str]]:
         """Seed and page of every cell that a figure of the table comes from."""
-        return [(seed, page_name(place)) for seed, place in self._places(entry)]
-
-    def _places(self, entry: Entry) -> Iterator[tuple[str, str]]:
+        found = []
         for seed in map(str, self.experiment.seeds):
             place = TableCell({**entry.place, "seed": seed}, {}).name
             there = self.found.get(place)
             if there and self.is_current(place) and any(one.metric == entry.metric for one in there.figures):
-                yield seed, place
+                found.append((seed, page_name(place)))
+        return found
 
     @cached_property
     def tasks(self) -> list[Use]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from matplotlib.axes import Axes
@@ -50,13 +50,8 @@ def curves(chapter: Chapter) -> list[Curves]:
     if metric is None:
         return []
     sizes = {name: parse_eps(text, rounds=False) for name, text in chapter.experiment.eps.items()}
-    points = [
-        entry
-        for entry in chapter.made
-        if entry.metric == metric
-        and (entry.value is not None or entry.printed is not None)
-        and entry.place.get("eps") in sizes
-    ]
+    mine = [entry for entry in chapter.made if entry.metric == metric and entry.place.get("eps") in sizes]
+    points = [entry for entry in mine if entry.value is not None or entry.printed is not None]
     axes = {axis: tuple(dict.fromkeys(entry.place[axis] for entry in points if entry.place.get(axis))) for axis in AXES}
     if len(axes.pop("eps")) < 2:
         return []
@@ -82,22 +77,18 @@ def curves(chapter: Chapter) -> list[Curves]:
 def _drawn(
     panels: dict[str, list[Entry]], line: str, names: Sequence[str], metric: str, sizes: dict[str, float]
 ) -> bytes:
-    looks = dict(zip(names, (*plots.LOOKS, *[plots.PLAIN] * len(names)), strict=False))
     across = min(ACROSS, len(panels))
     down = -(-len(panels) // across)
     rows_of_legend = (len(names) + 2) // 3
-    with plots.styled_figure(
-        max(5.0, plots.WIDTH * across / ACROSS), 2.6 * down + 0.2 + 0.18 * rows_of_legend
-    ) as drawn:
+    width, height = max(5.0, plots.WIDTH * across / ACROSS), 2.6 * down + 0.2 + 0.18 * rows_of_legend
+    with plots.styled_figure(width, height) as drawn:
         grid = drawn.subplots(down, across, squeeze=False, sharey=True).ravel()
         for axes, (title, entries) in zip(grid, panels.items(), strict=False):
-            for name in names:
-                mine = sorted(
-                    (entry for entry in entries if entry.place.get(line, name) == name),
-                    key=lambda entry: sizes[entry.place["eps"]],
-                )
-                _line(axes, mine, name, looks[name], sizes)
-            plots.eps_axis(axes, _ticks(entries, sizes))
+            placed = sorted([(sizes[entry.place["eps"]], entry) for entry in entries], key=lambda pair: pair[0])
+            for k, name in enumerate(names):
+                mine = [(eps, entry) for eps, entry in placed if entry.place.get(line, name) == name]
+                _line(axes, mine, shortened(name, 44), plots.look_of(k))
+            plots.eps_axis(axes, sorted({(eps, entry.place["eps"]) for eps, entry in placed}))
             axes.set_title(shortened(title, 40))
             axes.set_ylabel(f"{shortened(IN_WORDS[metric], 24)}, %")
             axes.label_outer()
@@ -109,34 +100,11 @@ def _drawn(
         return plots.svg_bytes(drawn)
 
 
-def _line(axes: Axes, entries: Sequence[Entry], name: str, look: tuple[str, str, str], sizes: dict[str, float]) -> None:
-    colour, style, marker = look
-    ours = list(_points(entries, sizes))
-    axes.plot(
-        *plots.columns([(eps, value) for eps, value, _, _ in ours]),
-        color=colour,
-        linestyle=style,
-        marker=marker,
-        markersize=3.5,
-        linewidth=1.3,
-        label=shortened(name, 44),
-    )
-    band = [(eps, low, high) for eps, _, low, high in ours if low is not None and high is not None]
-    if band:
-        where, lows, highs = plots.columns(band)
-        axes.fill_between(where, lows, highs, color=colour, alpha=0.12, linewidth=0)
-    theirs = [(sizes[entry.place["eps"]], entry.printed.value) for entry in entries if entry.printed is not None]
+def _line(axes: Axes, entries: Sequence[tuple[float, Entry]], label: str, look: plots.Look) -> None:
+    """Ours with intervals, and the paper's; each entry with its eps."""
+    plots.curve(axes, [(eps, one.value) for eps, one in entries if one.value is not None], look, label)
+    bounds = [(eps, one.low, one.high) for eps, one in entries if one.low is not None and one.high is not None]
+    plots.band(axes, bounds, look[0], alpha=0.12)
+    theirs = [(eps, one.printed.value) for eps, one in entries if one.printed is not None]
     if theirs:
-        axes.plot(*plots.columns(theirs), color=colour, linestyle="", marker="x", markersize=6, markeredgewidth=1.4)
-
-
-def _ticks(entries: Sequence[Entry], sizes: dict[str, float]) -> list[tuple[float, str]]:
-    return sorted({(sizes[name], name) for name in (entry.place["eps"] for entry in entries)})
-
-
-def _points(
-    entries: Sequence[Entry], sizes: dict[str, float]
-) -> Iterator[tuple[float, float, float | None, float | None]]:
-    for entry in entries:
-        if entry.value is not None:
-            yield sizes[entry.place["eps"]], entry.value, entry.low, entry.high
+        axes.plot(*plots.columns(theirs), color=look[0], linestyle="", marker="x", markersize=6, markeredgewidth=1.4)

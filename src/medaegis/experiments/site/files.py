@@ -61,12 +61,8 @@ def site_environment() -> Environment:
     """Templates of the site, with what they say of code, of findings and of masks."""
     environment = page_environment(__package__ or "")
     environment.filters |= {"in_code": in_code, "capital": capital}
-    environment.globals |= {
-        "heads_of": HEADS,
-        "leading_of": LEADING,
-        "about_task": ABOUT,
-        "quality_cells": quality_cells,
-    }
+    words = {"heads_of": HEADS, "leading_of": LEADING, "about_task": ABOUT}
+    environment.globals |= {**words, "quality_cells": quality_cells}
     return environment
 
 

@@ -99,9 +99,8 @@ def _has_square(entries: Sequence[Entry], down: str, across: str) -> bool:
 
 
 def _same_cells(one: Sequence[HeatGroup], other: Sequence[HeatGroup]) -> bool:
-    return [[cells for _, cells in group.rows] for group in one] == [
-        [cells for _, cells in group.rows] for group in other
-    ]
+    mine, theirs = ([[cells for _, cells in group.rows] for group in some] for some in (one, other))
+    return mine == theirs
 
 
 def _group(
@@ -117,9 +116,8 @@ def _group(
 def _cell(chapter: Chapter, entry: Entry | None) -> HeatCell | None:
     if entry is None or entry.value is None:
         return None
-    return HeatCell(
-        f"{entry.value:.1f}".replace("-", "−"), level_of(entry.metric, entry.value), chapter.links(entry)[0][1]
-    )
+    text = f"{entry.value:.1f}".replace("-", "−")
+    return HeatCell(text, level_of(entry.metric, entry.value), chapter.links(entry)[0][1])
 
 
 def level_of(metric: str, value: float) -> int:

@@ -146,16 +146,14 @@ def _cell_line(chapter: Chapter, place: str, there: Found, varying: set[str]) ->
     told = json.loads(place)
     names = {axis: told[axis] for axis in AXES if told.get(axis)}
     title = ", ".join(f"seed {name}" if axis == "seed" else name for axis, name in names.items() if axis in varying)
-    seconds = share_of_time(chapter.uses.get(there.key, ()))
-    current = chapter.is_current(place)
     return CellLine(
-        page_name(place),
-        title or chapter.name,
-        names,
-        len(there.figures),
-        current,
-        there.about["created"][:10],
-        seconds,
+        page=page_name(place),
+        title=title or chapter.name,
+        place=names,
+        figures=len(there.figures),
+        current=chapter.is_current(place),
+        created=there.about["created"][:10],
+        seconds=share_of_time(chapter.uses.get(there.key, ())),
     )
 
 
