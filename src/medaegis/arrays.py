@@ -95,7 +95,7 @@ def task_labels(labels: Labels, model: Classifier, count: int, *, what: str = "l
         ConfigError: they are no such labels.
     """
     if model.task.name == "single":
-        return class_numbers(labels, model.classes, count)
+        return class_numbers(labels, model.classes, count, what=what)
     if isinstance(labels, Tensor | np.ndarray):
         given = _tensor(labels)
     else:
@@ -107,27 +107,27 @@ def task_labels(labels: Labels, model: Classifier, count: int, *, what: str = "l
     return found
 
 
-def class_numbers(labels: Labels, names: Sequence[str], count: int) -> Tensor:
+def class_numbers(labels: Labels, names: Sequence[str], count: int, *, what: str = "labels") -> Tensor:
     """int64 `(N,)` of class numbers or names, one for each of `count` images.
 
     Raises:
         ConfigError: another number of them, a name or a number that is no class, or numbers that are not whole.
     """
     if len(labels) != count:
-        raise ConfigError("labels", f"{len(labels)} for {count} images", "give one for each image")
+        raise ConfigError(what, f"{len(labels)} for {count} images", "give one for each image")
     if isinstance(labels, Tensor) or (isinstance(labels, np.ndarray) and labels.dtype.kind not in "OSU"):
         given = _tensor(labels)
         if given.is_floating_point() or given.dtype == torch.bool or given.ndim != 1:
-            raise ConfigError("labels", f"are {given.dtype} {tuple(given.shape)}", "give whole numbers (N,), or names")
+            raise ConfigError(what, f"are {given.dtype} {tuple(given.shape)}", "give whole numbers (N,), or names")
         found = given.to(torch.int64)
     else:
         numbers = {name: number for number, name in enumerate(names)}
         if unknown := sorted({str(one) for one in labels if isinstance(one, str) and one not in numbers}):
-            raise ConfigError("labels", f"{', '.join(unknown)}: no such class", f"the classes are {', '.join(names)}")
+            raise ConfigError(what, f"{', '.join(unknown)}: no such class", f"the classes are {', '.join(names)}")
         found = torch.tensor([numbers[one] if isinstance(one, str) else _whole(one) for one in labels])
     low, high = int(found.min()), int(found.max())
     if low < 0 or high >= len(names):
-        raise ConfigError("labels", f"go from {low} to {high}", f"the classes are 0 to {len(names) - 1}")
+        raise ConfigError(what, f"go from {low} to {high}", f"the classes are 0 to {len(names) - 1}")
     return found
 
 

@@ -168,6 +168,11 @@ class AnyAttack(ABC):
     ) -> Self:
         """A copy with some settings changed; None leaves a setting as it is."""
 
+    @property
+    def serves_any_task(self) -> bool:
+        """Whether it attacks what is said of findings and masks too."""
+        return False
+
     def followed(self, classes: int) -> tuple[Objective, ...]:
         """The losses that it walks by on a classifier of so many classes."""
         return (self.objective,)
@@ -219,10 +224,13 @@ class AnyAttack(ABC):
         """
         if until not in get_args(Until):
             raise ConfigError(f"until {until!r}", "unknown", f"give {' or '.join(map(repr, get_args(Until)))}")
+        task = victim.exact.task
+        if task.name != "single" and not self.serves_any_task:
+            remedy = "take one that is for it, as fgsm, pgd, mim, cw-linf, apgd-ce or square"
+            raise ConfigError("attack", f"is for one class an image, and here it is {task.title}", remedy)
         radius = torch.as_tensor(eps, dtype=torch.float32)
         ids = torch.arange(len(images)) if ids is None else ids
         options = (targets, only_target, guides, normal, known, ids, seed, batch_size, until, progress)
-        task = victim.exact.task
         return self._run(victim, Request(images, labels, radius, *options, task))
 
     def curve(

@@ -88,16 +88,12 @@ class Attack(AnyAttack):
 
     @property
     def serves_any_task(self) -> bool:
-        """Whether it attacks what is said of findings and masks too."""
         return self.objective.any_task and (self.objective.tells_by_sign or not self.rule.by_sign)
 
     def _run(self, victim: Victim, request: Request) -> AttackResult:
         started = time.perf_counter()
         images, labels, ids, seed = request.images, request.labels, request.ids, request.seed
         _check_images(images, request.batch_size, grid=victim.cushion.rounds)
-        if victim.exact.task.name != "single" and not self.serves_any_task:
-            remedy = "take one that is for it, as fgsm, pgd, mim, cw-linf, apgd-ce or square"
-            raise ConfigError("attack", f"is for one class an image, and here it is {victim.exact.task.title}", remedy)
         images = images.float()  # 8-bit values in float64 are the same ones
         _check_rows(victim.exact, images, labels, request.targets, ids)
         _check_eps(len(images), request.eps, self.ball.largest(images[0].numel()))

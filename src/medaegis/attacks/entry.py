@@ -46,9 +46,7 @@ class CatalogueEntry:
         """Whether it can attack what a network says in this task."""
         if task == "single" or self.task != "single":
             return task == self.task
-        attack = self.attack
-        if self.adaptive and task == "multi":
-            return False  # no Shield judges findings
-        if not isinstance(attack, Attack) or not attack.serves_any_task:
+        if not self.attack.serves_any_task or (self.adaptive and task == "multi"):  # no Shield judges findings
             return False
-        return task != "dense" or not any(transform.moves for transform in attack.transforms)
+        moved = isinstance(self.attack, Attack) and any(transform.moves for transform in self.attack.transforms)
+        return task != "dense" or not moved

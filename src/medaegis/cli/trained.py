@@ -35,10 +35,12 @@ def cost(told: Mapping[str, Any], images: int) -> str:
     """What robust training took, and which epoch was kept."""
     epochs = len(told["history"])
     passes = sum(told["passes"].values()) / (images * epochs)
-    kept = told["history"][told["kept_epoch"] - 1]["val"]["robust_accuracy"] if "kept_epoch" in told else None
-    shown = f"; kept: epoch {told['kept_epoch']}, validation images right under attack {console.percent(kept)}"
+    kept = ""
+    if "kept_epoch" in told:  # epochs were scored
+        right = console.percent(told["history"][told["kept_epoch"] - 1]["val"]["robust_accuracy"])
+        kept = f"; kept: epoch {told['kept_epoch']}, validation images right under attack {right}"
     each = f"{told['seconds'] / epochs:.0f} s and {passes:.1f} passes an image each (plain training takes 2)"
-    return f"{epochs} epochs of {each}{shown if kept is not None else ''}."
+    return f"{epochs} epochs of {each}{kept}."
 
 
 def remarks(told: Mapping[str, Any], classes: Sequence[str]) -> list[str]:

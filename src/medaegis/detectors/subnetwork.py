@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from medaegis.detectors.base import REMEDY, Detector, DetectorManifest, FitData
 from medaegis.detectors.reader import PENULTIMATE, Reading
 from medaegis.errors import ConfigError
+from medaegis.models.backbones import seeded
 from medaegis.validation import LEARNED, check_size, check_state
 
 SMALLEST = 8  # side below which no map is pooled: Metzen leaves poolings out where the layer is small already
@@ -93,8 +94,7 @@ class Subnetworks(Detector):
         return torch.cat([torch.stack(self._logits(maps)).sum(0) for maps in parts])
 
     def _build(self, seed: int) -> None:
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
+        with seeded(seed):
             self.networks = nn.ModuleList(_Subnetwork(shape, plain=self.plain) for shape in self.shapes.values())
 
     # ---- on disk and between devices

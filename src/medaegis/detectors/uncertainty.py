@@ -75,6 +75,8 @@ class FeatureSqueezing(Detector):
         if not self.squeezers:
             raise ConfigError("feature squeezing", "there are no squeezers", "name at least one")
         self._cushions = [parse_cushion(spec) for spec in self.squeezers]
+        if drawn := [cushion.spec for cushion in self._cushions if cushion.random]:
+            raise ConfigError("feature squeezing", f"{drawn[0]} squeezes at random", "name deterministic squeezers")
 
     @property
     def needs_images(self) -> bool:

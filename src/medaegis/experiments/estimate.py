@@ -91,7 +91,7 @@ def calibrate(task: Task, device: torch.device) -> Network:
     began = time.perf_counter()
     victim.fast(x).sum().backward()
     if device.type == "cuda":
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(device)
     seconds = (time.perf_counter() - began) / (2 * TRIAL)
     return Network(seconds, sum(kept.values()) / TRIAL * BATCH + 4 * weights)
 

@@ -24,6 +24,7 @@ from medaegis.images.kinds import Kind
 from medaegis.images.limits import taking_turns
 from medaegis.models.classifier import Classifier
 from medaegis.progress import Progress
+from medaegis.provenance import cores
 
 READERS = 16
 FRAMES_AT_ONCE = 16  # read of one file before others get their turn, and judged in one batch
@@ -189,7 +190,7 @@ def _read(guard: Judge, paths: list[Path], frame: int | None, *, any_kind: bool)
     """How many files are read to their end, and some frames of one file, as they are read."""
     waiting = iter(paths)
     reading: dict[Future[list[_Frame]], Iterator[_Frame]] = {}  # in the order in which they were asked for
-    readers = min(READERS, os.cpu_count() or 1)
+    readers = min(READERS, cores())
     pool, done = ThreadPoolExecutor(readers), 0
 
     def ask(frames: Iterator[_Frame]) -> None:

@@ -90,7 +90,7 @@ def read_cache(file: Path) -> DecodedDataset | None:
                 tuple(ImageError(*entry) for entry in failures),
                 tuple(Kind(**entry) for entry in kinds),
             )
-    except (FileNotFoundError, SafetensorError, KeyError, ValueError, TypeError):
+    except (OSError, SafetensorError, KeyError, ValueError, TypeError):
         return None
 
 

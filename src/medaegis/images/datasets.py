@@ -5,7 +5,6 @@ Pixels are handed out as float32 in [0, 1]; every image carries its patient, for
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass, replace
@@ -25,6 +24,7 @@ from medaegis.images.readers import model_input
 from medaegis.images.schemes import SCHEMES
 from medaegis.images.sources import Grouping, Listing, Spec
 from medaegis.progress import Progress, silent
+from medaegis.provenance import cores
 from medaegis.sizes import Size, as_size, sides
 from medaegis.task import SINGLE, PredictionTask, TaskName, task_named
 
@@ -235,7 +235,7 @@ def _labels(listing: Listing, places: Sequence[int], size: Size) -> Tensor:
     """Of the images at these places of the listing, as their task has them."""
     if listing.mask is not None:
         mask = listing.mask
-        with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        with ThreadPoolExecutor(max_workers=cores()) as pool:
             return torch.from_numpy(np.stack(list(pool.map(lambda place: mask(place, size), places))))
     told = listing.labels if listing.findings is None else listing.findings
     return torch.tensor([told[i] for i in places], dtype=torch.int64)
@@ -280,7 +280,7 @@ def _decode(listing: Listing, chosen: np.ndarray, size: Size, channels: Channels
     failures: list[ImageError] = []
     kept: list[int] = []
     kinds: set[Kind] = set()
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+    with ThreadPoolExecutor(max_workers=cores()) as pool:
         for place, found in enumerate(pool.map(read, range(len(chosen)))):
             if isinstance(found, ImageError):
                 failures.append(found)

@@ -6,6 +6,7 @@ a set names no patients, an image stands for itself (splits still keep identical
 
 import os
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -74,7 +75,16 @@ def _medmnist(spec: Spec) -> Listing:
             parts = [part for part in ("train", "val", "test") if f"{part}_images" in store]
             images = [store[f"{part}_images"] for part in parts]
             labels = [store[f"{part}_labels"] for part in parts]
-    except (OSError, ValueError, KeyError, MemoryError, zipfile.BadZipFile) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        MemoryError,
+        RuntimeError,
+        EOFError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
         raise spec.error(f"not a readable .npz ({error})", "give a file of MedMNIST as published") from error
     if not parts:
         raise spec.error("holds no train_images, val_images or test_images", "give a file of MedMNIST as published")
@@ -87,6 +97,8 @@ def _medmnist(spec: Spec) -> Listing:
                 "take a 2D set with one label an image",
             )
     numbers = np.concatenate([part.ravel() for part in labels]).astype(np.int64)
+    if not len(numbers):
+        raise spec.error("holds no image", "give a file of MedMNIST as published")
     known = _MEDMNIST_CLASSES.get(file.stem.split("_")[0])
     classes = known or tuple(str(number) for number in range(int(numbers.max()) + 1))
     if numbers.min() < 0 or numbers.max() >= len(classes):

@@ -308,7 +308,7 @@ class _Run:
 
     def _message(self, epoch: int, batches: int) -> str:
         ended = self.history[-1] if self.history else {}
-        loss = self.loss_sum / batches if self.loss_sum else ended["loss"]
+        loss = ended["loss"] if batches == self.batches else self.loss_sum / batches
         val = ended.get("val", {})
         told = [f"epoch {epoch + 1}/{self.epochs}, loss {loss:.3f}"]
         for figure, name in (("auroc", "AUROC"), ("dice", "Dice")):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -125,7 +126,7 @@ class BytePairs(Tokenizer):
             raw = merges.read_bytes()
             lines = (gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw).decode().split("\n")
             told = None if vocabulary is None else json.loads(vocabulary.read_text(encoding="utf-8"))
-        except (OSError, EOFError, ValueError) as error:  # a damaged .gz, no UTF-8, no JSON
+        except (OSError, EOFError, ValueError, zlib.error) as error:  # a damaged .gz, no UTF-8, no JSON
             raise ConfigError(merges, f"cannot be read: {error}", "give the tokenizer's own files") from error
         pairs = [(pair[0], pair[1]) for line in lines[1 : _MERGES + 1] if len(pair := line.split()) == 2]
         if not pairs:
