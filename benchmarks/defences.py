@@ -29,7 +29,7 @@ from medaegis.attacks.engine import Attack
 from medaegis.attacks.objective import Objective, View
 from medaegis.attacks.victim import Victim
 from medaegis.bench.assess import assess_classifier, proportion
-from medaegis.bench.checks.effort import Effort
+from medaegis.bench.campaign import Effort
 from medaegis.bench.evaluate import evaluate_guard
 from medaegis.bench.plan import Planned, plan_assessment, samples_for
 from medaegis.bench.sample import draw

@@ -13,7 +13,7 @@ from tests.attacks.toys import seeded
 from tests.models.tiny_networks import Tiny, tiny
 
 from medaegis.bench import store
-from medaegis.bench.checks.effort import Effort
+from medaegis.bench.campaign import Effort
 from medaegis.bench.evaluate import evaluate_guard
 from medaegis.bench.plan import Planned
 from medaegis.bench.records.evaluation import Evaluation

@@ -14,8 +14,8 @@ from medaegis.attacks.losses.answer import CarliniWagner
 from medaegis.attacks.losses.shield import ShieldLogit
 from medaegis.attacks.objective import Goal
 from medaegis.attacks.victim import Victim
+from medaegis.bench.campaign import ON_GUARD, Effort
 from medaegis.bench.checks import alarms
-from medaegis.bench.checks.effort import ON_GUARD, Effort
 from medaegis.models.classifier import Classifier
 from medaegis.models.normalisation import IMAGENET_MEAN, IMAGENET_STD
 from medaegis.progress import silent
@@ -213,7 +213,7 @@ def slopes(tmp_path):
         victim = Victim(classifier, shields=bank)
         campaign = toy_campaign(victim, images if order is None else images[order(victim, images)], tmp_path)
         campaign = dataclasses.replace(campaign, effort=effort)
-        return alarms.gradient_alarms(campaign, []), campaign
+        return alarms.gradient_alarms(campaign, [], CarliniWagner(), ShieldLogit()), campaign
 
     return found
 

@@ -18,7 +18,7 @@ from medaegis.attacks.engine import Attack
 from medaegis.attacks.victim import Verdict, Victim
 from medaegis.bench.analyse import figures
 from medaegis.bench.assess import assess_classifier, shuffled
-from medaegis.bench.checks.effort import Effort
+from medaegis.bench.campaign import Effort
 from medaegis.bench.metrics import share_interval
 from medaegis.bench.plan import Planned, every_attack, plan_assessment
 from medaegis.bench.records.assessment import SMALLEST, Assessment, markdown

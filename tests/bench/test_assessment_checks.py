@@ -14,9 +14,10 @@ from torch import nn
 from medaegis.attacks.losses import answer
 from medaegis.attacks.losses.answer import CarliniWagner
 from medaegis.attacks.victim import Victim
+from medaegis.bench.campaign import ON_CLASSIFIER
+from medaegis.bench.checks import alarms
 from medaegis.bench.checks import classifier as checks
 from medaegis.bench.checks.alarms import followed
-from medaegis.bench.checks.effort import ON_CLASSIFIER
 from medaegis.bench.plan import Planned
 from medaegis.bench.sample import draw
 from medaegis.progress import silent
@@ -26,8 +27,8 @@ from medaegis.task import SINGLE
 class Told:
     """A campaign of N images that answers with shares given beforehand, and remembers what it was asked."""
 
-    aim, effort = "any wrong class", ON_CLASSIFIER
-    smooth = SimpleNamespace(exact=SimpleNamespace(classes=("a", "b"), task=SINGLE))
+    effort = ON_CLASSIFIER
+    victim = SimpleNamespace(exact=SimpleNamespace(task=SINGLE))
 
     def __init__(self, answer, places=None):
         self.answer, self.asked = answer, []
@@ -35,10 +36,6 @@ class Told:
 
     def __len__(self):
         return N
-
-    @property
-    def sample(self):
-        return SimpleNamespace(labels=self.places % 2, targets=1 - self.places % 2, pixels=None, ids=None, seed=0)
 
     def few(self, n):
         return draw(self.places % 2, n, 0)
@@ -134,10 +131,10 @@ def test_nothing_is_guessed_where_gradients_turn_all():
 @pytest.mark.parametrize(("attacks", "asked"), [(["auto"], True), (["hfc"], True), (["pgd", "square"], False)])
 def test_guessing_is_tried_whatever_followed_gradients(attacks, asked, monkeypatch):
     """An ensemble, or an attack on features, must not switch it off; Square run on all is judged."""
-    monkeypatch.setattr(checks, "slope_alarms", lambda *_: [])
+    monkeypatch.setattr(alarms, "gradient_alarms", lambda *_: [])
     monkeypatch.setattr(checks, "_full_success", lambda *_: None)
     monkeypatch.setattr(checks, "_more_steps", lambda *_: (None, []))
-    monkeypatch.setattr(checks, "elsewhere_nothing", lambda *_: {})
+    monkeypatch.setattr(alarms, "elsewhere_nothing", lambda *_: {})
     campaign = Told(lambda _: {"fooled": torch.arange(len(campaign.asked[-1][1])) % 2 == 0})
     outcomes = [(planned(name, 8), piece(0.7 + 0.3 * (name == "square"), 1.0)) for name in attacks]
     controls, _ = checks.run_checks(campaign, outcomes, silent)

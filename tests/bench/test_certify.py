@@ -22,7 +22,8 @@ from medaegis.bench.checks import within
 from medaegis.bench.checks.within import attack_smoothed, attacked_image
 from medaegis.bench.metrics import share_interval
 from medaegis.bench.radius import Bounds, Terms
-from medaegis.bench.records.certificate import PAGE, RECORD, AttackedImage, Certificate, read_certificate
+from medaegis.bench.records.archive import read_record
+from medaegis.bench.records.certificate import PAGE, RECORD, AttackedImage, Certificate
 from medaegis.bench.store import Store
 from medaegis.cushions import noise
 from medaegis.errors import ConfigError, DataError
@@ -64,7 +65,7 @@ def made(scene, tmp_path_factory) -> tuple[Certificate, Path]:
 
 def test_the_record_is_read_back_and_adds_up(made, scene):
     found, out = made
-    assert read_certificate(out) == found
+    assert read_record(out / RECORD, Certificate, "certify") == found
     assert found.n == len(found.images) == LIMIT
     assert [row.radius for row in found.shares] == [0.0, 0.05, 0.1, 0.2, 5.0]
     test = scene[1].dataset.subset(scene[1].split.adv_test)

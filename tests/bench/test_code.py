@@ -9,7 +9,7 @@ from tests.attacks.toys import toy_classifier
 import medaegis
 from medaegis.bench import campaign
 from medaegis.bench.campaign import classifier_key
-from medaegis.bench.code import code_fingerprint
+from medaegis.bench.store import code_fingerprint
 from medaegis.cushions import parse_cushion
 from medaegis.cushions.jpeg import JpegCushion
 

@@ -9,10 +9,9 @@ from tests.bench.small import fitted
 
 from medaegis.attacks.catalogue import CATALOGUE
 from medaegis.attacks.victim import Verdict, Victim
-from medaegis.bench.campaign import Campaign
+from medaegis.bench.campaign import ON_GUARD, Campaign, Effort
 from medaegis.bench.checks import controls
 from medaegis.bench.checks.controls import run_controls
-from medaegis.bench.checks.effort import ON_GUARD, Effort
 from medaegis.bench.plan import Planned
 from medaegis.bench.sample import Sample
 from medaegis.bench.store import Store

@@ -9,8 +9,8 @@ from tests.attacks.toys import toy_bank, toy_classifier, toy_images
 from tests.bench.campaigns import toy_campaign
 
 from medaegis.attacks.victim import Victim
+from medaegis.bench.campaign import Effort
 from medaegis.bench.checks import alarms
-from medaegis.bench.checks.effort import Effort
 from medaegis.bench.figures import Figures
 from medaegis.bench.plan import Planned
 from medaegis.bench.records.evaluation import Further

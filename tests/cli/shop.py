@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from medaegis.bench.checks.effort import Effort
+from medaegis.bench.campaign import Effort
 from medaegis.cli.app import app
 
 PATIENTS, SHOTS, SIDE = 80, 3, 32

@@ -9,7 +9,8 @@ from tests.cli.shop import call
 from typer.testing import Result
 
 from medaegis.bench.checks import within
-from medaegis.bench.records.certificate import AttackCheck, read_certificate
+from medaegis.bench.records.archive import read_record
+from medaegis.bench.records.certificate import RECORD, AttackCheck, Certificate
 from medaegis.cli import datasets
 
 HERE = Path(__file__).parents[1] / "golden"
@@ -34,7 +35,7 @@ def certify(out: Path, *options: object) -> Result:
 def test_a_table_a_page_and_a_record(done: tuple[Path, Result]):
     out, result = done
     assert result.exit_code == 0, result.output
-    found = read_certificate(out)
+    found = read_record(out / RECORD, Certificate, "certify")
     assert [row.radius for row in found.shares] == [0.0, 0.05, 0.2, 4.0]
     lines = [line.split() for line in result.stdout.splitlines()]
     (line,) = (line for line in lines if line[:1] == ["0.05"])

@@ -14,7 +14,7 @@ import pytest
 from tests.cli.shop import call
 from tests.experiments.small import cells, figures, run, written
 
-from medaegis.bench.code import code_fingerprint
+from medaegis.bench.store import code_fingerprint
 from medaegis.errors import ArtefactError, ConfigError
 from medaegis.experiments.cluster import OnRay, _unpack, _work
 from medaegis.experiments.processes import Processes

@@ -19,8 +19,8 @@ from medaegis.attacks.victim import Victim
 from medaegis.bench import assess
 from medaegis.bench.analyse import figures
 from medaegis.bench.assess import ATTACKS, assess_classifier
+from medaegis.bench.campaign import Effort
 from medaegis.bench.checks import classifier as checks
-from medaegis.bench.checks.effort import Effort
 from medaegis.bench.compare import compare_detectors
 from medaegis.bench.plan import Planned, every_attack, plan_assessment
 from medaegis.bench.records.assessment import Assessment, markdown, read_assessment

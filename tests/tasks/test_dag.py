@@ -13,7 +13,7 @@ from medaegis.attacks.minimal import Accumulate
 from medaegis.attacks.objective import Goal, View
 from medaegis.attacks.victim import Victim
 from medaegis.bench.assess import assess_classifier
-from medaegis.bench.checks.effort import Effort
+from medaegis.bench.campaign import Effort
 from medaegis.bench.plan import plan_assessment
 from medaegis.bench.records.assessment import SMALLEST
 from medaegis.cushions.filters import Unrounded

@@ -18,7 +18,8 @@ from medaegis.attacks.catalogue import find_attack
 from medaegis.attacks.objective import Goal
 from medaegis.attacks.victim import Victim
 from medaegis.bench.masks import ATTACKS, LEADING, evaluate_masks, plan_masks
-from medaegis.bench.records.masks import read_mask_evaluation
+from medaegis.bench.records.archive import read_record
+from medaegis.bench.records.masks import RECORD, MaskEvaluation
 from medaegis.cushions import parse_cushion
 from medaegis.detectors.shield import ShieldBank
 from medaegis.errors import ArtefactError, ConfigError, DataError
@@ -341,7 +342,7 @@ def measured(guard, tmp_path_factory):
 
 def test_an_evaluation_counts_wrong_masks_that_are_accepted(measured, guard, test):
     found, out, cells = measured
-    assert read_mask_evaluation(out) == found
+    assert read_record(out / RECORD, MaskEvaluation, "evaluate") == found
     rows = segment_right(guard, test)
     clean = guard.judge(test.pixels())
     assert found.clean.accepted == pytest.approx(float(clean.accepted.double().mean()))
@@ -429,7 +430,7 @@ def test_by_the_commands(segmenter, folder, test, tmp_path):
     told = call("evaluate", out, data, *few, "--out", tmp_path / "e", *own)
     assert told.exit_code in (0, 1), told.output  # four images and two updates: a control may fail
     assert "Wrong and accepted" in told.stdout
-    found = read_mask_evaluation(tmp_path / "e")
+    found = read_record(tmp_path / "e" / RECORD, MaskEvaluation, "evaluate")
     again = json.loads(call("evaluate", out, data, *few, "--out", tmp_path / "e", *own, "--json").stdout)
     assert [cell["undetected"] for cell in again["cells"]] == [cell.undetected for cell in found.cells]
     refused = call("evaluate", out, data, "--suite", "quick", "--out", tmp_path / "f", *own)

@@ -11,7 +11,7 @@ from tests.tasks.test_assess import EPS, KINDS, assessed, by_first_word, dices, 
 from medaegis.attacks.transfer import committee
 from medaegis.attacks.victim import Victim
 from medaegis.bench.assess import assess_classifier
-from medaegis.bench.checks.effort import Effort
+from medaegis.bench.campaign import Effort
 from medaegis.bench.plan import carried_over, plan_assessment
 from medaegis.bench.records.assessment import read_assessment
 from medaegis.errors import ConfigError

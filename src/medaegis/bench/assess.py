@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -19,30 +18,21 @@ from medaegis.attacks.balls import LEVELS, Ball
 from medaegis.attacks.catalogue import find_attack
 from medaegis.attacks.known import Known
 from medaegis.attacks.victim import Verdict, Victim
-from medaegis.bench.campaign import Campaign, classifier_key
+from medaegis.bench.campaign import ON_CLASSIFIER, Campaign, Effort, classifier_key
 from medaegis.bench.cascade import check_cascade, run_cascade
 from medaegis.bench.checks.classifier import run_checks
-from medaegis.bench.checks.effort import ON_CLASSIFIER, Effort
 from medaegis.bench.metrics import share_interval
 from medaegis.bench.outcome import Outcomes, own_ones, pixels_of, transferred_ones
-from medaegis.bench.plan import Planned, check_attacks, check_surrogates, norm_of
+from medaegis.bench.plan import Planned, check_attacks, check_surrogates, norm_name, norm_of
 from medaegis.bench.quality import measured, quality_of, worst
 from medaegis.bench.records.archive import provenance, replace_file, write_record
-from medaegis.bench.records.assessment import (
-    Assessment,
-    ClassifierWorstCase,
-    Proportion,
-    Standing,
-    Strength,
-    Tried,
-    markdown,
-)
+from medaegis.bench.records.assessment import Assessment, ClassifierWorstCase, Proportion, Standing, Tried, markdown
 from medaegis.bench.records.evaluation import Cascaded
 from medaegis.bench.report.robustness import robustness_figure
 from medaegis.bench.sample import Sample, check_images, data_facts
 from medaegis.bench.similarity import psnr, ssim
 from medaegis.bench.store import Piece, Store
-from medaegis.bench.strength import strengths
+from medaegis.bench.strength import median, strengths
 from medaegis.bench.surrogates import surrogate_of
 from medaegis.bench.worst_case import Reached
 from medaegis.cushions import parse_cushion
@@ -107,9 +97,8 @@ def assess_classifier(
     check_images(classifier, dataset, split, limit, "classifier", task=None)
     for name, asked in (("targeted", targeted), ("cascade", cascade is not None)):
         if asked and classifier.task.name != "single":
-            raise ConfigError(
-                name, f"is for one class an image, and here it is {classifier.task.title}", "leave it out"
-            )
+            problem = f"is for one class an image, and here it is {classifier.task.title}"
+            raise ConfigError(name, problem, "leave it out")
     check_cascade(cascade, limit)
     surrogate = surrogate_of(surrogates, classifier)
     check_surrogates(bool(surrogates), cells)
@@ -141,7 +130,8 @@ def assess_classifier(
         wide = Sample.draw(test, judge, limit=cascade, seed=seed)
         places = [(text, value, ball) for ball in _balls(cells) for text, value in sorted(eps, key=lambda one: one[1])]
         cascaded = run_cascade(campaign, wide, cells, [*outcomes, *more], places, progress)
-    count, clean = _Count(sample), measured(classifier.task, sample.clean[sample.rows], sample.labels)
+    clean = measured(classifier.task, sample.clean[sample.rows], sample.labels)
+    by_others = transferred_ones(outcomes)
     found = Assessment(
         **about,
         seconds=time.perf_counter() - started + store.spent_before,
@@ -157,12 +147,13 @@ def assess_classifier(
         data=data_facts(test, split),
         chosen=len(sample.chosen),
         attacked=len(sample),
-        clean=count.standing(torch.zeros(len(sample), dtype=torch.bool), clean),
-        worst_case=_worst_cases([*outcomes, *more], eps, count, clean),
-        no_box=_worst_cases(transferred_ones(outcomes), eps, count, clean),
+        clean=_standing(sample, torch.zeros(len(sample), dtype=torch.bool), clean),
+        worst_case=_worst_cases([*outcomes, *more], eps, sample, clean),
+        no_box=_worst_cases(by_others, eps, sample, clean),
         cascade=cascaded,
-        attacks=[_tried(campaign, planned, piece, count) for planned, piece in outcomes],
-        strengths=_strengths(campaign, outcomes, more),
+        attacks=[_tried(campaign, planned, piece) for planned, piece in outcomes],
+        # What was made on surrogates is no attack on the classifier itself, but counts among the best.
+        strengths=strengths(own_ones(outcomes), [*by_others, *more], sample.pixels, int(sample.right.sum())),
         controls=controls,
     )
     drawn = robustness_figure(found)
@@ -173,46 +164,37 @@ def assess_classifier(
     return found
 
 
-@dataclass(frozen=True)
-class _Count:
-    """What is left of the chosen images: right from the start, and not lost to attacks."""
+def _standing(sample: Sample, broken: Tensor, answers: Piece) -> Standing:
+    """What is left of the chosen images when the attacked images `broken`, bool `(N,)`, are lost, and these are the
+    answers about them (`measured`).
+    """
+    chosen, classes = sample.chosen, sample.test.classes
+    if sample.test.task.name == "single":
+        labels = sample.test.labels[chosen]
+        recall = {name: _left(sample, broken, chosen[labels == k]) for k, name in enumerate(classes)}
+    else:
+        recall = {name: _found(sample, answers, k) for k, name in enumerate(classes)}
+    return Standing(accuracy=_left(sample, broken, chosen), recall=recall, quality=quality_of(answers, sample))
 
-    sample: Sample
 
-    def standing(self, broken: Tensor, answers: Piece) -> Standing:
-        """What is left when the attacked images `broken`, bool `(N,)`, are lost, and these are the answers about them
-        (`measured`).
-        """
-        chosen, labels, classes = self.sample.chosen, self.sample.test.labels, self.sample.test.classes
-        safe = self._safe(broken)
-        if self.sample.test.task.name == "single":
-            recall = {name: self._of(safe, chosen[labels[chosen] == k]) for k, name in enumerate(classes)}
-        else:
-            recall = {name: self._found(answers, k) for k, name in enumerate(classes)}
-        return Standing(accuracy=self._of(safe, chosen), recall=recall, quality=quality_of(answers, self.sample))
+def _left(sample: Sample, broken: Tensor, rows: Tensor) -> Proportion:
+    """Share of these test images that are right from the start, and not among the attacked ones that are broken."""
+    safe = torch.zeros(len(sample.test), dtype=torch.bool)
+    safe[sample.rows] = sample.right & ~broken
+    return proportion(safe[rows], sample.patients_of(rows))
 
-    def accuracy(self, broken: Tensor) -> Proportion:
-        """Share of the chosen images that are right and not among these."""
-        return self._of(self._safe(broken), self.sample.chosen)
 
-    def turned(self, hits: Tensor) -> Proportion:
-        """Share of the attacked images that are, of those that were right from the start."""
-        return proportion(hits[self.sample.right], self.sample.patients_of(self.sample.rows[self.sample.right]))
+def _turned(sample: Sample, hits: Tensor) -> Proportion:
+    """Share of the attacked images that are, of those that were right from the start."""
+    return proportion(hits[sample.right], sample.patients_of(sample.rows[sample.right]))
 
-    def _safe(self, broken: Tensor) -> Tensor:
-        safe = torch.zeros(len(self.sample.test), dtype=torch.bool)
-        safe[self.sample.rows] = self.sample.right & ~broken
-        return safe
 
-    def _found(self, answers: Piece, k: int) -> Proportion:
-        """Of the images that have a finding those where it is found; of a class of masks nothing is told."""
-        if "logits" not in answers:
-            return proportion(torch.zeros(0, dtype=torch.bool), [])
-        has = self.sample.labels[:, k] == 1
-        return proportion(answers["logits"][has, k] > 0, self.sample.patients_of(self.sample.rows[has]))
-
-    def _of(self, safe: Tensor, rows: Tensor) -> Proportion:
-        return proportion(safe[rows], self.sample.patients_of(rows))
+def _found(sample: Sample, answers: Piece, k: int) -> Proportion:
+    """Of the images that have a finding those where it is found; of a class of masks nothing is told."""
+    if "logits" not in answers:
+        return proportion(torch.zeros(0, dtype=torch.bool), [])
+    has = sample.labels[:, k] == 1
+    return proportion(answers["logits"][has, k] > 0, sample.patients_of(sample.rows[has]))
 
 
 def proportion(hits: Tensor, patients: Sequence[str]) -> Proportion:
@@ -220,7 +202,7 @@ def proportion(hits: Tensor, patients: Sequence[str]) -> Proportion:
     if not len(hits):
         return Proportion(n=0, share=None, interval=None)
     found = share_interval(hits, patients)
-    return Proportion(n=len(hits), share=found.value, interval=(found.low, found.high))
+    return Proportion(n=len(hits), share=found.value, interval=found.bounds)
 
 
 def _balls(cells: Iterable[Planned]) -> list[Ball]:
@@ -229,14 +211,14 @@ def _balls(cells: Iterable[Planned]) -> list[Ball]:
 
 
 def _worst_cases(
-    outcomes: Outcomes, eps: Sequence[tuple[str, float]], count: _Count, clean: Piece
+    outcomes: Outcomes, eps: Sequence[tuple[str, float]], sample: Sample, clean: Piece
 ) -> list[ClassifierWorstCase]:
     """At each eps, in each norm that was attacked in.
 
     Args:
         clean: what `measured` gives of the images as they are.
     """
-    found, sample = [], count.sample
+    found = []
     for ball in _balls(planned for planned, _ in outcomes):
         for text, value in sorted(eps, key=lambda pair: pair[1]):
             reached = Reached.of(outcomes, sample.pixels, ball, value)
@@ -245,23 +227,20 @@ def _worst_cases(
             if clean:
                 inside = torch.cat([torch.ones_like(broken)[None], reached.inside])
                 left = worst([clean, *(piece for _, piece in outcomes)], inside, sample.labels)
-            standing = count.standing(broken, left)
             found.append(
                 ClassifierWorstCase(
-                    accuracy=standing.accuracy,
-                    recall=standing.recall,
-                    quality=standing.quality,
+                    **dict(_standing(sample, broken, left)),
                     eps=value,
                     eps_text=text,
-                    norm="L2" if ball.name == "l2" else "Linf",
-                    success=count.turned(broken),
+                    norm=norm_name(ball),
+                    success=_turned(sample, broken),
                     further=reached.further(),
                 )
             )
     return found
 
 
-def _tried(campaign: Campaign, planned: Planned, piece: Piece, count: _Count) -> Tried:
+def _tried(campaign: Campaign, planned: Planned, piece: Piece) -> Tried:
     entry, fooled, sample = find_attack(planned.attack), piece["fooled"], campaign.sample
     found = pixels_of(piece)
     change = found - sample.pixels
@@ -280,33 +259,20 @@ def _tried(campaign: Campaign, planned: Planned, piece: Piece, count: _Count) ->
         restarts=planned.value.restarts,
         gradient=planned.gradient if planned.access == "white-box" else None,
         samples=planned.samples,
-        success=count.turned(fooled),
-        robust_accuracy=count.accuracy(fooled),
-        noise=count.turned(noise),
+        success=_turned(sample, fooled),
+        robust_accuracy=_left(sample, fooled, sample.chosen),
+        noise=_turned(sample, noise),
         quality=quality_of(piece, sample),
         noise_quality=quality_of(measured(sample.test.task, blind, sample.labels), sample),
-        linf=_median(turned.abs().amax((1, 2, 3))),
-        l2=_median(turned.flatten(1).norm(dim=1)),
-        l0=_median((turned != 0).any(1).sum((1, 2))),
-        ssim=_median(ssim(*pair)) if fooled.any() else None,
-        psnr=_median(psnr(*pair)) if fooled.any() else None,
+        linf=median(turned.abs().amax((1, 2, 3))),
+        l2=median(turned.flatten(1).norm(dim=1)),
+        l0=median((turned != 0).any(1).sum((1, 2))),
+        ssim=median(ssim(*pair)) if fooled.any() else None,
+        psnr=median(psnr(*pair)) if fooled.any() else None,
         forwards=forwards,
         backwards=backwards,
         seconds=seconds,
     )
-
-
-def _strengths(campaign: Campaign, outcomes: Outcomes, more: Outcomes) -> list[Strength]:
-    """Of the attacks on the classifier itself; what was made on surrogates counts among the best."""
-    sample = campaign.sample
-    further = [*transferred_ones(outcomes), *more]
-    return strengths(own_ones(outcomes), further, sample.pixels, int(sample.right.sum()))
-
-
-def _median(values: Tensor) -> float | None:
-    """None of none, and where there is no number."""
-    middle = values.double().quantile(0.5) if len(values) else torch.tensor(torch.nan)
-    return float(middle) if middle.isfinite() else None
 
 
 def shuffled(sample: Sample, change: Tensor) -> Tensor:

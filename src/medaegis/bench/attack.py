@@ -109,7 +109,8 @@ def attack_guard(
 def _write(out_dir: Path, guard: Guard, sample: Sample, piece: Piece, told: dict[str, Any]) -> None:
     """The images as PNG, attack.csv with a line each, attack.json last."""
     eps = str(told["eps"]).replace("/", "of")
-    draws = judging_draws(guard, sample.ids, seed=sample.seed)
+    cushion = guard.victim().drawn(sample.ids, seed=sample.seed).cushion
+    draws = cushion.specs if isinstance(cushion, DrawnCushion) else []  # those that judge
     table, broken = [], broken_by(piece)
     for i, (row, image) in enumerate(zip(sample.rows.tolist(), pixels_of(piece), strict=True)):
         name = f"{told['attack']}-{eps}-{int(sample.ids[i]):06d}.png"
@@ -133,12 +134,6 @@ def _write(out_dir: Path, guard: Guard, sample: Sample, piece: Piece, told: dict
     writer.writerows(table)
     replace_file(out_dir / "attack.csv", text.getvalue().encode("utf-8", "backslashreplace"))
     replace_file(out_dir / RECORD, json.dumps(told, indent=2).encode())
-
-
-def judging_draws(guard: Guard, ids: Tensor, *, seed: int) -> list[str]:
-    """What a random Cushion draws to judge these images; nothing where it is not random."""
-    cushion = guard.victim().drawn(ids, seed=seed).cushion
-    return cushion.specs if isinstance(cushion, DrawnCushion) else []
 
 
 def png(image: Tensor) -> bytes:

@@ -18,13 +18,11 @@ from medaegis.attacks.learned import Learner, wanted
 from medaegis.attacks.objective import Goal
 from medaegis.attacks.transfer import transfer
 from medaegis.attacks.victim import Victim
-from medaegis.bench.checks.effort import ON_GUARD, Effort
-from medaegis.bench.code import code_fingerprint
 from medaegis.bench.outcome import as_scores
 from medaegis.bench.plan import Planned
 from medaegis.bench.quality import measured
 from medaegis.bench.sample import Sample
-from medaegis.bench.store import BATCH, Piece, Store, flops, images_per_piece
+from medaegis.bench.store import BATCH, Piece, Store, code_fingerprint, flops, images_per_piece
 from medaegis.bench.surrogates import Surrogate
 from medaegis.cushions import Cushion
 from medaegis.errors import ConfigError
@@ -36,6 +34,35 @@ from medaegis.progress import Meter, Progress
 from medaegis.task import FREE
 
 Aim = Literal["any wrong class", "drawn class", "towards the drawn class"]
+
+
+@dataclass(frozen=True)
+class Effort:
+    """Images, eps and steps of what controls and alarms run themselves, beside the plan.
+
+    Attributes:
+        harmless: images that harmless changes are tried on at least, where there are so many: of ten one alone would
+            decide.
+        far, far_eps: images that are attacked at this eps, a quarter of the range, where nothing can stand; on as many
+            images longer attacks and the planted weakness are tried.
+        probed: images whose gradients are looked at.
+        guessed, queries: images that Square is asked about, and how often each.
+        stamina: images that are attacked with far more steps and restarts.
+        planted: updates of the Shields that are weak by construction.
+    """
+
+    harmless: int = 200
+    far: int = 64
+    far_eps: float = 64 / 256
+    probed: int = 64
+    guessed: int = 16
+    queries: int = 500
+    stamina: int = 16
+    planted: int = 150
+
+
+ON_GUARD = Effort()
+ON_CLASSIFIER = Effort(guessed=32, queries=1000)  # alone it answers sooner
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from medaegis.attacks.catalogue import find_attack
 from medaegis.bench.campaign import Campaign
 from medaegis.bench.metrics import share_interval
 from medaegis.bench.outcome import Outcomes, broken_by, elsewhere_nothing, within
-from medaegis.bench.plan import Planned
+from medaegis.bench.plan import Planned, norm_name
 from medaegis.bench.records.evaluation import Cascaded
 from medaegis.bench.sample import Sample
 from medaegis.bench.store import Piece
@@ -56,16 +56,8 @@ def run_cascade(
     told = []
     for text, eps, ball in places:
         broken = share_interval(Reached.of(found, sample.pixels, ball, eps).broken.any(0), sample.patients)
-        told.append(
-            Cascaded(
-                eps=eps,
-                eps_text=text,
-                norm="L2" if ball.name == "l2" else "Linf",
-                n=len(sample),
-                share=broken.value,
-                interval=(broken.low, broken.high),
-            )
-        )
+        norm, n = norm_name(ball), len(sample)
+        told.append(Cascaded(eps=eps, eps_text=text, norm=norm, n=n, share=broken.value, interval=broken.bounds))
     return told
 
 

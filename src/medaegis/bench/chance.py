@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medaegis.bench.metrics import auroc, bootstrap_interval, design_effect
+from medaegis.bench.metrics import aurocs, bootstrap_interval, design_effect
 from medaegis.bench.report.words import decimal, decimal_range, percent
 from medaegis.images.datasets import Dataset
 from medaegis.models.classifier import Classifier
@@ -50,25 +50,18 @@ def chance_level(logits: Tensor, labels: Tensor, patients: Sequence[str], classe
     own = torch.eye(len(classes), dtype=torch.bool)
     odds = np.stack([(scores[:, k] - scores[:, ~own[k]].logsumexp(1)).numpy() for k in range(len(classes))], 1)
     area = bootstrap_interval(
-        lambda rows: _area(odds[rows.astype(int)], truth[rows.astype(int)]),
-        [np.arange(n)],
-        n=DRAWS,
-        groups=[patients],
+        lambda rows: _area(odds[rows.astype(int)], truth[rows.astype(int)]), [np.arange(n)], n=DRAWS, groups=[patients]
     )
     if area.low > 0.5:
         return None
     return (
         f"on {n} test images it is right on {percent(float(hits.mean()))}, where always {name!r} would be on "
         f"{percent(most)} (p = {p:.2g}), and its AUROC is {decimal(area.value)} (95 %: "
-        f"{decimal_range((area.low, area.high))}), where guessing has 0.5"
+        f"{decimal_range(area.bounds)}), where guessing has 0.5"
     )
 
 
 def _area(odds: np.ndarray, truth: np.ndarray) -> float:
     """Mean AUROC of each class against the rest, over the classes that have images on both sides; 0.5 if none has."""
-    areas = [
-        auroc(odds[truth != k, k], odds[truth == k, k])
-        for k in range(odds.shape[1])
-        if 0 < (truth == k).sum() < len(truth)
-    ]
+    areas = [area for area in aurocs(odds, truth[:, None] == np.arange(odds.shape[1])) if area is not None]
     return float(np.mean(areas)) if areas else 0.5

@@ -96,7 +96,7 @@ def compare_detectors(
         return Planned(name, eps, eps_text, steps=steps if find_attack(name).attack.steps > 1 else None)
 
     for spec in cushions:
-        scene = _Comparing(classifier, any_cushion(spec), dataset, split, taps, limit, seed, store)
+        scene = Scene(classifier, any_cushion(spec), dataset, split, taps, limit, seed, store)
         scene.check_enough(detectors)
         made = {}
         for name in attacks:
@@ -105,9 +105,9 @@ def compare_detectors(
         taught = scene.learn.attack(planned(learn_from), under(f"{learn_from} to learn from, behind {spec}"))
         part += 1
         bank = None if guard is None else guard.bank
-        rows += scene.judge(detectors, bank, pixels_of(taught), made, under(f"detectors behind {spec}"))
+        rows += _judge(scene, detectors, bank, pixels_of(taught), made, under(f"detectors behind {spec}"))
         part += 1
-        told += [scene.tell(name, piece) for name, piece in made.items()]
+        told += [_told(scene.cushion.spec, name, piece) for name, piece in made.items()]
     found = Comparison(
         **about,
         data=dataset.spec.split(":")[0],
@@ -127,75 +127,70 @@ def compare_detectors(
     return found
 
 
-class _Comparing(Scene):
-    """A scene in which detectors are judged."""
+def _judge(
+    scene: Scene,
+    detectors: Sequence[str],
+    bank: ShieldBank | None,
+    taught: Tensor,
+    made: Mapping[str, Piece],
+    progress: Progress,
+) -> list[DetectorResult]:
+    """Every detector, fitted once, against every attack; scores are stored detector by detector."""
+    learn = scene.learn.sample
+    images = [learn.pixels, taught, scene.test.sample.pixels, *map(pixels_of, made.values())]
+    clean, attacked, test, *hostile = map(scene.reader.read, images)
+    key = {
+        **scene.key,
+        "taps": scene.reader.taps,
+        "images": [hashlib.sha256(pixels.numpy().tobytes()).hexdigest() for pixels in images],
+        "attacks": list(made),
+    }
+    rows, meter = [], Meter(progress, 1000 * len(detectors))
+    for name in detectors:
+        entry = find_detector(name)
+        detector = entry.make(bank=bank) if name == SHIELD else entry.make()
+        told = meter.part(1000, name)
 
-    def judge(
-        self,
-        detectors: Sequence[str],
-        bank: ShieldBank | None,
-        taught: Tensor,
-        made: Mapping[str, Piece],
-        progress: Progress,
-    ) -> list[DetectorResult]:
-        """Every detector, fitted once, against every attack; scores are stored detector by detector."""
-        clean = self.reader.read(self.learn.sample.pixels)
-        attacked = self.reader.read(taught)
-        test = self.reader.read(self.test.sample.pixels)
-        hostile = {name: pixels_of(piece) for name, piece in made.items()}
-        seen = {name: self.reader.read(pixels) for name, pixels in hostile.items()}
-        images = [self.learn.sample.pixels, taught, self.test.sample.pixels, *hostile.values()]
-        key = {
-            **self.key,
-            "taps": self.reader.taps,
-            "images": [hashlib.sha256(pixels.numpy().tobytes()).hexdigest() for pixels in images],
-            "attacks": list(made),
-        }
-        rows, meter = [], Meter(progress, 1000 * len(detectors))
-        for name in detectors:
-            entry = find_detector(name)
-            detector = entry.make(bank=bank) if name == SHIELD else entry.make()
-            told = meter.part(1000, name)
+        def compute(detector: Detector = detector, told: Progress = told) -> Piece:
+            began = time.perf_counter()
+            detector.fit(clean, learn.labels, attacked=attacked, seed=scene.seed, progress=told)
+            fitted = time.perf_counter()
+            scores = {f"of {attack}": detector.score(seen).cpu() for attack, seen in zip(made, hostile, strict=True)}
+            scores["clean"] = detector.score(test).cpu()
+            seconds = torch.tensor([[fitted - began, time.perf_counter() - fitted]], dtype=torch.float64)
+            return {**scores, "cost": seconds}
 
-            def compute(detector: Detector = detector, told: Progress = told) -> Piece:
-                began = time.perf_counter()
-                detector.fit(clean, self.learn.sample.labels, attacked=attacked, seed=self.seed, progress=told)
-                fitted = time.perf_counter()
-                scores = {f"of {attack}": detector.score(reading).cpu() for attack, reading in seen.items()}
-                scores["clean"] = detector.score(test).cpu()
-                seconds = torch.tensor([[fitted - began, time.perf_counter() - fitted]], dtype=torch.float64)
-                return {**scores, "cost": seconds}
-
-            shields = weights_fingerprint(bank) if bank is not None and name == SHIELD else None
-            about = {"detector": name, "options": detector.options(), "shields": shields}
-            piece = self.store.get({**key, **about}, compute)
-            fitted, scored = piece["cost"][0].tolist()
-            for attack in made:
-                scores, fooled = piece[f"of {attack}"], made[attack]["fooled"].bool()
-                rows.append(
-                    DetectorResult(
-                        **dict(self.separation(piece["clean"], scores, torch.ones_like(fooled))),
-                        cushion=self.cushion.spec,
-                        detector=name,
-                        title=entry.title,
-                        attack=attack,
-                        fooling=self.separation(piece["clean"], scores, fooled) if fooled.any() else None,
-                        fit_seconds=fitted,
-                        score_seconds=scored,
-                    )
+        shields = weights_fingerprint(bank) if bank is not None and name == SHIELD else None
+        about = {"detector": name, "options": detector.options(), "shields": shields}
+        piece = scene.store.get({**key, **about}, compute)
+        fitted, scored = piece["cost"][0].tolist()
+        for attack in made:
+            scores, fooled = piece[f"of {attack}"], made[attack]["fooled"].bool()
+            rows.append(
+                DetectorResult(
+                    **dict(scene.separation(piece["clean"], scores, torch.ones_like(fooled))),
+                    cushion=scene.cushion.spec,
+                    detector=name,
+                    title=entry.title,
+                    attack=attack,
+                    fooling=scene.separation(piece["clean"], scores, fooled) if fooled.any() else None,
+                    fit_seconds=fitted,
+                    score_seconds=scored,
                 )
-            told(1, 1, name)
-        return rows
+            )
+        told(1, 1, name)
+    return rows
 
-    def tell(self, name: str, piece: Piece) -> Attacked:
-        return Attacked(
-            cushion=self.cushion.spec,
-            attack=name,
-            title=find_attack(name).title,
-            n=len(piece["fooled"]),
-            success=float(piece["fooled"].float().mean()),
-            seconds=float(piece["cost"][:, 0].sum()),
-        )
+
+def _told(cushion: str, name: str, piece: Piece) -> Attacked:
+    return Attacked(
+        cushion=cushion,
+        attack=name,
+        title=find_attack(name).title,
+        n=len(piece["fooled"]),
+        success=float(piece["fooled"].float().mean()),
+        seconds=float(piece["cost"][:, 0].sum()),
+    )
 
 
 def check_comparison(
@@ -222,6 +217,5 @@ def check_comparison(
     for name in detectors:
         find_detector(name)
         if name == SHIELD and guard is None:
-            raise ConfigError(
-                "detector 'shield'", "its Shields are trained by attacking them", "name a guard (--guard)"
-            )
+            problem = "its Shields are trained by attacking them"
+            raise ConfigError("detector 'shield'", problem, "name a guard (--guard)")

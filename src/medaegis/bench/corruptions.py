@@ -15,7 +15,7 @@ from torch import Tensor
 
 from medaegis.attacks.victim import Verdict
 from medaegis.bench.campaign import guard_key
-from medaegis.bench.metrics import FloatArray, Interval, auroc, auroc_interval, bootstrap_interval, share_interval
+from medaegis.bench.metrics import Interval, as_fields, auroc, auroc_interval, bootstrap_interval, share_interval
 from medaegis.bench.records.archive import Array
 from medaegis.bench.records.evaluation import Corrupted
 from medaegis.bench.sample import diagnosed_rightly, draw
@@ -86,8 +86,6 @@ def run_corruptions(
 
 
 def _row(change: Corruption | None, severity: int, verdict: Verdict, chosen: Dataset) -> Corrupted:
-    right = share_interval(diagnosed_rightly(verdict, chosen), chosen.patients)
-    accepted = share_interval(verdict.accepted, chosen.patients)
     passed = verdict.accepted.nonzero().flatten()
     area = diagnosis_area(verdict.logits[passed], chosen.labels[passed], [chosen.patients[i] for i in passed.tolist()])
     return Corrupted(
@@ -98,13 +96,10 @@ def _row(change: Corruption | None, severity: int, verdict: Verdict, chosen: Dat
         severity=severity,
         amount=None if change is None else change.amounts[severity - 1],
         n=len(chosen),
-        accuracy=right.value,
-        accuracy_interval=(right.low, right.high),
-        accepted=accepted.value,
-        accepted_interval=(accepted.low, accepted.high),
+        **as_fields("accuracy", share_interval(diagnosed_rightly(verdict, chosen), chosen.patients)),
+        **as_fields("accepted", share_interval(verdict.accepted, chosen.patients)),
         n_accepted=len(passed),
-        auroc=None if area is None else area.value,
-        auroc_interval=None if area is None else (area.low, area.high),
+        **as_fields("auroc", area),
     )
 
 
@@ -127,7 +122,7 @@ def diagnosis_area(logits: Tensor, labels: Tensor, patients: Sequence[str]) -> I
     if count == 2:
         return auroc_interval(odds[places[0], 1], odds[places[1], 1], groups)
 
-    def mean(*drawn: FloatArray) -> float:
+    def mean(*drawn: np.ndarray) -> float:
         rows = [part.astype(np.int64) for part in drawn]
         areas = [auroc(odds[np.concatenate([*rows[:k], *rows[k + 1 :]]), k], odds[rows[k], k]) for k in range(count)]
         return float(np.mean(areas))

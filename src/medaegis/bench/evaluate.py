@@ -17,18 +17,16 @@ from torch import Tensor
 
 from medaegis.attacks.known import Known
 from medaegis.attacks.victim import Verdict, Victim
-from medaegis.bench.campaign import Campaign, guard_key
+from medaegis.bench.campaign import ON_GUARD, Campaign, Effort, guard_key
 from medaegis.bench.cascade import check_cascade, run_cascade
-from medaegis.bench.checks.alarms import STAMINA, guessing_is_missing, run_alarms, run_guessing, run_stamina
+from medaegis.bench.checks.alarms import STAMINA, Attacking, guessing_is_missing, run_alarms, run_guessing, run_stamina
 from medaegis.bench.checks.controls import attacks_ahead, not_measured, run_controls
-from medaegis.bench.checks.effort import ON_GUARD, Effort
 from medaegis.bench.corruptions import run_corruptions
-from medaegis.bench.facts import clean_result, guard_facts
-from medaegis.bench.figures import Figures
+from medaegis.bench.figures import Figures, clean_result, guard_facts
 from medaegis.bench.outcome import Outcomes, as_array
 from medaegis.bench.plan import Planned, attacker_of, check_attacks, check_surrogates, norm_of
 from medaegis.bench.records.archive import Array, EvaluationFolder, begin_evaluation, provenance, write_evaluation
-from medaegis.bench.records.evaluation import Attacker, Cascaded, Control, Corrupted, Evaluation
+from medaegis.bench.records.evaluation import Attacker, Cascaded, Control, Evaluation
 from medaegis.bench.sample import Sample, check_images, data_facts
 from medaegis.bench.store import Piece, Store
 from medaegis.bench.surrogates import surrogate_of
@@ -127,10 +125,7 @@ def evaluate_guard(
         wide = Sample.draw(test, judge, limit=cascade, seed=seed)
         places = {(norm_of(p), p.eps): (p.eps_text, p.eps, p.value.ball) for p in cells}
         cascaded = run_cascade(campaign, wide, cells, everything, [at for _, at in sorted(places.items())], progress)
-    harmless: list[Corrupted] = []
-    shown: dict[str, Array] = {}
-    if corruptions:
-        harmless, shown = run_corruptions(guard, test, store, seed=seed, progress=progress)
+    harmless, shown = run_corruptions(guard, test, store, seed=seed, progress=progress) if corruptions else ([], {})
     evaluation = Evaluation(
         **about,
         seconds=time.perf_counter() - started + store.spent_before,
@@ -173,7 +168,7 @@ def _checks(
     progress: Progress,
 ) -> tuple[list[Control], Outcomes]:
     """Controls and alarms, and what those that attack further made, for the worst case."""
-    further = [run_guessing] if guessing_is_missing(outcomes, adaptive=True) else []
+    further: list[Attacking] = [run_guessing] if guessing_is_missing(outcomes, adaptive=True) else []
     cells = [planned for planned, _ in outcomes]
     ahead = attacks_ahead(campaign, cells, planted=planted) + len(further) + (1 + len(STAMINA)) * stamina
     checking = Stages(progress, ahead)

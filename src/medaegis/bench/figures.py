@@ -1,4 +1,7 @@
-"""The figures of a guard under attack: shares and areas with their intervals, cell by cell, and the examples shown."""
+"""What records tell of a guard: what it is, what it does to clean images, and its figures under attack.
+
+These are shares and areas with their intervals, cell by cell, and the examples shown.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +11,88 @@ import torch
 from torch import Tensor
 
 from medaegis.attacks.catalogue import find_attack
+from medaegis.attacks.victim import Verdict
 from medaegis.bench.campaign import Campaign
-from medaegis.bench.metrics import Interval, auroc, auroc_interval, share_interval, tpr_at_tnr
+from medaegis.bench.metrics import Interval, as_fields, auroc, auroc_interval, share_interval, tpr_at_tnr
 from medaegis.bench.outcome import as_array, broken_by
 from medaegis.bench.plan import Planned, norm_of
 from medaegis.bench.records.archive import Array
-from medaegis.bench.records.evaluation import Cell, ClassResult, Confusion, Example, JudgedImage
+from medaegis.bench.records.evaluation import (
+    Cell,
+    ClassResult,
+    CleanResult,
+    Confusion,
+    Example,
+    GuardFacts,
+    JudgedImage,
+)
 from medaegis.bench.sample import Sample, diagnosed_rightly
 from medaegis.bench.store import Piece
+from medaegis.guard.guard import Guard
+from medaegis.guard.looks import unfinished
+from medaegis.images.datasets import Dataset
+from medaegis.models.metrics import classification_metrics
 
 EXAMPLES = 4
+
+
+def guard_facts(guard: Guard) -> GuardFacts:
+    """What a record tells of a guard."""
+    config = guard.training.get("config", {})
+    seconds = [facts.get("seconds", 0.0) for facts in guard.training.get("shields", {}).values()]
+    return GuardFacts(
+        digest=guard.digest,
+        classes=list(guard.classes),
+        backbone=guard.classifier.backbone,
+        size=guard.classifier.size,
+        channels=guard.classifier.channels,
+        cushion=guard.cushion.spec,
+        taps=list(guard.bank.taps),
+        tnr_target=guard.tnr,
+        thresholds=dict.fromkeys(guard.judged, 1.0),
+        pooled=[name for name, told in guard.calibration.get("thresholds", {}).items() if not told["own"]],
+        calibrated_from=guard.calibration.get("guard", ""),
+        recipe={name: value for name, value in config.items() if not isinstance(value, dict)},
+        training={"seconds": sum(seconds), "images": guard.training.get("data", {}).get("images")},
+        unfinished=unfinished(guard.training),
+    )
+
+
+def clean_result(guard: Guard, test: Dataset, clean: Verdict) -> CleanResult:
+    """Of a guard on clean test images, and of its classifier without the Cushion."""
+    bare = torch.cat([guard.classifier_logits(part) for part in test.pixels().split(64)])
+    told = classification_metrics(clean.logits, test.labels, test.classes)
+    wrong = clean.predicted != test.labels
+    accuracy, accepted = share_interval(~wrong, test.patients), share_interval(clean.accepted, test.patients)
+    by_class = {
+        name: share_interval(clean.accepted[rows], [test.patients[i] for i in rows.nonzero().squeeze(1).tolist()])
+        for name, rows in ((name, test.labels == k) for k, name in enumerate(test.classes))
+        if rows.any()
+    }
+    shown = clean.accepted.nonzero().flatten().tolist()
+    of_shown = share_interval(~wrong[shown], [test.patients[i] for i in shown]) if shown else None
+    intervals = {"accuracy": accuracy, "tnr_reached": accepted, "accuracy_accepted": of_shown}
+    return CleanResult(
+        n=len(test),
+        wrong=int(wrong.sum()),
+        wrong_rejected=_mean(~clean.accepted[wrong]),
+        accuracy=accuracy.value,
+        accuracy_accepted=None if of_shown is None else of_shown.value,
+        accuracy_without_cushion=_mean(bare.argmax(1) == test.labels),
+        auroc=told["auroc"],
+        sensitivity=told.get("sensitivity"),
+        specificity=told.get("specificity"),
+        ece=told["ece"],
+        tnr_reached=accepted.value,
+        tnr_by_class={name: by_class[name].value if name in by_class else None for name in test.classes},
+        tnr_by_class_intervals={name: found.bounds for name, found in by_class.items()},
+        intervals={name: found.bounds for name, found in intervals.items() if found is not None},
+    )
+
+
+def _mean(values: Tensor) -> float | None:
+    """Share of true ones; None of nothing."""
+    return float(values.float().mean()) if len(values) else None
 
 
 @dataclass(frozen=True)
@@ -53,7 +128,6 @@ class Figures:
         attack, entry = planned.value, find_attack(planned.attack)
         clean, attacked = self.clean_scores(), as_array(piece["score"])
         fooled = piece["fooled"].numpy()
-        interval = self.area(piece["score"])
         undetected, robust = self.shares(broken_by(piece))
         seconds, forwards, backwards = piece["cost"].sum(0).tolist()
         of_class = ((name, self.sample.labels == k) for k, name in enumerate(self.sample.test.classes))
@@ -73,17 +147,14 @@ class Figures:
             n=len(fooled),
             success=float(fooled.mean()),
             success_on_classifier=float(piece["fooled_bare"].float().mean()) if "fooled_bare" in piece else None,
-            auroc=interval.value,
-            auroc_interval=(interval.low, interval.high),
+            **as_fields("auroc", self.area(piece["score"])),
             auroc_fooling=auroc(clean, attacked[fooled]) if fooled.any() else None,
             auroc_wanted=auroc(clean, as_array(piece["wanted"])),
             tpr90=tpr_at_tnr(clean, attacked, 0.90),
             tpr95=tpr_at_tnr(clean, attacked, 0.95),
             tpr99=tpr_at_tnr(clean, attacked, 0.99),
-            undetected=undetected.value,
-            undetected_interval=(undetected.low, undetected.high),
-            robust_accuracy=robust.value,
-            robust_accuracy_interval=(robust.low, robust.high),
+            **as_fields("undetected", undetected),
+            **as_fields("robust_accuracy", robust),
             seconds=seconds,
             forwards=int(forwards),
             backwards=int(backwards),
@@ -95,15 +166,11 @@ class Figures:
     def _of_class(self, piece: Piece, rows: Tensor) -> ClassResult:
         """Of the attacked images where `rows` is true."""
         patients = self.sample.patients_of(self.sample.rows[rows])
-        area = self.area(piece["score"][rows], self.sample.rows[rows])
-        through = share_interval(broken_by(piece)[rows], patients)
         return ClassResult(
             n=len(patients),
             success=float(piece["fooled"][rows].float().mean()),
-            auroc=area.value,
-            auroc_interval=(area.low, area.high),
-            undetected=through.value,
-            undetected_interval=(through.low, through.high),
+            **as_fields("auroc", self.area(piece["score"][rows], self.sample.rows[rows])),
+            **as_fields("undetected", share_interval(broken_by(piece)[rows], patients)),
         )
 
     def title(self, planned: Planned) -> str:

@@ -16,13 +16,11 @@ from medaegis.ambient import own_modes
 from medaegis.attacks.balls import Linf, parse_eps
 from medaegis.attacks.catalogue import find_attack
 from medaegis.attacks.victim import Victim
-from medaegis.bench.campaign import Campaign, guard_key
+from medaegis.bench.campaign import Campaign, Effort, guard_key
 from medaegis.bench.checks.alarms import run_alarms
 from medaegis.bench.checks.controls import run_controls
-from medaegis.bench.checks.effort import Effort
-from medaegis.bench.facts import guard_facts
-from medaegis.bench.figures import Figures
-from medaegis.bench.metrics import share_interval
+from medaegis.bench.figures import Figures, guard_facts
+from medaegis.bench.metrics import as_fields, share_interval
 from medaegis.bench.outcome import Outcomes, broken_by
 from medaegis.bench.plan import Planned, plan
 from medaegis.bench.records.archive import provenance, write_record
@@ -68,14 +66,10 @@ def plan_masks(
         if not find_attack(name).serves("dense"):
             raise ConfigError(f"attack {name!r}", "is not for masks", f"take {', '.join(ATTACKS)}")
     radii = [(text, parse_eps(text)) for text in eps]
-    ways: list[Gradient] = ["skip"] if guard.cushion.spec != "none" and gradient != "skip" else []
     cells = plan(attacks, radii, steps=steps, gradient=gradient)
-    return cells + [
-        Planned(LEADING, value, text, steps=steps, gradient=way)
-        for way in ways
-        for text, value in radii
-        if LEADING in attacks
-    ]
+    if LEADING in attacks and guard.cushion.spec != "none" and gradient != "skip":
+        cells += [Planned(LEADING, value, text, steps=steps, gradient="skip") for text, value in radii]
+    return cells
 
 
 @own_modes()
@@ -86,7 +80,6 @@ def evaluate_masks(
     cells: Sequence[Planned],
     out_dir: Path,
     limit: int | None = None,
-    effort: Effort = EFFORT,
     seed: int = 0,
     command: str = "",
     progress: Progress = silent,
@@ -103,6 +96,8 @@ def evaluate_masks(
     """
     started = time.perf_counter()
     check_images(guard.classifier, site.dataset, site.split, limit, "guard", task="dense")
+    task = guard.classifier.task
+    assert isinstance(task, Dense), "as just checked"
     if not cells:
         raise ConfigError("evaluation", "no attack is planned", "name at least one")
     test = site.dataset.subset(site.split.adv_test)
@@ -116,7 +111,7 @@ def evaluate_masks(
         guard_key(guard, seed),
         "any wrong class",
         alone=Victim(guard.classifier),
-        effort=effort,
+        effort=EFFORT,
     )
     figures = Figures(campaign)
     outcomes = campaign.run(cells, progress)
@@ -128,7 +123,7 @@ def evaluate_masks(
         **about,
         seconds=time.perf_counter() - started + store.spent_before,
         threat_model=THREAT_MODEL,
-        least=_task(guard).least,
+        least=task.least,
         guard=guard_facts(guard),
         data=data_facts(test, site.split, site),
         clean=_clean(figures),
@@ -140,22 +135,14 @@ def evaluate_masks(
     return found
 
 
-def _task(guard: Guard) -> Dense:
-    task = guard.classifier.task
-    assert isinstance(task, Dense), "checked before any hour is spent"
-    return task
-
-
 def _clean(figures: Figures) -> CleanMasks:
     test, clean = figures.sample.test, figures.sample.clean
     right = test.task.is_right(clean.predicted, test.labels)
-    accepted = share_interval(clean.accepted, test.patients)
     return CleanMasks(
         n=len(test),
         dice=float(test.task.quality(clean.predicted, test.labels).mean()),
         right=float(right.float().mean()),
-        accepted=accepted.value,
-        accepted_interval=(accepted.low, accepted.high),
+        **as_fields("accepted", share_interval(clean.accepted, test.patients)),
         accepted_right=float(clean.accepted[right].float().mean()) if right.any() else None,
     )
 
@@ -176,8 +163,7 @@ def _cell(figures: Figures, planned: Planned, piece: Piece) -> MaskCell:
         n=len(sample),
         dice=float(sample.test.task.quality(piece["predicted"], sample.labels).mean()),
         wrong=float(wrong.float().mean()),
-        undetected=undetected.value,
-        undetected_interval=(undetected.low, undetected.high),
+        **as_fields("undetected", undetected),
         auroc=figures.area(piece["score"][wrong], sample.rows[wrong]).value if wrong.any() else None,
         seconds=seconds,
         forwards=int(forwards),
@@ -197,10 +183,7 @@ def _worst_case(figures: Figures, outcomes: Outcomes, eps: float, eps_text: str)
         eps_text=eps_text,
         n=len(sample),
         wrong=float(wrong.float().mean()),
-        undetected=undetected.value,
-        undetected_interval=(undetected.low, undetected.high),
-        auroc=None if area is None else area.value,
-        auroc_interval=None if area is None else (area.low, area.high),
-        robust=robust.value,
-        robust_interval=(robust.low, robust.high),
+        **as_fields("undetected", undetected),
+        **as_fields("auroc", area),
+        **as_fields("robust", robust),
     )

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -83,15 +84,26 @@ class Interval:
     low: float
     high: float
 
+    @property
+    def bounds(self) -> tuple[float, float]:
+        return self.low, self.high
 
-def share_interval(hits: npt.ArrayLike, groups: Sequence[str], *, confidence: float = 0.95) -> Interval:
+
+def as_fields(name: str, found: Interval | None) -> dict[str, Any]:
+    """A figure as records keep it: the value under its name, the bounds under `<name>_interval`; None where there is
+    none."""
+    value, bounds = (None, None) if found is None else (found.value, found.bounds)
+    return {name: value, f"{name}_interval": bounds}
+
+
+def share_interval(hits: npt.ArrayLike, groups: Sequence[str]) -> Interval:
     """Wilson interval of the share of hits `(n,)` (true or false), as of n / `design_effect` independent images.
 
     groups: the patient of each image, `(n,)`. Raises ConfigError as `wilson_interval`, and where the two do not fit.
     """
     told = np.asarray(hits, dtype=bool)
     effect = design_effect(told, groups) if len(told) else 1.0
-    return wilson_interval(int(told.sum()), len(told), design=effect, confidence=confidence)
+    return wilson_interval(int(told.sum()), len(told), design=effect)
 
 
 def design_effect(hits: npt.ArrayLike, groups: Sequence[str]) -> float:
@@ -192,7 +204,7 @@ def _widened(found: Interval, patients: int) -> Interval:
     return Interval(0.0, 0.0, far) if found.value == 0.0 else found
 
 
-def mean_interval(values: npt.ArrayLike, groups: Sequence[str], *, n: int = 1000, seed: int = 0) -> Interval:
+def mean_interval(values: npt.ArrayLike, groups: Sequence[str], *, seed: int = 0) -> Interval:
     """The mean of shares `(N,)` with its interval of 95 %, by patient: bootstrap, or where all are 0, or all 1, the
     rule of three: were a share p of the patients otherwise, k would all be so with a chance of (1 - p)^k.
 
@@ -202,7 +214,7 @@ def mean_interval(values: npt.ArrayLike, groups: Sequence[str], *, n: int = 1000
     Interval(value=1.0, low=0.36840314986403866, high=1.0)
     """
     told = _scores("values", values)
-    times = _times_drawn(groups, len(told), n, seed)
+    times = _times_drawn(groups, len(told), 1000, seed)
     return _widened(_percentiles(float(told.mean()), times @ told / times.sum(1)), len(set(groups)))
 
 

@@ -47,11 +47,6 @@ def broken_by(piece: Piece) -> Tensor:
     return piece["fooled"] & piece["accepted"]
 
 
-def undetected(piece: Piece) -> float:
-    """Share of the attacked images that do."""
-    return float(broken_by(piece).float().mean())
-
-
 def harm_of(piece: Piece, hits: Tensor) -> Tensor:
     """How far each image is harmed, float `(N,)`: as far as that is measured (`quality.measured`), else whether it is
     among these hits.

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import get_args
 
-from medaegis.attacks.balls import check_eps
+from medaegis.attacks.balls import Ball, check_eps
 from medaegis.attacks.base import AnyAttack, Until
 from medaegis.attacks.catalogue import CATALOGUE, DENSE, find_attack
 from medaegis.attacks.engine import Attack
@@ -107,33 +107,25 @@ def plan(
     def sizes(name: str) -> Sequence[tuple[str, float]]:
         return l2_eps if l2_eps and find_attack(name).attack.ball.name == "l2" else eps
 
-    blind = {name for name in attacks if find_attack(name).access == "black-box"}
     asking = {name: queries for name in attacks if _counts_queries(name)}
     adaptive = {name: asking.get(name, steps) for name in attacks if find_attack(name).adaptive}
-    cells = [
-        Planned(
-            name,
-            value,
-            text,
-            steps=asking.get(name, adaptive.get(name)),
-            gradient=gradient,
-            samples=1 if name in blind else samples,
-        )
-        for name in attacks
-        for text, value in sizes(name)
-    ]
-    text, value = max(eps, key=lambda pair: pair[1])
-    for name in adaptive:
-        fewer = max(1, (adaptive[name] or find_attack(name).attack.steps) // 5)
-        draws = 1 if name in blind else samples
-        short = Planned(name, value, text, steps=fewer, gradient=gradient, samples=draws)
+    lengths = {**adaptive, **asking}
+    cells = [_cell(name, size, lengths.get(name), gradient, samples) for name in attacks for size in sizes(name)]
+    largest = max(eps, key=lambda pair: pair[1])
+    for name, length in adaptive.items():
+        fewer = max(1, (length or find_attack(name).attack.steps) // 5)
+        short = _cell(name, largest, fewer, gradient, samples)
         if all(short.id != cell.id for cell in cells):  # a fifth may still be all that an attack ever takes
             cells.append(short)
     ways = other_ways if "wb" in attacks else ()
-    cells += [
-        Planned("wb", value, text, steps=steps, gradient=way, samples=samples) for way in ways for text, value in eps
-    ]
+    cells += [_cell("wb", size, steps, way, samples) for way in ways for size in eps]
     return cells + [Planned(name, value, text, transferred=True) for name in transferred for text, value in sizes(name)]
+
+
+def _cell(name: str, size: tuple[str, float], steps: int | None, gradient: Gradient, samples: int) -> Planned:
+    """An attack on the victim itself; one that sees answers alone gets one draw a query."""
+    draws = 1 if find_attack(name).access == "black-box" else samples
+    return Planned(name, size[1], size[0], steps=steps, gradient=gradient, samples=draws)
 
 
 def _counts_queries(name: str) -> bool:
@@ -150,8 +142,12 @@ def attacker_of(planned: Planned) -> Attacker:
 
 
 def norm_of(planned: Planned) -> Norm:
+    return norm_name(planned.value.ball)
+
+
+def norm_name(ball: Ball) -> Norm:
     """As the evaluation format writes it."""
-    return "L2" if planned.value.ball.name == "l2" else "Linf"
+    return "L2" if ball.name == "l2" else "Linf"
 
 
 def plan_assessment(
@@ -185,14 +181,10 @@ def plan_assessment(
         check_eps(text, value)
     cells = []
     for name in attacks:
-        entry = find_attack(name)
-        blind, length = entry.access == "black-box", _length(name, steps, queries)
+        entry, length = find_attack(name), _length(name, steps, queries)
+        ways = gradients[:1] if entry.access == "black-box" else gradients
         sizes_of = [(SMALLEST, EVERYTHING)] if entry.minimal else eps
-        cells += [
-            Planned(name, value, text, steps=length, gradient=way, samples=1 if blind else samples)
-            for way in (gradients[:1] if blind else gradients)
-            for text, value in sizes_of
-        ]
+        cells += [_cell(name, size, length, way, samples) for way in ways for size in sizes_of]
     for name in transferred:
         length = _length(name, steps, queries)
         cells += [Planned(name, value, text, steps=length, transferred=True) for text, value in eps]

@@ -80,4 +80,4 @@ def quality_of(piece: Piece, sample: Sample) -> Quality | None:
 
 
 def _told(found: Interval, n: int) -> Mean:
-    return Mean(n=n, value=found.value, interval=(found.low, found.high))
+    return Mean(n=n, value=found.value, interval=found.bounds)

@@ -14,7 +14,7 @@ from torch import Tensor
 from medaegis.attacks.known import Known
 from medaegis.attacks.victim import Victim
 from medaegis.bench.campaign import Aim, Campaign, classifier_key
-from medaegis.bench.metrics import auroc_interval, tpr_at_tnr
+from medaegis.bench.metrics import as_fields, auroc_interval, tpr_at_tnr
 from medaegis.bench.records.comparison import Separation
 from medaegis.bench.sample import Sample
 from medaegis.bench.store import Store
@@ -109,11 +109,9 @@ class Scene:
         """All clean test images beside the attacked ones of these rows, bool `(N,)`; scores `(N,)` of both."""
         patients = self.test.sample.patients
         groups = [patients, [patient for patient, counts in zip(patients, rows.tolist(), strict=True) if counts]]
-        pair = [genuine.numpy(), attacked[rows].numpy()]
-        area = auroc_interval(pair[0], pair[1], groups, seed=self.seed)
+        pair = genuine.numpy(), attacked[rows].numpy()
         return Separation(
             n=int(rows.sum()),
-            auroc=area.value,
-            auroc_interval=(area.low, area.high),
-            tpr90=tpr_at_tnr(pair[0], pair[1], 0.90),
+            **as_fields("auroc", auroc_interval(*pair, groups, seed=self.seed)),
+            tpr90=tpr_at_tnr(*pair, 0.90),
         )

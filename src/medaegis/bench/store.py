@@ -1,6 +1,7 @@
 """What an evaluation has already measured: one small file per piece of work, so a killed run goes on where it was.
 
-A piece is keyed by the hash of everything that its result depends on.
+A piece is keyed by the hash of everything that its result depends on, the code included, so that what other code
+measured is never taken for its own.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,24 @@ Piece = dict[str, Tensor]
 BATCH = 32  # images attacked together, and at most so many between two savings
 # Floating-point operations between two savings: under a minute on two slow cores; a GPU does a hundred times as many.
 PIECE_FLOPS = {"cpu": 1e13, "cuda": 1e15}
+# Whose sources decide what is stored, with FILES.
+ROOMS = ("attacks", "corruptions", "cushions", "detectors", "guard", "models", "robust")
+FILES = ("draws.py", "task.py", "bench/quality.py")
+
+
+@cache
+def code_fingerprint(root: Path = Path(__file__).parents[1], more: tuple[str, ...] = ()) -> str:
+    """SHA-256 (hex) over these sources, names and bytes: the same on every machine that has this code.
+
+    Args:
+        more: further files, by their paths from the root.
+    """
+    told = hashlib.sha256()
+    files = [root / name for name in (*FILES, *more)] + [file for room in ROOMS for file in (root / room).rglob("*.py")]
+    sources = {file.relative_to(root).as_posix(): file for file in files}
+    for name in sorted(sources):
+        told.update(f"{name} {hashlib.sha256(sources[name].read_bytes()).hexdigest()}\n".encode())
+    return told.hexdigest()
 
 
 class Store:

@@ -81,8 +81,8 @@ def strengths(outcomes: Outcomes, further: Outcomes, clean: Tensor, right: int |
                 norm=measure,
                 n=len(clean) if right is None else right,
                 turned=int(turned.sum()),
-                smallest=_median(found[turned]),
-                best=_median(best[measure][turned]),
+                smallest=median(found[turned]),
+                best=median(best[measure][turned]),
                 optimality=optimality(found, best[measure]),
                 passes=cost / len(clean),
             )
@@ -113,5 +113,7 @@ def _least(sizes: Sequence[Tensor]) -> Tensor:
     return torch.stack(list(sizes)).amin(0)
 
 
-def _median(values: Tensor) -> float | None:
-    return float(values.double().quantile(0.5)) if len(values) else None
+def median(values: Tensor) -> float | None:
+    """None of none, and where there is no number."""
+    middle = values.double().quantile(0.5) if len(values) else torch.tensor(torch.nan)
+    return float(middle) if middle.isfinite() else None

@@ -40,23 +40,17 @@ def surrogate_of(classifiers: Sequence[Classifier], protected: Classifier) -> Su
     """
     if not classifiers:
         return None
-    prints = [weights_fingerprint(classifier.network) for classifier in classifiers]
-    for classifier, weights in zip(classifiers, prints, strict=True):
+    told = [(classifier, weights_fingerprint(classifier.network)) for classifier in classifiers]
+    for classifier, weights in told:
         check_alike(protected, classifier)
         if weights == weights_fingerprint(protected.network):
-            raise ConfigError(
-                "surrogate", "it is the protected classifier itself", "train another one, as with another --backbone"
-            )
-    together = committee([classifier.to(protected.device) for classifier in classifiers])
-    told = zip(classifiers, prints, strict=True)
+            remedy = "train another one, as with another --backbone"
+            raise ConfigError("surrogate", "it is the protected classifier itself", remedy)
     return Surrogate(
-        victim=Victim(together),
+        victim=Victim(committee([classifier.to(protected.device) for classifier in classifiers])),
         name=" and ".join(classifier.backbone for classifier in classifiers),
         key=[{**describe_classifier(classifier), "weights": weights} for classifier, weights in told],
-        facts=[
-            SurrogateFacts(backbone=classifier.backbone, weights=weights)
-            for classifier, weights in zip(classifiers, prints, strict=True)
-        ],
+        facts=[SurrogateFacts(backbone=classifier.backbone, weights=weights) for classifier, weights in told],
     )
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from medaegis.attacks.balls import Ball, Linf
 from medaegis.bench.figures import Figures
-from medaegis.bench.metrics import auroc, share_interval
+from medaegis.bench.metrics import as_fields, auroc, share_interval
 from medaegis.bench.outcome import Outcomes, as_array, broken_by, within
 from medaegis.bench.plan import Planned, attacker_of, norm_of
 from medaegis.bench.records.archive import Array
@@ -103,22 +103,17 @@ def _worst_case(
     alone = [piece["fooled_bare"] for p, piece in outcomes if "fooled_bare" in piece and _lies_within(p, place)]
     unguarded = share_interval(torch.stack(alone).any(0), sample.patients) if alone else None
     wanted = torch.stack([piece["wanted"] for _, piece in outcomes]).where(reached.inside, torch.inf).amin(0)
-    area = figures.area(_weakest_score(reached, place))
     undetected, robust = figures.shares(broken)
     given, as_healthy = _given_out(figures, reached)
     return WorstCase(
         **about,
-        unguarded=None if unguarded is None else unguarded.value,
-        unguarded_interval=None if unguarded is None else (unguarded.low, unguarded.high),
+        **as_fields("unguarded", unguarded),
         missed=_missed(figures, as_healthy),
         confusion=figures.confusion(given),
-        auroc=area.value,
-        auroc_interval=(area.low, area.high),
+        **as_fields("auroc", figures.area(_weakest_score(reached, place))),
         auroc_wanted=auroc(figures.clean_scores(), as_array(wanted)),
-        undetected=undetected.value,
-        undetected_interval=(undetected.low, undetected.high),
-        robust_accuracy=robust.value,
-        robust_accuracy_interval=(robust.low, robust.high),
+        **as_fields("undetected", undetected),
+        **as_fields("robust_accuracy", robust),
     )
 
 
@@ -162,7 +157,7 @@ def _missed(figures: Figures, as_healthy: Tensor) -> Missed | None:
     if not diseased.any():
         return None
     found = share_interval(as_healthy[diseased], sample.patients_of(sample.rows[diseased]))
-    return Missed(n=int(diseased.sum()), share=found.value, interval=(found.low, found.high))
+    return Missed(n=int(diseased.sum()), share=found.value, interval=found.bounds)
 
 
 def got_through(figures: Figures, outcomes: Outcomes) -> tuple[list[Through], dict[str, Array]]:

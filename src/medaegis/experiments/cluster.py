@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from medaegis.artefact_files import MANIFEST
-from medaegis.bench.code import code_fingerprint
+from medaegis.bench.store import code_fingerprint
 from medaegis.errors import ArtefactError, ConfigError
 from medaegis.experiments.schedule import RETRIES, Report, do, packed, scheduled, sources_of, unpacked
 from medaegis.experiments.store import Pieces

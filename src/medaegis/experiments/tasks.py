@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
-from medaegis.bench.code import code_fingerprint
+from medaegis.bench.store import code_fingerprint
 from medaegis.images.datasets import Dataset
 from medaegis.images.splits import Split
 

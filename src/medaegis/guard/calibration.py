@@ -10,7 +10,6 @@ from torch import Tensor
 from medaegis.ambient import own_modes
 from medaegis.attacks.victim import Victim
 from medaegis.cushions import Cushion
-from medaegis.detectors.thresholds import Threshold
 from medaegis.guard.guard import Guard
 from medaegis.images.datasets import Dataset
 from medaegis.images.splits import Split
@@ -55,23 +54,13 @@ def set_guard_thresholds(guard: Guard, dataset: Dataset, indices: tuple[int, ...
     of one lot; draws are a function of the image's number alone.
     """
     logits, classes = clean_logits(guard.victim(dtype=torch.float32), dataset, indices)
-    found = guard.bank.calibrate(logits, classes, guard.tnr, draws=draws_of(guard))
-    return described(found, guard.judged)
+    found = guard.bank.calibrate(logits, classes, guard.tnr, draws=_draws_of(guard.cushion))
+    return {name: {"images": one.images, "own": one.own} for name, one in zip(guard.judged, found, strict=True)}
 
 
-def draws_of(guard: Guard) -> int:
-    """Rows that `clean_logits` gives for each image."""
-    return DRAWS if _by_chance(guard.cushion) else 1
-
-
-def _by_chance(cushion: Cushion) -> bool:
-    """Whether one draw stands for an image, as a lot does; a vote stands for itself."""
-    return cushion.random and cushion.votes == 1
-
-
-def described(found: tuple[Threshold, ...], classes: tuple[str, ...]) -> dict[str, dict[str, Any]]:
-    """What thresholds rest on, by class, for a manifest."""
-    return {name: {"images": one.images, "own": one.own} for name, one in zip(classes, found, strict=True)}
+def _draws_of(cushion: Cushion) -> int:
+    """Rows that `clean_logits` gives for each image: several where one draw stands for it; a vote stands for itself."""
+    return DRAWS if cushion.random and cushion.votes == 1 else 1
 
 
 @own_modes()
@@ -85,7 +74,7 @@ def clean_logits(victim: Victim, dataset: Dataset, indices: tuple[int, ...]) -> 
     logits, classes = [], []
     for rows in torch.tensor(indices).split(64):
         pixels = dataset.pixels(rows, device=victim.device)
-        for turn in range(DRAWS if _by_chance(victim.cushion) else 1):
+        for turn in range(_draws_of(victim.cushion)):
             drawn = victim.drawn(dataset.ids[rows], seed=0, stream=f"calibration/{turn}")
             if victim.votes > 1:
                 shares, middle = drawn.vote(pixels)

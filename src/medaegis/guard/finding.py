@@ -91,20 +91,15 @@ def findings_of(verdict: Verdict, classes: Sequence[str], task: PredictionTask) 
         # What is rejected is never shown as what is allowed.
         above = f"suspicion {max(scores[i], 1.01):.2f}, 1.00 allowed"
         detail = "within the range of clean images" if accepted[i] else above
-        if not masks:
-            shares = dict(zip(classes, probabilities[i], strict=True))
-            findings.append(Finding(accepted[i], reason, detail, classes[int(predicted)], shares, scores[i]))
-            continue
-        finding = Finding(accepted[i], reason, detail, None, {}, scores[i])
-        if accepted[i]:
-            finding = replace(finding, mask=predicted.clone(), areas=_areas(predicted, classes))
+        label = None if masks else classes[int(predicted)]
+        shares = {} if masks else dict(zip(classes, probabilities[i], strict=True))
+        finding = Finding(accepted[i], reason, detail, label, shares, scores[i])
+        if masks and accepted[i]:
+            counts = predicted.flatten().bincount(minlength=len(classes)).tolist()
+            areas = {name: count / predicted.numel() for name, count in zip(classes, counts, strict=True)}
+            finding = replace(finding, mask=predicted.clone(), areas=areas)
         findings.append(finding)
     return findings
-
-
-def _areas(mask: Tensor, classes: Sequence[str]) -> dict[str, float]:
-    counts = mask.flatten().bincount(minlength=len(classes)).tolist()
-    return {name: count / mask.numel() for name, count in zip(classes, counts, strict=True)}
 
 
 def failed(error: Exception) -> Finding:

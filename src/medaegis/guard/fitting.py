@@ -30,7 +30,7 @@ from medaegis.draws import Draws
 from medaegis.errors import ConfigError, DataError
 from medaegis.guard.calibration import calibrate
 from medaegis.guard.guard import KIND, Guard
-from medaegis.guard.looks import BETWEEN_LOOKS, LOOKS, WATCHED_EPS, WATCHED_TNR, soundness
+from medaegis.guard.looks import BETWEEN_LOOKS, LOOKS, WATCHED_EPS, WATCHED_TNR, area, soundness
 from medaegis.guard.mask_training import MaskTraining, mask_robustness
 from medaegis.guard.purpose import PURPOSE, Purpose, purpose_of
 from medaegis.guard.seen import Seen
@@ -121,31 +121,23 @@ def fit_guard(
     Raises:
         DataError: the data or the split do not fit the classifier.
         ConfigError: `out_dir` was begun, or holds a guard made, with other settings; or an unusable key.
-        ArtefactError: the guard could not be written there; asked before any work.
+        ArtefactError: the guard could not be written there, or the one there is damaged; asked before any work.
     """
     check_target(out_dir, kind=KIND, signing_key=signing_key)
     check_before_fitting(classifier, dataset, split)
     learn = dataset.subset([*split.train, *split.adv_train])
     watch = dataset.subset(split.val)
     work = out_dir.with_name(f"{out_dir.name}.fitting")
-    earlier = _guard_there(out_dir, classifier)
-    names = classifier.task.shields(classifier.classes)
+    earlier = None
+    if (out_dir / MANIFEST).is_file():  # its network, as any of ours, is built by copying the classifier's
+        earlier = Guard.load(out_dir, factory=lambda **_: copy.deepcopy(classifier.network))
     dense = classifier.task.name == "dense"
+    kind = MaskTraining if dense else ShieldTraining
     trainings = []
-    for label in range(len(names)):
+    for label in range(len(classifier.task.shields(classifier.classes))):
         look = mask_robustness(classifier, cushion, watch) if dense else robustness(classifier, cushion, watch, label)
-        trainings.append(
-            (MaskTraining if dense else ShieldTraining)(
-                classifier,
-                cushion,
-                learn,
-                label,
-                config,
-                work / f"shield-{label}",
-                watch=look,
-                rank=soundness,
-            )
-        )
+        folder = work / f"shield-{label}"
+        trainings.append(kind(classifier, cushion, learn, label, config, folder, watch=look, rank=soundness))
     shields = side_by_side(trainings, progress) if earlier is None else _shields_there(out_dir, earlier, trainings)
     facts = {
         training.name: training.facts() if earlier is None else earlier.training["shields"][training.name]
@@ -160,17 +152,6 @@ def fit_guard(
     guard.save(out_dir, signing_key=signing_key)
     shutil.rmtree(work, ignore_errors=True)
     return guard
-
-
-def _guard_there(folder: Path, classifier: Classifier) -> Guard | None:
-    """The guard that an earlier call wrote, if any; its network, as any of ours, is built by copying the classifier's.
-
-    Raises:
-        ArtefactError: it is damaged.
-    """
-    if not (folder / MANIFEST).is_file():
-        return None
-    return Guard.load(folder, factory=lambda **_: copy.deepcopy(classifier.network))
 
 
 def _shields_there(folder: Path, guard: Guard, trainings: Sequence[ShieldTraining]) -> list[Shield]:
@@ -284,8 +265,6 @@ def robustness(
         images: attacked ones, and three times as many clean ones, from the front; None: `WATCHED_IMAGES`.
         rule, steps: of the attack; None: sign steps. Momentum was led astray by Shields that Auto-PGD broke.
     """
-    from sklearn.metrics import roc_auc_score
-
     count = WATCHED_IMAGES if images is None else images
     own = (dataset.labels == label).nonzero().squeeze(1)[: 3 * count]
     foreign = (dataset.labels != label).nonzero().squeeze(1)[:count]
@@ -295,10 +274,6 @@ def robustness(
         raise DataError(dataset.spec, problem, "give more images")
     targets = torch.full((len(foreign),), label)
     attack = Attack(objective=ShieldLogit(), rule=rule or Descent(), random_start=True, steps=steps)
-
-    def area(clean: Tensor, others: Tensor) -> float:
-        truth = torch.cat([torch.ones_like(clean), torch.zeros_like(others)])
-        return float(roc_auc_score(truth.numpy(), torch.cat([clean, others]).numpy()))
 
     def look(shield: Shield) -> dict[str, float]:
         bank = ShieldBank([shield] * len(classifier.classes))
@@ -352,7 +327,17 @@ def check_before_fitting(classifier: Classifier, dataset: Dataset, split: Split)
     """
     if not classifier.task.shields(classifier.classes):
         classifier.check_single("guard")
-    _check(classifier, dataset, split)
+    if dataset.task != classifier.task:
+        problem = f"its labels are {dataset.task.title}; the network gives {classifier.task.title}"
+        raise DataError(dataset.spec, problem, "use the data it is made for")
+    if dataset.classes != classifier.classes:
+        problem = f"classes {', '.join(dataset.classes)}; the classifier knows {', '.join(classifier.classes)}"
+        raise DataError(dataset.spec, problem, "use the data it is made for")
+    if dataset.size != classifier.size or dataset.channels != classifier.channels:
+        problem = f"{told_size(dataset.size)} {dataset.channels}"
+        raise DataError(dataset.spec, problem, f"load it with {told_size(classifier.size)} {classifier.channels}")
+    if split.fingerprint != dataset.fingerprint:
+        raise DataError(dataset.spec, "the split was made for another data set", "use the split of the classifier")
     if not split.val or not split.adv_test:
         raise DataError(dataset.spec, "the split has no val or no adv_test images", "split with shares above 0")
     if len(split.val) < FEWEST:
@@ -364,19 +349,3 @@ def check_before_fitting(classifier: Classifier, dataset: Dataset, split: Split)
         if 0 in counts:
             problem = f"no {part} image of class {names[counts.index(0)]!r}"
             raise DataError(dataset.spec, problem, "give images of it, or leave the class out")
-
-
-def _check(classifier: Classifier, dataset: Dataset, split: Split) -> None:
-    if dataset.task != classifier.task:
-        given = f"its labels are {dataset.task.title}; the network gives {classifier.task.title}"
-        raise DataError(dataset.spec, given, "use the data it is made for")
-    if dataset.classes != classifier.classes:
-        given, expected = ", ".join(dataset.classes), ", ".join(classifier.classes)
-        raise DataError(
-            dataset.spec, f"classes {given}; the classifier knows {expected}", "use the data it is made for"
-        )
-    if dataset.size != classifier.size or dataset.channels != classifier.channels:
-        given = f"{told_size(dataset.size)} {dataset.channels}"
-        raise DataError(dataset.spec, given, f"load it with {told_size(classifier.size)} {classifier.channels}")
-    if split.fingerprint != dataset.fingerprint:
-        raise DataError(dataset.spec, "the split was made for another data set", "use the split of the classifier")

@@ -141,12 +141,7 @@ class Guard:
 
     @own_modes()
     def inspect(
-        self,
-        images: Tensor,
-        *,
-        batch_size: int = 16,
-        draws: Sequence[str] | None = None,
-        timeout: float | None = None,
+        self, images: Tensor, *, batch_size: int = 16, draws: Sequence[str] | None = None, timeout: float | None = None
     ) -> list[Finding]:
         """One finding per image of `(N, C, H, W)` in [0, 1]; whatever goes wrong withholds the diagnosis, or the mask.
 

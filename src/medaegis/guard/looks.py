@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from pydantic import BaseModel, ValidationError
+from torch import Tensor
 
 WATCHED_EPS = (4, 8, 16, 64)  # of 256; at 64 a sound attack must win, or gradients are masked
 WATCHED_TNR = 0.9  # share of clean images that pass, where it is asked how many attacked ones do
@@ -14,6 +16,14 @@ MASKED = 0.02  # AUROC there above which the Shield of an older guard, whose loo
 LOOKS = 8  # at robustness during one training; one of fewer updates gets none
 BETWEEN_LOOKS = 30  # updates at least: a look takes as long as thirty of them
 FIT_AGAIN = "Fit again with another --seed, with more images or with another number of --updates (default 2880)"
+
+
+def area(clean: Tensor, attacked: Tensor) -> float:
+    """AUROC of a Shield's logits of clean images against those of attacked ones, `(N,)` and `(M,)`."""
+    from sklearn.metrics import roc_auc_score  # slow to import
+
+    truth = torch.cat([torch.ones_like(clean), torch.zeros_like(attacked)])
+    return float(roc_auc_score(truth.numpy(), torch.cat([clean, attacked]).numpy()))
 
 
 def soundness(seen: Mapping[str, float]) -> float | None:

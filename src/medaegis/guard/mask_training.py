@@ -23,13 +23,14 @@ from medaegis.attacks.victim import Victim
 from medaegis.cushions import Cushion
 from medaegis.detectors.shield import Shield, ShieldBank
 from medaegis.errors import DataError
-from medaegis.guard.looks import WATCHED_EPS, WATCHED_TNR
+from medaegis.guard.looks import WATCHED_EPS, WATCHED_TNR, area
 from medaegis.guard.shield_training import ShieldTraining
 from medaegis.images.datasets import Dataset
 from medaegis.models.augment import augment_with_masks
 from medaegis.models.classifier import Classifier
 
-WATCHED_MASKS = 24  # images of a look, which takes as long as a dozen updates
+WATCHED_MASKS = 24  # images of a look, from the front; it takes as long as a dozen updates
+WATCHED_STEPS = 20  # of its attack; 12 sometimes did not win at 64/256 where 40 did on every image
 # Of the overlap, from 0 to 1, beside a Shield's logit: with a small one a mask stays right, with a large one it is
 # destroyed and easily told. The strongest attack is between, and is what the orthogonal one finds.
 OVERLAP_WEIGHTS = (1.0, 30.0)
@@ -80,31 +81,23 @@ class MaskTraining(ShieldTraining):
         return PAST_THE_SHIELD if share < 0.5 else weight * Overlap("dice") + ShieldLogit()
 
 
-def mask_robustness(
-    classifier: Classifier, cushion: Cushion, dataset: Dataset, *, images: int = WATCHED_MASKS, steps: int = 20
-) -> Callable[[Shield], dict[str, float]]:
+def mask_robustness(classifier: Classifier, cushion: Cushion, dataset: Dataset) -> Callable[[Shield], dict[str, float]]:
     """A look at the Shield in training: AUROC of clean images with a right mask against attacked ones with a wrong one.
 
     Under the names of `fitting.robustness`, so that `soundness` ranks it. An attacked image whose mask stays right
     ranks below all clean ones, for no harm can come of it, and does not count as passing.
 
-    Args:
-        images: clean and attacked ones, from the front.
-        steps: of the attack. With 12 it sometimes did not win at 64/256 where one of 40 steps did on every image.
-
     Raises:
-        DataError: the network gives a right mask of none of them.
+        DataError: the network gives a right mask of none of the images.
     """
-    from sklearn.metrics import roc_auc_score
-
-    front = torch.arange(min(images, len(dataset)))
+    front = torch.arange(min(WATCHED_MASKS, len(dataset)))
     pixels, truths, ids = dataset.pixels(front), dataset.labels[front], dataset.ids[front]
     said = Victim(classifier, cushion=cushion).verdicts(pixels, ids)
     rows = classifier.task.is_right(said.predicted, truths).nonzero().squeeze(1)
     if not len(rows):
         raise DataError(dataset.spec, "the network gives a right mask of no validation image", "train it longer")
     pixels, truths, ids = pixels[rows], truths[rows], ids[rows]
-    attack = Attack(objective=PAST_THE_SHIELD, rule=Descent(keeps_best=True), random_start=True, steps=steps)
+    attack = Attack(objective=PAST_THE_SHIELD, rule=Descent(keeps_best=True), random_start=True, steps=WATCHED_STEPS)
 
     def look(shield: Shield) -> dict[str, float]:
         bank = ShieldBank([shield])
@@ -116,8 +109,7 @@ def mask_robustness(
             found = attack.run(victim, pixels, truths, eps=eps / 256, ids=ids)
             logits = -found.verdict.score
             attacked = torch.where(found.reached, logits, torch.minimum(clean.amin(), logits.amin()) - 1)
-            truth = torch.cat([torch.ones_like(clean), torch.zeros_like(attacked)])
-            seen[f"auroc_{eps}"] = float(roc_auc_score(truth.numpy(), torch.cat([clean, attacked]).numpy()))
+            seen[f"auroc_{eps}"] = area(clean, attacked)
             seen[f"passing_{eps}"] = float((found.reached & (logits >= lowest)).double().mean())
         return seen
 

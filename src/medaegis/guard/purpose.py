@@ -7,7 +7,7 @@ not one kind from another. DICOM files say what they are; PNG and JPEG do not, a
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -127,16 +127,12 @@ def why_unsuited(purpose: Purpose | None, kind: Kind | None) -> str | None:
         unasked = kind.object in UNASKED
         return f"it is {kind.told()}, and the guard does not say that it is for such pictures" if unasked else None
     if kind.modality not in purpose.modalities:
-        return f"it is {kind.told()}; the guard is for {_listed(purpose.modalities)}"
+        return f"it is {kind.told()}; the guard is for {', '.join(purpose.modalities)}"
     if kind.modality not in OBJECTS.get(kind.object, ()):
         return f"it contradicts itself: it is {kind.told()}"
     if purpose.colour is not None and kind.colour != purpose.colour:
         given, wanted = ("in colour", "grey") if kind.colour else ("grey", "in colour")
         return f"it is {given}; the guard is for pictures that are {wanted}"
     if purpose.body_parts and kind.body_part and kind.body_part not in purpose.body_parts:
-        return f"it names another body part than the guard is for ({_listed(purpose.body_parts)})"
+        return f"it names another body part than the guard is for ({', '.join(purpose.body_parts)})"
     return None
-
-
-def _listed(terms: Sequence[str]) -> str:
-    return ", ".join(terms)

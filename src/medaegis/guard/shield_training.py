@@ -90,8 +90,8 @@ class ShieldTraining:
             seed=(config.seed * 1009 + label) % 2**63,
         )
         self.shield.to(classifier.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        bank = _OneShield(self.shield, len(names))
-        self.victim = Victim(classifier, cushion=cushion, shields=bank)
+        # One Shield answers for every class: that is what a single Shield's attacker sees.
+        self.victim = Victim(classifier, cushion=cushion, shields=ShieldBank([self.shield] * len(names)))
         self.bare = self.victim.behind(parse_cushion("none"))
         self._standardise()
         self.averaged = {name: value.detach().clone() for name, value in self.shield.state_dict().items()}
@@ -105,16 +105,9 @@ class ShieldTraining:
         self.kept: dict[str, Tensor] | None = None
         self.kept_rank, self.ended = -math.inf, False
         self.kept_update: int | None = None
-        self.key = hashlib.sha256(
-            json.dumps(
-                [
-                    config.model_dump(mode="json"),
-                    [dataset.fingerprint, dataset.pixel_fingerprint],
-                    cushion.manifest(),
-                    label,
-                ]
-            ).encode()
-        ).hexdigest()
+        images = [dataset.fingerprint, dataset.pixel_fingerprint]
+        told = [config.model_dump(mode="json"), images, cushion.manifest(), label]
+        self.key = hashlib.sha256(json.dumps(told).encode()).hexdigest()
         self.protected = weights_fingerprint(classifier)
 
     @own_modes()
@@ -266,8 +259,9 @@ class ShieldTraining:
 
     def _told_apart(self, images: Tensor, update: int) -> Tensor:
         """The loss; the first half of `images` is genuine."""
-        n = len(images) // 2
-        logits = _shield_logits(self._drawn(update, len(images), "learn"), images, self.label)
+        n, wanted = len(images) // 2, torch.full((len(images),), self.label, device=images.device)
+        victim = self._drawn(update, len(images), "learn")
+        logits = victim.look(images, Goal(wanted, wanted), ShieldLogit()).shield_logit
         return F.softplus(-logits[:n]).mean() + F.softplus(logits[n:]).mean()
 
     def _inner(self, update: int) -> Attack:
@@ -344,11 +338,8 @@ class ShieldTraining:
             return
         tensors, document = found
         if (document.get("key"), document.get("classifier")) != (self.key, self.protected):
-            raise ConfigError(
-                self.folder,
-                "holds a training with other settings, data, Cushion or classifier",
-                "delete it, or choose another folder",
-            )
+            problem = "holds a training with other settings, data, Cushion or classifier"
+            raise ConfigError(self.folder, problem, "delete it, or choose another folder")
         if self.config.lifetime > 1:
             self.memory, self.visits = tensors["memory"], tensors["visits"]
         self.shield.load_state_dict({name: tensors[f"shield.{name}"] for name in self.shield.state_dict()})
@@ -364,16 +355,3 @@ class ShieldTraining:
         if document["kept_rank"] is not None:
             self.kept_rank, self.kept_update = document["kept_rank"], document.get("kept_update")
             self.kept = {name: tensors[f"kept.{name}"].to(self.victim.device) for name in self.averaged}
-
-
-class _OneShield(ShieldBank):
-    """A bank in which one Shield answers for every class: what a single Shield's attacker sees."""
-
-    def __init__(self, shield: Shield, classes: int) -> None:
-        super().__init__([shield] * classes)
-
-
-def _shield_logits(victim: Victim, images: Tensor, label: int) -> Tensor:
-    """S_y of images `(N, C, H, W)`, differentiable in the Shield's weights."""
-    wanted = torch.full((len(images),), label, device=images.device)
-    return victim.look(images, Goal(wanted, wanted), ShieldLogit()).shield_logit

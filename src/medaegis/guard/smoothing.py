@@ -56,7 +56,6 @@ class SmoothedGuard:
     def __init__(self, guard: Guard, sigma: float, *, seed: int = 0) -> None:
         check_guard(guard)
         self.guard, self.noise, self.seed = guard, GridNoise(sigma), seed
-        self._classes = {name: k for k, name in enumerate(guard.classes)}
 
     def counts(self, image: Tensor, number: int, start: int, stop: int, *, purpose: str = "certificate") -> Tensor:
         """Of noisy copies `start` to `stop` (without that) of an image: how many are accepted as each class, and how
@@ -68,7 +67,7 @@ class SmoothedGuard:
             purpose: what they are asked for; the noise of two purposes has nothing in common.
         """
         image = image.to(self.guard.classifier.device)
-        found = torch.zeros(2, len(self._classes), dtype=torch.int64)
+        found = torch.zeros(2, len(self.guard.classes), dtype=torch.int64)
         for first in range(start, stop, TOGETHER):
             turns = torch.arange(first, min(first + TOGETHER, stop))
             draws = Draws(self.seed, torch.full_like(turns, number), f"{purpose}/noise", step=turns)
@@ -78,7 +77,7 @@ class SmoothedGuard:
                 specs = self.guard.cushion.draw(self.seed, f"{purpose}/cushion/{number}", turns.tolist()).specs
             for finding in self.guard.inspect(copies, batch_size=TOGETHER, draws=specs):
                 if finding.label is not None:
-                    k = self._classes[finding.label]
+                    k = self.guard.classes.index(finding.label)
                     found[1, k] += 1
                     found[0, k] += finding.accepted
         return found

@@ -66,6 +66,10 @@ def _folder(spec: Spec) -> Listing:
     return files.listing()
 
 
+# What NumPy and zipfile raise for files that are damaged, encrypted, of objects or larger than the memory.
+_NO_ARCHIVE = (OSError, ValueError, KeyError, EOFError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error)
+
+
 def _medmnist(spec: Spec) -> Listing:
     file = spec.file()
     try:
@@ -75,16 +79,7 @@ def _medmnist(spec: Spec) -> Listing:
             parts = [part for part in ("train", "val", "test") if f"{part}_images" in store]
             images = [store[f"{part}_images"] for part in parts]
             labels = [store[f"{part}_labels"] for part in parts]
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        MemoryError,
-        RuntimeError,
-        EOFError,
-        zipfile.BadZipFile,
-        zlib.error,
-    ) as error:
+    except _NO_ARCHIVE as error:
         raise spec.error(f"not a readable .npz ({error})", "give a file of MedMNIST as published") from error
     if not parts:
         raise spec.error("holds no train_images, val_images or test_images", "give a file of MedMNIST as published")

@@ -23,7 +23,7 @@ LEADING = 5
 
 @dataclass(frozen=True)
 class Attention:
-    """Where the network looks; one map per image.
+    """Where the network looks; one map per image, on the processor.
 
     Attributes:
         cam: Grad-CAM at the layer's own resolution, `(N, h, w)`, never negative, in units of the logit.
@@ -69,7 +69,7 @@ def attention(classifier: Classifier, images: Tensor, classes: Tensor, layer: st
         assert slopes is not None
         cams.append(F.relu((slopes.mean((2, 3), keepdim=True) * held).sum(1)).detach().float())
         saliencies.append(to_pixels.abs().amax(1))
-    return Attention(torch.cat(cams), torch.cat(saliencies))
+    return Attention(torch.cat(cams).cpu(), torch.cat(saliencies).cpu())
 
 
 def spatial(classifier: Classifier, layer: str) -> tuple[int, int]:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import safetensors.torch
 
-from medaegis.bench.analyse import figures, plates
+from medaegis.bench.analyse import figures
 from medaegis.bench.analyse.record import Analysis, Rings, arrays, numbers
 from medaegis.bench.analyse.study import Study
 from medaegis.bench.records.archive import read_record, replace_file
@@ -50,7 +50,7 @@ ENTRIES = (
     FigureEntry(
         "attention",
         "Where the network looks",
-        plates.attention_figure,
+        figures.attention_figure,
         "Grad-CAM and saliency (largest derivative of a logit by a pixel) of the class diagnosed, before and after the "
         "attack. Each map is on its own scale, so brightness does not compare between maps. Right: the change, "
         "magnified about mid grey.",
@@ -59,14 +59,14 @@ ENTRIES = (
     FigureEntry(
         "activations",
         "Mean activation maps",
-        plates.activation_figure,
+        figures.activation_figure,
         "Mean over the channels of each layer's output. Clean and attacked share a scale; the difference has its own.",
         "Ma 2021 fig. 6 and 10",
     ),
     FigureEntry(
         "landscape",
         "Loss landscapes",
-        plates.landscape_figure,
+        figures.landscape_figure,
         "The loss around an image (+) along the sign of its gradient and along random signs at right angles to it, "
         "through the Cushion if there is one. Every point is an 8-bit image. White: where the diagnosis turns wrong. "
         "Suspicion, where there are Shields: of the wanted class's, whose line at 1 parts accepted from rejected.",
@@ -158,17 +158,8 @@ def _page(found: Analysis, pictures: Mapping[str, bytes], *, in_folder: bool) ->
         for entry in ENTRIES
         if entry.name in pictures
     ]
-    return (
-        page_environment()
-        .get_template("analysis.html.j2")
-        .render(
-            shown=shown,
-            facts=_facts(found),
-            findings=_findings(found),
-            has_head=found.direction is not None,
-            in_folder=in_folder,
-        )
-    )
+    told = {"facts": _facts(found), "findings": _findings(found), "has_head": found.direction is not None}
+    return page_environment().get_template("analysis.html.j2").render(shown=shown, in_folder=in_folder, **told)
 
 
 def _facts(found: Analysis) -> dict[str, str]:

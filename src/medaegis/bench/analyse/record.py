@@ -81,7 +81,7 @@ class Analysis(_Part):
 
 def numbers(study: Study) -> dict[str, Any]:
     """JSON of a study; lists over images follow `rows`, the places among the test images."""
-    plan = study.plan
+    plan, (before, after) = study.plan, study.attention
     return {
         "attack": plan.attack,
         "eps": plan.eps,
@@ -103,7 +103,11 @@ def numbers(study: Study) -> dict[str, Any]:
             for tap, points in study.embedding.items()
         },
         "direction": _direction(study),
-        "attention": {"layer": study.layer} | _attention(study),
+        "attention": {
+            "layer": study.layer,
+            "grad_cam_correlation": correlation(before.cam, after.cam).tolist(),
+            "saliency_correlation": correlation(before.saliency, after.saliency).tolist(),
+        },
         "activations": {tap: {"correlation": correlation(*pair).tolist()} for tap, pair in study.activations.items()},
         "landscape": _landscape(study),
         "stress": {
@@ -144,14 +148,6 @@ def _direction(study: Study) -> dict[str, Any] | None:
         "weight": found.weight.tolist(),
         "attacks": list(found.names),
         "mutual": found.mutual.tolist(),
-    }
-
-
-def _attention(study: Study) -> dict[str, Any]:
-    before, after = study.attention
-    return {
-        "grad_cam_correlation": correlation(before.cam, after.cam).tolist(),
-        "saliency_correlation": correlation(before.saliency, after.saliency).tolist(),
     }
 
 

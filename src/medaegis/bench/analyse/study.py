@@ -133,7 +133,7 @@ def study(
     shown = subjects.examples(plan.examples)
     for x, verdict in ((images, subjects.before), (attacked, after)):
         seen = victim.cushion(x.to(here))
-        looks.append(_on_cpu(maps.attention(victim.exact, seen, verdict.predicted.to(here), layer)))
+        looks.append(maps.attention(victim.exact, seen, verdict.predicted.to(here), layer))
         drawn.append(maps.activation_maps(victim.exact, seen[shown.to(here)], victim.exact.taps))
     few = shown[:LANDSCAPES]
     x, y, wanted = (part[few].to(here) for part in (images, subjects.labels, subjects.targets))
@@ -276,7 +276,3 @@ def _spectra(subjects: Subjects, attacked: Tensor) -> tuple[dict[str, Spectrum],
 
 def _pooled(victim: Victim, images: Tensor, taps: tuple[str, ...]) -> dict[str, Tensor]:
     return {tap: features.cpu() for tap, features in victim.pooled(images, taps).items()}
-
-
-def _on_cpu(looks: maps.Attention) -> maps.Attention:
-    return maps.Attention(looks.cam.cpu(), looks.saliency.cpu())

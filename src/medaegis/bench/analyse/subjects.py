@@ -122,12 +122,9 @@ class Subjects:
 
     def stressed(self) -> dict[str, Victim]:
         """By Cushion, the classifier alone behind it: the stress test asks no Shield."""
-        victims = {}
-        for cushion in dict.fromkeys((self.victim.cushion, parse_cushion("none"))):
-            if cushion.spec not in victims:
-                victims[cushion.spec] = copy.copy(self.victim)
-                victims[cushion.spec].cushion, victims[cushion.spec].shields = cushion, None
-        return victims
+        bare = copy.copy(self.victim)
+        bare.shields = None
+        return {cushion.spec: bare.behind(cushion) for cushion in (self.victim.cushion, parse_cushion("none"))}
 
 
 def _check(victim: Victim, plan: Plan) -> None:

@@ -20,7 +20,7 @@ from medaegis.attacks.losses.shield import ShieldLogit
 from medaegis.attacks.objective import Goal, Objective
 from medaegis.attacks.victim import Victim
 from medaegis.bench.campaign import Campaign
-from medaegis.bench.checks.exact import AtMost, gain, judge
+from medaegis.bench.checks.exact import AtMost, check, gain, shown
 from medaegis.bench.outcome import Outcomes, broken_by, elsewhere_nothing, harm_of
 from medaegis.bench.plan import Planned, norm_of
 from medaegis.bench.records.evaluation import Control
@@ -36,11 +36,14 @@ UPHILL = 0.10  # images whose loss rises one grey level along its steepest desce
 PROBE_EPS = 8 / 256
 STAMINA = ((10, 1), (1, 5), (1, 20))  # times the steps, and restarts
 
+Attacking = Callable[[Campaign, Outcomes, Progress], tuple[Control, Outcomes]]
+"""An alarm that attacks further: it, and what it made, for the worst case."""
+
 
 def run_alarms(campaign: Campaign, outcomes: Outcomes) -> list[Control]:
     """Every alarm that applies to what was measured; those that attack further are `run_guessing`, `run_stamina`."""
     alarms = [*steps_beat_one(outcomes), *_patience(outcomes), *knowledge_helps(outcomes, adaptive=True)]
-    return alarms + gradient_alarms(campaign, outcomes)
+    return alarms + gradient_alarms(campaign, outcomes, CarliniWagner(), ShieldLogit())
 
 
 def followed(outcomes: Outcomes, classes: int, *always: Objective) -> dict[str, Objective]:
@@ -62,21 +65,15 @@ def steps_beat_one(outcomes: Outcomes) -> list[Control]:
     pairs = [(*found, one[eps]) for eps, found in many.items() if eps in one]
     if not pairs:
         return []
-    passed, judged = judge([gain(fgsm, pgd, 0.0) for _, pgd, fgsm in pairs])
     return [
-        Control(
+        check(
+            [gain(fgsm, pgd, 0.0) for _, pgd, fgsm in pairs],
             kind="alarm",
             name="Many steps beat one",
             expectation="PGD fools at least as often as FGSM at every eps",
-            measured=", ".join(f"{eps}: {_share(pgd)} and {_share(fgsm)}" for eps, pgd, fgsm in pairs),
-            passed=passed,
-            judged=judged,
+            measured=", ".join(f"{eps}: {shown(pgd)} and {shown(fgsm)}" for eps, pgd, fgsm in pairs),
         )
     ]
-
-
-def _share(hits: Tensor) -> str:
-    return f"{float(hits.float().mean()):.1%}"
 
 
 def _patience(outcomes: Outcomes) -> list[Control]:
@@ -95,19 +92,17 @@ def _patience(outcomes: Outcomes) -> list[Control]:
         mine = [pair for pair in pairs if pair[0].eps == eps]
         most = max((high for _, high, _, _ in mine), key=torch.sum)
         fewest = max((low for *_, low in mine), key=torch.sum)
-        passed, judged = judge([gain(most, fewest, TOLERATED)])
         alarms.append(
-            Control(
+            check(
+                [gain(most, fewest, TOLERATED)],
                 kind="alarm",
                 name=f"Long attacks beside short ones, {mine[0][0].eps_text}",
                 expectation="the strongest long one gets no more of the same images through than the strongest short "
                 f"one, {100 * TOLERATED:g} points let pass",
                 measured=", ".join(
-                    f"{long.attack} {_share(high)} ({long.value.steps} steps) and {_share(low)} ({short.value.steps})"
+                    f"{long.attack} {shown(high)} ({long.value.steps} steps) and {shown(low)} ({short.value.steps})"
                     for long, high, short, low in mine
                 ),
-                passed=passed,
-                judged=judged,
                 detail="What stops short attacks alone is no robustness; an attack that still gains was cut short.",
             )
         )
@@ -135,16 +130,14 @@ def knowledge_helps(outcomes: Outcomes, *, adaptive: bool) -> list[Control]:
         if knowing is None or blind is None:
             continue
         (by_gradient, most), (without, rest) = knowing, blind
-        passed, judged = judge([gain(rest, most, TOLERATED)])
         alarms.append(
-            Control(
+            check(
+                [gain(rest, most, TOLERATED)],
                 kind="alarm",
                 name=f"Gradients beat guessing, {mine[0][0].eps_text}",
                 expectation="no attack without gradients gets more of the same images through than the best one with "
                 f"them, {100 * TOLERATED:g} points let pass",
-                measured=f"{by_gradient} {_share(most)}, {without} {_share(rest)}",
-                passed=passed,
-                judged=judged,
+                measured=f"{by_gradient} {shown(most)}, {without} {shown(rest)}",
             )
         )
     return alarms
@@ -156,27 +149,17 @@ def _best(outcomes: Iterable[tuple[Planned, Piece]]) -> tuple[str, Tensor] | Non
     return max(found, key=lambda pair: float(pair[1].sum())) if found else None
 
 
-def gradient_alarms(campaign: Campaign, outcomes: Outcomes) -> list[Control]:
-    """Slopes of the margin, of the Shield and of every loss that the attacks follow, without the Cushion: a loss that
-    is quantised by a codec steps by nature, and the ways through it have a control of their own.
+def gradient_alarms(campaign: Campaign, outcomes: Outcomes, *always: Objective) -> list[Control]:
+    """Whether there are gradients, and whether losses fall along them, on clean images and random points near them.
+
+    Of these losses and of every one that the attacks follow, without the Cushion: a loss that is quantised by a codec
+    steps by nature, and the ways through it have a control of their own.
     """
     few, victim = campaign.only(campaign.few(campaign.effort.probed)), campaign.smooth
-    losses = followed(outcomes, len(victim.exact.classes), CarliniWagner(), ShieldLogit())
-    return slope_alarms(victim, few.sample.pixels, few.goal, few.sample.ids, few.seed, losses)
-
-
-def slope_alarms(
-    victim: Victim, clean: Tensor, goal: Goal, ids: Tensor, seed: int, losses: Mapping[str, Objective]
-) -> list[Control]:
-    """Whether there are gradients, and whether the losses fall along them, on clean images and random points near them.
-
-    Args:
-        victim: whose gradients are float32; clean: images `(N, C, H, W)`, ids: their numbers.
-        losses: by what they are of.
-    """
-    ball, eps = Linf(), torch.full_like(clean[:, :1, :1, :1], PROBE_EPS)
-    moved = ball.random(clean, eps, Draws(seed, ids, "slopes"))
-    goal = goal.to(victim.device)
+    clean, goal = few.sample.pixels, few.goal.to(victim.device)
+    eps = torch.full_like(clean[:, :1, :1, :1], PROBE_EPS)
+    moved = Linf().random(clean, eps, Draws(few.seed, few.sample.ids, "slopes"))
+    losses = followed(outcomes, len(victim.exact.classes), *always)
     none, uphill = {}, {}
     for name, loss in losses.items():
         seen = [probe(victim, part.to(victim.device), goal, loss) for part in (clean, moved)]
@@ -201,9 +184,9 @@ def slope_alarms(
 
 def _rare(seen: Mapping[str, tuple[Tensor, ...]], share: float, **about: str) -> Control:
     """An alarm for what may be seen, by loss, of few images: of the clean ones, and of the points near them."""
-    passed, judged = judge([AtMost(int(part.sum()), len(part), share) for parts in seen.values() for part in parts])
-    measured = ", ".join(f"{_share(torch.cat(parts))} for the {name}" for name, parts in seen.items())
-    return Control(kind="alarm", **about, measured=measured, passed=passed, judged=judged)
+    claims = [AtMost(int(part.sum()), len(part), share) for parts in seen.values() for part in parts]
+    measured = ", ".join(f"{shown(torch.cat(parts))} for the {name}" for name, parts in seen.items())
+    return check(claims, kind="alarm", **about, measured=measured)
 
 
 def probe(victim: Victim, images: Tensor, goal: Goal, loss: Objective) -> tuple[Tensor, Tensor]:
@@ -220,34 +203,6 @@ def probe(victim: Victim, images: Tensor, goal: Goal, loss: Objective) -> tuple[
     return vanished, ~(after < before.detach())
 
 
-def guessing_alarm(square: Planned, usual: Tensor, ask: Callable[[Tensor], Tensor]) -> Control:
-    """Whether Square, which sees answers alone, breaks images that no attack did: then gradients were masked.
-
-    Args:
-        usual: which of a few images the attacks broke at an eps, bool `(n,)`, or how far they harmed each.
-        ask: runs `square` on the images at these places among them; likewise.
-    """
-    left = (usual <= LOST).nonzero().squeeze(1)
-    added = int((ask(left).float() - usual[left].float() > SLIGHT).sum()) if len(left) else 0
-    passed, judged = judge([AtMost(added, len(usual), ADDED)])
-    return Control(
-        kind="alarm",
-        name=square.check,
-        expectation=f"Square, {square.steps} queries, adds at most {ADDED:.0%} to what all attacks broke",
-        measured=f"all attacks {_share(usual)}, Square {added / len(usual):.1%} more",
-        passed=passed,
-        judged=judged,
-        detail=f"On {len(usual)} images; Square is run on those of them that nothing broke, and what it "
-        "breaks counts in the worst case.",
-    )
-
-
-def square_check(attack: str, largest: Planned, queries: int) -> Planned:
-    """Square, by this name, as a check at the eps of a cell."""
-    check = f"Gradients beat Square, {largest.eps_text}"
-    return Planned(attack, largest.eps, largest.eps_text, steps=queries, check=check)
-
-
 def guessing_is_missing(outcomes: Outcomes, *, adaptive: bool) -> bool:
     """Whether an attack in L-infinity followed gradients, and none on each image with the same aim saw answers alone.
 
@@ -260,24 +215,44 @@ def guessing_is_missing(outcomes: Outcomes, *, adaptive: bool) -> bool:
     return any(access == "white-box" for access, _ in linf) and not asked
 
 
-def run_guessing(campaign: Campaign, outcomes: Outcomes, progress: Progress) -> tuple[Control, Outcomes]:
-    """Square on classifier and Shield where nothing got through, on a few images at the largest eps.
+def run_guessing(
+    campaign: Campaign,
+    outcomes: Outcomes,
+    progress: Progress,
+    *,
+    attack: str = "square-guard",
+    harm: Callable[[Piece], Tensor] = broken_by,
+) -> tuple[Control, Outcomes]:
+    """Square, which sees answers alone, on a few images at the largest eps, where nothing got through.
+
+    Args:
+        attack: Square with the aim of the others.
+        harm: which images an outcome breaks, or how far it harms each.
 
     Returns:
-        The alarm, and the outcome for the worst case, as `run_stamina`.
+        The alarm, which says that gradients were masked, and the outcome for the worst case, as `run_stamina`.
     """
     linf = [(p, piece) for p, piece in outcomes if p.value.ball.name == "linf"]
     largest = max((p for p, _ in linf), key=lambda p: p.eps)
-    square = square_check("square-guard", largest, campaign.effort.queries)
-    places, more = campaign.few(campaign.effort.guessed), []
-    usual = torch.stack([broken_by(piece)[places] for p, piece in linf if p.eps == largest.eps]).any(0)
-
-    def ask(left: Tensor) -> Tensor:
+    places, more, added = campaign.few(campaign.effort.guessed), [], 0
+    usual = torch.stack([harm(piece)[places].float() for p, piece in linf if p.eps == largest.eps]).amax(0)
+    name, queries = f"Gradients beat Square, {largest.eps_text}", campaign.effort.queries
+    left = (usual <= LOST).nonzero().squeeze(1)
+    if len(left):
+        square = Planned(attack, largest.eps, largest.eps_text, steps=queries, check=name)
         piece = campaign.only(places[left]).attack(square, progress)
         more.append((square, elsewhere_nothing(piece, places[left], len(campaign))))
-        return broken_by(piece)
-
-    return guessing_alarm(square, usual, ask), more
+        added = int((harm(piece).float() - usual[left] > SLIGHT).sum())
+    alarm = check(
+        [AtMost(added, len(usual), ADDED)],
+        kind="alarm",
+        name=name,
+        expectation=f"Square, {queries} queries, adds at most {ADDED:.0%} to what all attacks broke",
+        measured=f"all attacks {shown(usual)}, Square {added / len(usual):.1%} more",
+        detail=f"On {len(usual)} images; Square is run on those of them that nothing broke, and what it "
+        "breaks counts in the worst case.",
+    )
+    return alarm, more
 
 
 def run_stamina(campaign: Campaign, outcomes: Outcomes, progress: Progress) -> tuple[Control, Outcomes]:
@@ -297,15 +272,13 @@ def run_stamina(campaign: Campaign, outcomes: Outcomes, progress: Progress) -> t
     pieces = [(p, small.attack(p, progress)) for p in more]
     found = {_effort(p): broken_by(piece) for p, piece in pieces}
     added = torch.stack(list(found.values())).any(0) & ~usual
-    passed, judged = judge([AtMost(int(added.sum()), n, ADDED)])
-    told = ", ".join(f"{effort}: {_share(broken)}" for effort, broken in {"all attacks": usual, **found}.items())
-    alarm = Control(
+    told = ", ".join(f"{effort}: {shown(broken)}" for effort, broken in {"all attacks": usual, **found}.items())
+    alarm = check(
+        [AtMost(int(added.sum()), n, ADDED)],
         kind="alarm",
         name=name,
         expectation=f"ten times the steps and 20 restarts add at most {ADDED:.0%} to the worst case",
-        measured=f"{_share(added)} added; {told}",
-        passed=passed,
-        judged=judged,
+        measured=f"{shown(added)} added; {told}",
         detail=f"On {n} images, so one image is {1 / n:.1%}. What it breaks counts in the worst case.",
     )
     return alarm, [(p, elsewhere_nothing(piece, places, len(campaign))) for p, piece in pieces]

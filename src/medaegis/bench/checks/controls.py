@@ -19,8 +19,8 @@ from torch import Tensor
 from medaegis.attacks.balls import Linf
 from medaegis.attacks.catalogue import find_attack
 from medaegis.bench.campaign import Campaign
-from medaegis.bench.checks.exact import Gain, at_least, gain, judge
-from medaegis.bench.outcome import Outcomes, broken_by, undetected
+from medaegis.bench.checks.exact import Gain, at_least, check, gain, shown
+from medaegis.bench.outcome import Outcomes, broken_by
 from medaegis.bench.plan import Planned
 from medaegis.bench.records.evaluation import Control
 from medaegis.bench.report.words import PLANTED, gradient_name
@@ -119,14 +119,12 @@ def _as_clean(guard: Guard, campaign: Campaign, images: torch.Tensor, name: str)
     rows = _harmless(campaign)
     clean = campaign.sample.clean.accepted[rows]
     accepted = guard.judge(images, ids=campaign.sample.test.ids[rows], seed=campaign.seed).accepted
-    passed, judged = judge([gain(clean, accepted, TOLERATED), gain(accepted, clean, TOLERATED)])
-    return Control(
+    return check(
+        [gain(clean, accepted, TOLERATED), gain(accepted, clean, TOLERATED)],
         name=name,
         expectation=f"as many accepted as of the same clean images, {_points(TOLERATED)} more or fewer let pass",
-        measured=f"{float(accepted.float().mean()):.1%} accepted, clean {float(clean.float().mean()):.1%}",
-        passed=passed,
+        measured=f"{shown(accepted)} accepted, clean {shown(clean)}",
         detail=f"{len(images)} images. A guard that rejects harmless changes cries wolf, which is no robustness.",
-        judged=judged,
     )
 
 
@@ -150,26 +148,17 @@ def _undefended(campaign: Campaign, outcomes: Outcomes, progress: Progress) -> l
         return []
     small = campaign.only(campaign.few(campaign.effort.far))
     pieces = {planned.attack: small.attack(planned, progress) for planned in cells}
-    rows = (
-        ("Attacks on the classifier alone", "fooled_bare"),
-        ("Attacks through the Cushion, without Shield", "fooled"),
-    )
-    controls = []
-    for name, key in rows:
-        fooled = {attack: piece[key] for attack, piece in pieces.items()}
-        passed, judged = judge([at_least(int(hits.sum()), len(hits), FULL) for hits in fooled.values()])
-        controls.append(
-            Control(
-                name=f"{name}, {cells[0].eps_text}",
-                expectation=f"every iterated white-box attack on the answer succeeds on at least {FULL:.0%}",
-                measured=", ".join(f"{attack} {float(hits.float().mean()):.1%}" for attack, hits in fooled.items()),
-                passed=passed,
-                detail=f"On {len(small)} images. If they failed here, their failure against the guard would say "
-                "nothing.",
-                judged=judged,
-            )
+    rows = {"Attacks on the classifier alone": "fooled_bare", "Attacks through the Cushion, without Shield": "fooled"}
+    return [
+        check(
+            [at_least(int(piece[key].sum()), len(piece[key]), FULL) for piece in pieces.values()],
+            name=f"{name}, {cells[0].eps_text}",
+            expectation=f"every iterated white-box attack on the answer succeeds on at least {FULL:.0%}",
+            measured=", ".join(f"{attack} {shown(piece[key])}" for attack, piece in pieces.items()),
+            detail=f"On {len(small)} images. If they failed here, their failure against the guard would say nothing.",
         )
-    return controls
+        for name, key in rows.items()
+    ]
 
 
 def _must_win(planned: Planned) -> bool:
@@ -195,17 +184,15 @@ def _ways_through(outcomes: Outcomes, leading: str = "wb") -> list[Control]:
         if len(by_way) < 2:
             continue
         used, *others = map(broken_by, by_way.values())
-        passed, judged = judge([gain(other, used, TOLERATED) for other in others])
         controls.append(
-            Control(
+            check(
+                [gain(other, used, TOLERATED) for other in others],
                 name=f"{WAYS}, {_name(leading)} at {eps}, {steps} steps",
                 expectation="no other way gets more of the same images through than the one used everywhere, "
                 f"{_points(TOLERATED)} let pass",
-                measured=", ".join(f"{gradient_name(way)} {undetected(piece):.1%}" for way, piece in by_way.items()),
-                passed=passed,
+                measured=", ".join(f"{gradient_name(way)} {shown(broken_by(hit))}" for way, hit in by_way.items()),
                 detail="A Shield can hide behind the Cushion's rounding, where no gradient leads, and look robust. "
                 "Should this fail, evaluate with the --gradient that gets most through.",
-                judged=judged,
             )
         )
     return controls
@@ -233,15 +220,13 @@ def _full_success(campaign: Campaign, outcomes: Outcomes, progress: Progress, le
             before = broken[eps]
     # It is enough to reach it at one eps: where the data speak least against it.
     reached = max((at_least(int(hits.sum()), len(hits), EVERYWHERE) for hits in broken.values()), key=lambda c: c.p)
-    passed, judged = judge([*falls, reached])
-    return Control(
+    return check(
+        [*falls, reached],
         name=FULL_SUCCESS.replace("WB", _name(leading)),
         expectation=f"undetected success does not fall as eps grows, {_points(TOLERATED)} let pass, and reaches "
         f"{EVERYWHERE:.0%} somewhere (up to {campaign.effort.far_eps * 256:g}/256)",
-        measured=", ".join(f"{eps * 256:g}/256: {float(broken[eps].float().mean()):.1%}" for eps in sorted(broken)),
-        passed=passed,
+        measured=", ".join(f"{eps * 256:g}/256: {shown(broken[eps])}" for eps in sorted(broken)),
         detail="A curve that stays flat would mean that the attack is stuck, not that the guard is strong.",
-        judged=judged,
     )
 
 
@@ -281,12 +266,10 @@ def _planted_weakness(
     planned = Planned("wb", PLANTED_EPS, eps_text, samples=samples, until="broken")
     piece = campaign.only(campaign.few(campaign.effort.far)).against(weak).attack(planned, progress)
     hits = broken_by(piece)
-    passed, judged = judge([at_least(int(hits.sum()), len(hits), BROKEN)])
-    return Control(
+    return check(
+        [at_least(int(hits.sum()), len(hits), BROKEN)],
         name=PLANTED,
         expectation=f"WB at {eps_text} gets at least {BROKEN:.0%} through undetected",
-        measured=f"{undetected(piece):.1%} undetected ({len(hits)} images)",
-        passed=passed,
+        measured=f"{shown(hits)} undetected ({len(hits)} images)",
         detail="Shows that the attacks find a Shield that is weak by construction.",
-        judged=judged,
     )

@@ -7,16 +7,18 @@ been found with a chance of at least `POWER` at the n there is; else it is not j
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 from scipy.stats import beta, binom
 from torch import Tensor
 
-from medaegis.bench.records.evaluation import Judged
+from medaegis.bench.records.evaluation import Control, Judged
 from medaegis.bench.records.quality import SLIGHT
 
 LEVEL = 0.05  # chance to fail a check whose claim only just holds; of several comparisons together (Bonferroni)
@@ -90,14 +92,9 @@ class Gain:
 
     def power(self, level: float) -> float:
         """Chance to be rejected at this level where one way hits `MISS` more than the margin, the other no others."""
-        low, high = 0, self.n + 1  # p falls as more are hit
-        while low < high:
-            middle = (low + high) // 2
-            if Gain(middle, 0, self.n, self.margin).p <= level:
-                high = middle
-            else:
-                low = middle + 1
-        return _tail(self.n, self.margin + MISS, low)
+        hits = range(self.n + 1)  # p falls as more are hit
+        least = bisect_left(hits, True, key=lambda more: Gain(more, 0, self.n, self.margin).p <= level)
+        return _tail(self.n, self.margin + MISS, least)
 
     def _as_extreme(self, fewer: Counts) -> Counts:
         """For each number of images hit only the other way, the least hit only this way that speaks as much against
@@ -144,6 +141,17 @@ def judge(claims: Sequence[Claim]) -> tuple[bool | None, Judged]:
         return False, told
     enough = all(claim.power(LEVEL / len(claims)) >= POWER for claim in claims)
     return (True if enough else None), told
+
+
+def check(claims: Sequence[Claim], *, kind: Literal["control", "alarm"] = "control", **told: str) -> Control:
+    """What comes of these claims (`judge`) as a row; `told`: its words, as the fields of `Control` have them."""
+    passed, judged = judge(claims)
+    return Control(kind=kind, **told, passed=passed, judged=judged)
+
+
+def shown(hits: Tensor) -> str:
+    """A share of images, or the mean of how far each is harmed."""
+    return f"{float(hits.float().mean()):.1%}"
 
 
 def _tail(n: int, share: float, least: int) -> float:

@@ -198,29 +198,28 @@ def read_assessment(folder: Path) -> Assessment:
 
 def markdown(found: Assessment) -> str:
     """What was measured, how, and the tables."""
+    attacked = f"all {found.attacked} images"
+    if found.task == "single":
+        attacked = f"the {found.attacked} images diagnosed rightly"
+    answers = {"clean": found.clean.quality}
+    answers |= {eps_name(row.eps_text, row.norm): row.quality for row in found.worst_case}
     parts = [
         _source(found),
         f"![{capital(LEADING[found.task])} over the size of the change](robust-accuracy.svg)",
         "Worst case: each image as the strongest of all attacks leaves it.",
         _worst(found, found.worst_case),
-        *_findings(found),
+        *findings_tables(answers),
         *_no_box(found),
         *cascade_tables(found.cascade),
-        f"Attacks, each on {_attacked(found)}, towards {_goal(found)}; an eps of "
-        f"{SMALLEST!r} is of one that looks for the smallest change, or for few pixels, however far it takes. Noise: "
-        "the attack's own changes with their pixels shuffled. Medians are over the images turned; L2 is the Euclidean "
-        "length in units of full brightness, an eps in L2 its root mean square per value. Passes and time: per image.",
+        f"Attacks, each on {attacked}, towards {_goal(found)}; an eps of {SMALLEST!r} is of one that looks for the "
+        "smallest change, or for few pixels, however far it takes. Noise: the attack's own changes with their pixels "
+        "shuffled. Medians are over the images turned; L2 is the Euclidean length in units of full brightness, an eps "
+        "in L2 its root mean square per value. Passes and time: per image.",
         _attacks(found),
         *_strengths(found),
         controls_table(found.controls),
     ]
     return "\n\n".join(parts) + "\n"
-
-
-def _attacked(found: Assessment) -> str:
-    return (
-        f"the {found.attacked} images diagnosed rightly" if found.task == "single" else f"all {found.attacked} images"
-    )
 
 
 def _goal(found: Assessment) -> str:
@@ -266,15 +265,8 @@ def _no_box(found: Assessment) -> list[str]:
     if not found.no_box:
         return []
     names = " and ".join(one.backbone for one in found.surrogates)
-    told = (
-        f"Worst case of an attacker who knows nothing of the classifier, and attacks {names} in its place (transfer):"
-    )
-    return [told, _worst(found, found.no_box)]
-
-
-def _findings(found: Assessment) -> list[str]:
-    worst = {eps_name(row.eps_text, row.norm): row for row in found.worst_case}
-    return findings_tables({name: row.quality for name, row in {"clean": found.clean, **worst}.items()})
+    who = f"an attacker who knows nothing of the classifier, and attacks {names} in its place (transfer):"
+    return [f"Worst case of {who}", _worst(found, found.no_box)]
 
 
 def _standing(standing: Standing, classes: list[str]) -> list[str]:

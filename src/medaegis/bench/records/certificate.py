@@ -5,12 +5,10 @@ How its radii are got: `medaegis.bench.radius`. Radii are L2 distances in units 
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from medaegis.bench.records.archive import read_record
 from medaegis.bench.records.assessment import Proportion
 from medaegis.bench.records.evaluation import Amount, Count, DataFacts, GuardFacts, Measured, Model, Share
 
@@ -134,12 +132,3 @@ class Certificate(Measured):
     shares: list[CertifiedShare] = Field(min_length=2)
     images: list[CertifiedImage]
     attacks: AttackCheck | None = None
-
-
-def read_certificate(folder: Path) -> Certificate:
-    """Reads and checks the record of a folder that `medaegis certify` wrote.
-
-    Raises:
-        DataError: names the file and every field that does not fit.
-    """
-    return read_record(folder / RECORD, Certificate, "certify")

@@ -5,10 +5,8 @@ Shares are in [0, 1]; null means "not measured", never zero. Intervals are of 95
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
-from medaegis.bench.records.archive import read_record
 from medaegis.bench.records.evaluation import (
     Amount,
     Bounds,
@@ -93,12 +91,3 @@ class MaskEvaluation(Measured):
     cells: list[MaskCell]
     worst_case: list[WorstMasks]
     controls: list[Control]
-
-
-def read_mask_evaluation(folder: Path | str) -> MaskEvaluation:
-    """Reads it back.
-
-    Raises:
-        DataError: there is none, or it is not what it should be.
-    """
-    return read_record(Path(folder) / RECORD, MaskEvaluation, verb="evaluate")
