@@ -382,6 +382,8 @@ def test_targets_are_drawn_or_given(images):
     given = (labels + 1) % 3
     found = ma.attack("bim", model, images, labels, eps="64/255", targets=given)
     assert torch.equal(found.verdict.predicted, given)
+    with pytest.raises(ConfigError, match="targets: 1 for"):
+        ma.attack("bim", model, images, labels, eps="64/255", targets=given[:1])
     drawn = ma.attack("bim", model, images, labels, eps="64/255", targets="random")
     assert torch.equal(drawn.verdict.predicted, pick_targets(labels, 3))
 

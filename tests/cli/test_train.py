@@ -34,3 +34,12 @@ def test_a_classifier_that_tells_nothing_apart_is_not_sent_on_to_fit(noise: str,
     split = json.loads((tmp_path / "classifier" / "split.json").read_text())
     assert split["fractions"][1] == 0.2
     assert len(split["val"]) == pytest.approx(30, abs=3)
+
+
+def test_a_training_that_scores_no_epoch_tells_its_cost_all_the_same(noise: str, tmp_path: Path):
+    options = ("--size", 16, "--channels", "gray", "--epochs", 1, "--device", "cpu", "--robust", "teacher")
+    shown = call("train", noise, *options, "--temperature", 5, "--out", tmp_path / "teacher")
+    assert shown.exit_code == 0, shown.output
+    told = " ".join((shown.stdout + shown.stderr).split())
+    assert "1 epochs of" in told
+    assert "kept: epoch" not in told

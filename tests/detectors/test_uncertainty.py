@@ -83,6 +83,8 @@ def test_impossible_options_are_refused():
         FeatureSqueezing(squeezers=())
     with pytest.raises(ConfigError, match="no cushion named"):
         FeatureSqueezing(squeezers=("blur",))
+    with pytest.raises(ConfigError, match=r"noise:0\.1 squeezes at random"):
+        FeatureSqueezing(squeezers=("bits:3", "noise:0.1"))
 
 
 def test_both_look_at_images_or_the_head_again():

@@ -21,7 +21,7 @@ from medaegis.artefact import digest, generate_keypair, write_folder
 from medaegis.cushions import parse_cushion
 from medaegis.detectors.shield import Shield, ShieldBank
 from medaegis.errors import ArtefactError, ConfigError
-from medaegis.guard.finding import FAINTEST
+from medaegis.guard.finding import FAINTEST, blank
 from medaegis.guard.guard import Guard
 
 N = 9
@@ -148,6 +148,14 @@ def test_a_blank_image_is_withheld_however_typical_it_looks(images, level):
         assert f"{levels} of 255 grey levels" in finding.detail
     assert faint.accepted
     assert whole.accepted
+
+
+def test_an_image_with_a_value_that_is_no_number_is_an_error_even_where_cushion_and_network_bear_it(images):
+    image = images[0].clone()
+    image[0, 3, 3] = torch.nan
+    finding = blank(image)
+    assert (finding.accepted, finding.reason) == (False, "error")
+    assert "not finite" in finding.detail
 
 
 def test_one_flat_colour_is_blank_and_a_picture_in_one_channel_is_not():

@@ -13,7 +13,7 @@ from medaegis.errors import ArtefactError, DataError
 from medaegis.guard.fitting import fit_guard
 from medaegis.guard.guard import Guard
 from medaegis.guard.seen import Seen
-from medaegis.guard.site import NO_CLASSIFIER_RECORD, NO_RECORD, other_site
+from medaegis.guard.site import NO_CLASSIFIER_RECORD, NO_RECORD, find_site, other_site
 from medaegis.images.hashes import pixel_hashes
 
 from tests.guard.test_fitting import SHORT  # isort: skip
@@ -125,6 +125,23 @@ def test_a_guard_without_a_record_is_taken_with_a_warning(guard):
     training = {**guard.training, "classifier_learned_known": False}
     wrapped = Guard(guard.classifier, guard.cushion, guard.bank, tnr=0.9, training=training, seen=guard.seen)
     assert other_site(wrapped, elsewhere()).note == NO_CLASSIFIER_RECORD
+
+
+@pytest.mark.parametrize("told", [None, {}, {"seed": 0, "by": "class"}, {"seed": "0", "by": "patient"}])
+def test_a_guard_that_does_not_say_how_its_images_were_split_is_refused(told, guard):
+    training = {**guard.training, "split": told}
+    foreign = Guard(guard.classifier, guard.cushion, guard.bank, tnr=guard.tnr, training=training, seen=guard.seen)
+    with pytest.raises(ArtefactError, match="does not say how its images were split"):
+        find_site(foreign, lambda limit, seed: elsewhere())
+
+
+@pytest.mark.parametrize("seed", [None, "3"])
+def test_thresholds_of_a_site_without_its_seed_are_those_of_another(seed, guard):
+    foreign = Guard(
+        guard.classifier, guard.cushion, guard.bank, tnr=guard.tnr, training=guard.training, seen=guard.seen
+    )
+    foreign.calibration = {"site": {"fingerprint": elsewhere().fingerprint, "seed": seed}}
+    assert other_site(foreign, elsewhere()).split == other_site(guard, elsewhere()).split
 
 
 @pytest.mark.parametrize(

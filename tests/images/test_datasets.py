@@ -169,7 +169,22 @@ def test_medmnist_never_unpickles_and_refuses_volumes(tmp_path: Path, cache: Pat
     )
     np.save(tmp_path / "array.npy", np.zeros(3))
     (tmp_path / "array.npy").rename(tmp_path / "array.npz")
-    for name in ("pickle", "volume", "many", "array"):
+    np.savez(
+        tmp_path / "empty.npz", train_images=np.zeros((0, 28, 28), np.uint8), train_labels=np.zeros((0, 1), np.uint8)
+    )
+    images = np.random.default_rng(0).integers(0, 255, (2, 28, 28), dtype=np.uint8)
+    np.savez_compressed(tmp_path / "damaged.npz", train_images=images, **one)
+    damaged = bytearray((tmp_path / "damaged.npz").read_bytes())
+    damaged[200:400] = b"\xff" * 200
+    (tmp_path / "damaged.npz").write_bytes(damaged)
+    encrypted = bytearray((tmp_path / "many.npz").read_bytes())
+    for header, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        at = encrypted.find(header)
+        while at >= 0:
+            encrypted[at + flags] |= 1
+            at = encrypted.find(header, at + 4)
+    (tmp_path / "encrypted.npz").write_bytes(encrypted)
+    for name in ("pickle", "volume", "many", "array", "empty", "damaged", "encrypted"):
         with pytest.raises(DataError, match=name):
             load(f"medmnist:{tmp_path / name}.npz", cache)
 
@@ -259,6 +274,18 @@ def test_a_damaged_cache_is_made_anew(chest: Path, cache: Path) -> None:
     for damage in (b"", file.read_bytes()[:-50], os.urandom(200)):
         file.write_bytes(damage)
         assert torch.equal(load(f"chest-xray:{chest}", cache).images, first.images)
+
+
+def test_a_cache_that_cannot_be_read_is_made_anew(chest: Path, cache: Path) -> None:
+    first = load(f"chest-xray:{chest}", cache)
+    (file,) = cache.iterdir()
+    file.unlink()
+    file.mkdir()
+    with pytest.raises(DataError, match="MEDAEGIS_CACHE"):
+        load(f"chest-xray:{chest}", cache)
+    file.rmdir()
+    file.symlink_to(file)
+    assert torch.equal(load(f"chest-xray:{chest}", cache).images, first.images)
 
 
 def test_cache_folder_from_the_environment(chest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

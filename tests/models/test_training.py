@@ -405,6 +405,14 @@ def test_gradients_of_weights_are_those_of_float32_where_bfloat16_is_taken():
     assert taken == [32, 48, 64]
 
 
+def test_a_loss_of_nothing_is_told(tmp_path):
+    told = []
+    options = {"backbone": "tests.models.tiny_networks:certain", "epochs": 1, "augmentation": False}
+    config = CONFIG.model_copy(update=options)
+    train_classifier(*squares(), config, tmp_path / "classifier", progress=lambda *report: told.append(report[2]))
+    assert told[0] == "epoch 1/1, loss 0.000"
+
+
 def test_wrong_options_are_refused():
     for wrong in ({"epochs": 0}, {"batch_size": 1}, {"lr": -1}, {"epoch": 3}, {"label_smoothing": 1}):
         with pytest.raises(ValueError, match=next(iter(wrong))):

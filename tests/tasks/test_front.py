@@ -48,6 +48,14 @@ def test_findings(finder):
     assert aimed.reached.any()
 
 
+@pytest.mark.parametrize("name", ["auto", "uap", "deepfool"])
+def test_attacks_for_one_class_an_image_are_refused_by_name_too(name, finder):
+    data = findings()[0].subset(range(4))
+    known = None if name != "uap" else (data.images, data.labels)
+    with pytest.raises(ConfigError, match="is for one class an image"):
+        ma.attack(name, finder, data.images, data.labels, eps="8/255", known=known)
+
+
 def test_masks(segmenter):
     data = lungs()[0].subset(range(4))
     truth = segmenter.task.predicted(segmenter(data.pixels()))

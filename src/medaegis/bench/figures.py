@@ -29,7 +29,7 @@ from medaegis.bench.records.evaluation import (
 from medaegis.bench.sample import Sample, diagnosed_rightly
 from medaegis.bench.store import Piece
 from medaegis.guard.guard import Guard
-from medaegis.guard.looks import unfinished
+from medaegis.guard.looks import shield_facts, unfinished
 from medaegis.images.datasets import Dataset
 from medaegis.models.metrics import classification_metrics
 
@@ -38,8 +38,11 @@ EXAMPLES = 4
 
 def guard_facts(guard: Guard) -> GuardFacts:
     """What a record tells of a guard."""
-    config = guard.training.get("config", {})
-    seconds = [facts.get("seconds", 0.0) for facts in guard.training.get("shields", {}).values()]
+    config, data, thresholds = (
+        part if isinstance(part, dict) else {}
+        for part in (guard.training.get("config"), guard.training.get("data"), guard.calibration.get("thresholds"))
+    )
+    seconds = sum(shield.seconds for shield in (shield_facts(guard.training) or {}).values())
     return GuardFacts(
         digest=guard.digest,
         classes=list(guard.classes),
@@ -50,10 +53,10 @@ def guard_facts(guard: Guard) -> GuardFacts:
         taps=list(guard.bank.taps),
         tnr_target=guard.tnr,
         thresholds=dict.fromkeys(guard.judged, 1.0),
-        pooled=[name for name, told in guard.calibration.get("thresholds", {}).items() if not told["own"]],
-        calibrated_from=guard.calibration.get("guard", ""),
+        pooled=[name for name, told in thresholds.items() if isinstance(told, dict) and not told.get("own", True)],
+        calibrated_from=str(guard.calibration.get("guard", "")),
         recipe={name: value for name, value in config.items() if not isinstance(value, dict)},
-        training={"seconds": sum(seconds), "images": guard.training.get("data", {}).get("images")},
+        training={"seconds": seconds, "images": data.get("images")},
         unfinished=unfinished(guard.training),
     )
 

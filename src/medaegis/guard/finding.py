@@ -68,7 +68,12 @@ class Finding:
 
 
 def blank(image: Tensor) -> Finding | None:
-    """The finding of an image `(C, H, W)` that has too little contrast for any other; one flat colour has none."""
+    """The finding of an image `(C, H, W)` that has too little contrast for any other; one flat colour has none.
+
+    One with a value that is not finite is an error.
+    """
+    if not image.isfinite().all():
+        return Finding(False, "error", "the image has a value that is not finite", None, {}, None)
     levels = round(255 * float((image.amax((-2, -1)) - image.amin((-2, -1))).max()))
     if levels >= FAINTEST:
         return None

@@ -53,11 +53,13 @@ class ShieldFacts(BaseModel):
     Attributes:
         history: the looks, each with its "update".
         updates: how many were made; kept: the update whose weights are the Shield's.
+        seconds: that they took.
     """
 
     history: list[dict[str, float]] = []
     updates: int | None = None
     kept: int | None = None
+    seconds: float = 0.0
 
     @property
     def last(self) -> int:

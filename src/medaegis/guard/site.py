@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from medaegis.errors import ArtefactError, DataError
 from medaegis.guard.guard import Guard
 from medaegis.images.datasets import Dataset
 from medaegis.images.hashes import pixel_hashes
-from medaegis.images.splits import FRACTIONS, SITE_FRACTIONS, Fractions, Split, as_fractions, split_dataset
+from medaegis.images.splits import FRACTIONS, SITE_FRACTIONS, By, Fractions, Split, as_fractions, split_dataset
 from medaegis.sizes import told_size
 from medaegis.task import IGNORE
 
@@ -82,7 +83,7 @@ def find_site(
             other parts than then.
     """
     told = guard.training.get("split")
-    if not isinstance(told, dict):
+    if not isinstance(told, dict) or type(told.get("seed")) is not int or told.get("by") not in get_args(By):
         raise ArtefactError("guard", "does not say how its images were split", "fit it with `medaegis fit`")
     of_fit = images in (None, guard.training.get("images"))
     limit = guard.training.get("images") if images is None else images
@@ -137,9 +138,10 @@ def other_site(guard: Guard, dataset: Dataset, *, seed: int = 0, recalibrate: bo
             remedy = "give exactly the data, and --images, of its fit, for the test part; or images it does not know"
             raise DataError(dataset.spec, problem, remedy)
         dataset, kept = _without(dataset, learned)
-        calibrated = guard.calibration.get("site", {})
-        if calibrated.get("fingerprint") == dataset.fingerprint and not recalibrate:
-            return Site(dataset, split_site(dataset, calibrated["seed"]), left_out=before - len(dataset), note=note)
+        match guard.calibration.get("site"):
+            case {"fingerprint": dataset.fingerprint, "seed": int(of_thresholds)} if not recalibrate:
+                split = split_site(dataset, of_thresholds)
+                return Site(dataset, split, left_out=before - len(dataset), note=note)
         dataset, _ = _without(dataset, torch.isin(hashes[kept], guard.seen.thresholds))
     return Site(dataset, split_site(dataset, seed), left_out=before - len(dataset), note=note)
 

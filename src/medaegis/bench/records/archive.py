@@ -1,4 +1,4 @@
-"""An evaluation folder: evaluation.json (see `schema`) and two safetensors files, read and written whole.
+"""An evaluation folder: evaluation.json (see `evaluation`) and two safetensors files, read and written whole.
 
 Nothing in it is executed; whatever does not fit is one DataError that names the file and the field.
 """
