@@ -144,9 +144,6 @@ def create_backbone(name: str, *, classes: int, weights: Weights | None = None, 
             network = _from_torchvision(name.partition(":")[2], classes)
         else:
             network = build_own(load_factory(name), classes)
-    if not isinstance(network, nn.Module):
-        problem = f"the factory returned {type(network).__name__}"
-        raise ConfigError(f"backbone {name!r}", problem, "return a torch.nn.Module")
     path = weights_file(name, weights)
     if path is not None:
         load_weights(network, path, head=head)
@@ -162,7 +159,7 @@ def build_own(factory: Callable[..., nn.Module], classes: int) -> nn.Module:
     """The network of somebody's factory, called with ``classes=``, or with nothing where it takes no such argument.
 
     Raises:
-        ConfigError: the factory fails.
+        ConfigError: the factory fails, or returns something else.
     """
     try:
         takes = list(inspect.signature(factory).parameters.values())
@@ -170,11 +167,14 @@ def build_own(factory: Callable[..., nn.Module], classes: int) -> nn.Module:
         takes = []  # some built-ins have none
     named = any(one.name == "classes" or one.kind is one.VAR_KEYWORD for one in takes)
     try:
-        return factory(classes=classes) if named else factory()
+        network: object = factory(classes=classes) if named else factory()
     except Exception as error:  # whatever somebody's code raises
         problem = f"its factory failed: {type(error).__name__}: {error}"
         remedy = "write one that takes classes=, or nothing, and returns the network"
         raise ConfigError("network", problem, remedy) from error
+    if not isinstance(network, nn.Module):
+        raise ConfigError("network", f"the factory returned {type(network).__name__}", "return a torch.nn.Module")
+    return network
 
 
 def load_factory(spec: str) -> Callable[..., nn.Module]:

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib as mpl
 import numpy as np
@@ -270,7 +270,8 @@ def legend(figure: Figure, *panels: Axes, above: bool = False) -> None:
     for axes in panels:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             entries.setdefault(str(label), handle)
-    place = f"outside {'upper' if above else 'lower'} center"
+    place: Literal["outside upper center", "outside lower center"]
+    place = "outside upper center" if above else "outside lower center"
     figure.legend(list(entries.values()), list(entries), loc=place, ncols=3)
 
 
