@@ -422,6 +422,15 @@ def test_pieces_are_small_enough_to_lose_little(scene, tmp_path, monkeypatch):
     assert size(10_000) == 1
 
 
+def test_pieces_are_nearly_equal(scene, tmp_path):
+    guard, test, clean, _right = scene
+    some = torch.arange(len(test)).repeat(2)[:38]
+    whole = Campaign(guard.victim(), Sample(test, clean, some, some, 0), Store(tmp_path), {}, "any wrong class")
+    told = []
+    whole.attack(Planned("fgsm", 8 / 256, "8/256"), lambda done, total, message: told.append((done, total)))
+    assert told == [(19, 38), (38, 38)]
+
+
 def test_attacks_that_use_clean_images_are_given_some(work, tmp_path):
     """Guides and normal features are those of images known before."""
     names = ["logit-match", "feature-match", "feature-match-closest", "hfc", "wb-hfc", "pgd+dim+hfc"]
