@@ -9,6 +9,6 @@ from unittest import mock
 def in_float32() -> Iterator[None]:
     with (
         mock.patch("medaegis.attacks.victim.has_fast_bfloat16", return_value=False),
-        mock.patch("medaegis.models.training.has_fast_bfloat16", return_value=False),
+        mock.patch("medaegis.models.hardware.has_fast_bfloat16", return_value=False),
     ):
         yield
