@@ -1,7 +1,9 @@
 """The presets run, at the scale of seconds, and their tables hold our figures beside the paper's."""
 
 import csv
+import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -10,13 +12,17 @@ from safetensors.torch import load_file
 from sklearn.metrics import f1_score, jaccard_score, roc_auc_score
 from tests.experiments.small import planned_of
 
+from medaegis.artefact import write_folder
+from medaegis.bench.campaign import Effort
 from medaegis.bench.sample import draw
+from medaegis.errors import ArtefactError
+from medaegis.experiments.cells import cells_of
 from medaegis.experiments.paper import paper_of, presets
 from medaegis.experiments.run import run_plan
 from medaegis.experiments.schema import read_experiment
 from medaegis.experiments.site.site import write_site
 from medaegis.experiments.store import ExperimentStore
-from medaegis.experiments.tables import entries, page_of, records
+from medaegis.experiments.tables import current, entries, page_of, records
 from medaegis.experiments.tiny import network, segmenter
 from medaegis.models.store import load_classifier, read_training
 
@@ -203,7 +209,17 @@ def test_the_worst_case_of_answers_by_hand(store):
     tried = [needs[role] for role in needs if role.startswith("attacked ")]
     assert [task.told["attack"] for task in tried] == ["fgsm", "pgd", "cw-linf", "sma", "auto"]
     classifier = load_classifier(store / "pieces" / needs["classifier"].key, network)
-    logits = torch.stack([classifier(x) for x in (test.pixels(), *(attacked_images(task, store) for task in tried))])
+    further = load_file(store / "pieces" / needs["checks"].key / "piece.safetensors")
+    assert {name.rstrip("01") for name in further} == {"images of a check "}
+    for images in further.values():
+        moved = (images - test.pixels()).abs().amax((1, 2, 3)) > 0
+        assert 1 <= moved.sum() <= 8, "of as many images as were asked for"
+        assert (classifier(test.pixels()).argmax(1) == test.labels)[moved].all()
+    inside = [
+        x for x in further.values() if (x - test.pixels()).abs().max() <= (float(cell.place["eps"][0]) + 0.01) / 255
+    ]
+    seen = (test.pixels(), *(attacked_images(task, store) for task in tried), *inside)
+    logits = torch.stack([classifier(x) for x in seen])
     told = {figure.metric: figure.value for figure in found[cell.name].figures}
     assert told["accuracy"] == pytest.approx(float((logits.argmax(2) == test.labels).all(0).float().mean()))
     if len(test.classes) == 2:
@@ -220,6 +236,10 @@ def test_the_worst_case_of_masks_is_no_better_than_any_attack(store):
     }
     assert len(dice) == 5
     assert dice["worst case"] == min(dice.values())
+    with ExperimentStore(store) as kept:
+        ((_, checks),) = kept.checks("survey-table10", "smoke", {cell.name: found[cell.name] for cell in chosen})
+    assert "Full success far out, 64/256" in {one.name for one in checks}
+    assert "In checks success on an image is 1 - Dice" in checks[0].detail
 
 
 def test_the_worst_case_of_a_guard_by_hand(store):
@@ -325,3 +345,48 @@ def test_a_doubtful_figure_is_marked_and_its_note_told():
     assert re.search(rf"paper 77 \[{place}\]", text)
     assert f"- [{place}] {note}" in text
     assert note.replace("'", "&#x27;") in page.html()
+
+
+def test_controls_and_alarms_stand_below_the_table(store):
+    """Of all attacks on a classifier once, whatever cells they stand beside; named where one did not pass."""
+    chosen, _ = measured_cells("survey-table3", store, "none", "FGSM", "worst case")
+    experiment = read_experiment(presets()["survey-table3"], "smoke")
+    with ExperimentStore(store) as kept:
+        found = current(experiment, kept.cells("survey-table3", "smoke"))
+        ((places, checks),) = [
+            (some, told)
+            for some, told in kept.checks("survey-table3", "smoke", found)
+            if any(cell.name in some for cell in chosen)
+        ]
+    assert {json.loads(place)["attack"] for place in places} == {"worst case"}
+    assert "Full success far out, 64/256" in {one.name for one in checks}
+    kinds = {"passed": True, "failed": False, "open": None}
+    made = [checks[0].model_copy(update={"name": name, "passed": passed}) for name, passed in kinds.items()]
+    page = page_of(experiment, "survey-table3", "smoke", [], [], [(places, made)])
+    (line,) = page.checks
+    assert line.startswith("ISIC, 3 classes: 1 of 3 pass; failed does not: ")
+    assert line.endswith("; not judged: open")
+    assert f"- {line}\n" in page.markdown()
+    assert "<li>ISIC, 3 classes: 1 of 3 pass" in page.html()
+
+
+def test_a_damaged_record_of_checks_is_told(store, tmp_path):
+    (cell,), _ = measured_cells("survey-table3", store, "worst case")
+    checks = cell.task.needs["checks"]
+    copy = tmp_path / "store"
+    shutil.copytree(store, copy)
+    shutil.rmtree(copy / "pieces" / checks.key)
+    told = {"task": {"kind": "checks", "told": {}}, "checks": [{"name": "Noise"}]}
+    write_folder(copy / "pieces" / checks.key, kind="piece", manifest=told, tensors={"piece": {}})
+    with ExperimentStore(copy) as kept, pytest.raises(ArtefactError, match="its record of checks is none"):
+        kept.checks("survey-table3", "smoke", kept.cells("survey-table3", "smoke"))
+
+
+def test_the_effort_of_checks_is_a_setting_of_worst_cases_alone():
+    experiment = read_experiment(presets()["survey-table3"], "smoke")
+    more = experiment.model_copy(update={"checks": Effort(far=9)})
+    same = {
+        cell.place["attack"]: cell.settings == other.settings
+        for cell, other in zip(cells_of(experiment), cells_of(more), strict=True)
+    }
+    assert [attack for attack, unchanged in same.items() if not unchanged] == ["worst case"]

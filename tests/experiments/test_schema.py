@@ -80,6 +80,8 @@ WRONG = {
         'learned_from = ["worst"]\ncushion = {',
         "learned_from: detectors learn",
     ),
+    "no effort": ("cushion = {", "checks = { far = 0 }\ncushion = {", "checks.*far: must be above 0"),
+    "unknown effort": ("cushion = {", "checks = { near = 1 }\ncushion = {", "checks.near"),
     "no surrogate": (
         '"bim"',
         '{ attack = "wb", surrogate = "resnet18" }',

@@ -16,6 +16,7 @@ from medaegis.cli.experiments import (
     executor_for,
     finished_tasks,
     gib,
+    page_at,
     planned_cells,
     read,
     told_command,
@@ -204,13 +205,12 @@ def table(
 ) -> None:
     """The paper's table with our figures, theirs and the difference; figures of theirs that are doubtful are marked."""
     from medaegis.bench.records.archive import replace_file
-    from medaegis.experiments.tables import page_of, records
+    from medaegis.experiments.tables import records
 
-    name, experiment, made, about = entries_of(file, scale, store)
     if as_json:
-        console.write_json(records(made))
+        console.write_json(records(entries_of(file, scale, store)))
         return
-    page = page_of(experiment, name, scale.value, made, about)
+    page = page_at(file, scale, store)
     text = page.markdown() if form is Form.markdown else page.html()
     if out is None:
         typer.echo(text, nl=False)
@@ -254,7 +254,7 @@ def export(
     """Write every figure, ours and the paper's, as a line of its own."""
     from medaegis.experiments.tables import records, write_records
 
-    _, _, made, _ = entries_of(file, scale, store)
+    made = entries_of(file, scale, store)
     write_records(records(made), out)
     console.say(f"{len(made)} figures written to {console.shown(out)}.")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -12,13 +12,13 @@ from medaegis.cli.options import recorded_command
 from medaegis.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     import torch
 
     from medaegis.experiments.run import Executor
     from medaegis.experiments.schema import Experiment
-    from medaegis.experiments.tables import Entry
+    from medaegis.experiments.tables import Entry, TablePage
     from medaegis.experiments.tasks import TableCell
     from medaegis.progress import Progress
 
@@ -46,7 +46,7 @@ def read(file: str, scale: Scale) -> tuple[str, Experiment]:
     return name, read_experiment(path, scale.value)
 
 
-def entries_of(file: str, scale: Scale, store: Path) -> tuple[str, Experiment, list[Entry], list[Mapping[str, Any]]]:
+def entries_of(file: str, scale: Scale, store: Path) -> list[Entry]:
     from medaegis.experiments.paper import find_file, paper_of
     from medaegis.experiments.store import ExperimentStore
     from medaegis.experiments.tables import entries
@@ -54,8 +54,20 @@ def entries_of(file: str, scale: Scale, store: Path) -> tuple[str, Experiment, l
     name, experiment = read(file, scale)
     with ExperimentStore(store) as kept:
         found = kept.cells(name, scale.value)
-    made = entries(experiment, paper_of(find_file(file)[1], experiment), found)
-    return name, experiment, made, [there.about for there in found.values()]
+    return entries(experiment, paper_of(find_file(file)[1], experiment), found)
+
+
+def page_at(file: str, scale: Scale, store: Path) -> TablePage:
+    """The table of an experiment, with what its controls and alarms came to."""
+    from medaegis.experiments.store import ExperimentStore
+    from medaegis.experiments.tables import current, page_of
+
+    name, experiment = read(file, scale)
+    with ExperimentStore(store) as kept:
+        found = kept.cells(name, scale.value)
+        checks = kept.checks(name, scale.value, current(experiment, found))
+    about = [there.about for there in found.values()]
+    return page_of(experiment, name, scale.value, entries_of(file, scale, store), about, checks)
 
 
 def told_command(context: typer.Context, data: Sequence[str] | None) -> str:

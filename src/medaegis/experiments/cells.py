@@ -102,9 +102,16 @@ def is_excluded(experiment: Experiment, place: Mapping[str, str]) -> bool:
     return any(all(fits(axis, names) for axis, names in one.items()) for one in experiment.exclude)
 
 
+def is_checked(experiment: Experiment, place: Mapping[str, str]) -> bool:
+    """Whether there are controls and alarms beside this cell: it is the worst case over attacks on a classifier."""
+    return experiment.measures in ANSWERS and experiment.attack[place["attack"]].attack == WORST
+
+
 def _settings(experiment: Experiment, place: Mapping[str, str]) -> dict[str, Any]:
     """All that the experiment says of this cell, but for what is only shown and where the images lie."""
     told = experiment.model_dump(mode="json", exclude=set(_SHOWN))
+    if not is_checked(experiment, place):
+        told.pop("checks")
     for axis in AXES:
         if axis == "seed" or axis not in told:
             continue

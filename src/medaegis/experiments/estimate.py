@@ -12,6 +12,7 @@ from torch import Tensor
 
 from medaegis.attacks.objective import Goal
 from medaegis.attacks.victim import Victim
+from medaegis.bench.checks.classifier import LONGER
 from medaegis.bench.plan import Planned
 from medaegis.bench.store import BATCH
 from medaegis.experiments.tasks import Task, settings_of
@@ -109,6 +110,11 @@ def passes_of(task: Task) -> int:
         recipe = ShieldConfig(taps=("input",), **shield)
         return len(dataset.classes) * recipe.updates * recipe.batch_size * (2 * recipe.inner_steps + 6)
     n = _images(task)
+    if task.kind == "checks":
+        effort = told["effort"]
+        steps = [other.told["steps"] or 40 for other in task.needs.values() if other.kind == "attacked"]
+        further = effort["far"] * 2 * (LONGER * max(steps, default=0) + sum(sorted(set(steps))))
+        return int(further) + int(effort["guessed"] * effort["queries"])
     if task.kind == "attacked":
         one = Planned(**{name: told[name] for name in Planned.__dataclass_fields__})
         targets = torch.zeros(n, dtype=torch.int64)

@@ -6,7 +6,7 @@ import hashlib
 import importlib.util
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -135,7 +135,7 @@ class _Tasks:
             needs = {"clean": self._scores(), "hostile": self._scores(attacked=attacked), "attacked": attacked}
             return self._task("figures", {"of": "detection"}, **needs)
         each = [self._attacked("test", one) for one in self._others()]
-        needs = {"clean": self._scores()} | {f"{EACH}{k}": attacked for k, attacked in enumerate(each)}
+        needs = {"clean": self._scores(), **_numbered(each)}
         needs |= {f"{SCORES}{k}": self._scores(attacked=attacked) for k, attacked in enumerate(each)}
         return self._task("figures", {"of": "detection", "within": self._within}, **needs)
 
@@ -165,12 +165,18 @@ class _Tasks:
             return self._task("figures", told)
         if choice.attack == WORST:
             each = [self._attacked("all", one) for one in self._others()]
-            told |= {"within": self._within}
-        elif choice.each_finding:
+            checks = self._task("checks", {"effort": asdict(self.experiment.checks)}, **_numbered(self._at_every_eps()))
+            return self._task("figures", told | {"within": self._within}, checks=checks, **_numbered(each))
+        if choice.each_finding:
             each = [self._attacked("all", choice, finding=k) for k in range(len(self.source.dataset.classes))]
-        else:
-            return self._task("figures", told, attacked=self._attacked("all", choice))
-        return self._task("figures", told, **{f"{EACH}{k}": attacked for k, attacked in enumerate(each)})
+            return self._task("figures", told, **_numbered(each))
+        return self._task("figures", told, attacked=self._attacked("all", choice))
+
+    def _at_every_eps(self) -> list[Task]:
+        """The images of all attacks on this classifier, each once."""
+        at = [replace(self, place={**self.place, "eps": eps}) for eps in self.experiment.eps]
+        found = [tasks._attacked("all", one) for tasks in at for one in tasks._others()]
+        return list({task.key: task for task in found}.values())
 
     def attack_time(self) -> Task:
         choice = self.experiment.attack[self.place["attack"]]
@@ -277,6 +283,10 @@ class _Tasks:
             choice = self.experiment.attack[self.place["attack"]] if choice.attack == SAME else choice
             needs["hostile"] = self._reading("learn", attacked=self._attacked("learn", choice))
         return self._task("detector", {"detector": self._defence, "options": self._choice.options}, **needs)
+
+
+def _numbered(each: Sequence[Task]) -> dict[str, Task]:
+    return {f"{EACH}{k}": attacked for k, attacked in enumerate(each)}
 
 
 def _given(backbone: str, weights: str | None) -> dict[str, str]:

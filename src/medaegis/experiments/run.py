@@ -98,7 +98,7 @@ def run_plan(
     with closing(executor(tasks, Workshop(store, device), meter.part)) as results:
         for task, made in results:
             now = datetime.now(UTC).replace(microsecond=0).isoformat()
-            store.put(task, made.tensors, made.figures, seconds=made.seconds, at=now)
+            store.put(task, made.tensors, made.figures, made.checks, seconds=made.seconds, at=now)
             shutil.rmtree(store.folder_of(task).with_suffix(".chunks"), ignore_errors=True)
             meter.part(task)(1, 1, "")
             done += 1

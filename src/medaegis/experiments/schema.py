@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from medaegis.attacks.balls import parse_eps
 from medaegis.attacks.catalogue import find_attack
 from medaegis.attacks.engine import Attack
+from medaegis.bench.campaign import ON_CLASSIFIER, Effort
 from medaegis.bench.plan import EVERYTHING, Planned
 from medaegis.bench.records.assessment import SMALLEST
 from medaegis.bench.scene import any_cushion
@@ -66,6 +67,7 @@ class Experiment(BaseModel):
         split: by "patient", or by "image" as in the papers, which leaks; fractions: train, val, adv_train, adv_test.
         goal: "targeted" (a wrong class drawn for each image, which alone counts) or "untargeted" (any wrong class).
         steps, step_size: of attacks that iterate; None: their own.
+        checks: effort of the controls and alarms beside the worst case over attacks on a classifier (`Effort`).
         training: settings of `TrainConfig`; shield: a recipe, and settings of `ShieldConfig`.
         rows, columns: axes of the table, "metric" among them.
     """
@@ -106,6 +108,7 @@ class Experiment(BaseModel):
     goal: Literal["targeted", "untargeted"] = "targeted"
     steps: int | None = Field(default=None, ge=1)
     step_size: float | None = Field(default=None, gt=0)
+    checks: Effort = ON_CLASSIFIER
     training: Training = {}
     shield: dict[str, Any] = {}
 
@@ -118,6 +121,13 @@ class Experiment(BaseModel):
         for value in given.values():
             if asked(any_cushion, value).random:
                 raise ValueError(f"{value!r} is random; name the cushions that it draws from, one by one")
+        return given
+
+    @field_validator("checks")
+    @classmethod
+    def _some_effort(cls, given: Effort) -> Effort:
+        if idle := [name for name, value in vars(given).items() if value <= 0]:
+            raise ValueError(f"{idle[0]}: must be above 0")
         return given
 
     @field_validator("eps")

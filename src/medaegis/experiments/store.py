@@ -18,8 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from pydantic import ValidationError
+
 from medaegis.artefact import check_target, read_folder, write_folder
 from medaegis.artefact_files import MANIFEST
+from medaegis.bench.records.evaluation import Control
 from medaegis.bench.store import Piece
 from medaegis.errors import ArtefactError, ConfigError
 from medaegis.experiments.figures import Figure
@@ -107,13 +110,15 @@ class Pieces:
             remedy = f"delete {self.folder_of(task)} and run again: only that is made anew, and what it is needed for"
             raise ArtefactError(error.source, error.problem, remedy) from None
 
-    def keep(self, task: Task, tensors: Piece) -> None:
+    def keep(self, task: Task, tensors: Piece, checks: Sequence[Control] = ()) -> None:
         """Write what a task gave.
 
         Raises:
             ArtefactError: the disk refuses.
         """
-        told = {"task": {"kind": task.kind, "told": dict(task.told)}}
+        told: dict[str, Any] = {"task": {"kind": task.kind, "told": dict(task.told)}}
+        if checks:
+            told["checks"] = [check.model_dump(mode="json") for check in checks]
         write_folder(self.folder_of(task), kind=KIND, manifest=told, tensors={KIND: tensors})
 
 
@@ -171,7 +176,16 @@ class ExperimentStore(Pieces):
             return bool(self._rows("SELECT 1 FROM figures WHERE key = ? LIMIT 1", task.key))
         return (self.folder_of(task) / MANIFEST).is_file()
 
-    def put(self, task: Task, tensors: Piece | None, figures: Sequence[Figure], *, seconds: float, at: str) -> None:
+    def put(
+        self,
+        task: Task,
+        tensors: Piece | None,
+        figures: Sequence[Figure],
+        checks: Sequence[Control] = (),
+        *,
+        seconds: float,
+        at: str,
+    ) -> None:
         """Keep what a task gave, and note that it is done.
 
         Args:
@@ -182,7 +196,7 @@ class ExperimentStore(Pieces):
             ArtefactError: the disk refuses; what was finished before is untouched.
         """
         if tensors is not None:
-            self.keep(task, tensors)
+            self.keep(task, tensors, checks)
         with self._told(), self._index:
             self._index.executemany(
                 "INSERT OR REPLACE INTO figures VALUES (?, ?, ?, ?, ?, ?)", [(task.key, *one) for one in figures]
@@ -241,6 +255,20 @@ class ExperimentStore(Pieces):
             for place, key, settings, about in self._rows(query, experiment, scale)
             if key in figures
         }
+
+    def checks(self, experiment: str, scale: str, cells: Mapping[str, Found]) -> list[tuple[list[str], list[Control]]]:
+        """Of these finished cells the places, and the controls and alarms beside them.
+
+        Raises:
+            ArtefactError: their record is damaged.
+        """
+        uses = self.uses(experiment, scale)
+        places: dict[str, list[str]] = {}
+        for place, there in cells.items():
+            for use in uses.get(there.key, ()):
+                if use.kind == "checks" and (self.root / use.key / MANIFEST).is_file():
+                    places.setdefault(use.key, []).append(place)
+        return [(some, _controls(self.root / key)) for key, some in places.items()]
 
     def experiments(self) -> list[tuple[str, str]]:
         """Name and scale of every experiment that has a finished cell, in the order they were begun."""
@@ -303,6 +331,14 @@ class ExperimentStore(Pieces):
                 f"move it and its -wal and -shm away and run again: the figures are counted anew from {self.folder}"
             )
             raise ArtefactError(self.folder / INDEX, f"is damaged ({error})", remedy) from error
+
+
+def _controls(folder: Path) -> list[Control]:
+    told = read_folder(folder, kind=KIND).manifest.get("checks", [])
+    try:
+        return [Control.model_validate(one) for one in told]
+    except (ValidationError, TypeError):
+        raise ArtefactError(folder, "its record of checks is none", "delete it and run again") from None
 
 
 def _locked(folder: Path) -> IO[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import importlib
 import io
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -13,6 +14,7 @@ from statistics import mean
 from typing import Any
 
 from medaegis.bench.records.archive import replace_file
+from medaegis.bench.records.evaluation import Control
 from medaegis.bench.report.markdown import table as markdown_table
 from medaegis.errors import ConfigError
 from medaegis.experiments.cells import cells_of
@@ -51,6 +53,12 @@ class Entry:
         return None if self.value is None or self.printed is None else self.value - self.printed.value
 
 
+def current(experiment: Experiment, found: Mapping[str, Found]) -> dict[str, Found]:
+    """What was measured under the settings that the file says now, by place."""
+    settings = {cell.name: cell.settings for cell in cells_of(experiment)}
+    return {place: there for place, there in found.items() if settings.get(place) == there.settings}
+
+
 def entries(experiment: Experiment, paper: PaperTable, found: Mapping[str, Found]) -> list[Entry]:
     """Every figure that the paper has or that was measured under the experiment's settings, cell by cell.
 
@@ -58,10 +66,10 @@ def entries(experiment: Experiment, paper: PaperTable, found: Mapping[str, Found
     """
     cells = sorted(cells_of(experiment), key=lambda cell: cell.place.get("seed", ""))
     groups: dict[tuple[tuple[str, str], ...], list[Found | None]] = {}
+    found = current(experiment, found)
     for cell in cells:
-        there = found.get(cell.name)
         place = tuple((axis, name) for axis, name in cell.place.items() if axis != "seed")
-        groups.setdefault(place, []).append(there if there and there.settings == cell.settings else None)
+        groups.setdefault(place, []).append(found.get(cell.name))
     made = []
     for axes, ours in groups.items():
         where = dict(axes)
@@ -126,6 +134,7 @@ class TablePage:
         about: words above it.
         axes: heads of the rows' names; heads: of the columns.
         notes: what cells refer to, from [1].
+        checks: what controls and alarms of the attacks came to, a line for each classifier.
     """
 
     title: str
@@ -134,12 +143,14 @@ class TablePage:
     heads: tuple[str, ...]
     rows: tuple[TableRow, ...]
     notes: tuple[str, ...]
+    checks: tuple[str, ...] = ()
 
     def markdown(self) -> str:
         """As Markdown."""
         notes = "\n".join(f"- [{i}] {note}" for i, note in enumerate(self.notes, start=1))
         table = markdown_table((*self.axes, *self.heads), [row.words for row in self.rows])
-        parts = [f"# {self.title}", *self.about, table, notes]
+        checks = "\n".join(["Controls and alarms of the attacks:", "", *(f"- {told}" for told in self.checks)])
+        parts = [f"# {self.title}", *self.about, table, notes, checks if self.checks else ""]
         return "\n\n".join(part for part in parts if part) + "\n"
 
     def html(self) -> str:
@@ -148,10 +159,12 @@ class TablePage:
         body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row.words)}</tr>\n" for row in self.rows)
         notes = "".join(f"<li>{escape(note)}</li>" for note in self.notes)
         about = "".join(f"<p>{escape(text)}</p>" for text in self.about)
+        told = "".join(f"<li>{escape(one)}</li>" for one in self.checks)
+        checks = f"<p>Controls and alarms of the attacks:</p><ul>{told}</ul>" if told else ""
         return (
             f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(self.title)}</title>'
             f"<style>{_STYLE}</style></head><body><h1>{escape(self.title)}</h1>{about}"
-            f"<table><thead><tr>{head}</tr></thead><tbody>\n{body}</tbody></table><ol>{notes}</ol></body></html>\n"
+            f"<table><thead><tr>{head}</tr></thead><tbody>\n{body}</tbody></table><ol>{notes}</ol>{checks}</body></html>\n"
         )
 
 
@@ -165,13 +178,19 @@ _STYLE = (
 
 
 def page_of(
-    experiment: Experiment, name: str, scale: str, made: Sequence[Entry], about: Sequence[Mapping[str, Any]]
+    experiment: Experiment,
+    name: str,
+    scale: str,
+    made: Sequence[Entry],
+    about: Sequence[Mapping[str, Any]],
+    checks: Sequence[tuple[Sequence[str], Sequence[Control]]] = (),
 ) -> TablePage:
     """The table of an experiment.
 
     Args:
         made: of `entries`.
         about: provenance of its finished cells.
+        checks: places of cells, and the controls and alarms beside them (`ExperimentStore.checks`).
     """
     notes: dict[str, int] = {}
     shown = [entry for entry in made if entry.printed is not None or not _extra(made, entry.metric)]
@@ -189,7 +208,21 @@ def page_of(
     )
     title = f"{experiment.title} ({experiment.paper}, {experiment.table})"
     words = (_settings(experiment, name, scale), *_origin(about), text, *experiment.notes)
-    return TablePage(title, words, rows, tuple(heads), body, tuple(notes))
+    told = tuple(_checked(experiment, places, some) for places, some in checks if some)
+    return TablePage(title, words, rows, tuple(heads), body, tuple(notes), told)
+
+
+def _checked(experiment: Experiment, places: Sequence[str], checks: Sequence[Control]) -> str:
+    """What the controls and alarms of the attacks on one classifier came to; those that did not pass by name."""
+    several = [axis for axis in AXES if axis not in ("attack", "eps") and len(experiment.axis(axis)) > 1]
+    where = dict.fromkeys(", ".join(filter(None, map(json.loads(place).get, several))) for place in places)
+    said = [f"{sum(one.passed is True for one in checks)} of {len(checks)} pass"]
+    said += [
+        f"{one.name} does not: {one.measured} (expected: {one.expectation})" for one in checks if one.passed is False
+    ]
+    if unjudged := [one.name for one in checks if one.passed is None]:
+        said.append(f"not judged: {', '.join(unjudged)}")
+    return ": ".join(filter(None, (" and ".join(where), "; ".join(said))))
 
 
 def _extra(made: Sequence[Entry], metric: str) -> bool:

@@ -17,11 +17,12 @@ from medaegis.bench.store import code_fingerprint
 from medaegis.images.datasets import Dataset
 from medaegis.images.splits import Split
 
-Kind = Literal["classifier", "guard", "attacked", "reading", "detector", "scores", "pushed", "figures"]
+Kind = Literal["classifier", "guard", "attacked", "reading", "detector", "scores", "pushed", "checks", "figures"]
 
 # Beside the rooms that every stored result depends on: what chooses images and calls them, and what makes figures.
 _MAKES = ("bench/campaign.py", "bench/sample.py", "bench/scene.py", "experiments/work.py")
 _COUNTS = ("bench/metrics.py", "bench/analyse/shifts.py", "experiments/figures.py")
+_CHECKS = ("alarms.py", "classifier.py", "controls.py", "exact.py")  # of bench/checks
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +72,8 @@ class Task:
     @cached_property
     def key(self) -> str:
         """32 hex digits."""
-        more = (*_MAKES, *_COUNTS) if self.kind in ("figures", "pushed") else _MAKES
+        more: tuple[str, ...] = (*_MAKES, *_COUNTS) if self.kind in ("figures", "pushed") else _MAKES
+        more += tuple(f"bench/checks/{file}" for file in _CHECKS) if self.kind == "checks" else ()
         content = {
             "kind": self.kind,
             "told": self.told,

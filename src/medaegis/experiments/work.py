@@ -18,9 +18,11 @@ from torch import Tensor, nn
 
 from medaegis.attacks.balls import parse_eps
 from medaegis.bench.analyse.shifts import STEPS, stress_test
-from medaegis.bench.campaign import Campaign
-from medaegis.bench.outcome import as_scores, pixels_of
+from medaegis.bench.campaign import Campaign, Effort
+from medaegis.bench.checks.classifier import run_checks
+from medaegis.bench.outcome import as_scores, own_ones, pixels_of
 from medaegis.bench.plan import Planned
+from medaegis.bench.records.evaluation import Control
 from medaegis.bench.scene import Scene, any_cushion
 from medaegis.bench.store import Piece, Store
 from medaegis.bench.surrogates import surrogate_of
@@ -58,15 +60,17 @@ from medaegis.zero_shot import Contrastive
 
 _PLANNED = tuple(Planned.__dataclass_fields__)
 Value = TypeVar("Value")
+FURTHER = "images of a check "  # and a number
 _KEPT = 2  # classifiers and scenes in memory: tasks come ordered by them
 
 
 @dataclass(frozen=True)
 class Made:
-    """What a task gave: tensors, figures, or both; nothing where it wrote a folder itself; and how long it took."""
+    """What a task gave, nothing where it wrote a folder itself; and how long it took."""
 
     tensors: Piece | None = None
     figures: tuple[Figure, ...] = ()
+    checks: tuple[Control, ...] = ()
     seconds: float = 0.0
 
 
@@ -94,6 +98,7 @@ class Workshop:
             "detector": self._fit_detector,
             "scores": self._score,
             "pushed": self._push,
+            "checks": self._check,
             "figures": lambda task, _: Made(figures=self._count(task)),
         }
         before, began = torch.get_num_threads(), time.perf_counter()
@@ -155,8 +160,7 @@ class Workshop:
     # ---- tasks that give tensors
 
     def _attack(self, task: Task, progress: Progress) -> Made:
-        one = Planned(**{name: task.told[name] for name in _PLANNED})
-        campaign = self._campaign(task)
+        one, campaign = _planned(task), self._campaign(task)
         chunks = self.pieces.folder_of(task).with_suffix(".chunks")
         piece = replace(campaign, store=Store(chunks)).attack(one, progress)
         told = account(campaign.attacked(one), campaign.sample.pixels, piece)
@@ -196,6 +200,29 @@ class Workshop:
         told = {name: torch.tensor(value, dtype=torch.float64) for name, value in means.items()}
         return Made({**told, "n": torch.tensor(len(sample))})
 
+    def _check(self, task: Task, progress: Progress) -> Made:
+        """Controls and alarms of attacks on a classifier, on the images it gets right; and what further attacks made.
+
+        Of findings and masks on all images.
+        """
+        every = replace(everyone(self.scene(task).test), effort=Effort(**task.told["effort"]))
+        right = every.sample.right
+        rows = (right if task.source.dataset.task.name == "single" else torch.ones_like(right)).nonzero().squeeze(1)
+        chunks = Store(self.pieces.folder_of(task).with_suffix(".chunks"))
+        outcomes = [
+            (_planned(other), {name: t if name == "cost" else t[rows] for name, t in self._tensors(other).items()})
+            for other in task.needs.values()
+            if other.kind == "attacked"
+        ]
+        if not len(rows) or not own_ones(outcomes):
+            return Made({})
+        controls, further = run_checks(replace(every.only(rows), store=chunks), outcomes, progress)
+        clean, made = every.sample.pixels, {}
+        for k, (_, piece) in enumerate(further):
+            tried = rows[piece["tried"]]
+            made[f"{FURTHER}{k}"] = clean.index_put((tried,), pixels_of(piece)[piece["tried"]])
+        return Made(made, checks=tuple(controls))
+
     def _count(self, task: Task) -> tuple[Figure, ...]:
         of = task.told["of"]
         if of == "training time":
@@ -211,7 +238,8 @@ class Workshop:
         each, within = self._numbered(task, EACH), task.told.get("within")
         if of in ANSWERS:
             if within is not None:
-                return worst_answers(scene.test, each, within)
+                made = self._tensors(task.needs["checks"])
+                return worst_answers(scene.test, [*each, *({"images": images} for images in made.values())], within)
             return each_finding(scene.test, each) if each else answers(everyone(scene.test), attacked)
         clean = self._tensors(task.needs["clean"])["scores"]
         if within is not None:
@@ -295,6 +323,11 @@ class Workshop:
     def _load_guard(self, task: Task) -> Guard:
         factory = _factory(task.needs["classifier"].told["backbone"])
         return Guard.load(self.pieces.folder_of(task), factory=factory).to(self.device)
+
+
+def _planned(task: Task) -> Planned:
+    """The attack of a task."""
+    return Planned(**{name: task.told[name] for name in _PLANNED})
 
 
 def _kept(cache: dict[str, Value], key: str, make: Callable[[], Value]) -> Value:

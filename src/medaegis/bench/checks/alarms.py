@@ -189,6 +189,7 @@ def _rare(seen: Mapping[str, tuple[Tensor, ...]], share: float, **about: str) ->
     return check(claims, kind="alarm", **about, measured=measured)
 
 
+@torch.enable_grad()
 def probe(victim: Victim, images: Tensor, goal: Goal, loss: Objective) -> tuple[Tensor, Tensor]:
     """For each image `(N, C, H, W)`: whether its gradient vanishes, and whether a small step along it fails to help.
 

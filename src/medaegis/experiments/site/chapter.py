@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from medaegis.bench.records.evaluation import Control
 from medaegis.experiments.cells import cells_of
 from medaegis.experiments.paper import PaperTable
 from medaegis.experiments.schema import Experiment
@@ -23,6 +24,7 @@ class Chapter:
     Attributes:
         found: its finished cells, by place.
         uses: key of a cell's figures -> the tasks that they came from.
+        checks: places of cells, and the controls and alarms beside them.
     """
 
     name: str
@@ -31,6 +33,7 @@ class Chapter:
     paper: PaperTable
     found: Mapping[str, Found]
     uses: Mapping[str, Sequence[Use]]
+    checks: Sequence[tuple[Sequence[str], Sequence[Control]]] = ()
 
     @property
     def folder(self) -> str:
@@ -51,7 +54,7 @@ class Chapter:
     def table(self) -> TablePage:
         """The paper's table with ours."""
         about = [there.about for there in self.found.values()]
-        return page_of(self.experiment, self.name, self.scale, self.made, about)
+        return page_of(self.experiment, self.name, self.scale, self.made, about, self.checks)
 
     @property
     def measured(self) -> int:

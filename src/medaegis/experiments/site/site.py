@@ -21,7 +21,7 @@ from medaegis.experiments.site.files import STYLE, replace_site, site_environmen
 from medaegis.experiments.site.heat import heat_maps
 from medaegis.experiments.site.submissions import Refused, Submission, read_submissions
 from medaegis.experiments.store import ExperimentStore, Found, Use
-from medaegis.experiments.tables import RAW
+from medaegis.experiments.tables import RAW, current
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,8 @@ def _chapters(store: ExperimentStore, files: Sequence[tuple[str, Path]]) -> tupl
         for scale in (scale for there, scale in held if there == name):
             experiment = read_experiment(known[name], scale)
             paper, found = paper_of(known[name], experiment), store.cells(name, scale)
-            made.append(Chapter(name, scale, experiment, paper, found, store.uses(name, scale)))
+            checks = store.checks(name, scale, current(experiment, found))
+            made.append(Chapter(name, scale, experiment, paper, found, store.uses(name, scale), checks))
     return made, [(name, scale) for name, scale in held if name not in known]
 
 
