@@ -1,10 +1,12 @@
 """Several processes, and a Ray cluster: the same bits, whoever dies."""
 
+import contextlib
 import multiprocessing
 import os
 import random
 import signal
 import tempfile
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -121,17 +123,23 @@ def test_a_ray_cluster_gives_the_same_bits_though_a_worker_is_killed(whole, tmp_
     monkeypatch.setattr("tempfile.tempdir", None)
     monkeypatch.setenv("RAY_worker_niceness", "0")  # else its workers starve beside other tests
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    killed, over = [], threading.Event()
+
+    def kill_one():
+        while not (killed or over.wait(0.01)):
+            with contextlib.suppress(psutil.Error):  # of a process that ended meanwhile
+                busy = [p for p in psutil.Process().children(recursive=True) if p.name().startswith("ray::classifier")]
+                if busy:
+                    busy[0].kill()
+                    killed.append(busy[0])
+
+    killer = threading.Thread(target=kill_one)
+    killer.start()
     try:
-        killed = []
-
-        def listen(done, total, message):
-            busy = [p for p in psutil.Process().children(recursive=True) if p.name().startswith("ray::classifier")]
-            if busy and not killed:
-                killed.append(busy[0])
-                busy[0].kill()
-
-        ran = run(planned, tmp_path / "store", tmp_path / "log", executor=OnRay(), progress=listen)
+        ran = run(planned, tmp_path / "store", tmp_path / "log", executor=OnRay())
     finally:
+        over.set()
+        killer.join()
         ray.shutdown()
     assert killed
     assert ran.tasks_left == 0
