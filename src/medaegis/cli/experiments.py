@@ -53,8 +53,7 @@ def entries_of(file: str, scale: Scale, store: Path) -> list[Entry]:
 
     name, experiment = read(file, scale)
     with ExperimentStore(store) as kept:
-        found = kept.cells(name, scale.value)
-    return entries(experiment, paper_of(find_file(file)[1], experiment), found)
+        return entries(experiment, paper_of(find_file(file)[1], experiment), kept.cells(name, scale.value))
 
 
 def page_at(file: str, scale: Scale, store: Path) -> TablePage:
@@ -62,12 +61,12 @@ def page_at(file: str, scale: Scale, store: Path) -> TablePage:
     from medaegis.experiments.store import ExperimentStore
     from medaegis.experiments.tables import current, page_of
 
+    made = entries_of(file, scale, store)
     name, experiment = read(file, scale)
     with ExperimentStore(store) as kept:
         found = kept.cells(name, scale.value)
         checks = kept.checks(name, scale.value, current(experiment, found))
-    about = [there.about for there in found.values()]
-    return page_of(experiment, name, scale.value, entries_of(file, scale, store), about, checks)
+    return page_of(experiment, name, scale.value, made, [there.about for there in found.values()], checks)
 
 
 def told_command(context: typer.Context, data: Sequence[str] | None) -> str:

@@ -13,9 +13,8 @@ from torch import Tensor
 from medaegis.attacks.objective import Goal
 from medaegis.attacks.victim import Victim
 from medaegis.bench.checks.classifier import LONGER
-from medaegis.bench.plan import Planned
 from medaegis.bench.store import BATCH
-from medaegis.experiments.tasks import Task, settings_of
+from medaegis.experiments.tasks import Task, attack_of, settings_of
 from medaegis.guard.shield_config import ShieldConfig
 from medaegis.models.classifier import Classifier
 from medaegis.models.learning import TrainConfig
@@ -112,11 +111,13 @@ def passes_of(task: Task) -> int:
     n = _images(task)
     if task.kind == "checks":
         effort = told["effort"]
-        steps = [other.told["steps"] or 40 for other in task.needs.values() if other.kind == "attacked"]
-        further = effort["far"] * 2 * (LONGER * max(steps, default=0) + sum(sorted(set(steps))))
-        return int(further) + int(effort["guessed"] * effort["queries"])
+        steps = {
+            one.attack: one.value.steps for one in (attack_of(t) for t in task.needs.values() if t.kind == "attacked")
+        }
+        walks = 2 * effort["far"] * (sum(steps.values()) + LONGER * steps.get("pgd", 0))  # far out, and longer
+        return int(walks + effort["guessed"] * effort["queries"])
     if task.kind == "attacked":
-        one = Planned(**{name: told[name] for name in Planned.__dataclass_fields__})
+        one = attack_of(task)
         targets = torch.zeros(n, dtype=torch.int64)
         goal = Goal(targets, None if told["aim"] == "any wrong class" else targets)  # only their number counts
         return one.value.passes(goal, len(dataset.classes))

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
+from medaegis.bench.plan import Planned
 from medaegis.bench.store import code_fingerprint
 from medaegis.images.datasets import Dataset
 from medaegis.images.splits import Split
@@ -128,6 +129,11 @@ def in_order(tasks: Iterable[Task], is_done: Any = lambda task: False) -> list[T
 def everything(cells: Iterable[TableCell]) -> Iterator[Task]:
     """Every task of these cells, each once."""
     yield from in_order(cell.task for cell in cells if cell.task is not None)
+
+
+def attack_of(task: Task) -> Planned:
+    """Of the task of attacked images."""
+    return Planned(**{name: task.told[name] for name in Planned.__dataclass_fields__})
 
 
 def settings_of(task: Task) -> dict[str, Any]:

@@ -21,7 +21,6 @@ from medaegis.bench.analyse.shifts import STEPS, stress_test
 from medaegis.bench.campaign import Campaign, Effort
 from medaegis.bench.checks.classifier import run_checks
 from medaegis.bench.outcome import as_scores, own_ones, pixels_of
-from medaegis.bench.plan import Planned
 from medaegis.bench.records.evaluation import Control
 from medaegis.bench.scene import Scene, any_cushion
 from medaegis.bench.store import Piece, Store
@@ -46,7 +45,7 @@ from medaegis.experiments.figures import (
 from medaegis.experiments.plan import EACH, SCORES
 from medaegis.experiments.schema import ANSWERS
 from medaegis.experiments.store import Pieces
-from medaegis.experiments.tasks import Kind, Task, settings_of
+from medaegis.experiments.tasks import Kind, Task, attack_of, settings_of
 from medaegis.guard.fitting import fit_guard, shield_config
 from medaegis.guard.guard import Guard
 from medaegis.models.backbones import create_backbone, is_own
@@ -58,7 +57,6 @@ from medaegis.progress import Progress, silent
 from medaegis.robust import Robust, parse_recipe
 from medaegis.zero_shot import Contrastive
 
-_PLANNED = tuple(Planned.__dataclass_fields__)
 Value = TypeVar("Value")
 FURTHER = "images of a check "  # and a number
 _KEPT = 2  # classifiers and scenes in memory: tasks come ordered by them
@@ -160,7 +158,7 @@ class Workshop:
     # ---- tasks that give tensors
 
     def _attack(self, task: Task, progress: Progress) -> Made:
-        one, campaign = _planned(task), self._campaign(task)
+        one, campaign = attack_of(task), self._campaign(task)
         chunks = self.pieces.folder_of(task).with_suffix(".chunks")
         piece = replace(campaign, store=Store(chunks)).attack(one, progress)
         told = account(campaign.attacked(one), campaign.sample.pixels, piece)
@@ -210,7 +208,7 @@ class Workshop:
         rows = (right if task.source.dataset.task.name == "single" else torch.ones_like(right)).nonzero().squeeze(1)
         chunks = Store(self.pieces.folder_of(task).with_suffix(".chunks"))
         outcomes = [
-            (_planned(other), {name: t if name == "cost" else t[rows] for name, t in self._tensors(other).items()})
+            (attack_of(other), {name: t if name == "cost" else t[rows] for name, t in self._tensors(other).items()})
             for other in task.needs.values()
             if other.kind == "attacked"
         ]
@@ -323,11 +321,6 @@ class Workshop:
     def _load_guard(self, task: Task) -> Guard:
         factory = _factory(task.needs["classifier"].told["backbone"])
         return Guard.load(self.pieces.folder_of(task), factory=factory).to(self.device)
-
-
-def _planned(task: Task) -> Planned:
-    """The attack of a task."""
-    return Planned(**{name: task.told[name] for name in _PLANNED})
 
 
 def _kept(cache: dict[str, Value], key: str, make: Callable[[], Value]) -> Value:
