@@ -1,6 +1,7 @@
 """A suite as a cascade, against every cell run on every image to its end."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from tests.bench.campaigns import toy_campaign
 from medaegis.attacks.balls import Linf
 from medaegis.attacks.base import AnyAttack
 from medaegis.attacks.victim import Victim
-from medaegis.bench.cascade import cascade, check_cascade, run_cascade
+from medaegis.bench.cascade import cascade, check_cascade, larger_breaks_more, run_cascade
 from medaegis.bench.outcome import broken_by, pixels_of, within
 from medaegis.bench.plan import Planned, plan, plan_assessment
 from medaegis.bench.surrogates import surrogate_of
@@ -102,6 +103,50 @@ def test_where_all_are_broken_no_larger_eps_is_run(tmp_path):
     ((planned, piece),) = cascade(campaign, cells)
     assert planned.eps == 0.7
     assert broken_by(piece).all()
+
+
+@pytest.mark.parametrize("shields", [False, True])
+def test_nested_an_image_that_holds_is_not_attacked_at_smaller_eps(shields, tmp_path):
+    cells, campaign = suite(shields=shields), toy(tmp_path / "nested", shields=shields)
+    clean = campaign.sample.pixels
+    found = cascade(campaign, cells, nested=True)
+    ran = [(planned, piece) for planned, piece in found if planned.attack != "deepfool"]
+    assert [planned.eps for planned, _ in ran] == sorted((planned.eps for planned, _ in ran), reverse=True)
+    for ball in {planned.value.ball for planned in cells}:
+        mine = [(planned, piece) for planned, piece in ran if planned.value.ball == ball]
+        for (_, small), (_, large) in pairwise(SIZES):
+            tried = [piece["tried"] for planned, piece in mine if planned.eps == small]
+            holds = ~broken_within(found, clean, ball, large)
+            assert holds.any() or ball != Linf()
+            for one in tried:
+                assert not (one & holds).any()
+    whole = toy(tmp_path / "whole", shields=shields).run(cells, silent)
+    for _, eps in SIZES:  # on these images larger changes break whatever smaller ones do
+        linf = [(planned, piece) for planned, piece in whole if planned.value.ball == Linf()]
+        assert (broken_within(found, clean, Linf(), eps) | ~broken_within(linf, clean, Linf(), eps)).all()
+
+
+def test_only_where_a_larger_eps_breaks_all_that_a_smaller_one_does_are_they_nested(tmp_path, monkeypatch):
+    wide, cells = toy(tmp_path / "wide", shields=False), suite(shields=False)
+    narrow = wide.only(torch.arange(0, N, 3))
+    known = narrow.run(cells, silent)
+    assert not larger_breaks_more(narrow, known), "so few images do not tell"
+    monkeypatch.setattr("medaegis.bench.cascade.ENOUGH", len(narrow))
+    assert larger_breaks_more(narrow, known)
+    asked = []
+    monkeypatch.setattr("medaegis.bench.cascade.cascade", lambda *_, nested: asked.append(nested) or [])
+    places = [(text, eps, Linf()) for text, eps in SIZES]
+    rows = run_cascade(narrow, wide.sample, cells, known, places, silent)
+    assert {row.checked for row in rows} == {len(narrow)}
+    broken = next(k for k, (planned, piece) in enumerate(known) if planned.eps < 16 / 256 and broken_by(piece).any())
+    small = known[broken][0]
+    held = {"fooled": torch.zeros(len(narrow), dtype=torch.bool)}
+    above = [(p, {**piece, **held} if p.eps > small.eps else piece) for p, piece in known]
+    assert not larger_breaks_more(narrow, above)
+    assert larger_breaks_more(narrow, [(replace(p, check="x") if p.eps <= small.eps else p, q) for p, q in above])
+    rows = run_cascade(narrow, wide.sample, cells, above, places, silent)
+    assert {row.checked for row in rows} == {0}
+    assert asked == [True, False]
 
 
 def test_what_is_made_on_a_surrogate_goes_to_its_end(tmp_path):

@@ -247,6 +247,9 @@ class Cascaded(Model):
 
     n: images diagnosed rightly, those that have figures of their own among them; share: of them that some attack of the
     plan, or of a check, breaks, of whatever norm or eps, if the attacked image lies in this ball by its pixels.
+
+    checked: images that every attack was run on, of which none was broken at a smaller eps only, so that the others
+    were not attacked at an eps below one at which they held. 0: each was attacked at every eps until it was broken.
     """
 
     eps: Amount
@@ -255,6 +258,7 @@ class Cascaded(Model):
     n: Count
     share: Share
     interval: Bounds
+    checked: Count = 0
 
 
 class Corrupted(Model):

@@ -9,8 +9,8 @@ from pathlib import Path
 from medaegis.bench.records.archive import read_evaluation, replace_file
 from medaegis.bench.records.evaluation import Cascaded, Cell, Control, Corrupted, Evaluation, WorstCase
 from medaegis.bench.report.words import (
-    CASCADE,
     beyond,
+    cascade_words,
     decimal,
     decimal_range,
     duration,
@@ -133,7 +133,7 @@ def cascade_tables(cascade: Sequence[Cascaded]) -> list[str]:
     if not cascade:
         return []
     rows = [(eps_name(c.eps_text, c.norm), str(c.n), percent(c.share), percent_range(c.interval)) for c in cascade]
-    return [CASCADE, table(("eps", "n", "broken", "95 %"), rows)]
+    return [cascade_words(cascade), table(("eps", "n", "broken", "95 %"), rows)]
 
 
 def corruption_tables(corruptions: Sequence[Corrupted]) -> list[str]:

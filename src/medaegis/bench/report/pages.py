@@ -28,7 +28,7 @@ def page_environment(package: str = "medaegis.bench.report") -> Environment:
     )
     environment.filters |= {name: getattr(words, name) for name in _FILTERS}
     environment.filters |= {"gradient": words.gradient_name, "told_size": told_size}
-    environment.globals |= {"eps_name": words.eps_name, "of": words.of, "cascade_words": words.CASCADE}
+    environment.globals |= {"eps_name": words.eps_name, "of": words.of, "cascade_words": words.cascade_words}
     return environment
 
 

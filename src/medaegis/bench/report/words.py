@@ -6,19 +6,29 @@ import re
 from collections.abc import Sequence
 from datetime import datetime
 
-from medaegis.bench.records.evaluation import Further, Judged, Norm
+from medaegis.bench.records.evaluation import Cascaded, Further, Judged, Norm
 
 NOT_MEASURED = "–"
 PLANTED = "Planted weakness: a Shield trained at 1/256 only"  # a control
-CASCADE = (
-    "Over more images, by a cascade: cheap attacks and small changes come first, and an image is left alone once one "
-    "breaks it. So this tells how many any of the attacks breaks, and nothing of the attacks one by one."
-)
 # Not from the locale: the page is in English wherever it is made.
 MONTHS = (
     *("January", "February", "March", "April", "May", "June"),
     *("July", "August", "September", "October", "November", "December"),
 )
+
+
+def cascade_words(cascade: Sequence[Cascaded]) -> str:
+    """How a cascade went over the images, and what its figures tell."""
+    order = "small changes come first"
+    if checked := max((row.checked for row in cascade), default=0):
+        order = (
+            "large changes come first, and an image that no attack breaks at one is not attacked at smaller ones (of "
+            f"the {checked} images that every attack was run on, none was broken at a smaller change only)"
+        )
+    return (
+        f"Over more images, by a cascade: {order}; cheap attacks come before others, and an image is left alone once "
+        "one breaks it. So this tells how many any of the attacks breaks, and nothing of the attacks one by one."
+    )
 
 
 def percent(share: float | None) -> str:
