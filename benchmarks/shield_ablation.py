@@ -24,7 +24,7 @@ from medaegis.models.classifier import INPUT
 from medaegis.models.store import load_classifier
 from medaegis.provenance import environment
 
-LOOKS = 4  # at robustness, for each variant
+LOOKS = 8  # at robustness, for each variant
 
 
 def variants(taps: tuple[str, ...]) -> dict[str, dict[str, Any]]:
@@ -42,6 +42,8 @@ def variants(taps: tuple[str, ...]) -> dict[str, dict[str, Any]]:
         "behind the Cushion": {"cushioned": 1.0},
         "half behind the Cushion": {"cushioned": 0.5},
         "sign steps only": {"momentum_share": 0.0},
+        "10 inner steps from the first update on": {"early": 0.0},
+        "3 inner steps for 60 %": {"early": 0.6},
         "3 inner steps": {"inner_steps": 3},
         "15 inner steps": {"inner_steps": 15},
         "long inner steps": {"inner_steps": 5, "inner_step": (0.25, 0.5)},

@@ -420,6 +420,8 @@ def test_pieces_are_small_enough_to_lose_little(scene, tmp_path, monkeypatch):
     assert 1 <= size(10) <= 20
     assert size(100) == max(1, size(10) // 10)
     assert size(10_000) == 1
+    asking = whole._piece_size(Planned("square-guard", 8 / 256, "8/256", steps=20))
+    assert size(10) <= asking <= 2 * size(10), "a query has no backward"
 
 
 def test_pieces_are_nearly_equal(scene, tmp_path):

@@ -1,12 +1,16 @@
 """Suites name attacks that there are, and those alone that fit the classifier are run."""
 
+from pathlib import Path
+
 import pytest
+from tests.models.tiny_networks import tiny
 
 from medaegis.attacks.balls import parse_eps
 from medaegis.attacks.catalogue import CATALOGUE, find_attack
 from medaegis.bench.plan import plan
-from medaegis.bench.suites import SUITES, applicable, find_suite
+from medaegis.bench.suites import SUITES, applicable, find_suite, plan_suite
 from medaegis.errors import ConfigError
+from medaegis.guard.guard import Guard
 
 
 @pytest.mark.parametrize("name", SUITES)
@@ -22,6 +26,17 @@ def test_every_suite_can_be_planned(name):
 def test_attacks_that_need_more_classes_are_left_out():
     assert set(CATALOGUE) - set(applicable(tuple(CATALOGUE), 2)) == {"apgd-dlr"}
     assert applicable(tuple(CATALOGUE), 4) == list(CATALOGUE)
+
+
+@pytest.mark.parametrize(("suite", "ways"), [("quick", [8]), ("standard", [1, 4, 8, 16])])
+def test_the_quick_suite_goes_other_ways_through_the_cushion_at_one_eps_alone(suite, ways):
+    guard = Guard.load(Path("tests/golden/guard"), factory=tiny)
+    sizes = [f"{eps}/256" for eps in ([4, 8, 16] if suite == "quick" else ways)]
+    for given in (None, sizes, sizes[::-1]):
+        cells = plan_suite(guard, suite, eps=given).cells
+        for way in ("twin", "skip"):
+            there = sorted(round(cell.eps * 256) for cell in cells if cell.gradient == way)
+            assert there == ways
 
 
 def test_an_unknown_suite_is_told():

@@ -230,7 +230,7 @@ def test_the_page_works_as_it_is_written(spec: str, tmp_path, monkeypatch):
         assert program == "medaegis"
         result = call(verb, *options, *few.get(verb, ()))
         assert result.exit_code in ((0, 1) if verb == "screen" else (0,)), result.output
-    exec(script.replace("updates=2880", "updates=3"), names)
+    exec(script.replace("updates=2400", "updates=3"), names)
     assert isinstance(names["classifier"], Classifier)
     split = Split.load("runs/classifier/split.json", names["unseen"])
     assert split == names["split"], "by command and in Python alike"

@@ -59,7 +59,7 @@ class Effort:
     guessed: int = 16
     queries: int = 500
     stamina: int = 16
-    planted: int = 150
+    planted: int = 75
 
 
 ON_GUARD = Effort()
@@ -170,7 +170,9 @@ class Campaign:
         return flops(first.judge, self.sample.only(torch.arange(1)).pixels.to(self.victim.device))
 
     def _piece_size(self, planned: Planned) -> int:
-        return images_per_piece(planned.value, self._flops, self.victim.device)
+        lesson = isinstance(planned.value, Learner)  # what it learned is added to each image, and that is all
+        passes = 1 if lesson else self.passes(planned) / len(self)
+        return images_per_piece(passes, self._flops, self.victim.device)
 
     def _learned(self, planned: Planned, victim: Victim, key: Mapping[str, object]) -> tuple[AnyAttack, Tensor]:
         """What is run on each chunk, and the cost of learning it, float64 `(lessons, 3)`.

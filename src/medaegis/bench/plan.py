@@ -73,6 +73,7 @@ def plan(
     queries: int | None = None,
     gradient: Gradient = "bpda",
     other_ways: Sequence[Gradient] = (),
+    ways_at: Sequence[tuple[str, float]] | None = None,
     transferred: Sequence[str] = (),
     samples: int = 1,
 ) -> list[Planned]:
@@ -87,7 +88,7 @@ def plan(
         queries: of the attacks that see answers alone, adaptive or not, and the most that any attack of an ensemble
             takes; None: their own.
         gradient: way through the Cushion.
-        other_ways: further ones, for WB alone.
+        other_ways: further ones, for WB alone; ways_at: for which eps; None: for all.
         transferred: attacks to make on surrogates, at every eps with their own steps.
         samples: draws of a random Cushion that each step averages over; attacks that see answers alone get one a query.
 
@@ -118,7 +119,7 @@ def plan(
         if all(short.id != cell.id for cell in cells):  # a fifth may still be all that an attack ever takes
             cells.append(short)
     ways = other_ways if "wb" in attacks else ()
-    cells += [_cell("wb", size, steps, way, samples) for way in ways for size in eps]
+    cells += [_cell("wb", size, steps, way, samples) for way in ways for size in (eps if ways_at is None else ways_at)]
     return cells + [Planned(name, value, text, transferred=True) for name in transferred for text, value in sizes(name)]
 
 

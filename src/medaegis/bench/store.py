@@ -19,7 +19,6 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from medaegis.attacks.base import AnyAttack
 from medaegis.bench.records.archive import replace_file
 
 Piece = dict[str, Tensor]
@@ -87,7 +86,11 @@ def flops(judge: Callable[[Tensor], object], image: Tensor) -> int:
     return int(counter.get_total_flops())
 
 
-def images_per_piece(attack: AnyAttack, each: int, device: torch.device) -> int:
-    """Images between two savings, at `each` operations a verdict: counted, not timed, so that a run repeats exactly."""
+def images_per_piece(passes: float, each: int, device: torch.device) -> int:
+    """Images between two savings: counted, not timed, so that a run repeats exactly.
+
+    Args:
+        passes: forwards and backwards together that an image takes; each: operations of a verdict.
+    """
     piece = PIECE_FLOPS["cpu" if device.type == "cpu" else "cuda"]
-    return max(1, min(BATCH, int(piece / (3 * attack.steps * attack.restarts * attack.samples * max(1, each)))))
+    return max(1, min(BATCH, int(piece / (1.5 * max(1.0, passes) * max(1, each)))))  # a backward takes two forwards

@@ -28,6 +28,7 @@ class Suite:
         queries: of the attacks that see answers alone; None: their own.
         limit: attacked images; None: all.
         stamina: also a few images with far more steps and restarts.
+        every_way: WB through the Cushion by every other way at each eps, not only at one in the middle.
     """
 
     about: str
@@ -38,6 +39,7 @@ class Suite:
     queries: int | None = None
     limit: int | None = None
     stamina: bool = False
+    every_way: bool = True
 
 
 _CONVENTIONAL = ("fgsm", "bim", "pgd", "pgd-l2", "mim", "cw-linf")
@@ -57,6 +59,7 @@ SUITES: dict[str, Suite] = {
         ("4/256", "8/256", "16/256"),
         steps=40,
         limit=40,
+        every_way=False,
     ),
     "standard": Suite(
         "conventional attacks, and five on the guard with 100 steps, all images",
@@ -138,7 +141,7 @@ def plan_suite(
     Args:
         attacks, eps: names and radii as text; None: the suite's. An L2 eps of the suite goes with its own eps.
         steps: of the attacks that know the guard; queries: of those that see answers alone.
-        gradient: way through the Cushion. WB goes the others too.
+        gradient: way through the Cushion. WB goes the others too, of suite quick at one eps in the middle.
         samples: draws of a random Cushion that each step averages over; None: 4 where it is random.
         transfer: conventional attacks also on surrogates.
 
@@ -156,15 +159,18 @@ def plan_suite(
     if transfer and not carried:
         problem = "none of these attacks can be made on another classifier"
         raise ConfigError("--surrogate with --attacks", problem, "name one on the classifier too, as dim")
+    sizes = [(text, parse_eps(text)) for text in (asked.eps if eps is None else eps)]
+    middle = sorted(sizes, key=lambda size: size[1])[(len(sizes) - 1) // 2 :][:1]
     cells = plan(
         names,
-        [(text, parse_eps(text)) for text in (asked.eps if eps is None else eps)],
+        sizes,
         l2_eps=[(text, parse_eps(text)) for text in asked.l2_eps] if eps is None else [],
         steps=asked.steps if steps is None else steps,
         queries=asked.queries if queries is None else queries,
         gradient=gradient,
         # Without a Cushion every way through it is the same.
         other_ways=[way for way in get_args(Gradient) if way != gradient and guard.cushion.spec != "none"],
+        ways_at=None if asked.every_way else middle,
         samples=samples_for(guard.cushion, samples),
         transferred=list(carried),
     )

@@ -54,6 +54,7 @@ class Sizes:
             "eps_growth": 0.8,
             "inner_steps": 5,
             "inner_step": (0.2, 0.4),
+            "early": 0.0,
             "watch_every": 0,
         }
     )

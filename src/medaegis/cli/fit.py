@@ -28,7 +28,7 @@ def fit(
     recipe: Annotated[Recipe, typer.Option("--recipe", help="strong: ours; paper: as published.")] = Recipe.strong,
     updates: Annotated[
         int, typer.Option("--updates", min=1, help="Training steps of each Shield; fewer if its gradients mask.")
-    ] = 2880,
+    ] = 2400,
     taps: Annotated[
         str | None,
         typer.Option(

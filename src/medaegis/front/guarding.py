@@ -34,7 +34,7 @@ def fit(
     patients: Sequence[object] | None = None,
     cushion: str = "jpeg:80",
     recipe: str = "strong",
-    updates: int = 2880,
+    updates: int = 2400,
     tnr: float = 0.9,
     out: Path | str | None = None,
     signing_key: Path | None = None,

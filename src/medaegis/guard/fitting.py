@@ -83,6 +83,8 @@ def shield_config(recipe: str, classifier: Classifier, *, updates: int, seed: in
         "eps_below": 0.25,
         "inner_steps": 10,
         "inner_step": (0.08, 0.25),
+        "early_steps": 3,
+        "early": 0.5,
         "momentum_share": 0.5,
         "cushioned": 0.0,
         "genuine_noise": 0.25,

@@ -15,7 +15,7 @@ PASSES = 0.9  # share of attacked images that must pass at the largest watched e
 MASKED = 0.02  # AUROC there above which the Shield of an older guard, whose looks told no share, is taken to mask them
 LOOKS = 8  # at robustness during one training; one of fewer updates gets none
 BETWEEN_LOOKS = 30  # updates at least: a look takes as long as thirty of them
-FIT_AGAIN = "Fit again with another --seed, with more images or with another number of --updates (default 2880)"
+FIT_AGAIN = "Fit again with another --seed, with more images or with another number of --updates (default 2400)"
 
 
 def area(clean: Tensor, attacked: Tensor) -> float:

@@ -271,7 +271,7 @@ class ShieldTraining:
         return Attack(
             objective=self._objective(kind[0]),
             rule=Descent(momentum=1.0 if kind[1] < config.momentum_share else 0.0, keeps_best=self.keeps_best),
-            steps=config.inner_steps,
+            steps=config.steps(update),
             step_size=low * (high / low) ** kind[2],
         )
 
