@@ -21,8 +21,8 @@ class ShieldConfig(BaseModel):
             trained too.
         inner_steps, inner_step: steps of an update's attack, and the bounds of their length in units of eps, drawn
             anew (log-uniform) for every update.
-        early_steps, early: steps of the first updates' attacks, and the share that these updates are. Fewer steps of the
-            same length teach as much at first, at half the cost.
+        early_steps, early: steps of the first updates' attacks, and the share that these updates are. Fewer steps of
+            the same length teach as much at first, at half the cost.
         momentum_share: share of the updates whose attack accumulates its gradients (MIM); the others take sign steps.
             Against one kind of step alone a Shield learns to be rough where that step lands instead of robust.
         lifetime: an image keeps its perturbation and its augmentation for this many visits, so that short attacks add
