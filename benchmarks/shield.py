@@ -138,6 +138,7 @@ def training(name: str, size: int, batch: int, seed: int, *, device: str | torch
         .eval()
         .to(device)
     )
-    config = shield_config("strong", classifier, updates=1000, seed=seed).model_copy(update={"batch_size": batch})
+    config = shield_config("strong", classifier, updates=1000, seed=seed)
+    config = config.model_copy(update={"batch_size": batch, "early": 0.0})  # an update of full length
     with tempfile.TemporaryDirectory() as folder:  # nothing is written: checkpoints belong to train()
         return ShieldTraining(classifier, parse_cushion("jpeg:80"), dataset, 1, config, Path(folder))

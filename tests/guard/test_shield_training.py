@@ -204,6 +204,16 @@ def test_steps_are_of_both_kinds_in_their_shares(tmp_path, monkeypatch):
     assert kinds == pytest.approx([0.75, 0.25], abs=0.1)
 
 
+def test_the_first_updates_take_fewer_steps(tmp_path, monkeypatch):
+    steps = []
+    monkeypatch.setattr(Attack, "descend", lambda self, victim, x, goal, eps, z: steps.append(self.steps) or (z, 0))
+    for share, expected in ((0.0, [7] * 5), (0.4, [3, 3, 7, 7, 7]), (0.5, [3, 3, 7, 7, 7]), (1.0, [3] * 5)):
+        changes = {"updates": 5, "inner_steps": 7, "early_steps": 3, "early": share}
+        training(tmp_path / f"{share}", config=CONFIG.model_copy(update=changes)).train()
+        assert steps == expected
+        steps.clear()
+
+
 def test_genuine_images_carry_noise_and_foreign_perturbations_in_their_shares(tmp_path):
     changes = {"genuine_noise": 0.25, "genuine_perturbed": 0.5, "eps_start": 16 / 256, "eps_end": 16 / 256}
     run = training(tmp_path, config=CONFIG.model_copy(update=changes))
