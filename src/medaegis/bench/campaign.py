@@ -59,7 +59,7 @@ class Effort:
     guessed: int = 16
     queries: int = 500
     stamina: int = 16
-    planted: int = 75
+    planted: int = 50
 
 
 ON_GUARD = Effort()

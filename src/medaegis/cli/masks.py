@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from medaegis.bench.records.masks import MaskEvaluation
 
-STEPS, LIMIT = 40, 40  # where none are given, as `--suite quick` has them
+STEPS, LIMIT = 40, 40  # where none are given
 
 
 def check_options(given: Mapping[str, object]) -> None:
