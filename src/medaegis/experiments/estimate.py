@@ -107,8 +107,8 @@ def passes_of(task: Task) -> int:
     if task.kind == "guard":
         shield = {name: value for name, value in told["shield"].items() if name != "recipe"}
         recipe = ShieldConfig(taps=("input",), **shield)
-        steps = sum(recipe.steps(update) for update in range(recipe.updates))
-        return len(dataset.classes) * recipe.batch_size * (2 * steps + 6 * recipe.updates)
+        inner = sum(recipe.steps(update) for update in range(recipe.updates))
+        return len(dataset.classes) * recipe.batch_size * (2 * inner + 6 * recipe.updates)
     n = _images(task)
     if task.kind == "checks":
         effort = told["effort"]
