@@ -59,7 +59,7 @@ class Effort:
     guessed: int = 16
     queries: int = 500
     stamina: int = 16
-    planted: int = 50
+    planted: int = 150
 
 
 ON_GUARD = Effort()
