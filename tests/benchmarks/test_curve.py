@@ -25,14 +25,16 @@ def test_the_picture_in_the_documents_is_of_the_table_there():
 def test_the_figures_are_those_that_the_page_on_the_guard_tells():
     curve = read(WORST_CASE)
     page = (DOCS / "results" / "chest-xray.md").read_text(encoding="utf-8")
-    told = re.findall(r"^\| (\d+)/256 .*? \| ([\d.]+) \(([\d.]+) to ([\d.]+)\) \| [\d.]+[^|]*\|$", page, re.MULTILINE)
+    told = re.findall(
+        r"^\| (\d+)/256 \| [^|]+ \| ([\d.]+) % \(([\d.]+) to ([\d.]+)\) \| [\d.]+ \| [^|]*\|$", page, re.MULTILINE
+    )
     assert len(told) == 4
-    for eps, value, low, high in told:
-        assert curve.worst[int(eps)] == pytest.approx((float(value), float(low), float(high)), abs=0.0006)
-    assert "Attacks that do not know the Shield get 2.6 %" in page
-    assert curve.unaware == pytest.approx(dict.fromkeys(curve.worst, 0.026))
-    assert "WB gets 94.7 % through at 32/256, 100 % at 64/256" in page
-    assert curve.far == pytest.approx({32: 0.947, 64: 1.0})
+    for eps, *shares in told:
+        assert curve.worst[int(eps)] == pytest.approx([float(share) / 100 for share in shares], abs=0.0006)
+    assert "Attacks that do not know the Shield get none of the 34 through at 2 and 4/256, 2.9 % at 8 and 16/256" in page
+    assert curve.unaware == pytest.approx({2: 0, 4: 0, 8: 0.029, 16: 0.029})
+    assert "WB gets 94.1 % through at 32/256, 100 % at 64/256" in page
+    assert curve.far == pytest.approx({32: 0.941, 64: 1.0})
 
 
 def test_the_tables_that_report_writes_are_read(tmp_path: Path):
