@@ -31,7 +31,7 @@ def test_the_figures_are_those_that_the_page_on_the_guard_tells():
     assert len(told) == 4
     for eps, *shares in told:
         assert curve.worst[int(eps)] == pytest.approx([float(share) / 100 for share in shares], abs=0.0006)
-    assert "Attacks that do not know the Shield get none of the 34 through at 2 and 4/256, 2.9 % at 8 and 16/256" in page
+    assert "do not know the Shield get none of the 34 through at 2 and 4/256, 2.9 % at 8 and 16/256" in page
     assert curve.unaware == pytest.approx({2: 0, 4: 0, 8: 0.029, 16: 0.029})
     assert "WB gets 94.1 % through at 32/256, 100 % at 64/256" in page
     assert curve.far == pytest.approx({32: 0.941, 64: 1.0})
