@@ -86,6 +86,9 @@ def test_every_entry_of_the_catalogue(name, targeted, victim, images, labels):
     assert torch.equal(found.fooled, (verdict.predicted != labels) if targets is None else verdict.predicted == targets)
     assert torch.equal(found.broken, found.fooled & verdict.accepted)
     same(attack.run(victim, images, labels, **run, batch_size=16), found)
+    told = attack.run(victim, images, labels, **run, wrong=found.wrong)
+    same(told, found)
+    assert torch.equal(told.wrong, found.wrong)
     order = torch.randperm(N, generator=torch.Generator().manual_seed(0))
     of_each = {
         what: values[order] for what in ("eps", "targets", "ids", "guides") if (values := run.get(what)) is not None
@@ -426,6 +429,8 @@ GOOD = {"eps": EPS, "targets": None, "ids": None}
         ({"targets": torch.tensor([0, 0])}, "true class"),
         ({"targets": torch.tensor([1, -1])}, "classes from 0 to 1"),
         ({"ids": torch.tensor([1])}, "one per image"),
+        ({"wrong": torch.tensor([True])}, "one per image"),
+        ({"wrong": torch.zeros(2, dtype=torch.int64)}, "give bool"),
         ({"eps": -0.1}, "not in"),
         ({"eps": 2.0}, "not in"),
         ({"eps": torch.tensor([0.1, torch.nan])}, "not in"),

@@ -248,19 +248,19 @@ def test_the_planted_weakness_is_broken_and_blunt_attacks_are_found_out(scene, m
     entry = CATALOGUE["wb"]
     shorter = dataclasses.replace(entry, attack=entry.attack.with_options(steps=15))
     monkeypatch.setitem(CATALOGUE, "wb", shorter)
-    sharp = controls._planted_weakness(guard, dataset, split, campaign, silent)
+    sharp = controls._planted_weakness(guard, dataset, split, campaign, silent, like=planned("wb", 16))
     blunt_entry = dataclasses.replace(
         entry, attack=entry.attack.with_options(steps=1, step_size=1e-9, random_start=False)
     )
     monkeypatch.setitem(CATALOGUE, "wb", blunt_entry)
-    blunt = controls._planted_weakness(guard, dataset, split, campaign, silent)
+    blunt = controls._planted_weakness(guard, dataset, split, campaign, silent, like=planned("wb", 16))
     share = [float(control.measured.split("%")[0]) for control in (sharp, blunt)]
     assert share[0] > share[1] == 0
     assert blunt.passed is False
     assert sharp.passed is (round(share[0] * 16 / 100) > 11), "12 of 16 and more: binom.cdf(11, 16, 0.9) is 0.017"
     other = Effort(planted=1, far=16)  # another recipe does not trip over the Shields of this one
     campaign = dataclasses.replace(campaign, effort=other)
-    assert controls._planted_weakness(guard, dataset, split, campaign, silent).passed is False
+    assert controls._planted_weakness(guard, dataset, split, campaign, silent, like=planned("wb", 16)).passed is False
 
 
 def test_run_controls_takes_what_applies(scene, monkeypatch):

@@ -116,6 +116,7 @@ class Request:
     batch_size: int
     until: Until
     progress: Progress
+    wrong: Tensor | None
     task: PredictionTask = SINGLE
 
     def __getitem__(self, rows: Tensor) -> Request:
@@ -127,6 +128,7 @@ class Request:
             targets=None if self.targets is None else self.targets[rows],
             guides=None if self.guides is None else self.guides[rows],
             ids=self.ids[rows],
+            wrong=None if self.wrong is None else self.wrong[rows],
         )
 
     @property
@@ -199,6 +201,7 @@ class AnyAttack(ABC):
         batch_size: int = 32,
         until: Until = "end",
         progress: Progress = silent,
+        wrong: Tensor | None = None,
     ) -> AttackResult:
         """Attack every image.
 
@@ -217,6 +220,8 @@ class AnyAttack(ABC):
             until: "broken": an image leaves as soon as it is broken, judged as results are, and its result is the image
                 that broke. Nobody breaks less: what would be broken in the end is. Before a random Cushion the
                 attacker's own draws say when. What looks for the smallest change stops at the first one within eps.
+            wrong: which images are diagnosed wrongly when clean, bool `(N,)`, where that is known; None: the victim is
+                asked, one forward each.
 
         Raises:
             ConfigError: no images, or some outside [0, 1] or off the 8-bit grid; labels, targets, ids or eps that do
@@ -230,7 +235,7 @@ class AnyAttack(ABC):
             raise ConfigError("attack", f"is for one class an image, and here it is {task.title}", remedy)
         radius = torch.as_tensor(eps, dtype=torch.float32)
         ids = torch.arange(len(images)) if ids is None else ids
-        options = (targets, only_target, guides, normal, known, ids, seed, batch_size, until, progress)
+        options = (targets, only_target, guides, normal, known, ids, seed, batch_size, until, progress, wrong)
         return self._run(victim, Request(images, labels, radius, *options, task))
 
     def curve(
@@ -253,7 +258,7 @@ class AnyAttack(ABC):
             options: of `run`.
         """
         of_each = {"ids": torch.arange(len(images)) if options.get("ids") is None else options["ids"]}
-        of_each |= {name: options[name] for name in ("targets", "guides") if options.get(name) is not None}
+        of_each |= {name: options[name] for name in ("targets", "guides", "wrong") if options.get(name) is not None}
         radii = sorted(set(eps))
         found: dict[float, AttackResult] = {}
         last: AttackResult | None = None

@@ -95,7 +95,7 @@ class Attack(AnyAttack):
         images, labels, ids, seed = request.images, request.labels, request.ids, request.seed
         _check_images(images, request.batch_size, grid=victim.cushion.rounds)
         images = images.float()  # 8-bit values in float64 are the same ones
-        _check_rows(victim.exact, images, labels, request.targets, ids)
+        _check_rows(victim.exact, request)
         _check_eps(len(images), request.eps, self.ball.largest(images[0].numel()))
         if request.guides is not None and request.guides.shape != images.shape:
             given = f"got {tuple(request.guides.shape)}"
@@ -112,8 +112,11 @@ class Attack(AnyAttack):
             x = images[rows].to(victim.device)
             found, unmoved, spent, checked = self._batch(victim, x, goal, radius[rows], ids[rows], seed, request.until)
             judge = victim.drawn(ids[rows], seed=seed)
-            verdict, wrong = judge.judge(found), ~goal.task.is_right(judge.judge(x).predicted, goal.labels)
-            verdicts.append(verdict.to(labels.device))
+            verdicts.append(judge.judge(found).to(labels.device))
+            if request.wrong is None:
+                wrong = ~goal.task.is_right(judge.judge(x).predicted, goal.labels)
+            else:
+                wrong = request.wrong[rows]
             done.append((found.to(images.device), wrong.to(labels.device), unmoved.to(labels.device)))
             forwards, checks = forwards + spent, checks + checked
             request.progress(min(rows.stop, len(images)), len(images), "images attacked")
@@ -293,10 +296,15 @@ def _check_images(images: Tensor, batch_size: int, *, grid: bool) -> None:
         raise ConfigError("attack images", "values outside [0, 1] or off the 8-bit grid", "divide 8-bit pixels by 255")
 
 
-def _check_rows(classifier: Classifier, images: Tensor, labels: Tensor, targets: Tensor | None, ids: Tensor) -> None:
+def _check_rows(classifier: Classifier, request: Request) -> None:
+    images, labels, targets = request.images, request.labels, request.targets
     n, size = len(images), (images.shape[2], images.shape[3])
-    if ids.shape != (n,) or ids.dtype != torch.int64:
-        raise ConfigError("attack ids", f"got {ids.dtype} {tuple(ids.shape)}", f"give int64 ({n},), one per image")
+    for what, rows, dtype in (("ids", request.ids, torch.int64), ("wrong", request.wrong, torch.bool)):
+        if rows is not None and (rows.shape != (n,) or rows.dtype != dtype):
+            kind = str(dtype).removeprefix("torch.")
+            raise ConfigError(
+                f"attack {what}", f"got {rows.dtype} {tuple(rows.shape)}", f"give {kind} ({n},), one per image"
+            )
     for what, values in (("labels", labels), ("targets", targets)):
         if values is not None:
             classifier.task.check_labels(values, n, len(classifier.classes), size, what=what)

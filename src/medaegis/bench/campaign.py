@@ -71,7 +71,8 @@ class Campaign:
     """What is attacked, with what is known, and where outcomes are kept.
 
     Attributes:
-        victim: gives the verdicts; attacks follow its gradients, or those of the surrogate in transferred cells.
+        victim: gives the verdicts, those on the clean images of the sample too; attacks follow its gradients, or those
+            of the surrogate in transferred cells.
         key: names the victim and all else that outcomes depend on beside the cell and the images.
         aim: what counts as success, and where images are driven to: to "any wrong class"; to the "drawn class" of each
             image, which alone counts; "towards the drawn class", where any wrong class counts.
@@ -239,7 +240,7 @@ class Campaign:
             if planned.transferred:
                 found = transfer(attack, attacked, victim, pixels, labels, **options)
             else:
-                found = attack.run(victim, pixels, labels, **options)
+                found = attack.run(victim, pixels, labels, wrong=~sample.right, **options)
             images, forwards = found.images.to(victim.device), found.forwards + found.checks
             piece = {
                 "images": (found.images * 255).round().to(torch.uint8) if victim.cushion.rounds else found.images,

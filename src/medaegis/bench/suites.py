@@ -54,10 +54,10 @@ MADE_TO_CARRY = ("mim", "dim", "tim")  # made on a surrogate whatever the suite,
 
 SUITES: dict[str, Suite] = {
     "quick": Suite(
-        "minutes: a few attacks on the guard, 30 steps, 40 images",
+        "minutes: a few attacks on the guard, 20 steps, 40 images",
         ("pgd", "cw-linf", "wb", "wb-adaptive", "selective"),
         ("4/256", "8/256", "16/256"),
-        steps=30,
+        steps=20,
         limit=40,
         every_way=False,
     ),

@@ -72,8 +72,8 @@ def run_controls(
     controls += _ways_through(outcomes, leading)
     controls.append(_full_success(campaign, outcomes, progress, leading))
     if planted:
-        samples = max(planned.samples for planned, _ in outcomes)
-        controls.append(_planted_weakness(guard, dataset, split, campaign, progress, samples=samples))
+        longest = max((p for p, _ in outcomes if p.attack == "wb"), key=lambda p: (p.value.steps, p.samples))
+        controls.append(_planted_weakness(guard, dataset, split, campaign, progress, like=longest))
     return controls
 
 
@@ -240,9 +240,9 @@ def _points(share: float) -> str:
 
 
 def _planted_weakness(
-    guard: Guard, dataset: Dataset, split: Split, campaign: Campaign, progress: Progress, *, samples: int = 1
+    guard: Guard, dataset: Dataset, split: Split, campaign: Campaign, progress: Progress, *, like: Planned
 ) -> Control:
-    """A Shield trained at 1/256 only must be broken by WB."""
+    """A Shield trained at 1/256 only must be broken by WB, as long as the guard was attacked."""
     learn = dataset.subset([*split.train, *split.adv_train])
     config = ShieldConfig(
         taps=guard.bank.taps,
@@ -263,7 +263,7 @@ def _planted_weakness(
     weak = Guard(guard.classifier, guard.cushion, ShieldBank(shields), tnr=guard.tnr)
     set_guard_thresholds(weak, dataset, split.val)
     eps_text = f"{PLANTED_EPS * 256:g}/256"
-    planned = Planned("wb", PLANTED_EPS, eps_text, samples=samples, until="broken")
+    planned = Planned("wb", PLANTED_EPS, eps_text, steps=like.steps, samples=like.samples, until="broken")
     piece = campaign.only(campaign.few(campaign.effort.far)).against(weak).attack(planned, progress)
     hits = broken_by(piece)
     return check(
