@@ -283,7 +283,14 @@ def test_recipes():
     assert strong.taps == ("input",)
     assert (strong.selected, paper.selected) == (True, False), "the paper keeps what training ends with"
     assert (paper.eps_start, paper.eps_end, paper.eps_growth) == (1 / 256, 16 / 256, 1.0)
-    with pytest.raises(ConfigError, match="choose from paper, strong"):
+    smooth = shield_config("smooth", classifier, updates=50)
+    assert (smooth.eps_end, smooth.genuine_noise_eps) == (8 / 256, 16 / 256)
+    assert set(strong.model_dump().items()) ^ set(smooth.model_dump().items()) == {
+        (name, getattr(config, name))
+        for config in (strong, smooth)
+        for name in ("eps_end", "genuine_noise", "genuine_noise_eps", "genuine_perturbed")
+    }
+    with pytest.raises(ConfigError, match="choose from paper, strong, smooth"):
         shield_config("best", classifier, updates=1)
     with pytest.raises(ConfigError, match="no taps"):
         shield_config("paper", toy_classifier(taps=()), updates=1)

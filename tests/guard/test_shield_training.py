@@ -214,8 +214,10 @@ def test_the_first_updates_take_fewer_steps(tmp_path, monkeypatch):
         steps.clear()
 
 
-def test_genuine_images_carry_noise_and_foreign_perturbations_in_their_shares(tmp_path):
-    changes = {"genuine_noise": 0.25, "genuine_perturbed": 0.5, "eps_start": 16 / 256, "eps_end": 16 / 256}
+@pytest.mark.parametrize(("eps", "noise_eps"), [(16 / 256, 0.0), (1 / 256, 16 / 256)])
+def test_genuine_images_carry_noise_and_foreign_perturbations_in_their_shares(tmp_path, eps, noise_eps):
+    changes = {"genuine_noise": 0.25, "genuine_perturbed": 0.5, "eps_start": eps, "eps_end": eps}
+    changes |= {"genuine_noise_eps": noise_eps}
     run = training(tmp_path, config=CONFIG.model_copy(update=changes))
     genuine = torch.full((400, 1, 8, 8), 128 / 255)
     perturbation = torch.full_like(genuine, 3 / 255)

@@ -17,6 +17,7 @@ class Recipe(StrEnum):
     """How Shields are trained."""
 
     strong = "strong"
+    smooth = "smooth"
     paper = "paper"
 
 
@@ -25,7 +26,12 @@ def fit(
     spec: options.Spec,
     out: Annotated[Path, typer.Option("--out", help="Folder for the guard.", show_default=False)],
     cushion: Annotated[str, typer.Option("--cushion", help="Filter in front (medaegis cushions).")] = "jpeg:80",
-    recipe: Annotated[Recipe, typer.Option("--recipe", help="strong: ours; paper: as published.")] = Recipe.strong,
+    recipe: Annotated[
+        Recipe,
+        typer.Option(
+            "--recipe", help="strong: ours; smooth: ours for smooth pictures, as of the fundus; paper: as published."
+        ),
+    ] = Recipe.strong,
     updates: Annotated[
         int, typer.Option("--updates", min=1, help="Training steps of each Shield; fewer if its gradients mask.")
     ] = 2400,

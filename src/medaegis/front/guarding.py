@@ -57,7 +57,7 @@ def fit(
         patients: one for each image, so that no patient is on both sides of the split; None: nothing is known of that,
             or the `Dataset` or spec says it.
         cushion: filter in front (`medaegis cushions`).
-        recipe: of the Shields, "strong" or "paper".
+        recipe: of the Shields: "strong", "smooth" (for smooth pictures, as of the fundus) or "paper".
         updates: training steps of each Shield.
         tnr: share of clean images to be accepted.
         out: folder that the guard is written to, where an interrupted training goes on; None: it is in memory only.

@@ -51,6 +51,7 @@ WATCHED_IMAGES = 64
 RECIPES: dict[str, str] = {
     "paper": "Medical Aegis: the backbone's taps, eps growing over the whole training, a fresh start for each attack",
     "strong": "ours, the default: pixels alone, small eps mixed in, and perturbed images among the genuine ones too",
+    "smooth": "as strong, for smooth pictures as fundus photographs: eps up to 8/256, more noise on genuine images",
 }
 
 
@@ -91,6 +92,8 @@ def shield_config(recipe: str, classifier: Classifier, *, updates: int, seed: in
         "genuine_perturbed": 0.25,
         "selected": True,
     }
+    if recipe == "smooth":
+        ours |= {"eps_end": 8 / 256, "genuine_noise": 0.4, "genuine_noise_eps": 16 / 256, "genuine_perturbed": 0.2}
     return paper.model_copy(update=ours)
 
 

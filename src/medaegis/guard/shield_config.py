@@ -30,7 +30,8 @@ class ShieldConfig(BaseModel):
         classifier_share: share of the updates whose attack also drives the classifier (the WB attack).
         cushioned: share of the updates whose images, clean and attacked, pass the Cushion. Where they always do, a long
             training ends in masked gradients: the Shield hides behind the Cushion's rounding, which is not robust.
-        genuine_noise: share of the genuine images that carry uniform noise of up to the eps of now.
+        genuine_noise: share of the genuine images that carry uniform noise of up to the eps of now, or, where that is
+            larger, of up to genuine_noise_eps.
         genuine_perturbed: share of the genuine images that carry the perturbation of an attacked image of the same
             update, which was not made for them. Where every perturbed image is an attacked one, a Shield learns to
             recognise perturbations instead of resisting them.
@@ -60,6 +61,7 @@ class ShieldConfig(BaseModel):
     classifier_share: float = Field(default=0.0, ge=0, le=1)
     cushioned: float = Field(default=1.0, ge=0, le=1)
     genuine_noise: float = Field(default=0.0, ge=0, le=1)
+    genuine_noise_eps: float = Field(default=0.0, ge=0, le=1)
     genuine_perturbed: float = Field(default=0.0, ge=0, le=1)
     lr: float = Field(default=1e-3, gt=0)
     weight_decay: float = Field(default=1e-4, ge=0)

@@ -302,7 +302,8 @@ class ShieldTraining:
         config = self.config
         draws = self._draws(torch.arange(len(genuine), device=genuine.device), "genuine", update)
         kind, size = draws.child("kind").uniform(2, 1, 1, 1).unbind(1)
-        noise = draws.child("noise").noise(*genuine.shape[1:]) * size * self._eps(update)
+        largest = max(self._eps(update), config.genuine_noise_eps)
+        noise = draws.child("noise").noise(*genuine.shape[1:]) * size * largest
         change = torch.where(kind < config.genuine_noise, noise, 0.0)
         swapped = (kind >= config.genuine_noise) & (kind < config.genuine_noise + config.genuine_perturbed)
         change = torch.where(swapped, perturbation, change)
