@@ -36,7 +36,7 @@ def test_distance_is_that_to_the_likeliest_component(components):
     for i in range(20):
         k = int(asked[i])
         mine = values[labels == k].double().numpy()
-        fit = GaussianMixture(components, reg_covar=0.01 * mine.var(0).mean(), random_state=5).fit(mine)
+        fit = GaussianMixture(components, reg_covar=0.1 * mine.var(0).mean(), random_state=5).fit(mine)
         logs, squares = [], []
         for weight, mean, covariance in zip(fit.weights_, fit.means_, fit.covariances_, strict=True):
             logs.append(np.log(weight) + multivariate_normal(mean, covariance).logpdf(values[i].double().numpy()))

@@ -13,7 +13,7 @@ from medaegis.detectors.density import fit_gaussians
 from medaegis.errors import DataError
 from medaegis.models.taps import refuse_constant
 
-REGULAR = 1e-2  # share of the features' mean variance that is added to each variance
+REGULAR = 0.1  # share of the features' mean variance that is added to each variance
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,8 @@ def fit_mixtures(
         components: of each mixture (K in the paper: 1 for chest X-rays, 64 for fundus).
         regular: share of the features' mean variance that is added to each variance; the paper names none. With more
             channels than images the covariance is singular: directions in which these very images did not vary then
-            outweigh all else, and the attack neither fools nor hides among other normal images.
+            outweigh all else, and the attack neither fools nor hides among other normal images: with 0.01 HFC turned no
+            diagnosis of a class of fundus photographs at 64/256, with 0.1 all.
 
     Raises:
         DataError: fewer than two images of a class, or fewer than components; a tap that is the same for all images,
