@@ -19,6 +19,7 @@ from medaegis.attacks.losses.answer import CrossEntropy
 from medaegis.attacks.objective import Goal
 from medaegis.attacks.victim import Victim
 from medaegis.models.classifier import Classifier
+from medaegis.models.stem import BlockConv
 
 ABOUT = (
     "PGD on ResNet-50 at 224 px: ours, the bare network's forward and input gradient, and other libraries with the "
@@ -105,6 +106,7 @@ def _peers(
             "medaegis, float32, not folded",
             lambda steps: _short(attack, steps).run(plain, x, y, eps=EPS, batch_size=len(x)).images,
         ),
+        _case("convolutions of medaegis alone", _convolutions(fast, x), x),
         _case("bare float32 channels-last gradient", lambda steps: _bare(plain.fast, x, y, steps), x),
     ]
     others = peers(model, size=x.shape[-1], eps=EPS, step=STEP, threads=torch.get_num_threads())
@@ -119,6 +121,7 @@ def _peers(
     for name in others:
         goal = ">= 2.6" if name == "torchattacks" else ">= 3.7"
         record.ratio(f"{name} / medaegis", seconds, name, "medaegis", goal=goal)
+        record.ratio(f"{name} / convolutions of medaegis alone", seconds, name, "convolutions of medaegis alone")
         record.ratio(f"{name} / medaegis in float32, not folded", seconds, name, "medaegis, float32, not folded")
     record.ratio(
         "medaegis in float32, not folded / bare float32 channels-last gradient",
@@ -173,6 +176,39 @@ def _case(name: str, run: Callable[[int], object], x: Tensor) -> Case:
 
 def _short(attack: Attack, steps: int) -> Attack:
     return attack if steps == attack.steps else attack.with_options(steps=steps)
+
+
+def _convolutions(victim: Victim, x: Tensor) -> Callable[[int], None]:
+    """What no attack on this network that ends in a verdict can do without: the convolutions of each step, forward and
+    back to the pixels, in the fast arithmetic, and those of a verdict on clean and attacked images in float32.
+    """
+    walk, verdict = _entering(victim.fast, x), _entering(victim.exact, x)
+    leaving = [torch.ones_like(conv(entering)) for conv, entering in walk]
+
+    def run(steps: int) -> None:
+        for _ in range(steps):
+            for (conv, entering), gradient in zip(walk, leaving, strict=True):
+                torch.autograd.grad(conv(entering), entering, gradient)
+        with torch.no_grad():
+            for conv, entering in [*verdict, *verdict]:
+                conv(entering)
+
+    return run
+
+
+def _entering(classifier: Classifier, x: Tensor) -> list[tuple[nn.Module, Tensor]]:
+    """Each convolution of the network, with what enters it."""
+    found: list[tuple[nn.Module, Tensor]] = []
+    hooks = [
+        module.register_forward_hook(lambda module, given, _: found.append((module, given[0].detach().clone())))
+        for module in classifier.modules()
+        if isinstance(module, nn.Conv2d | BlockConv)
+    ]
+    with torch.no_grad():
+        classifier(x)
+    for hook in hooks:
+        hook.remove()
+    return [(module, entering.requires_grad_()) for module, entering in found]
 
 
 def _bare(classifier: Classifier, x: Tensor, y: Tensor, steps: int) -> None:
