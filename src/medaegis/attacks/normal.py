@@ -78,8 +78,8 @@ def fit_mixtures(
         components: of each mixture (K in the paper: 1 for chest X-rays, 64 for fundus).
         regular: share of the features' mean variance that is added to each variance; the paper names none. With more
             channels than images the covariance is singular: directions in which these very images did not vary then
-            outweigh all else, and the attack neither fools nor hides among other normal images: with 0.01 HFC turned no
-            diagnosis of a class of fundus photographs at 64/256, with 0.1 all.
+            outweigh all else, and the attack neither fools nor hides among other normal images: with 0.01 HFC turned
+            59 % of the diagnoses of fundus photographs at 64/256, with 0.1 all (docs/results/fundus.md).
 
     Raises:
         DataError: fewer than two images of a class, or fewer than components; a tap that is the same for all images,
