@@ -1,5 +1,7 @@
 """The fingerprint of the code: the same wherever the code is the same, another one after any change that can matter."""
 
+import ast
+import re
 import shutil
 from pathlib import Path
 
@@ -9,7 +11,7 @@ from tests.attacks.toys import toy_classifier
 import medaegis
 from medaegis.bench import campaign
 from medaegis.bench.campaign import classifier_key
-from medaegis.bench.store import code_fingerprint
+from medaegis.bench.store import code_alone, code_fingerprint
 from medaegis.cushions import parse_cushion
 from medaegis.cushions.jpeg import JpegCushion
 
@@ -36,8 +38,48 @@ def test_the_same_code_has_the_same_one_wherever_it_lies(copied):
 )
 def test_a_change_in_a_room_that_decides_is_another(copied, name):
     source = copied / name
-    source.write_bytes(source.read_bytes().replace(b"1", b"2", 1))
+    code = code_alone(source.read_text())
+    source.write_text(code.replace("1", "2", 1))
+    assert "1" in code
     assert code_fingerprint(copied) != code_fingerprint()
+
+
+def test_a_sentence_mended_in_a_comment_or_a_docstring_is_none(copied):
+    source = copied / "attacks" / "losses" / "hfc.py"
+    text = source.read_text()
+    mended = re.sub(r'^( *)"""([A-Z])', r'\1"""Again. \2', text, flags=re.MULTILINE)
+    source.write_text("# A remark.\n" + mended.replace("\n\n\n", "  # another\n\n\n", 1))
+    assert mended != text
+    assert code_fingerprint(copied) == code_fingerprint()
+
+
+def test_code_alone_is_the_same_program_without_its_words():
+    """Oracle: the syntax tree, which has no comments; docstrings are emptied in it here."""
+    for file in ROOT.rglob("*.py"):
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            body = getattr(node, "body", None)
+            if isinstance(body, list) and body and isinstance(body[0], ast.Expr) and _is_text(body[0].value):
+                body[0].value.value = ""
+        assert ast.dump(ast.parse(code_alone(file.read_text(encoding="utf-8")))) == ast.dump(tree), file
+
+
+def _is_text(node):
+    return isinstance(node, ast.Constant) and isinstance(node.value, str)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        'x = "# no comment"\n',
+        'y = """\n# none\n\n"""\n',
+        'def f():\n    return f"""\n# {1}\n"""\n',
+        'class A: "on its line"\n',
+        'def g():\n    x = 1\n    """no docstring"""\n',
+    ],
+)
+def test_text_that_only_looks_like_a_comment_or_a_docstring_is_kept(source):
+    assert code_alone(source) == source
 
 
 def test_a_source_that_comes_goes_or_moves_is_another(copied):
