@@ -16,7 +16,20 @@ def noise(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def test_a_classifier_that_tells_nothing_apart_is_not_sent_on_to_fit(noise: str, tmp_path: Path):
-    options = ("--size", 16, "--channels", "gray", "--epochs", 1, "--device", "cpu", "--val-share", 0.2)
+    options = (
+        "--size",
+        16,
+        "--channels",
+        "gray",
+        "--epochs",
+        1,
+        "--device",
+        "cpu",
+        "--val-share",
+        0.2,
+        "--test-share",
+        0.3,
+    )
     shown = call("train", noise, *options, "--out", tmp_path / "classifier")
     assert shown.exit_code == 0, shown.output
     told = " ".join((shown.stdout + shown.stderr).split())
@@ -34,6 +47,7 @@ def test_a_classifier_that_tells_nothing_apart_is_not_sent_on_to_fit(noise: str,
     split = json.loads((tmp_path / "classifier" / "split.json").read_text())
     assert split["fractions"][1] == 0.2
     assert len(split["val"]) == pytest.approx(30, abs=3)
+    assert len(split["adv_test"]) == pytest.approx(45, abs=3)
 
 
 def test_a_training_that_scores_no_epoch_tells_its_cost_all_the_same(noise: str, tmp_path: Path):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from medaegis.errors import ConfigError, DataError
 from medaegis.images import PARTS, Dataset, Split, kept_together, small_classes, split_dataset
-from medaegis.images.splits import with_val_share
+from medaegis.images.splits import with_shares
 
 FRACTIONS = (0.65, 0.12, 0.08, 0.15)
 
@@ -187,18 +187,29 @@ def test_nothing_is_told_to_be_split_by_patient_that_is_not() -> None:
 
 
 def test_a_larger_share_for_validation_leaves_the_others_in_proportion(tmp_path):
-    assert with_val_share(None) == FRACTIONS
-    train, val, adv_train, adv_test = with_val_share(0.34)  # 0.66 for the rest, which was 0.88: three quarters
+    assert with_shares() == FRACTIONS
+    train, val, adv_train, adv_test = with_shares(val=0.34)  # 0.66 for the rest, which was 0.88: three quarters
     assert val == 0.34
     assert (train, adv_train, adv_test) == pytest.approx((0.65 * 0.75, 0.08 * 0.75, 0.15 * 0.75))
     for share in (0.0, -0.1, 0.51, float("nan")):
-        with pytest.raises(ConfigError, match="not above 0 and at most"):
-            with_val_share(share)
+        for part in ("val", "test"):
+            with pytest.raises(ConfigError, match=f"{part} share .* is not above 0 and at most"):
+                with_shares(**{part: share})
+
+
+def test_a_larger_share_for_the_test_leaves_the_others_in_proportion():
+    train, val, adv_train, adv_test = with_shares(test=0.32)  # 0.68 for the rest, which was 0.85: four fifths
+    assert adv_test == 0.32
+    assert (train, val, adv_train) == pytest.approx((0.65 * 0.8, 0.12 * 0.8, 0.08 * 0.8))
+    both = with_shares(val=0.2, test=0.3)
+    assert both == pytest.approx((0.5 * 65 / 73, 0.2, 0.5 * 8 / 73, 0.3))
+    with pytest.raises(ConfigError, match="less than a quarter"):
+        with_shares(val=0.4, test=0.4)
 
 
 def test_the_shares_are_kept_with_the_split(tmp_path):
     dataset = cohort([2] * 60, [0, 1] * 30)
-    split = split_dataset(dataset, fractions=with_val_share(0.3))
+    split = split_dataset(dataset, fractions=with_shares(val=0.3, test=0.2))
     split.save(tmp_path / "split.json")
     again = Split.load(tmp_path / "split.json", dataset)
     assert again == split

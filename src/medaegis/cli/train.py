@@ -129,6 +129,15 @@ def train(
             show_default="0.12",
         ),
     ] = None,
+    test_share: Annotated[
+        float | None,
+        typer.Option(
+            "--test-share",
+            max=0.5,
+            help="Share of the images that every figure comes from; of few images more, for narrower intervals.",
+            show_default="0.15",
+        ),
+    ] = None,
     ordered: Annotated[
         bool, typer.Option("--ordered", help="Classes are grades, lowest first: show kappa (of numbers it is anyway).")
     ] = False,
@@ -147,7 +156,7 @@ def train(
     from medaegis.artefact import check_target
     from medaegis.bench.chance import why_no_better_than_chance
     from medaegis.images import split_dataset
-    from medaegis.images.splits import with_val_share
+    from medaegis.images.splits import with_shares
     from medaegis.models.denoising import parse_denoising
     from medaegis.models.learning import TrainConfig
     from medaegis.models.metrics import are_ordered, quadratic_kappa
@@ -178,7 +187,7 @@ def train(
     drawn = seed if split_seed is None else split_seed
     sides, colours = options.picture_size(size), datasets.channels_of(spec, channels)
     dataset = datasets.load(spec, size=sides, channels=colours, images=images, seed=drawn)
-    fractions = with_val_share(val_share)
+    fractions = with_shares(val=val_share, test=test_share)
     split = split_dataset(dataset, by=split_by, seed=drawn, fractions=fractions)  # type: ignore[arg-type]  # checked there
     if dataset.task.name == "dense" and backbone is None:
         config = config.model_copy(update={"backbone": "unet"})

@@ -156,19 +156,28 @@ def split_dataset(
     return Split(**parts, seed=seed, by=by, fingerprint=dataset.fingerprint, fractions=fractions)
 
 
-def with_val_share(share: float | None) -> Fractions:
-    """The usual fractions with another share for "val", the others in proportion to what they are.
+def with_shares(*, val: float | None = None, test: float | None = None) -> Fractions:
+    """The usual fractions with other shares for "val" or "adv_test", the rest in proportion to what they are.
+
+    >>> with_shares(test=0.3)[3]
+    0.3
 
     Raises:
-        ConfigError: a share that is not above 0 and at most a half.
+        ConfigError: a share that is not above 0 and at most a half, or too little left to learn from.
     """
-    if share is None:
-        return FRACTIONS
-    if not 0 < share <= 0.5:
-        raise ConfigError(f"val share {share}", "is not above 0 and at most 0.5", "give 0.2 for a fifth of the images")
-    rest = (1 - share) / (1 - FRACTIONS[1])
-    train, _, adv_train, adv_test = FRACTIONS
-    return (train * rest, share, adv_train * rest, adv_test * rest)
+    for name, share in (("val", val), ("test", test)):
+        if share is not None and not 0 < share <= 0.5:
+            remedy = "give 0.2 for a fifth of the images"
+            raise ConfigError(f"{name} share {share}", "is not above 0 and at most 0.5", remedy)
+    asked = (None, val, None, test)
+    rest = 1 - sum(share for share in asked if share is not None)
+    if rest < 0.25:
+        problem = "leave less than a quarter of the images to learn from"
+        raise ConfigError(f"val share {val} and test share {test}", problem, "lower one")
+    pairs = list(zip(FRACTIONS, asked, strict=True))
+    scale = rest / sum(usual for usual, share in pairs if share is None)
+    found = [usual * scale if share is None else share for usual, share in pairs]
+    return (found[0], found[1], found[2], found[3])
 
 
 def as_fractions(told: object) -> Fractions:
