@@ -47,7 +47,12 @@ def test_a_classifier_that_tells_nothing_apart_is_not_sent_on_to_fit(noise: str,
     split = json.loads((tmp_path / "classifier" / "split.json").read_text())
     assert split["fractions"][1] == 0.2
     assert len(split["val"]) == pytest.approx(30, abs=3)
-    assert len(split["adv_test"]) == pytest.approx(45, abs=3)
+
+
+def test_shares_that_leave_too_little_to_learn_from_are_refused(noise: str, tmp_path: Path):
+    shown = call("train", noise, "--val-share", 0.4, "--test-share", 0.38, "--out", tmp_path / "classifier")
+    assert shown.exit_code == 2
+    assert "val share 0.4 and test share 0.38" in " ".join((shown.stdout + shown.stderr).split())
 
 
 def test_a_training_that_scores_no_epoch_tells_its_cost_all_the_same(noise: str, tmp_path: Path):
