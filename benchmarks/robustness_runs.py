@@ -11,25 +11,32 @@ import os
 import random
 import shutil
 import signal
+import sqlite3
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 SPEC = "phantom-xray?n=240"
 LOOK = "--attacks fgsm,pgd --eps 4/256 --steps 3 --limit 12"
+EXPERIMENT = "aegis-table2 --scale smoke"
 DETECTORS = "--detectors kd,mahalanobis --attacks fgsm,bim"
+WRITES = "--seed SEED --out OUT"
+LEARNS = "--size 32 --channels gray --backbone resnet18 --epochs 2 --batch-size 8 --device cpu"
 COMMANDS = {
-    "train": f"train {SPEC} --size 32 --channels gray --backbone resnet18 --epochs 2 --batch-size 8 --device cpu",
-    "fit": f"fit CLASSIFIER {SPEC} --updates 12",
-    "calibrate": "calibrate GUARD SITE",
-    "evaluate": f"evaluate GUARD {SPEC} {LOOK} --no-planted",
-    "assess": f"assess CLASSIFIER {SPEC} {LOOK}",
-    "compare": f"compare CLASSIFIER {SPEC} {DETECTORS} --eps 4/256 --steps 3 --limit 40",
-    "analyse": f"analyse GUARD {SPEC} --attack pgd --eps 4/256 --steps 3 --limit 16",
-    "attack": f"attack GUARD {SPEC} --attack pgd --eps 4/256 --steps 3 --limit 12",
+    "train": f"train {SPEC} {LEARNS} {WRITES}",
+    "fit": f"fit CLASSIFIER {SPEC} --updates 12 {WRITES}",
+    "calibrate": f"calibrate GUARD SITE {WRITES}",
+    "evaluate": f"evaluate GUARD {SPEC} {LOOK} --no-planted {WRITES}",
+    "assess": f"assess CLASSIFIER {SPEC} {LOOK} {WRITES}",
+    "compare": f"compare CLASSIFIER {SPEC} {DETECTORS} --eps 4/256 --steps 3 --limit 40 {WRITES}",
+    "analyse": f"analyse GUARD {SPEC} --attack pgd --eps 4/256 --steps 3 --limit 16 {WRITES}",
+    "attack": f"attack GUARD {SPEC} --attack pgd --eps 4/256 --steps 3 --limit 12 {WRITES}",
+    "bench": f"bench run {EXPERIMENT} --store OUT",
+    "bench-ray": f"bench run {EXPERIMENT} --on ray --store OUT",
 }
 # What differs between two runs of the same: times and the place.
 VOLATILE = {
@@ -37,6 +44,8 @@ VOLATILE = {
     *("created", "date", "started", "finished", "time", "load", "machine", "threads", "memory_gib", "peak_mib"),
     *("commit", "command", "out", "path", "guard", "digest", "files", "checksum", "versions"),
 }
+# Of the index of an experiment's store.
+STORED = ("* FROM figures ORDER BY key, metric", "experiment, scale, place, key, settings FROM cells ORDER BY place")
 DEFECT = "This is a defect of medaegis"
 
 
@@ -146,14 +155,15 @@ def known_commands() -> dict[str, str]:
     from medaegis.cli.app import app
 
     names = {info.name or info.callback.__name__ for info in app.registered_commands if info.callback is not None}
-    return {name: text for name, text in COMMANDS.items() if name in names}
+    names |= {info.name for info in app.registered_groups if info.name}
+    return {name: text for name, text in COMMANDS.items() if text.split()[0] in names}
 
 
 def words_of(name: str, home: Path, out: Path, *, seed: int = 0) -> list[str]:
     """The words of a command that writes into `out`."""
     places = {"CLASSIFIER": str(home / "train"), "GUARD": str(home / "fit"), "SITE": f"folder:{home / 'site'}"}
-    words = [places.get(word, word) for word in COMMANDS[name].split()]
-    return [*words, "--seed", str(seed), "--out", str(out)]
+    places |= {"OUT": str(out), "SEED": str(seed)}
+    return [places.get(word, word) for word in COMMANDS[name].split()]
 
 
 def make_site(folder: Path, count: int = 80) -> None:
@@ -182,10 +192,15 @@ def contents(folder: Path) -> dict[str, str]:
     found = {}
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
-        if not path.is_file() or path.suffix in (".html", ".svg", ".md") or "manifest" in path.name:
+        passing = path.suffix in (".html", ".svg", ".md", ".sqlite-wal", ".sqlite-shm") or path.name == "lock"
+        if not path.is_file() or passing or "manifest" in path.name:
             continue
         data = path.read_bytes()
-        if path.suffix in (".json", ".jsonl"):
+        if path.suffix == ".sqlite":  # of an experiment: which figures stand where
+            with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as index:
+                told = [list(index.execute(f"SELECT {rows}")) for rows in STORED]
+            data = json.dumps(told).encode()
+        elif path.suffix in (".json", ".jsonl"):
             lines = data.splitlines() if path.suffix == ".jsonl" else [data]
             data = json.dumps([steady(json.loads(line)) for line in lines if line.strip()], sort_keys=True).encode()
         elif path.suffix == ".safetensors":

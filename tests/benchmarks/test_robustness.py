@@ -2,14 +2,16 @@
 
 import json
 import random
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from benchmarks.robustness import page, summary
 from benchmarks.robustness_files import CASES, run_kind
-from benchmarks.robustness_runs import differences, steady
+from benchmarks.robustness_runs import contents, differences, steady
 from benchmarks.robustness_stock import PNG, pictures, spoilt
 
 ROOT = Path(__file__).parents[2]
@@ -80,6 +82,22 @@ def test_times_do_not_count_as_differences_and_figures_do():
     assert steady(one) != steady({**one, "auroc": 0.8})
     assert steady(one) != steady({**one, "cells": [{"n": 5}]})
     assert differences({"a": "1", "b": "2"}, {"a": "1", "b": "3", "c": "4"}) == ["b", "c"]
+
+
+def _store(folder, *, value=0.9, at="today"):
+    folder.mkdir()
+    with closing(sqlite3.connect(folder / "index.sqlite")) as index, index:
+        index.execute("CREATE TABLE figures (key, metric, value)")
+        index.execute("CREATE TABLE cells (experiment, scale, place, key, settings, about)")
+        index.execute("INSERT INTO figures VALUES ('k', 'auc', ?)", (value,))
+        index.execute("INSERT INTO cells VALUES ('e', 'smoke', 'p', 'k', '{}', ?)", (at,))
+    return contents(folder)
+
+
+def test_stores_of_experiments_are_compared_by_their_figures_not_by_when_they_were_made(tmp_path):
+    one = _store(tmp_path / "one")
+    assert one == _store(tmp_path / "later", at="tomorrow")
+    assert differences(_store(tmp_path / "other", value=0.8), one) == ["index.sqlite"]
 
 
 RUNS = """
