@@ -14,7 +14,7 @@ from medaegis.bench.store import BATCH, Piece
 from medaegis.experiments.figures import Figure
 
 TIMES = 3  # each bare pass is timed, after one that prepares; the median counts
-LEAST = 50  # bare passes are timed where the attack took so many times theirs, so that this costs 2 % at most
+LEAST = 30  # bare passes are timed where the attack took so many times theirs, so that this costs 4 % at most
 SECONDS, BARE = "seconds", "bare_seconds"
 
 
