@@ -175,3 +175,16 @@ def test_other_settings_are_not_taken_from_the_store_and_others_figures_stay(who
     assert [entry.value for entry in shown if entry.value is not None] == []
     told = json.loads(call("bench", "status", tmp_path / "small.toml", "--store", store, "--json").stdout)
     assert (told["measured"], told["of_other_settings"]) == (0, 6)
+
+
+def test_layers_that_are_named_are_those_of_the_victim_not_of_a_surrogate_that_has_none_of_them(tmp_path, cache):
+    changes = (
+        ('{ BIM = "bim", WB = "wb" }', '{ BIM = { attack = "bim", surrogate = "mobilenet_v2" } }'),
+        ('exclude = [{ attack = "WB", defence = ["KD", "SVM"] }]', ""),
+        ('{ KD = "kd", SVM = "svm", "Medical Aegis" = "aegis" }', '{ KD = "kd" }'),
+        ('{ none = "none", jpeg-80 = "jpeg:80" }', '{ none = "none" }'),
+    )
+    planned = cells(written(tmp_path, *changes))
+    assert run(planned, tmp_path / "store").tasks_left == 0
+    (found,) = figures(tmp_path / "store").values()
+    assert 0 <= {one.metric: one.value for one in found.figures}["auc"] <= 1

@@ -288,9 +288,10 @@ class Workshop:
         if "guard" in task.needs:
             campaign = campaign.against(self._load_guard(task.needs["guard"]))
         if "surrogate" in task.needs:
-            other = self._load_classifier(task.needs["surrogate"])
-            surrogate = surrogate_of([_tapped(other, task.told["taps"])], self._around(task))
-            campaign = replace(campaign, surrogate=surrogate)
+            other, around = self._load_classifier(task.needs["surrogate"]), self._around(task)
+            alike = task.needs["surrogate"].told["backbone"] == task.needs["classifier"].told["backbone"]
+            other = _tapped(other, task.told["taps"]) if alike else other  # another network names its modules otherwise
+            campaign = replace(campaign, surrogate=surrogate_of([other], around))
         return campaign
 
     def _pixels(self, task: Task) -> Tensor:
