@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -151,12 +152,14 @@ class Runner:
 
 
 def known_commands() -> dict[str, str]:
-    """The long commands that this version has."""
+    """The long commands that this version has; those on Ray where that is installed."""
     from medaegis.cli.app import app
 
     names = {info.name or info.callback.__name__ for info in app.registered_commands if info.callback is not None}
     names |= {info.name for info in app.registered_groups if info.name}
-    return {name: text for name, text in COMMANDS.items() if text.split()[0] in names}
+    without_ray = find_spec("ray") is None
+    known = {name: text for name, text in COMMANDS.items() if text.split()[0] in names}
+    return {name: text for name, text in known.items() if not (without_ray and "--on ray" in text)}
 
 
 def words_of(name: str, home: Path, out: Path, *, seed: int = 0) -> list[str]:

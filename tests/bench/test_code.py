@@ -75,6 +75,7 @@ def _is_text(node):
         'y = """\n# none\n\n"""\n',
         'def f():\n    return f"""\n# {1}\n"""\n',
         'class A: "on its line"\n',
+        '"""what it is"""; x = "and what it does"\n',
         'def g():\n    x = 1\n    """no docstring"""\n',
     ],
 )

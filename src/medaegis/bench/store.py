@@ -68,11 +68,12 @@ def code_alone(source: str) -> str:
             isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
             and ast.get_docstring(node, clean=False) is not None
         ):
-            first, last = node.body[0].lineno - 1, node.body[0].end_lineno
-            whole = "".join(lines[first:last])
-            if whole.lstrip().startswith(('"', 'r"')):  # on lines of its own
-                indent = len(whole) - len(whole.lstrip())
-                lines[first:last] = [f'{whole[:indent]}""\n', *([""] * (len(lines[first:last]) - 1))]
+            docstring = node.body[0]
+            first, last = docstring.lineno - 1, docstring.end_lineno or docstring.lineno
+            before = lines[first].encode()[: docstring.col_offset]
+            after = lines[last - 1].encode()[docstring.end_col_offset :]
+            if not before.strip() and not after.strip():  # on lines of its own
+                lines[first:last] = [f'{before.decode()}""\n', *([""] * (last - first - 1))]
     return "".join(lines)
 
 
