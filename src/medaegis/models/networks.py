@@ -38,9 +38,12 @@ def convolutions(before: int, widths: Iterable[int], *, norm: bool = True) -> li
 
 
 class VGG16(nn.Module):
-    """Thirteen 3 x 3 convolutions (configuration D), with batch norm if ``norm``, and three linear layers."""
+    """Thirteen 3 x 3 convolutions (configuration D), with batch norm if ``norm``, and three linear layers.
 
-    def __init__(self, classes: int, *, norm: bool) -> None:
+    With ``gap`` (global average pooling) one linear layer of means over places instead: 14.7 million weights, not 134.
+    """
+
+    def __init__(self, classes: int, *, norm: bool = False, gap: bool = False) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         before = 3
@@ -48,16 +51,20 @@ class VGG16(nn.Module):
             layers += [*convolutions(before, [width] * repeats, norm=norm), nn.MaxPool2d(2)]
             before = width
         self.features = nn.Sequential(*layers)
-        self.avgpool = nn.AdaptiveAvgPool2d(7)
-        self.classifier = nn.Sequential(
-            nn.Linear(512 * 49, 4096),
-            nn.ReLU(inplace=True),
-            nn.Dropout(),
-            nn.Linear(4096, 4096),
-            nn.ReLU(inplace=True),
-            nn.Dropout(),
-            nn.Linear(4096, classes),
-        )
+        self.avgpool = nn.AdaptiveAvgPool2d(1 if gap else 7)
+        self.classifier: nn.Module
+        if gap:
+            self.classifier = nn.Linear(512, classes)
+        else:
+            self.classifier = nn.Sequential(
+                nn.Linear(512 * 49, 4096),
+                nn.ReLU(inplace=True),
+                nn.Dropout(),
+                nn.Linear(4096, 4096),
+                nn.ReLU(inplace=True),
+                nn.Dropout(),
+                nn.Linear(4096, classes),
+            )
         initialise(self, linear_std=0.01)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -72,13 +73,19 @@ def _pickled(path: Path) -> Any:
         raise ConfigError(path, "is no file of weights, cut short, or damaged", _REMEDY) from error
 
 
-def load_weights(network: nn.Module, path: Path, *, head: str | None = None) -> None:
-    """Load the state dict in ``path`` into ``network``; see `load_state`.
+def load_weights(
+    network: nn.Module,
+    path: Path,
+    *,
+    head: str | None = None,
+    read: Callable[[Path], dict[str, Tensor]] = read_weights,
+) -> None:
+    """Load the state dict that ``read`` finds in ``path`` into ``network``; see `load_state`.
 
     Raises:
         ConfigError: unreadable file, or keys or shapes that do not match (the first few are named).
     """
-    state = {_OLD_DENSENET.sub(r"\1\2.", key): value for key, value in read_weights(Path(path)).items()}
+    state = {_OLD_DENSENET.sub(r"\1\2.", key): value for key, value in read(Path(path)).items()}
     load_state(network, state, path, head=head)
 
 
@@ -87,8 +94,8 @@ def load_state(network: nn.Module, state: dict[str, Tensor], path: Path, *, head
 
     Args:
         path: where it is from, for errors.
-        head: name of the module whose size depends on the number of classes. Where its shapes differ it keeps its
-            random weights, and a warning says so. All other keys and shapes must match.
+        head: name of the module whose size depends on the number of classes. Where its shapes differ, or the state
+            has none of it, it keeps its random weights, and a warning says so. All other keys and shapes must match.
 
     Raises:
         ConfigError: keys or shapes that do not match (the first few are named).
@@ -99,15 +106,18 @@ def load_state(network: nn.Module, state: dict[str, Tensor], path: Path, *, head
     state = {**counters, **state}
 
     differing = [key for key in own if key in state and state[key].shape != own[key].shape]
-    if head is not None and differing and all(key.startswith(f"{head}.") for key in differing):
-        classes = state[differing[0]].shape[0]
+    of_head = [key for key in own if key.startswith(f"{head}.")]
+    headless = not any(key in state for key in of_head)
+    if of_head and (headless or (differing and set(differing) <= set(of_head))):
+        has = (
+            "is missing" if headless else f"has {len(state[differing[0]])} outputs, the network {len(own[of_head[0]])}"
+        )
         warnings.warn(
-            f"{path}: its head {head!r} has {classes} outputs, the network {own[differing[0]].shape[0]}: "
-            "all weights but the head's are loaded, the head starts at random",
+            f"{path}: its head {head!r} {has}: all weights but the head's are loaded, the head starts at random",
             stacklevel=2,
         )
-        state |= {key: own[key] for key in own if key.startswith(f"{head}.")}
-        differing = []
+        state |= {key: own[key] for key in of_head}
+        differing = [key for key in differing if key not in of_head]
     problems = [
         *(f"{key} is missing" for key in own if key not in state),
         *(f"{key} is not in the network" for key in state if key not in own),
