@@ -147,6 +147,24 @@ def test_other_weights_or_another_network_under_the_same_name_change_every_task(
     assert not first & keys(own, folder=tmp_path)
 
 
+def test_a_backbone_may_be_trained_by_settings_of_its_own(tmp_path):
+    """Others keep the experiment's; a surrogate of the same backbone is trained as the victim, one by name is not."""
+    tiny = "medaegis.experiments.tiny:network"
+    short = f'Short = {{ backbone = "{tiny}", training = {{ epochs = 1 }} }}'
+    far = f'Same = {{ attack = "bim", surrogate = "same" }}, Named = {{ attack = "bim", surrogate = "{tiny}" }}'
+    changes = (
+        (f'backbone = {{ Net = "{tiny}" }}', f'backbone = {{ Net = "{tiny}", {short} }}'),
+        ('attack = { BIM = "bim", WB = "wb" }', f"attack = {{ {far} }}"),
+        ('exclude = [{ attack = "WB", defence = ["KD", "SVM"] }]\n', ""),
+    )
+    found = set()
+    for cell in cells(written(tmp_path, *changes)):
+        for attacked in (task for task in everything([cell]) if task.kind == "attacked"):
+            epochs = tuple(attacked.needs[name].told["epochs"] for name in ("classifier", "surrogate"))
+            found.add((cell.place["backbone"], cell.place["attack"], *epochs))
+    assert found == {("Net", "Same", 4, 4), ("Net", "Named", 4, 4), ("Short", "Same", 1, 1), ("Short", "Named", 1, 4)}
+
+
 def test_robust_classifiers_share_a_plain_helper_and_are_attacked_from_plain_networks(tmp_path):
     """HAT is helped by the classifier of the row without robust training; another network is a plain one."""
     methods = (

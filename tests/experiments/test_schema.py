@@ -75,6 +75,11 @@ WRONG = {
         'method = { A = { robust = "tecoa", training = { epoch = 2 } } }\ncushion = {',
         "'method.A.training'.*'epoch' is unknown; allowed are augmentation",
     ),
+    "a setting of a backbone's training": (
+        '"medaegis.experiments.tiny:network"',
+        '{ backbone = "medaegis.experiments.tiny:network", training = { seed = 1 } }',
+        "'backbone.Net.training'.*'seed' is unknown; allowed are augmentation",
+    ),
     "to learn from the worst": (
         "cushion = {",
         'learned_from = ["worst"]\ncushion = {',

@@ -1,4 +1,4 @@
-"""The values on the axes of an experiment that are more than a word: attacks, defences, layers."""
+"""The values on the axes of an experiment that are more than a word: attacks, defences, backbones, methods, layers."""
 
 from __future__ import annotations
 
@@ -144,6 +144,17 @@ class DefenceChoice(Part):
         return self
 
 
+class BackboneChoice(Part):
+    """A network, by the name that `train --backbone` takes.
+
+    Attributes:
+        training: settings of `TrainConfig` for this one, in place of the experiment's.
+    """
+
+    backbone: str
+    training: Training = {}
+
+
 class MethodChoice(Part):
     """How classifiers are trained: "none" for plainly, or a recipe of robust training with its settings.
 
@@ -184,5 +195,6 @@ def _spelt_out(meaning: Callable[[str], Any]) -> BeforeValidator:
 
 Attacks = Annotated[dict[str, AttackChoice], _spelt_out(lambda word: {"attack": word})]
 Defences = Annotated[dict[str, DefenceChoice], _spelt_out(lambda word: {"detector": word})]
+Backbones = Annotated[dict[str, BackboneChoice], _spelt_out(lambda word: {"backbone": word})]
 Methods = Annotated[dict[str, MethodChoice], _spelt_out(lambda word: {"robust": word})]
 Layers = Annotated[dict[str, tuple[str, ...]], _spelt_out(lambda word: [word])]

@@ -19,7 +19,15 @@ from medaegis.bench.plan import Planned
 from medaegis.detectors.registry import find_detector
 from medaegis.errors import ConfigError, DataError
 from medaegis.experiments.cells import is_excluded, settled
-from medaegis.experiments.choices import CLEAN, GUARDS, SAME, WORST, AttackChoice, DefenceChoice
+from medaegis.experiments.choices import (
+    CLEAN,
+    GUARDS,
+    SAME,
+    WORST,
+    AttackChoice,
+    BackboneChoice,
+    DefenceChoice,
+)
 from medaegis.experiments.schema import ANSWERS, Experiment, planned
 from medaegis.experiments.tasks import Source, TableCell, Task, as_told, everything
 from medaegis.images.datasets import Dataset, load_dataset
@@ -233,9 +241,9 @@ class _Tasks:
         """The one under attack, or one on this backbone that is attacked in its place."""
         victim = self.experiment.backbone[self.place["backbone"]]
         seed = self._seed if backbone is None else self._seed + SURROGATE_SEED
-        name = victim if backbone is None or backbone == SAME else backbone
-        told = {**self.experiment.training, "backbone": name, "seed": seed}
-        if given := _given(name, told.get("weights")):
+        network = victim if backbone is None or backbone == SAME else BackboneChoice(backbone=backbone)
+        told = {**self.experiment.training, **network.training, "backbone": network.backbone, "seed": seed}
+        if given := _given(network.backbone, told.get("weights")):
             told["given"] = given
         method, needs = self.experiment.method[self.place["method"]], {}
         told |= {"text": True} if method.text else {}

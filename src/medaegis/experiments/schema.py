@@ -26,6 +26,7 @@ from medaegis.experiments.choices import (
     WORST,
     AttackChoice,
     Attacks,
+    Backbones,
     Defences,
     Layers,
     MethodChoice,
@@ -84,7 +85,7 @@ class Experiment(BaseModel):
     ]
 
     dataset: Words = Field(min_length=1)
-    backbone: Words = Field(min_length=1)
+    backbone: Backbones = Field(min_length=1)
     method: Methods = Field(default_factory=lambda: {CLEAN: MethodChoice(robust=CLEAN)}, min_length=1)
     cushion: Words = Field(default={"none": "none"}, min_length=1)
     defence: Defences = {}

@@ -264,7 +264,10 @@ def _number(value: float | None, entry: Entry, *, sign: bool = False) -> str:
 
 def _settings(experiment: Experiment, name: str, scale: str) -> str:
     leaks = "" if experiment.split == "patient" else ", as in the paper: images of one patient may be in two parts"
-    networks = ", ".join(f"{told} is {value}" for told, value in experiment.backbone.items())
+    networks = ", ".join(
+        f"{told} is {one.backbone}" + (f" with {one.training['weights']} weights" if "weights" in one.training else "")
+        for told, one in experiment.backbone.items()
+    )
     seeds = ", ".join(map(str, experiment.seeds))
     return (
         f"`{name}` at scale {scale}: {networks}; {told_size(experiment.size)} {experiment.channels}, split by "
