@@ -361,6 +361,14 @@ class TestWeights:
             expected = fresh if key.startswith("classifier.1.") else published
             assert torch.equal(value, expected[key])
 
+    def test_a_file_without_any_head_is_taken_and_said(self, published, tmp_path):
+        save_file({k: v for k, v in published.items() if not k.startswith("classifier.")}, tmp_path / "w.safetensors")
+        with pytest.warns(UserWarning, match="head 'classifier.1' is missing"):
+            state = create_backbone("mobilenet_v2", classes=2, weights=tmp_path / "w.safetensors", seed=9).state_dict()
+        fresh = create_backbone("mobilenet_v2", classes=2, seed=9).state_dict()
+        for key, value in state.items():
+            assert torch.equal(value, (fresh if key.startswith("classifier.1.") else published)[key])
+
     def test_densenets_old_names_fit(self, tmp_path):
         state = create_backbone("densenet121", classes=2, seed=3).state_dict()
         old = {re.sub(r"(denselayer\d+\.(?:norm|conv))([12])", r"\1.\2", key): value for key, value in state.items()}
@@ -376,6 +384,8 @@ class TestWeights:
             (lambda s: s.pop("features.0.0.weight"), "features.0.0.weight is missing"),
             (lambda s: s.update(surplus=torch.zeros(1)), "surplus is not in the network"),
             (lambda s: s.update({"features.0.0.weight": torch.zeros(8, 3, 3, 3)}), r"is \(8, 3, 3, 3\), expected"),
+            (lambda s: s.pop("classifier.1.bias"), "classifier.1.bias is missing"),
+            (lambda s: s.update({"classifier.1.bias": torch.tensor(1.0)}), r"is \(\), expected \(10,\)"),
         ],
     )
     def test_weights_that_do_not_fit_say_what(self, published, tmp_path, change, message):

@@ -107,13 +107,14 @@ def load_state(network: nn.Module, state: dict[str, Tensor], path: Path, *, head
 
     differing = [key for key in own if key in state and state[key].shape != own[key].shape]
     of_head = [key for key in own if key.startswith(f"{head}.")]
-    headless = not any(key in state for key in of_head)
-    if of_head and (headless or (differing and set(differing) <= set(of_head))):
-        has = (
-            "is missing" if headless else f"has {len(state[differing[0]])} outputs, the network {len(own[of_head[0]])}"
-        )
+    unlike = ""
+    if not any(key in state for key in of_head):
+        unlike = "is missing"
+    elif differing and all(key in of_head and state[key].ndim == own[key].ndim for key in differing):
+        unlike = f"has {len(state[differing[0]])} outputs, the network {len(own[differing[0]])}"
+    if of_head and unlike:
         warnings.warn(
-            f"{path}: its head {head!r} {has}: all weights but the head's are loaded, the head starts at random",
+            f"{path}: its head {head!r} {unlike}: all weights but the head's are loaded, the head starts at random",
             stacklevel=2,
         )
         state |= {key: own[key] for key in of_head}
