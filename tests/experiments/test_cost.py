@@ -28,9 +28,10 @@ def piece(*rows):
     return {"cost": torch.tensor(rows, dtype=torch.float64)}
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("shields", [False, True])
-def test_bare_seconds_are_those_of_as_many_passes(shields, monkeypatch):
-    victim = toy_victim(2, shields=shields)
+def test_bare_seconds_are_those_of_as_many_passes(shields, dtype, monkeypatch):
+    victim = toy_victim(2, shields=shields, dtype=dtype)
     monkeypatch.setattr(cost, "time", Clock(victim))
     images = toy_images(12, victim.exact)
     told = {one.metric: one for one in account(victim, images, piece([9000.0, 5000, 4000], [11000.0, 3000, 2000]))}

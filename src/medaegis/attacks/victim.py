@@ -205,7 +205,7 @@ class Victim:
         if objective.needs_shield and self.shields is not None:
             taps = tuple(dict.fromkeys((*taps, *self.shields.taps)))
         if torch.is_grad_enabled():
-            shields: Callable[[dict[str, Tensor], Tensor], Tensor] | None = self._fast_shields
+            shields: Callable[[dict[str, Tensor], Tensor], Tensor] | None = self.fast_shields
             seen = self.fast.activations(x, logits=needs_logits, taps=taps)
         else:
             shields = self.shields
@@ -215,7 +215,8 @@ class Victim:
             return View(goal, seen.logits, seen.features, pixels=z, target=self)
         return View(goal, seen.logits, seen.features, shields, self.shields.suspicion, z, self)
 
-    def _fast_shields(self, features: dict[str, Tensor], classes: Tensor) -> Tensor:
+    def fast_shields(self, features: dict[str, Tensor], classes: Tensor) -> Tensor:
+        """Logits `(N,)` of the Shields of these classes `(N,)`, on features that the fast copy gave, as exact as it is."""
         assert self.shields is not None
         reduced = self.dtype != torch.float32
         # No cache: inside a caller's autocast it would outlive an update, and the weights before it.

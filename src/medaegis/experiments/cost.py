@@ -44,7 +44,7 @@ def timed(victim: Victim, x: Tensor) -> tuple[float, float]:
         seen = victim.fast.activations(z, taps=taps)
         assert seen.logits is not None, "asked for"
         found = seen.logits.float().sum()
-        return found if victim.shields is None else found + victim.shields(seen.features, classes).sum()
+        return found if victim.shields is None else found + victim.fast_shields(seen.features, classes).sum()
 
     def forward() -> None:
         with torch.no_grad():
