@@ -216,7 +216,7 @@ class Victim:
         return View(goal, seen.logits, seen.features, shields, self.shields.suspicion, z, self)
 
     def fast_shields(self, features: dict[str, Tensor], classes: Tensor) -> Tensor:
-        """Logits `(N,)` of the Shields of these classes `(N,)`, on features that the fast copy gave, as exact as it is."""
+        """Logits `(N,)` of the Shields of these classes `(N,)` on features of the fast copy, in its arithmetic."""
         assert self.shields is not None
         reduced = self.dtype != torch.float32
         # No cache: inside a caller's autocast it would outlive an update, and the weights before it.
