@@ -19,15 +19,7 @@ from medaegis.bench.plan import Planned
 from medaegis.detectors.registry import find_detector
 from medaegis.errors import ConfigError, DataError
 from medaegis.experiments.cells import is_excluded, settled
-from medaegis.experiments.choices import (
-    CLEAN,
-    GUARDS,
-    SAME,
-    WORST,
-    AttackChoice,
-    BackboneChoice,
-    DefenceChoice,
-)
+from medaegis.experiments.choices import CLEAN, GUARDS, SAME, WORST, AttackChoice, BackboneChoice, DefenceChoice
 from medaegis.experiments.schema import ANSWERS, Experiment, planned
 from medaegis.experiments.tasks import Source, TableCell, Task, as_told, everything
 from medaegis.images.datasets import Dataset, load_dataset

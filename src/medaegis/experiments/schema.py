@@ -69,7 +69,8 @@ class Experiment(BaseModel):
         goal: "targeted" (a wrong class drawn for each image, which alone counts) or "untargeted" (any wrong class).
         steps, step_size: of attacks that iterate; None: their own.
         checks: effort of the controls and alarms beside the worst case over attacks on a classifier (`Effort`).
-        training: settings of `TrainConfig`; shield: a recipe, and settings of `ShieldConfig`.
+        training: settings of `TrainConfig`, of which a backbone or a method may have its own; shield: a recipe and
+            settings of `ShieldConfig`.
         rows, columns: axes of the table, "metric" among them.
     """
 
