@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from medaegis.errors import ConfigError
 from medaegis.models.denoising import denoising_of
 from medaegis.models.taps import GIVEN
 
@@ -145,18 +144,16 @@ def fold_batchnorm(
     Folded batch norms become ``nn.Identity``, so every module name stays and every output but that of the folded
     convolutions is unchanged. A pair is folded only if it verifies on (a corner of) the tensor it really sees: within
     1e-10 of the reference's largest value in float64 and 1e-4 in float32. The whole network must then agree within
-    1e-3 in float32.
+    1e-3 in float32; one that does not is not folded at all. So it is where a rounding decides what comes next, as which
+    pixel a max-pooling took and a SegNet puts its value back to.
 
     Args:
         network: float32 module; not changed.
         example: float32 ``(N, C, H, W)`` input as the network gets it.
         keep: taps, which must stay what they are.
         answer: the tensor to compare, of what the network returns.
-
-    Raises:
-        ConfigError: the folded network does not compute what the network computes on ``example``.
     """
-    network = fixed_copy(network)
+    whole, network = network, fixed_copy(network)
     pairs = foldable_pairs(network, example, keep)
     inputs: dict[str, Tensor] = {}
 
@@ -183,12 +180,5 @@ def fold_batchnorm(
             if folded is not None:
                 network.set_submodule(conv_name, folded)
                 network.set_submodule(norm_name, nn.Identity())
-        found = deviation(answer(network(example)), reference)
-    if not found <= NETWORK_TOLERANCE_FLOAT32:
-        raise ConfigError(
-            "batch-norm folding",
-            f"the folded network differs from the network by {found:.1e} of its largest output, "
-            f"more than {NETWORK_TOLERANCE_FLOAT32:.0e}",
-            "freeze it with fold=False",
-        )
-    return network
+        close = deviation(answer(network(example)), reference) <= NETWORK_TOLERANCE_FLOAT32  # False for nan as well
+    return network if close else fixed_copy(whole)
