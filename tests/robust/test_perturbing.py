@@ -128,11 +128,14 @@ def test_it_repeats_and_no_image_depends_on_its_place(classifier):
     assert int(same.sum()) >= 6, "but for a sign of a gradient that rounds to zero, images do not see their neighbours"
 
 
-def test_the_radius_grows_to_eps(classifier):
-    grows = parse_recipe("growing", eps=EPS).inner
+@pytest.mark.parametrize(
+    ("name", "size"), [("growing", 12), ("pgd-at+growth", 3), ("pgd-at+growth+long", 12), ("free+growth", 12)]
+)
+def test_the_radius_grows_to_eps(name, size, classifier):
+    grows = parse_recipe(name, eps=EPS).inner
     radii = [grows.drawn(batch_of(classifier, done=done)) for done in (0.0, 0.25, 0.5, 1.0)]
     assert [radius * 256 for radius, _, _ in radii] == pytest.approx([0, 6, 12, 12])
-    assert [size * 256 for _, size, _ in radii] == pytest.approx([0, 6, 12, 12])
+    assert [step * 256 for _, step, _ in radii] == pytest.approx([0, size / 2, size, size])
     assert HARD.drawn(batch_of(classifier, done=0.0))[0] == EPS
 
 

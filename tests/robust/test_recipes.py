@@ -33,7 +33,7 @@ def weights(folder):
 
 
 OF_TEXT = ("tecoa", "pmg-ft", "fare")  # whose networks are others
-NAMES = [*(name for name in RECIPES if name not in OF_TEXT), "trades+awp+average"]
+NAMES = [*(name for name in RECIPES if name not in OF_TEXT), "trades+awp+average+growth+long"]
 HELPED = [name for name, named in RECIPES.items() if "helper" in named.takes and name not in OF_TEXT]
 UNSCORED = ("teacher", "distillation")
 
@@ -237,6 +237,10 @@ def test_another_recipe_is_another_run(tmp_path, monkeypatch):
         ("trades+swa", {}, "no add-on"),
         ("trades+awp+awp", {}, "said twice"),
         ("free+awp", {}, "leave \\+awp out"),
+        ("growing+growth", {}, "leave \\+growth out"),
+        ("noise+growth", {}, "leave \\+growth out"),
+        ("teacher+long", {}, "leave \\+long out"),
+        ("free+long", {}, "leave \\+long out"),
         ("pgd-at", {"beta": 3.0}, "pgd-at has no use for one; leave it out; it is for trades, mart, hat"),
         ("teacher", {"eps": 0.1}, "no use for one"),
         ("trades", {"temperature": 5.0}, "it is for teacher, distillation"),

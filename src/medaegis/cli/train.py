@@ -68,8 +68,8 @@ def train(
         typer.Option(
             "--robust",
             help="Adversarial training: pgd-at, trades, mart, hat, mpadvt; faster ones fgsm-at, free, growing; noise, "
-            "for certify; teacher, then distillation; after --text: tecoa, pmg-ft, fare. +awp and +average may be "
-            "joined to it, as trades+average.",
+            "for certify; teacher, then distillation; after --text: tecoa, pmg-ft, fare. +awp, +average, +growth and "
+            "+long may be joined to it, as trades+growth+long.",
             show_default="plain training",
         ),
     ] = None,

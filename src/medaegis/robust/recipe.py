@@ -15,6 +15,7 @@ from medaegis.attacks.balls import Linf
 from medaegis.attacks.base import Until
 from medaegis.attacks.engine import Attack
 from medaegis.attacks.losses.answer import CrossEntropy
+from medaegis.attacks.steps import Adaptive
 from medaegis.attacks.victim import Victim
 from medaegis.draws import Draws
 from medaegis.images.datasets import Dataset
@@ -105,7 +106,9 @@ class Robust(BaseModel):
 
     @own_modes()
     def score(self, classifier: Classifier, dataset: Dataset, places: Sequence[int], *, seed: int) -> dict[str, Any]:
-        """Robust accuracy over at most 200 validation images: under PGD with 10 steps at eps, or under the noise.
+        """Robust accuracy over at most 200 validation images: under Auto-PGD (Croce 2020) at eps, or under the noise.
+
+        Its first steps are as long as the ball is wide: a network that learns from short steps may stop only those.
 
         Of findings the share that is right, of masks the mean Dice. Nothing where images are not changed.
         """
@@ -121,7 +124,7 @@ class Robust(BaseModel):
             with torch.no_grad():
                 said = torch.cat([task.predicted(classifier(part)) for part in changed.split(64)]).cpu()
             return {"robust_accuracy": float(task.quality(said, labels).double().mean())}
-        attack = Attack(objective=CrossEntropy(), steps=WATCH_STEPS, random_start=True)
+        attack = Attack(objective=CrossEntropy(), rule=Adaptive(), steps=WATCH_STEPS, random_start=True)
         run = attack.run(
             Victim(classifier), x, labels, eps=self.inner.eps, ids=ids, seed=seed, batch_size=64, until=until
         )

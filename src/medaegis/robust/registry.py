@@ -19,11 +19,14 @@ from medaegis.robust.losses import Distilled, Fare, Hat, Mart, PmgFt, Tecoa, Tra
 from medaegis.robust.perturbing import Inner, Noise
 from medaegis.robust.recipe import Robust
 
-AVERAGE, AWP = 0.995, 0.005
+AVERAGE, AWP, GROWTH = 0.995, 0.005, 0.5
 ADD_ONS = {
     "awp": "adversarial weight perturbation (Wu 2020)",
     "average": "exponential moving average of the weights, which is what is kept (Izmailov 2018)",
+    "growth": "the radius grows from zero over the first half of the training",
+    "long": "each step of the inner attack is as long as the radius",
 }
+_OF_INNER = ("growth", "long")
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ class Named:
             trained classifier.
         eps: what it takes where none is said, as it is written.
         inner_passes: forwards and backwards an image of the inner attack, for estimates.
+        refuses: add-ons that it has already, or has nothing for.
         helper: what it is and how to come by one, said where it is missing; None: it needs none.
     """
 
@@ -46,6 +50,7 @@ class Named:
     takes: tuple[str, ...] = ("eps",)
     eps: str = "8/255"
     inner_passes: int = 0
+    refuses: tuple[str, ...] = ()
     helper: tuple[str, str] | None = None
 
 
@@ -82,25 +87,29 @@ RECIPES: dict[str, Named] = {
         ),
         eps="0.04", inner_passes=6),
     "fgsm-at": Named("one step of 1.25 eps from a random start", "Wong 2020",
-        lambda eps: Robust(inner=Inner(eps=eps, steps=1, step_size=1.25 * eps)), inner_passes=2),
+        lambda eps: Robust(inner=Inner(eps=eps, steps=1, step_size=1.25 * eps)), inner_passes=2,
+        refuses=("long",)),
     "free": Named("four steps for each batch, one pass for image and weights", "Shafahi 2019",
-        lambda eps: Robust(inner=Inner(eps=eps, steps=0, step_size=eps), replays=4)),
+        lambda eps: Robust(inner=Inner(eps=eps, steps=0, step_size=eps), replays=4),
+        refuses=("awp", "long")),
     "growing": Named("half of each batch attacked by two steps, within a radius that grows",
         "after Madry 2018 and Wong 2020",
-        lambda eps: Robust(inner=Inner(eps=eps, steps=2, step_size=eps, growth=0.5), share=0.5), inner_passes=2),
+        lambda eps: Robust(inner=Inner(eps=eps, steps=2, step_size=eps, growth=GROWTH), share=0.5),
+        inner_passes=2, refuses=_OF_INNER),
     "noise": Named("normal noise of deviation eps, for `medaegis certify`", "Cohen 2019",
-        lambda eps: Robust(inner=Noise(eps=eps)), eps="0.25"),
+        lambda eps: Robust(inner=Noise(eps=eps)), eps="0.25", refuses=_OF_INNER),
     "teacher": Named("plain training at a temperature, for distillation", "Papernot 2016", _distilled,
-        takes=("temperature",)),
+        takes=("temperature",), refuses=_OF_INNER),
     "distillation": Named("defensive distillation: what the teacher says, at its temperature", "Papernot 2016",
         _distilled, takes=("temperature", "helper"),
         helper=("needs a teacher of the same images, trained at the same temperature",
             "train one with --robust teacher, and name it: --helper TEACHER_DIR")),
     "tecoa": Named("TeCoA: two steps of eps against a fixed text head", "Mao 2023",
-        lambda eps: Robust(inner=Inner(eps=eps, steps=2, step_size=eps), loss=Tecoa()), eps="1/255", inner_passes=4),
+        lambda eps: Robust(inner=Inner(eps=eps, steps=2, step_size=eps), loss=Tecoa()), eps="1/255", inner_passes=4,
+        refuses=("long",)),
     "pmg-ft": Named("PMG-FT: TeCoA, and divergence from what the pretrained network says", "Wang 2024",
         lambda eps, helper: Robust(inner=Inner(eps=eps, steps=2, step_size=eps), loss=PmgFt(helper=helper)),
-        takes=("eps", "helper"), eps="1/255", inner_passes=7, helper=_PRETRAINED),
+        takes=("eps", "helper"), eps="1/255", inner_passes=7, refuses=("long",), helper=_PRETRAINED),
     "fare": Named("FARE: embeddings stay where they were, without labels", "Schlarmann 2024",
         lambda eps, helper: Robust(
             inner=Inner(eps=eps, follows="embedding", original=helper), loss=Fare(helper=helper)
@@ -128,8 +137,9 @@ def find_recipe(text: str, **given: Any) -> tuple[Named, tuple[str, ...]]:
         if one not in ADD_ONS or more.count(one) > 1:
             what = "is said twice" if one in ADD_ONS else "is no add-on"
             raise ConfigError(f"robust training {text!r:.60}", f"{one!r} {what}", f"add-ons are {', '.join(ADD_ONS)}")
-    if name == "free" and "awp" in more:
-        raise ConfigError(f"robust training {text}", "free goes with no weight perturbation", "leave +awp out")
+    for one in (one for one in more if one in named.refuses):
+        problem = f"{name} has that already, or nothing that it could change"
+        raise ConfigError(f"robust training {text}", problem, f"leave +{one} out")
     for option, value in given.items():
         if value is not None and option not in named.takes:
             having = ", ".join(key for key, entry in RECIPES.items() if option in entry.takes)
@@ -145,7 +155,7 @@ def parse_recipe(
     helper: Classifier | None = None,
     temperature: float | None = None,
 ) -> Robust:
-    """The recipe of a name, with add-ons joined to it: `trades`, `pgd-at+awp+average`.
+    """The recipe of a name, with add-ons joined to it: `trades`, `pgd-at+growth+long`.
 
     >>> parse_recipe("pgd-at+average", eps=8 / 255).average
     0.995
@@ -172,5 +182,9 @@ def parse_recipe(
         first = error.errors()[0]
         problem = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
         raise ConfigError(f"robust training {text}", problem, "give one in that range, an eps as 8/255") from error
+    inner = made.inner
+    if isinstance(inner, Inner):
+        growth, size = GROWTH if "growth" in more else inner.growth, inner.eps if "long" in more else inner.step_size
+        inner = inner.model_copy(update={"growth": growth, "step_size": size})
     changes = {"awp": AWP if "awp" in more else 0.0, "average": AVERAGE if "average" in more else 0.0}
-    return made.model_copy(update=changes)
+    return made.model_copy(update={**changes, "inner": inner})
