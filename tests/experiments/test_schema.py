@@ -171,6 +171,8 @@ def test_a_preset_can_be_read_at_every_scale(name, scale):
     sizes = {"smoke": 32, "cpu": 48 if experiment.measures == "findings" else cpu, "full": 224}
     if experiment.measures == "segmentation":
         sizes["full"] = 256
+    if name == "survey-table4":
+        sizes["cpu"] = 128  # plain training alone; of 64 px an attacker can change too few
     assert experiment.size == sizes[scale]
     drawn = experiment.measures == "findings" or (experiment.measures == "segmentation" and scale != "full")
     assert experiment.channels == ("gray" if drawn else "rgb")  # X-rays
