@@ -18,7 +18,7 @@ from medaegis.models.averaging import Averaged, worst_weights
 from medaegis.models.learning import Batch
 from medaegis.models.store import load_classifier, read_training
 from medaegis.models.training import train_classifier
-from medaegis.robust import RECIPES, Inner, Robust, parse_recipe
+from medaegis.robust import ADD_ONS, RECIPES, Inner, Robust, parse_recipe
 
 SHORT = CONFIG.model_copy(update={"epochs": 2})
 
@@ -87,6 +87,18 @@ def test_what_it_costs(name, forwards, backwards, helper, tmp_path):
     slack = 2 * len(split.train) if name == "growing" else 0
     assert told["forwards"] == pytest.approx(forwards * len(split.train), abs=slack)
     assert told["backwards"] == pytest.approx(backwards * len(split.train), abs=slack)
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if name not in OF_TEXT])
+@pytest.mark.parametrize("added", ADD_ONS)
+def test_an_add_on_changes_the_recipe_or_is_refused(name, added, helper):
+    given = {"helper": helper if name in HELPED else None}
+    plain = parse_recipe(name, **given).identity()
+    if added in RECIPES[name].refuses:
+        with pytest.raises(ConfigError, match=rf"leave \+{added} out"):
+            parse_recipe(f"{name}+{added}", **given)
+    else:
+        assert parse_recipe(f"{name}+{added}", **given).identity() != plain
 
 
 @pytest.mark.parametrize("name", ["growing", "free"])
@@ -237,10 +249,6 @@ def test_another_recipe_is_another_run(tmp_path, monkeypatch):
         ("trades+swa", {}, "no add-on"),
         ("trades+awp+awp", {}, "said twice"),
         ("free+awp", {}, "leave \\+awp out"),
-        ("growing+growth", {}, "leave \\+growth out"),
-        ("noise+growth", {}, "leave \\+growth out"),
-        ("teacher+long", {}, "leave \\+long out"),
-        ("free+long", {}, "leave \\+long out"),
         ("pgd-at", {"beta": 3.0}, "pgd-at has no use for one; leave it out; it is for trades, mart, hat"),
         ("teacher", {"eps": 0.1}, "no use for one"),
         ("trades", {"temperature": 5.0}, "it is for teacher, distillation"),

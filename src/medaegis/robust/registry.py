@@ -101,7 +101,7 @@ RECIPES: dict[str, Named] = {
     "teacher": Named("plain training at a temperature, for distillation", "Papernot 2016", _distilled,
         takes=("temperature",), refuses=_OF_INNER),
     "distillation": Named("defensive distillation: what the teacher says, at its temperature", "Papernot 2016",
-        _distilled, takes=("temperature", "helper"),
+        _distilled, takes=("temperature", "helper"), refuses=_OF_INNER,
         helper=("needs a teacher of the same images, trained at the same temperature",
             "train one with --robust teacher, and name it: --helper TEACHER_DIR")),
     "tecoa": Named("TeCoA: two steps of eps against a fixed text head", "Mao 2023",
