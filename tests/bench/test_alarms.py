@@ -10,12 +10,14 @@ from tests.bench.campaigns import toy_campaign
 from tests.bench.test_controls import N, piece, planned
 from torch import nn
 
-from medaegis.attacks.losses.answer import CarliniWagner
+from medaegis.attacks.balls import Linf
+from medaegis.attacks.losses.answer import CarliniWagner, LogitRatio
 from medaegis.attacks.losses.shield import ShieldLogit
 from medaegis.attacks.objective import Goal
 from medaegis.attacks.victim import Victim
 from medaegis.bench.campaign import ON_GUARD, Effort
 from medaegis.bench.checks import alarms
+from medaegis.draws import Draws
 from medaegis.models.classifier import Classifier
 from medaegis.models.normalisation import IMAGENET_MEAN, IMAGENET_STD
 from medaegis.progress import silent
@@ -261,6 +263,31 @@ def test_a_saturated_shield_has_no_gradients(slopes):
     assert none.passed is False
     assert none.measured.startswith("0.0% for the margin")
     assert uphill.passed is False
+
+
+def test_a_random_point_that_gets_through_needs_no_gradient(tmp_path):
+    """Of logits (0, s, 2 s - 0.01) a true class comes third once noise turns s, and their ratio is flat there."""
+    network = nn.Sequential(nn.Flatten(), nn.Linear(192, 3))
+    network[1].bias.data = torch.tensor([0.0, 0.0, -0.01])
+    network[1].weight.data = torch.tensor([0.0, 1.0, 2.0])[:, None] * torch.eye(192)[0]
+    classifier = Classifier(
+        network,
+        classes=("a", "b", "c"),
+        size=8,
+        channels="gray",
+        taps=("1",),
+        mean=(0.5,) * 3,
+        std=(0.25,) * 3,
+        backbone="any",
+    ).eval()
+    images = torch.full((64, 1, 8, 8), 128 / 255)
+    images[:, 0, 0, 0] += torch.tensor([-2.0, 2.0]).repeat(32) / 255
+    victim = Victim(classifier)
+    campaign = toy_campaign(victim, images, tmp_path, aim="any wrong class")
+    noisy = Linf().random(images, torch.full((64, 1, 1, 1), alarms.PROBE_EPS), Draws(0, torch.arange(64), "any"))
+    vanished, _ = alarms.probe(victim, noisy, campaign.goal, LogitRatio())
+    assert 0.1 < vanished.float().mean() < 0.6
+    assert [alarm.passed for alarm in alarms.gradient_alarms(campaign, [], LogitRatio())] == [True, True]
 
 
 def test_a_probe_agrees_with_finite_differences():

@@ -266,7 +266,7 @@ def test_the_worst_case_of_a_guard_by_hand(store):
 def test_what_training_and_attacks_took(store):
     """Seconds an epoch and passes an image, of the folder's own record; seconds of an attack, of its store."""
     chosen, found = measured_cells("survey-table15", store)
-    assert [cell.place["method"] for cell in chosen] == ["NAT", "growing"]
+    assert [cell.place["method"] for cell in chosen] == ["NAT", "PGD-AT, growing"]
     for cell in chosen:
         told = {figure.metric: figure.value for figure in found[cell.name].figures}
         record = read_training(store / "pieces" / cell.task.needs["classifier"].key)

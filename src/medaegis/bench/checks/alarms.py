@@ -153,16 +153,20 @@ def gradient_alarms(campaign: Campaign, outcomes: Outcomes, *always: Objective) 
     """Whether there are gradients, and whether losses fall along them, on clean images and random points near them.
 
     Of these losses and of every one that the attacks follow, without the Cushion: a loss that is quantised by a codec
-    steps by nature, and the ways through it have a control of their own.
+    steps by nature, and the ways through it have a control of their own. A random point that gets through is left out:
+    the ratio of logits is flat where the true class comes third.
     """
     few, victim = campaign.only(campaign.few(campaign.effort.probed)), campaign.smooth
-    clean, goal = few.sample.pixels, few.goal.to(victim.device)
+    clean, goal = few.sample.pixels, few.goal
     eps = torch.full_like(clean[:, :1, :1, :1], PROBE_EPS)
     moved = Linf().random(clean, eps, Draws(few.seed, few.sample.ids, "slopes"))
+    verdict = victim.verdicts(moved)
+    held = ~(goal.reached(verdict.predicted) & verdict.accepted)
+    points = [(clean, goal), *([(moved[held], goal[held])] if held.any() else [])]
     losses = followed(outcomes, len(victim.exact.classes), *always)
     none, uphill = {}, {}
     for name, loss in losses.items():
-        seen = [probe(victim, part.to(victim.device), goal, loss) for part in (clean, moved)]
+        seen = [probe(victim, part.to(victim.device), its.to(victim.device), loss) for part, its in points]
         none[name], uphill[name] = zip(*seen, strict=True)
     return [
         _rare(
