@@ -6,8 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.attacks.toys import toy_bank, toy_classifier, toy_images, toy_labels, toy_victim
-from torch import nn
+from tests.attacks.toys import Passes, separate_victim, toy_bank, toy_classifier, toy_images, toy_labels, toy_victim
 
 from medaegis.attacks.balls import L2, Linf, parse_eps
 from medaegis.attacks.catalogue import CATALOGUE, find_attack
@@ -133,41 +132,6 @@ def test_an_attack_on_the_shield_raises_its_logit():
     assert (logits["shield-only"] > clean).all()
     assert logits["shield-only"].mean() > logits["pgd"].mean() + clean.std()
     assert logits["wb"].mean() > logits["pgd"].mean()
-
-
-class Passes:
-    """Counts passes of single images through a network, forwards and gradients to the pixels."""
-
-    def __init__(self, victim):
-        self.forward = self.backward = 0
-        self.deepest = set()
-        network = victim.fast.network
-        self.handles = [
-            next(m for m in network.modules() if isinstance(m, nn.Conv2d)).register_forward_hook(self.seen),
-            network.fc.register_forward_hook(lambda *_: self.deepest.add("fc")),
-        ]
-
-    def seen(self, module, args, output):
-        if torch.is_grad_enabled() and args[0].requires_grad:
-            self.forward += len(args[0])
-            output.register_hook(self.passed)
-
-    def passed(self, grad):
-        self.backward += len(grad)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        for handle in self.handles:
-            handle.remove()
-
-
-def separate_victim(**options):
-    """Gradients by another copy than verdicts, so that they can be counted apart."""
-    victim = toy_victim(3, shields=True, **options)
-    victim.fast = toy_classifier(3).frozen()
-    return victim
 
 
 @pytest.mark.parametrize("name", ["fgsm", "pgd", "mim", "wb", "wb-adaptive", "shield-only"])
@@ -331,7 +295,7 @@ def test_gradient_passes_every_cushion(cushion, gradient):
     assert grad.abs().amax((1, 2, 3)).gt(0).all()
     # The forward value is the real cushion's, unless the attack is made as if there were none.
     seen = images if gradient == "skip" else victim.cushion(images)
-    expected = -nn.functional.cross_entropy(victim.exact(seen), labels, reduction="none")
+    expected = -torch.nn.functional.cross_entropy(victim.exact(seen), labels, reduction="none")
     torch.testing.assert_close(losses.detach(), expected)
 
 

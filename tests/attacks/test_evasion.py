@@ -5,8 +5,7 @@ import pytest
 import torch
 from scipy.ndimage import convolve
 from sklearn.neighbors import KernelDensity as Reference
-from tests.attacks.test_engine import Passes, separate_victim
-from tests.attacks.toys import toy_images, toy_labels, toy_victim
+from tests.attacks.toys import Passes, separate_victim, toy_images, toy_labels, toy_victim
 
 from medaegis.attacks.catalogue import find_attack
 from medaegis.attacks.losses.evasion import (

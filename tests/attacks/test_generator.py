@@ -2,10 +2,9 @@
 
 import pytest
 import torch
-from tests.attacks.test_engine import Passes, separate_victim
 from tests.attacks.test_minimal import grey, plane
 from tests.attacks.test_universal import known_to
-from tests.attacks.toys import toy_images, toy_labels, toy_victim, trained
+from tests.attacks.toys import Passes, separate_victim, toy_images, toy_labels, toy_victim, trained
 
 from medaegis.attacks.catalogue import find_attack
 from medaegis.attacks.choices import pick_targets

@@ -7,9 +7,8 @@ import pytest
 import torch
 from scipy.fft import dctn, idctn
 from scipy.optimize import linprog
-from tests.attacks.test_engine import Passes, separate_victim
 from tests.attacks.test_minimal import Plane
-from tests.attacks.toys import SIZE, toy_classifier, toy_images, toy_labels, toy_victim
+from tests.attacks.toys import SIZE, Passes, separate_victim, toy_classifier, toy_images, toy_labels, toy_victim
 
 from medaegis import waves
 from medaegis.attacks.catalogue import find_attack

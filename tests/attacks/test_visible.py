@@ -4,9 +4,8 @@ import itertools
 
 import pytest
 import torch
-from tests.attacks.test_engine import Passes, separate_victim
 from tests.attacks.test_minimal import grey, plane, walk
-from tests.attacks.toys import SIZE, toy_classifier, toy_images, toy_labels, toy_victim
+from tests.attacks.toys import SIZE, Passes, separate_victim, toy_classifier, toy_images, toy_labels, toy_victim
 
 from medaegis.attacks.catalogue import find_attack
 from medaegis.attacks.engine import Attack

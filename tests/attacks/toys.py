@@ -133,3 +133,38 @@ def trained() -> tuple[Guard, Tensor, Tensor]:
     with tempfile.TemporaryDirectory() as cache:
         images = load_dataset("phantom-xray?n=240", size=32, channels="gray", cache_dir=cache).pixels()
     return guard, images, Victim(guard.classifier).judge(images).predicted
+
+
+class Passes:
+    """Counts passes of single images through a network, forwards and gradients to the pixels."""
+
+    def __init__(self, victim):
+        self.forward = self.backward = 0
+        self.deepest = set()
+        network = victim.fast.network
+        self.handles = [
+            next(m for m in network.modules() if isinstance(m, nn.Conv2d)).register_forward_hook(self.seen),
+            network.fc.register_forward_hook(lambda *_: self.deepest.add("fc")),
+        ]
+
+    def seen(self, module, args, output):
+        if torch.is_grad_enabled() and args[0].requires_grad:
+            self.forward += len(args[0])
+            output.register_hook(self.passed)
+
+    def passed(self, grad):
+        self.backward += len(grad)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for handle in self.handles:
+            handle.remove()
+
+
+def separate_victim(**options):
+    """Gradients by another copy than verdicts, so that they can be counted apart."""
+    victim = toy_victim(3, shields=True, **options)
+    victim.fast = toy_classifier(3).frozen()
+    return victim

@@ -7,7 +7,7 @@ import shutil
 import pytest
 from pydicom.uid import UID
 from safetensors.torch import load_file
-from tests.guard.test_guard import load, make_guard
+from tests.guard.small import load, make_guard
 
 from medaegis.artefact import write_folder
 from medaegis.errors import ArtefactError, ConfigError
