@@ -1,12 +1,15 @@
 """How batches are changed before they are learned from: how far, which images, that it repeats, at what cost."""
 
 import copy
+import math
 
 import pytest
 import torch
 from tests.attacks.toys import seeded, toy_classifier, toy_images
 from torch import nn
 
+from medaegis.cushions.noise import GridNoise
+from medaegis.draws import Draws
 from medaegis.models.classifier import Classifier
 from medaegis.models.learning import Batch
 from medaegis.models.normalisation import IMAGENET_MEAN, IMAGENET_STD
@@ -74,10 +77,21 @@ def test_without_steps_it_is_noise(classifier):
     assert float(change.abs().max()) <= 1
     assert abs(float(change.mean())) < 4 / (3 * change.numel()) ** 0.5  # of deviation 1 / sqrt(3)
     assert float(change.var()) == pytest.approx(1 / 3, rel=0.1)
-    normal = (Noise(eps=0.25)(classifier, grey).x - 0.5) / 0.25
-    assert abs(float(normal.mean())) < 4 / normal.numel() ** 0.5
-    assert float(normal.var()) == pytest.approx(1, rel=0.1)
-    assert float(normal.abs().max()) > 2.5, "not cut at the range of pixels"
+
+
+@pytest.mark.parametrize(("sigma", "grey"), [(0.1, 128), (0.5, 128), (0.5, 0), (0.5, 255), (0.25, 20)])
+def test_it_learns_from_the_noise_that_a_certificate_asks_about(classifier, sigma, grey):
+    """As `certify` adds it to the same grey level: the same mean and spread, and those of the formula for black."""
+    x = torch.full((64, 3, 16, 16), grey / 255)
+    mine = Noise(eps=sigma)(classifier, Batch(x, torch.zeros(64, dtype=torch.int64), torch.arange(64), 1.0, 3)).x
+    theirs = GridNoise(sigma).added((255 * x).byte(), Draws(5, torch.arange(64), "test")).float() / 255
+    close = 5 * sigma / mine.numel() ** 0.5 + 1e-3  # five standard errors and half a grey level
+    assert 0 <= float(mine.min()) <= float(mine.max()) <= 1
+    assert float(mine.mean()) == pytest.approx(float(theirs.mean()), abs=2 * close)
+    assert float(mine.std()) == pytest.approx(float(theirs.std()), abs=2 * close)
+    if grey == 0:  # E max(0, sigma Z), of which what lies beyond white takes little
+        beyond = sigma * math.exp(-0.5 / sigma**2) / (2 * math.pi) ** 0.5 - math.erfc(1 / sigma / 2**0.5) / 2
+        assert float(mine.mean()) == pytest.approx(sigma / (2 * math.pi) ** 0.5 - beyond, abs=close)
 
 
 def test_the_classifier_stays_as_it_was(classifier):

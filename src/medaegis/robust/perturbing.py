@@ -36,7 +36,10 @@ class Perturbed:
 
 
 class Noise(BaseModel):
-    """Normal noise on every value (Cohen 2019, section 3.3): a classifier that is to be certified learns from it.
+    """Normal noise on every value, cut to [0, 1]: a classifier that is to be certified learns from it (Cohen 2019, 3.3).
+
+    Cut, for `medaegis certify` asks about noisy copies that are images (`medaegis.cushions.noise`): there black is
+    brighter and white darker in the mean, by 0.4 eps.
 
     Attributes:
         eps: its deviation, in units of full brightness.
@@ -47,9 +50,9 @@ class Noise(BaseModel):
     eps: float = Field(gt=0, le=1)
 
     def __call__(self, classifier: Classifier, batch: Batch) -> Perturbed:
-        """The noisy batch. Not cut to [0, 1]: what is certified asks the network about such images too."""
+        """The noisy batch."""
         draws = Draws(batch.seed, batch.ids, "robust").to(batch.x.device)
-        return Perturbed(batch.x + self.eps * draws.normal(*batch.x.shape[1:]))
+        return Perturbed((batch.x + self.eps * draws.normal(*batch.x.shape[1:])).clamp_(0, 1))
 
 
 class Inner(BaseModel):
