@@ -55,8 +55,11 @@ class PredictionTask(ABC):
         """
 
     @abstractmethod
-    def divergences(self, logits: Tensor, others: Tensor) -> Tensor:
-        """Kullback-Leibler divergence of what `logits` say from what `others` say, `(N,)`; zero where they agree."""
+    def divergences(self, logits: Tensor, others: Tensor, labels: Tensor) -> Tensor:
+        """Kullback-Leibler divergence of what `logits` say from what `others` say, `(N,)`; zero where they agree.
+
+        Of `labels` it only counts which pixels count.
+        """
 
     @abstractmethod
     def predicted(self, logits: Tensor) -> Tensor:
@@ -119,7 +122,7 @@ class SingleLabel(PredictionTask):
     def losses(self, logits: Tensor, labels: Tensor, *, smoothing: float = 0.0) -> Tensor:
         return F.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="none")
 
-    def divergences(self, logits: Tensor, others: Tensor) -> Tensor:
+    def divergences(self, logits: Tensor, others: Tensor, labels: Tensor) -> Tensor:
         return F.kl_div(logits.log_softmax(1), others.log_softmax(1), log_target=True, reduction="none").sum(1)
 
     def predicted(self, logits: Tensor) -> Tensor:
@@ -171,7 +174,7 @@ class MultiLabel(PredictionTask):
         each = F.binary_cross_entropy_with_logits(logits, wanted.clamp(0, 1), reduction="none")
         return each.where(known, 0).sum(1) / known.sum(1).clamp_min(1)
 
-    def divergences(self, logits: Tensor, others: Tensor) -> Tensor:
+    def divergences(self, logits: Tensor, others: Tensor, labels: Tensor) -> Tensor:
         there, gone = F.logsigmoid(others), F.logsigmoid(-others)
         each = there.exp() * (there - F.logsigmoid(logits)) + gone.exp() * (gone - F.logsigmoid(-logits))
         return each.mean(1)
@@ -227,9 +230,9 @@ class Dense(PredictionTask):
         each = F.cross_entropy(logits, labels.long(), label_smoothing=smoothing, ignore_index=IGNORE, reduction="none")
         return self._mean(each, labels)
 
-    def divergences(self, logits: Tensor, others: Tensor) -> Tensor:
+    def divergences(self, logits: Tensor, others: Tensor, labels: Tensor) -> Tensor:
         each = F.kl_div(logits.log_softmax(1), others.log_softmax(1), log_target=True, reduction="none")
-        return each.sum(1).mean((1, 2))
+        return self._mean(each.sum(1), labels)
 
     def predicted(self, logits: Tensor) -> Tensor:
         return logits.argmax(1).to(torch.uint8)

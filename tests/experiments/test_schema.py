@@ -42,6 +42,11 @@ WRONG = {
         'method = { A = { robust = "pgd-at", beta = 2.0 } }\ncushion = {',
         "'method.A'.*pgd-at has no use for one",
     ),
+    "a weight for a data set that is not there": (
+        "cushion = {",
+        'method = { A = { robust = "trades", beta = { Nowhere = 2.0 } } }\ncushion = {',
+        "by data set: there is no 'Nowhere'; there is ",
+    ),
     "two lengths of a step": (
         '"bim"',
         '{ attack = "bim", step = "1/255", step_size = 0.1 }',
@@ -225,6 +230,11 @@ def test_the_traps_of_the_papers():
     survey = at("survey-table8")[0]
     assert {survey.attack[name].step for name in ("PGD", "CW", "SMA")} == {"1/255"}
     assert {name: one.robust for name, one in survey.method.items()}["HAT"] == "hat"
+    betas = {
+        name: [survey.method[name].told_for(data)["beta"] for data in survey.dataset] for name in ("TRADES", "HAT")
+    }
+    assert list(survey.dataset)[:2] == ["Messidor, 2 classes", "Messidor, 4 classes"]
+    assert betas == {"TRADES": [12, None, None, None], "HAT": [12, 3, None, None]}  # None: the recipe's own, 6
     doubtful = paper_of(presets()["hfc-table3"], at("hfc-table3")[0])
     assert "doubtful" in doubtful.of({"dataset": "Chest X-Ray", "attack": "Random", "defence": "KD"}, "auc").note
 

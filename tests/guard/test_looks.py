@@ -2,7 +2,8 @@
 
 import pytest
 
-from medaegis.guard.looks import reached, shield_facts, soundness, unfinished
+import medaegis as ma
+from medaegis.guard.looks import in_chance_order, reached, shield_facts, soundness, unfinished
 
 
 def look(update, far):
@@ -43,3 +44,14 @@ def test_what_was_kept_is_what_is_told_of():
     assert reached({"update": 3, "loss": 0.1}) == ""
     assert soundness(look(1, 0.02)) == 0.7
     assert soundness(look(1, 0.03)) is None
+
+
+def test_a_look_is_at_a_fair_sample_where_a_folder_is_sorted_by_class():
+    data = ma.load_dataset("phantom-xray?n=60", size=16, channels="gray")
+    data = data.subset(data.labels.argsort(stable=True))
+    order = in_chance_order(data)
+    assert sorted(order.tolist()) == list(range(60))
+    assert 4 <= int(data.labels[order[:20]].sum()) <= 16, "all or nearly all of one class"
+    half = data.subset(range(0, 60, 2))  # an image keeps its rank whatever others are there
+    kept = [number for number in data.ids[order].tolist() if number in half.ids.tolist()]
+    assert half.ids[in_chance_order(half)].tolist() == kept

@@ -77,10 +77,13 @@ def test_tables_and_lists_that_do_not_fit_are_told_with_file_and_line(nih: Path,
         (train, "1.png\n3.png\n", r"line 3: 2\.png is in neither"),
         (test, "\n4.png\n1.png\n", r"test_list\.txt, line 3: 1\.png is in the other list too"),
         (table, TABLE.replace("0,3,60", "0,1,60"), r"line 5: images of patient 1 are in both official parts"),
+        (table, TABLE.replace("0,3,60", "0,01,60"), r"line 5: images of patient 01 are in both official parts"),
+        (table, f"{TABLE}3.png,Effusion,0,2,81\n", r"line 6: 3\.png is in the table twice"),
     ):
         path.write_text(text)
-        with pytest.raises(DataError, match=says):
-            load(f"nih14:{nih}", tmp_path / "cache")
+        for query in ("", "?finding=Cardiomegaly"):
+            with pytest.raises(DataError, match=says):
+                load(f"nih14:{nih}{query}", tmp_path / "cache")
         path.write_text(kept[path])
     test.unlink()
     with pytest.raises(DataError, match=r"lacks test_list\.txt; add it"):

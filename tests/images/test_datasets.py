@@ -113,6 +113,9 @@ def test_messidor2_pairs_eyes_and_leaves_out_ungradable_images(tmp_path: Path, c
     dataset = load(f"messidor2:{tmp_path}", cache, channels="rgb")
     assert dataset.labels.tolist() == [0, 2, 3]
     assert dataset.patients[0] == dataset.patients[1] != dataset.patients[2]
+    table(tmp_path / "messidor-2.csv", "left,right", "l1.png,r1.jpg", "R1.png,l2.png", delimiter=";")
+    with pytest.raises(DataError, match=r"line 3: R1\.png is paired twice"):
+        load(f"messidor2:{tmp_path}", cache, channels="rgb")
 
 
 def test_isic_groups_by_lesion(tmp_path: Path, cache: Path) -> None:
@@ -187,6 +190,17 @@ def test_medmnist_never_unpickles_and_refuses_volumes(tmp_path: Path, cache: Pat
     for name in ("pickle", "volume", "many", "array", "empty", "damaged", "encrypted"):
         with pytest.raises(DataError, match=name):
             load(f"medmnist:{tmp_path / name}.npz", cache)
+
+
+def test_a_medmnist_bomb_is_not_unpacked(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("medaegis.images.schemes._MEDMNIST_BYTES", 1 << 20)
+    monkeypatch.setattr("numpy.load", lambda *_, **__: pytest.fail("it is unpacked"))
+    file = tmp_path / "bomb.npz"
+    labels = np.zeros((2000, 1), np.uint8)
+    np.savez_compressed(file, train_images=np.zeros((2000, 28, 28), np.uint8), train_labels=labels)
+    assert file.stat().st_size < 1 << 14
+    with pytest.raises(DataError, match=r"bomb\.npz.*its arrays take"):
+        load(f"medmnist:{file}", cache)
 
 
 def test_folder_takes_inner_folders_for_patients(tmp_path: Path, cache: Path) -> None:

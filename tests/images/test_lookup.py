@@ -55,6 +55,16 @@ def test_another_suffix_is_taken_where_it_is_the_only_file_and_told(tmp_path: Pa
         load(spec, tmp_path / "cache")
 
 
+@pytest.mark.parametrize("name", ["../secret.png", "images_001/../../secret.png", "{outside}/secret.png"])
+def test_a_table_names_no_file_outside_of_its_set(tmp_path: Path, name: str) -> None:
+    spec = nih(tmp_path / "n")
+    picture(tmp_path / "secret.png", 9)
+    table = tmp_path / "n/Data_Entry_2017.csv"
+    table.write_text(NIH.replace("00000001_000.png", name.format(outside=tmp_path)))
+    with pytest.raises(DataError, match=r"secret\.png lies outside of"):
+        load(spec, tmp_path / "cache")
+
+
 def test_a_link_is_no_second_file(tmp_path: Path) -> None:
     spec = nih(tmp_path / "n")
     (tmp_path / "n/224").mkdir()

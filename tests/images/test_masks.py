@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from tests.images.sets import picture, write
+from tests.images.sets import load, picture, write
 
 from medaegis.errors import ConfigError, DataError, ImageError
 from medaegis.images import masks as module
@@ -231,3 +231,31 @@ def test_pairs_of_a_table(folders: tuple[Path, Path]) -> None:
         write(table, text)
         with pytest.raises(DataError, match=says):
             find_pairs(f"masks:{table}")
+
+
+def test_masks_are_decoded_once_and_a_bad_one_costs_its_own_picture_alone(
+    folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec, cache = f"masks:{folders[0]},{folders[1]}", tmp_path / "cache"
+    saved(folders[1] / "a/p1_1.png", np.full((16, 16), 100, np.uint8))
+    with monkeypatch.context() as patch:
+        decoded: list[str] = []
+        patch.setattr(
+            "medaegis.images.schemes.read_mask",
+            lambda path, *args, **options: decoded.append(Path(path).name) or read_mask(path, *args, **options),
+        )
+        first = load(spec, cache)
+        assert sorted(decoded) == ["P2_1.png", "p1_1.png"]
+        again = load(spec, cache)
+        assert len(decoded) == 2
+    assert len(first) == len(first.labels) == 1
+    for dataset in (first, again):
+        assert [Path(failure.source).name for failure in dataset.failures] == ["p1_1.png"]
+        assert "grey levels" in str(dataset.failures[0])
+    assert (first.labels == again.labels).all()
+    assert first.names == again.names
+    # Another meaning of the same level is another entry of the cache.
+    ignoring = load(f"{spec}?ignore=100", cache)
+    assert len(ignoring) == 2
+    assert (ignoring.labels == IGNORE).any()
+    assert len(load(spec, cache)) == 1

@@ -139,9 +139,9 @@ def test_classes_weigh_as_in_plain_training(batch, kind):
 def test_divergence_is_no_distance_to_itself_and_positive_otherwise():
     logits = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
     others = torch.randn(5, 4, generator=torch.Generator().manual_seed(1))
-    assert SINGLE.divergences(logits, logits).tolist() == pytest.approx([0] * 5, abs=1e-6)
+    assert SINGLE.divergences(logits, logits, torch.zeros(5)).tolist() == pytest.approx([0] * 5, abs=1e-6)
     expected = [divergence(softmax(q), softmax(p)) for p, q in zip(logits.tolist(), others.tolist(), strict=True)]
-    assert SINGLE.divergences(logits, others).tolist() == pytest.approx(expected, rel=1e-4)
+    assert SINGLE.divergences(logits, others, torch.zeros(5)).tolist() == pytest.approx(expected, rel=1e-4)
 
 
 def test_mart_is_for_one_class_an_image(run, batch):

@@ -59,10 +59,13 @@ def test_losses():
 
 @pytest.mark.parametrize("name", CASES)
 def test_divergences(name):
-    task, logits, _ = CASES[name]
+    task, logits, labels = CASES[name]
     others = drawn(*logits.shape, seed=7)
-    assert task.divergences(logits, logits).tolist() == pytest.approx([0] * 5, abs=1e-6)
-    found = task.divergences(logits, others)
+    if name == "dense":
+        labels = labels.clone()
+        labels[:, 0, :2] = IGNORE
+    assert task.divergences(logits, logits, labels).tolist() == pytest.approx([0] * 5, abs=1e-6)
+    found = task.divergences(logits, others, labels)
     assert (found > 0).all()
     for i in range(5):
         if name == "multi":
@@ -75,9 +78,11 @@ def test_divergences(name):
                 logits[i].flatten(1).T if name == "dense" else [logits[i]],
                 strict=True,
             )
+            counts = (labels[i].flatten() != IGNORE).tolist() if name == "dense" else [True]
             each = [
                 sum(p * math.log(p / q) for p, q in zip(softmax(a.tolist()), softmax(b.tolist()), strict=True))
-                for a, b in columns
+                for (a, b), counted in zip(columns, counts, strict=True)
+                if counted
             ]
             expected = sum(each) / len(each)
         assert found[i].item() == pytest.approx(expected, rel=1e-4)
@@ -100,8 +105,14 @@ def test_masks_without_anything():
     assert two.quality(full, empty).item() == 0
     assert two.quality(empty, full).item() == 0
     assert two.is_right(empty, torch.full_like(empty, IGNORE)).item()
-    assert hausdorff95(empty[0], full[0]) is None
-    assert mask_metrics(empty, full, ("background", "lungs"))["hausdorff95"] is None
+    ignored = torch.full_like(empty, IGNORE)
+    assert mean_iou(empty, ignored, 2).item() == two.quality(full, ignored).item() == 1
+    assert hausdorff95(empty[0], full[0]) == hausdorff95(full[0], empty[0]) == pytest.approx(32**0.5)
+    assert hausdorff95(empty[0], empty[0]) is None
+    assert mask_metrics(empty, empty, ("background", "lungs"))["hausdorff95"] is None
+    # A mask that was wiped out is no nearer than one that was moved.
+    pair, truth = torch.cat([full, empty]), torch.cat([full, full])
+    assert mask_metrics(pair, truth, ("background", "lungs"))["hausdorff95"] == pytest.approx(8**0.5)
 
 
 def test_the_distance_of_outlines():

@@ -170,7 +170,10 @@ class Asked:
         self.bounds.take(self.counts.tolist(), n)
 
     def wrong(self, row: int) -> bool:
-        """Whether a wrong diagnosis is given for sure; row 0: by the guard, 1: by the classifier alone."""
+        """Whether a wrong diagnosis is given for sure; row 0: by the guard, 1: by the classifier alone.
+
+        Each wrong class is a bound of the level of the others, beside those of the radii that alpha is for.
+        """
         sure = lower(self.counts[row].numpy(), self.n, self.bounds.level) - self.bounds.drift
         return bool((np.delete(sure, self.bounds.label) > 0.5).any())
 

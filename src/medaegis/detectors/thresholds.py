@@ -1,7 +1,9 @@
 """From Shield logits of clean images to a threshold for each class, with what so many images can promise.
 
 Split conformal prediction (Vovk et al. 2005, Papadopoulos et al. 2002): of n images from one source the m-th highest
-logit, m = ceil((n + 1) tnr), accepts a further one from there with a chance of at least tnr.
+logit, m = ceil((n + 1) tnr), accepts a further one from there with a chance of at least tnr, if those images had no
+part in the detector. A Shield was chosen among a few by looks at the same images (`medaegis.guard.fitting`), so for a
+guard this holds nearly; what it accepts of test images is measured (`tnr_reached`).
 """
 
 from __future__ import annotations

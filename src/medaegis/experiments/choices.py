@@ -159,26 +159,33 @@ class MethodChoice(Part):
     """How classifiers are trained: "none" for plainly, or a recipe of robust training with its settings.
 
     Attributes:
-        robust: the recipe's name, add-ons joined to it; eps, beta: of it, in place of its own.
+        robust: the recipe's name, add-ons joined to it; eps, beta: of it, in place of its own; beta also by data set,
+            as names on that axis.
         text: a dual encoder learns images with sentences about their findings first; a recipe goes on from there.
         training: settings of `TrainConfig` for the recipe, in place of the experiment's.
     """
 
     robust: str
     eps: str | None = None
-    beta: float | None = None
+    beta: float | dict[str, float] | None = None
     text: bool = False
     training: Training = {}
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if self.robust != CLEAN:
-            asked(lambda text: find_recipe(text, beta=self.beta), self.robust)
+            for beta in self.beta.values() if isinstance(self.beta, dict) else (self.beta,):
+                asked(lambda text, beta=beta: find_recipe(text, beta=beta), self.robust)
         if self.eps is not None:
             asked(lambda text: parse_eps(text, rounds=False), self.eps)
         if self.training and self.robust == CLEAN:
             raise ValueError("training: plain training takes the experiment's own; give settings there")
         return self
+
+    def told_for(self, dataset: str) -> dict[str, Any]:
+        """The recipe and its settings on images of this name on the axis."""
+        beta = self.beta.get(dataset) if isinstance(self.beta, dict) else self.beta
+        return {"robust": self.robust, "eps": self.eps, "beta": beta}
 
 
 def _spelt_out(meaning: Callable[[str], Any]) -> BeforeValidator:

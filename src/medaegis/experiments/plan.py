@@ -243,8 +243,7 @@ class _Tasks:
             plain = Task("classifier", told, {}, self.source, self.device, self.threads)
             needs = {"helper": plain} if "helper" in find_recipe(method.robust)[0].takes else {}
             needs |= {"start": plain} if method.text else {}
-            robust = method.model_dump(mode="json", exclude={"text", "training"})
-            told = {**told, **method.training, "robust": robust}
+            told = {**told, **method.training, "robust": method.told_for(self.place["dataset"])}
         return Task("classifier", told, needs, self.source, self.device, self.threads)
 
     @cached_property

@@ -182,6 +182,10 @@ class Experiment(BaseModel):
         ]
         if bare:
             raise ValueError(f"attack {bare[0]!r} has no eps, and there is no axis 'eps'")
+        by_dataset: list[object] = [one.beta for one in self.method.values()]
+        by_dataset += [one.components for one in (*self.attack.values(), *self.learned_from.values())]
+        for name in {name for told in by_dataset if isinstance(told, dict) for name in told} - set(self.dataset):
+            raise ValueError(f"by data set: there is no {name!r}; there is {', '.join(self.dataset)}")
         for one in self.exclude:
             for axis, names in one.items():
                 if axis not in AXES:

@@ -1,6 +1,7 @@
 """Fitting a guard: one Shield per class, or one for masks, thresholds on clean validation images, figures on test ones.
 
-Every image has one role: Shields learn on "train" and "adv_train", thresholds come from "val", figures from "adv_test".
+Shields learn on "train" and "adv_train"; "val" is looked at in training, to keep the best Shield, and sets thresholds;
+figures come from "adv_test", which has no other part.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from medaegis.draws import Draws
 from medaegis.errors import ConfigError, DataError
 from medaegis.guard.calibration import calibrate
 from medaegis.guard.guard import KIND, Guard
-from medaegis.guard.looks import BETWEEN_LOOKS, LOOKS, WATCHED_EPS, WATCHED_TNR, area, soundness
+from medaegis.guard.looks import BETWEEN_LOOKS, LOOKS, WATCHED_EPS, WATCHED_TNR, area, in_chance_order, soundness
 from medaegis.guard.mask_training import MaskTraining, mask_robustness
 from medaegis.guard.purpose import PURPOSE, Purpose, purpose_of
 from medaegis.guard.seen import Seen
@@ -267,12 +268,13 @@ def robustness(
     its rounding; the Cushion counts in the verdict. A quick look for the training curve, not an evaluation.
 
     Args:
-        images: attacked ones, and three times as many clean ones, from the front; None: `WATCHED_IMAGES`.
+        images: attacked ones, and three times as many clean ones, drawn from all; None: `WATCHED_IMAGES`.
         rule, steps: of the attack; None: sign steps. Momentum was led astray by Shields that Auto-PGD broke.
     """
     count = WATCHED_IMAGES if images is None else images
-    own = (dataset.labels == label).nonzero().squeeze(1)[: 3 * count]
-    foreign = (dataset.labels != label).nonzero().squeeze(1)[:count]
+    order = in_chance_order(dataset)
+    own = order[dataset.labels[order] == label][: 3 * count]
+    foreign = order[dataset.labels[order] != label][:count]
     genuine, before = dataset.pixels(own), dataset.pixels(foreign)
     if not len(genuine) or not len(foreign):
         problem = f"no validation image of class {dataset.classes[label]!r} or of another one"

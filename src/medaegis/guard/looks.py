@@ -9,6 +9,9 @@ import torch
 from pydantic import BaseModel, ValidationError
 from torch import Tensor
 
+from medaegis.draws import Draws
+from medaegis.images.datasets import Dataset
+
 WATCHED_EPS = (4, 8, 16, 64)  # of 256; at 64 a sound attack must win, or gradients are masked
 WATCHED_TNR = 0.9  # share of clean images that pass, where it is asked how many attacked ones do
 PASSES = 0.9  # share of attacked images that must pass at the largest watched eps, or gradients are masked
@@ -16,6 +19,11 @@ MASKED = 0.02  # AUROC there above which the Shield of an older guard, whose loo
 LOOKS = 8  # at robustness during one training; one of fewer updates gets none
 BETWEEN_LOOKS = 30  # updates at least: a look takes as long as thirty of them
 FIT_AGAIN = "Fit again with another --seed, with more images or with another number of --updates (default 2400)"
+
+
+def in_chance_order(dataset: Dataset) -> Tensor:
+    """Places of all images, int64 `(N,)`: the first ones are a fair sample, where those of a folder are of one kind."""
+    return Draws(0, dataset.ids, "looks").keys().argsort(stable=True)
 
 
 def area(clean: Tensor, attacked: Tensor) -> float:

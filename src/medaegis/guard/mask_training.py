@@ -23,13 +23,13 @@ from medaegis.attacks.victim import Victim
 from medaegis.cushions import Cushion
 from medaegis.detectors.shield import Shield, ShieldBank
 from medaegis.errors import DataError
-from medaegis.guard.looks import WATCHED_EPS, WATCHED_TNR, area
+from medaegis.guard.looks import WATCHED_EPS, WATCHED_TNR, area, in_chance_order
 from medaegis.guard.shield_training import ShieldTraining
 from medaegis.images.datasets import Dataset
 from medaegis.models.augment import augment_with_masks
 from medaegis.models.classifier import Classifier
 
-WATCHED_MASKS = 24  # images of a look, from the front; it takes as long as a dozen updates
+WATCHED_MASKS = 24  # images of a look; it takes as long as a dozen updates
 WATCHED_STEPS = 20  # of its attack; 12 sometimes did not win at 64/256 where 40 did on every image
 # Of the overlap, from 0 to 1, beside a Shield's logit: with a small one a mask stays right, with a large one it is
 # destroyed and easily told. The strongest attack is between, and is what the orthogonal one finds.
@@ -90,8 +90,8 @@ def mask_robustness(classifier: Classifier, cushion: Cushion, dataset: Dataset) 
     Raises:
         DataError: the network gives a right mask of none of the images.
     """
-    front = torch.arange(min(WATCHED_MASKS, len(dataset)))
-    pixels, truths, ids = dataset.pixels(front), dataset.labels[front], dataset.ids[front]
+    some = in_chance_order(dataset)[:WATCHED_MASKS]
+    pixels, truths, ids = dataset.pixels(some), dataset.labels[some], dataset.ids[some]
     said = Victim(classifier, cushion=cushion).verdicts(pixels, ids)
     rows = classifier.task.is_right(said.predicted, truths).nonzero().squeeze(1)
     if not len(rows):

@@ -35,12 +35,14 @@ class DecodedDataset:
         kept: their places in the listing (K,).
         failures: of the others.
         kinds: what their DICOM files say that they are, each kind once, sorted.
+        masks: class numbers of their pixels uint8 (K, H, W), where the listing has masks.
     """
 
     images: Tensor
     kept: Tensor
     failures: tuple[ImageError, ...]
     kinds: tuple[Kind, ...] = ()
+    masks: Tensor | None = None
 
 
 def cache_folder(given: Path | str | None) -> Path:
@@ -79,8 +81,8 @@ def cache_key(names: Sequence[str], stamps: Sequence[str], *, root: str, size: S
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def read_cache(file: Path) -> DecodedDataset | None:
-    """The decoded images in `file`, or None where there is none, or none that is whole (it is then made anew)."""
+def read_cache(file: Path, *, masks: bool) -> DecodedDataset | None:
+    """The decoded images in `file`, and their masks if asked; None where nothing whole is there, which is made anew."""
     try:
         with safe_open(file, framework="pt") as store:
             failures, kinds = (json.loads(store.metadata()[name]) for name in ("failures", "kinds"))
@@ -89,6 +91,7 @@ def read_cache(file: Path) -> DecodedDataset | None:
                 store.get_tensor("kept"),
                 tuple(ImageError(*entry) for entry in failures),
                 tuple(Kind(**entry) for entry in kinds),
+                store.get_tensor("masks") if masks else None,
             )
     except (OSError, SafetensorError, KeyError, ValueError, TypeError):
         return None
@@ -107,7 +110,8 @@ def write_cache(file: Path, decoded: DecodedDataset) -> None:
     os.close(handle)
     part = Path(name)
     try:
-        save_file({"images": decoded.images, "kept": decoded.kept.to(torch.int64)}, part, told)
+        tensors = {"images": decoded.images, "kept": decoded.kept.to(torch.int64), "masks": decoded.masks}
+        save_file({name: values for name, values in tensors.items() if values is not None}, part, told)
         part.replace(file)
     except (OSError, SafetensorError) as error:
         problem = f"cannot write decoded images ({error})"

@@ -76,9 +76,13 @@ def nih14_films(spec: Spec) -> tuple[list[Film], list[str]]:
     parts, find = _nih14_parts(spec, root), Lookup(spec, root)
     films: list[Film] = []
     part_of: dict[str, str | None] = {}
+    named: set[str] = set()
     for row in rows(spec, tables[0], headed("Image Index", "Finding Labels", "Patient ID")):
         name, patient = row["Image Index"], row["Patient ID"]
         told = {text.strip() for text in row["Finding Labels"].split("|")}
+        if spelling.folded(name) in named:
+            raise spec.error(f"{row.where}: {name} is in the table twice", "leave the row that is true")
+        named.add(spelling.folded(name))
         if unknown := sorted(told - {NO_FINDING, *FINDINGS}):
             remedy = f"expected {NO_FINDING}, or some of {', '.join(FINDINGS)}, with | between them"
             raise spec.error(f"{row.where}: {unknown[0]!r} is no finding of ChestX-ray14", remedy)
@@ -90,7 +94,7 @@ def nih14_films(spec: Spec) -> tuple[list[Film], list[str]]:
             lists = " nor ".join(NIH14_PARTS.values())
             remedy = "give the set's own lists, or take both away"
             raise spec.error(f"{row.where}: {name} is in neither {lists}", remedy)
-        if part_of.setdefault(patient, part) != part:
+        if part_of.setdefault(spelling.key(patient), part) != part:
             problem = f"{row.where}: images of patient {patient} are in both official parts"
             raise spec.error(problem, "give the set's own lists, or take both away")
         films.append(Film(find(name), tuple(text for text in FINDINGS if text in told), patient, part))

@@ -51,7 +51,7 @@ class Dataset:
             has a name of its own here.
         names: one per image, unique.
         ids: int64 (N,), the image's place in the full data set, which seeds all randomness about it.
-        failures: the images that could not be read, left out of everything above.
+        failures: the images that could not be read, or their masks, left out of everything above.
         kinds: what its DICOM files say that they show, each kind once; also those of a subset's other images.
         remarks: what a person should know of how the source was read, such as spellings taken for one.
         grouping: what `patients` really names: patients, lesions, patients for some images only, or each image itself.
@@ -184,7 +184,7 @@ def load_dataset(
         cache_dir: where decoded images are kept (default: `$MEDAEGIS_CACHE`, else the user's cache folder).
         progress: told of each decoded image.
 
-    Images that cannot be read are listed in `failures` and left out.
+    Images that cannot be read, or whose mask cannot, are listed in `failures` and left out.
 
     Raises:
         DataError: the spec, its folder or its table does not fit, or not one image could be read.
@@ -203,7 +203,7 @@ def load_dataset(
     root = f"{parsed.scheme}:{Path(parsed.path).expanduser().resolve()}" if parsed.path else parsed.text
     key = cache_key(names, [listing.stamps[i] for i in chosen.tolist()], root=root, size=size, channels=channels)
     file = cache_folder(cache_dir) / f"{parsed.scheme}-{key}.safetensors"
-    decoded = read_cache(file)
+    decoded = read_cache(file, masks=listing.mask is not None)
     if decoded is None:
         decoded = _decode(listing, chosen, size, channels, progress or silent)
         if len(decoded.kept) == 0:
@@ -218,7 +218,7 @@ def load_dataset(
     return Dataset(
         spec=spec,
         images=decoded.images,
-        labels=_labels(listing, places, size),
+        labels=_labels(listing, places) if decoded.masks is None else decoded.masks,
         classes=listing.classes,
         patients=tuple(listing.patients[i] for i in places),
         names=tuple(listing.names[i] for i in places),
@@ -231,12 +231,8 @@ def load_dataset(
     )
 
 
-def _labels(listing: Listing, places: Sequence[int], size: Size) -> Tensor:
-    """Of the images at these places of the listing, as their task has them."""
-    if listing.mask is not None:
-        mask = listing.mask
-        with ThreadPoolExecutor(max_workers=cores()) as pool:
-            return torch.from_numpy(np.stack(list(pool.map(lambda place: mask(place, size), places))))
+def _labels(listing: Listing, places: Sequence[int]) -> Tensor:
+    """Of the images at these places of the listing: their class, or each finding there or not."""
     told = listing.labels if listing.findings is None else listing.findings
     return torch.tensor([told[i] for i in places], dtype=torch.int64)
 
@@ -265,13 +261,16 @@ def _draw(labels: np.ndarray, limit: int, seed: int) -> np.ndarray:
 
 
 def _decode(listing: Listing, chosen: np.ndarray, size: Size, channels: Channels, progress: Progress) -> DecodedDataset:
-    """Read all chosen pictures in parallel, in order."""
+    """Read all chosen pictures in parallel, in order, and their masks where they have some."""
     images = np.empty((len(chosen), 1 if channels == "gray" else 3, *sides(size)), dtype=np.uint8)
+    masks = None if listing.mask is None else np.empty((len(chosen), *sides(size)), dtype=np.uint8)
 
     def read(place: int) -> ImageError | Kind | None:
         try:
             picture = listing.read(int(chosen[place]), max(sides(size)))
             images[place] = model_input(picture, size=size, channels=channels)
+            if listing.mask is not None and masks is not None:
+                masks[place] = listing.mask(int(chosen[place]), size)
         except ImageError as error:
             return error
         return picture.kind
@@ -288,6 +287,11 @@ def _decode(listing: Listing, chosen: np.ndarray, size: Size, channels: Channels
                 kept.append(place)
                 kinds |= set() if found is None else {found}
             progress(place + 1, len(chosen), "decoding images")
-    pictures = images if len(kept) == len(chosen) else images[kept]
-    places = torch.tensor(kept, dtype=torch.int64)
-    return DecodedDataset(torch.from_numpy(pictures), places, tuple(failures), tuple(sorted(kinds, key=astuple)))
+    rows = slice(None) if len(kept) == len(chosen) else kept
+    return DecodedDataset(
+        torch.from_numpy(images[rows]),
+        torch.tensor(kept, dtype=torch.int64),
+        tuple(failures),
+        tuple(sorted(kinds, key=astuple)),
+        None if masks is None else torch.from_numpy(masks[rows]),
+    )

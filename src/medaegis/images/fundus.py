@@ -127,7 +127,10 @@ def list_messidor2(spec: Spec) -> Listing:
     pairs = spec.inside_or_none(root, "messidor-2.csv")
     if pairs is not None:
         for row in rows(spec, pairs, headed("left", "right")):
-            examination |= {without_suffix(row[eye]).lower(): row["left"] for eye in ("left", "right")}
+            for eye in ("left", "right"):
+                name = without_suffix(row[eye]).lower()
+                if examination.setdefault(name, row["left"]) != row["left"]:
+                    raise spec.error(f"{row.where}: {row[eye]} is paired twice", "leave the pair that is true")
     columns = headed("image_id", "adjudicated_gradable") | {
         "adjudicated_dr_grade": Heading(("adjudicated_dr_grade",), may_be_empty=True)
     }

@@ -35,9 +35,11 @@ class Lookup:
     def __call__(self, name: str) -> Path:
         """The file of this name; where there is none, `folder/name`, so that reading it says that it is missing.
 
-        Raises `DataError` if several files could be meant.
+        Raises `DataError` if several files could be meant, or one outside of the folder.
         """
         direct = self.folder / name
+        if not Path(os.path.normpath(direct)).is_relative_to(os.path.normpath(self.folder)):
+            raise self.spec.error(f"{name} lies outside of {self.folder}", "correct the table")
         if "/" in name or direct.is_file():
             return direct
         for step, (found, key) in enumerate(zip(self._by, _keys(name), strict=True)):

@@ -70,11 +70,23 @@ def _folder(spec: Spec) -> Listing:
 _NO_ARCHIVE = (OSError, ValueError, KeyError, EOFError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
+_MEDMNIST_BYTES = 1 << 34  # the largest published file, PathMNIST at 224 px, unpacks to 15 GiB
+
+
+def _refuse_bomb(file: Path) -> None:
+    """Raises ValueError for an archive that unpacks to more than any published one, by the sizes that it declares."""
+    with zipfile.ZipFile(file) as archive:
+        size = sum(member.file_size for member in archive.infolist())
+    if size > _MEDMNIST_BYTES:
+        raise ValueError(f"its arrays take {size / 2**30:.0f} GiB")
+
+
 def _medmnist(spec: Spec) -> Listing:
     file = spec.file()
     try:
         if not zipfile.is_zipfile(file):
             raise ValueError("no zip archive")
+        _refuse_bomb(file)
         with np.load(file, allow_pickle=False) as store:
             parts = [part for part in ("train", "val", "test") if f"{part}_images" in store]
             images = [store[f"{part}_images"] for part in parts]
@@ -163,7 +175,9 @@ def _masked(spec: Spec) -> Listing:
     for pair in pairs:
         files.add(pair.image, 0, pair.patient)
     listing = files.listing()
-    stamps = [f"{stamp}/{file_state(pair.mask)[1]}" for stamp, pair in zip(listing.stamps, pairs, strict=True)]
+    # The level that stands for no class decides what is read of the same file.
+    more = [f"/{file_state(pair.mask)[1]}/{found.ignore}" for pair in pairs]
+    stamps = [stamp + of_mask for stamp, of_mask in zip(listing.stamps, more, strict=True)]
 
     def mask(index: int, size: Size) -> NDArray[np.uint8]:
         of = upright_size(pairs[index].image)

@@ -132,11 +132,14 @@ def mask_metrics(predicted: Tensor, labels: Tensor, classes: Sequence[str]) -> d
 
 
 def mean_iou(predicted: Tensor, labels: Tensor, classes: int) -> Tensor:
-    """Intersection over union, mean over the classes that are there or are found, the background too: `(N,)`."""
+    """Intersection over union, mean over the classes that are there or are found, the background too: `(N,)`.
+
+    1 where no pixel counts.
+    """
     both, sizes = overlaps(predicted, labels, range(classes))
     union = sizes - both
     there = union > 0
-    return (both / union.clamp_min(1) * there).sum(1) / there.sum(1).clamp_min(1)
+    return ((both / union.clamp_min(1) * there).sum(1) / there.sum(1).clamp_min(1)).where(there.any(1), 1.0)
 
 
 def hausdorff95(predicted: Tensor, labels: Tensor) -> float | None:
@@ -148,14 +151,14 @@ def hausdorff95(predicted: Tensor, labels: Tensor) -> float | None:
         predicted, labels: class numbers `(H, W)`; what is not the background is taken together.
 
     Returns:
-        None where one of them is empty.
+        The diagonal of the image where one of them is empty, for no outline is farther; None where both are.
     """
     from scipy.ndimage import binary_erosion, distance_transform_edt  # slow to import
 
     known = labels != IGNORE
     both = [((values > 0) & known).numpy() for values in (predicted, labels)]
     if not all(mask.any() for mask in both):
-        return None
+        return float(np.hypot(*labels.shape)) if any(mask.any() for mask in both) else None
     outlines = [mask & ~binary_erosion(mask) for mask in both]
     one, other = (distance_transform_edt(~outlines[1 - i])[outlines[i]] for i in range(2))
     return float(max(np.percentile(one, 95), np.percentile(other, 95)))

@@ -49,7 +49,7 @@ class Trades(_Loss):
 
     def __call__(self, learner: Trainer, batch: Batch, changed: Tensor) -> Tensor:
         clean, away = learner.logits(batch.x), learner.logits(changed)
-        apart = learner.mean(learner.task.divergences(away, clean), batch.labels)
+        apart = learner.mean(learner.task.divergences(away, clean, batch.labels), batch.labels)
         return learner.loss(clean, batch.labels) + self.beta * apart
 
 
@@ -71,7 +71,9 @@ class Mart(_Loss):
         others = away.softmax(1).scatter(1, labels, 0).amax(1)
         boosted = F.cross_entropy(away, batch.labels, reduction="none") - (1.0001 - others).log()
         unsure = 1 - clean.softmax(1).gather(1, labels).squeeze(1)
-        return learner.mean(boosted + self.beta * unsure * learner.task.divergences(away, clean), batch.labels)
+        return learner.mean(
+            boosted + self.beta * unsure * learner.task.divergences(away, clean, batch.labels), batch.labels
+        )
 
 
 class _Helped(_Loss):
@@ -113,7 +115,7 @@ class Hat(_Helped):
         said = learner.task.predicted(self.told(self.helper, learner, changed))
         clean, away = learner.logits(batch.x), learner.logits(changed)
         beyond = learner.logits(batch.x + self.reach * (changed - batch.x))
-        apart = learner.mean(learner.task.divergences(away, clean), batch.labels)
+        apart = learner.mean(learner.task.divergences(away, clean, batch.labels), batch.labels)
         plain = learner.loss(clean, batch.labels)
         return plain + self.beta * apart + self.gamma * learner.loss(beyond, said)
 
@@ -138,7 +140,7 @@ class Distilled(_Helped):
         if self.helper is None:
             return learner.loss(said, batch.labels)
         soft = self.told(self.helper, learner, batch.x) / self.temperature
-        return learner.mean(learner.task.divergences(said, soft), batch.labels)
+        return learner.mean(learner.task.divergences(said, soft, batch.labels), batch.labels)
 
 
 class Tecoa(_Loss):
@@ -168,8 +170,9 @@ class PmgFt(_Helped):
         check_text_head(learner, "pmg-ft")
         said = self.told(self.helper, learner, changed)
         clean, away = learner.logits(batch.x), learner.logits(changed)
-        apart = learner.task.divergences(away, said) + learner.task.divergences(away, clean)
-        return learner.loss(away, batch.labels) + learner.mean(apart, batch.labels)
+        labels, apart_from = batch.labels, learner.task.divergences
+        apart = apart_from(away, said, labels) + apart_from(away, clean, labels)
+        return learner.loss(away, labels) + learner.mean(apart, labels)
 
 
 class Fare(_Helped):

@@ -36,7 +36,7 @@ class Perturbed:
 
 
 class Noise(BaseModel):
-    """Normal noise on every value, cut to [0, 1]: a classifier that is to be certified learns from it (Cohen 2019, 3.3).
+    """Normal noise on every value, cut to [0, 1], from which a classifier that is to be certified learns (Cohen 2019).
 
     Cut, for `medaegis certify` asks about noisy copies that are images (`medaegis.cushions.noise`): there black is
     brighter and white darker in the mean, by 0.4 eps.

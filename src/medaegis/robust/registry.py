@@ -1,6 +1,7 @@
 """Robust training by name: the survey's methods and fast ones, with their settings.
 
-Settings are those of Dong et al. (survey, section 5.1, and its public code) where it has them.
+Settings are those of Dong et al. (survey, section 5.1, and its public code) where it has them; its weights for single
+data sets are in the presets of its tables.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class Named:
         takes: "eps", in units of full brightness; "beta", the weight of a divergence; "temperature"; and "helper", a
             trained classifier.
         eps: what it takes where none is said, as it is written.
-        inner_passes: forwards and backwards an image of the inner attack, for estimates.
+        inner_passes: forwards and backwards an image beyond those of plain training, for estimates.
         refuses: add-ons that it has already, or has nothing for.
         helper: what it is and how to come by one, said where it is missing; None: it needs none.
     """
@@ -71,13 +72,13 @@ RECIPES: dict[str, Named] = {
     "pgd-at": Named("PGD, 10 steps", "Madry 2018", lambda eps: Robust(inner=Inner(eps=eps)), inner_passes=20),
     "trades": Named("TRADES: clean loss, and divergence from the clean answer", "Zhang 2019",
         lambda eps, **given: Robust(inner=_divergent(eps), loss=Trades(**given)),
-        takes=("eps", "beta"), inner_passes=24),
+        takes=("eps", "beta"), inner_passes=23),
     "mart": Named("MART: TRADES that minds misclassified images", "Wang 2020",
         lambda eps, **given: Robust(inner=Inner(eps=eps, start="near"), loss=Mart(**given)),
         takes=("eps", "beta"), inner_passes=22),
     "hat": Named("HAT: TRADES, helped by a plainly trained network", "Rade 2022",
         lambda eps, **given: Robust(inner=_divergent(eps), loss=Hat(**given)),
-        takes=("eps", "beta", "helper"), inner_passes=28,
+        takes=("eps", "beta", "helper"), inner_passes=26,
         helper=("needs a plainly trained classifier of the same images, which labels those beyond the ball",
             "train one without --robust first, and name it: --helper CLASSIFIER_DIR")),
     "mpadvt": Named("MPAdvT: every second batch attacked, radius and steps drawn anew",

@@ -184,7 +184,7 @@ class Stability(Objective):
         assert view.target is not None
         with torch.no_grad():
             smoothed = view.target.look(self.smooth(view.pixels), view.goal, self).known_logits()
-        return view.goal.task.divergences(view.known_logits(), smoothed)
+        return view.goal.task.divergences(view.known_logits(), smoothed, view.goal.labels)
 
     def smooth(self, pixels: Tensor) -> Tensor:
         """The image convolved with the kernel; its borders are continued."""

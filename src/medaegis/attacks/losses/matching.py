@@ -12,7 +12,6 @@ from torch import Tensor
 
 from medaegis.attacks.objective import Begun, Goal, Objective, Target, View
 from medaegis.errors import ConfigError
-from medaegis.task import PredictionTask
 
 
 @dataclass(frozen=True)
@@ -71,20 +70,19 @@ class Away(Begun):
     any_task = True
 
     def begin(self, victim: Target, goal: Goal) -> Objective:
-        return _Left(_guides(victim, goal, self).known_logits(), victim.exact.task)
+        return _Left(_guides(victim, goal, self).known_logits())
 
 
 @dataclass(frozen=True)
 class _Left(Objective):
     said: Tensor
-    task: PredictionTask
     any_task = True
 
     def only(self, rows: Tensor) -> Objective:
-        return _Left(self.said[rows], self.task)
+        return _Left(self.said[rows])
 
     def __call__(self, view: View) -> Tensor:
-        return -self.task.divergences(view.known_logits().float(), self.said)
+        return -view.goal.task.divergences(view.known_logits().float(), self.said, view.goal.labels)
 
 
 @dataclass(frozen=True)

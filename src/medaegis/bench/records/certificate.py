@@ -101,7 +101,7 @@ class AttackCheck(Model):
 class Certificate(Measured):
     """The whole of certificate.json.
 
-    stages: noisy copies asked at the end of each; alpha: chance at most that anything said of one image is not so;
+    stages: noisy copies asked at the end of each; alpha: chance at most that a radius told of one image is not so;
     level: of each bound; drift: added to each for what the drawn noise may differ from a normal one; reach: the largest
     radius that so many samples can certify. thresholds: of the smoothed guard, by class; empty where they are those of
     the guard. val: images that set them. noisy_accepted and noisy_accuracy: of the noisy copies of the first stage, the
