@@ -102,7 +102,7 @@ add_commands(
 )
 add_commands(
     bench_app,
-    (bench.plan, "bench plan aegis-table3 --scale cpu --data chest=chest-xray:PATH --data fundus=aptos:PATH"),
+    (bench.plan, "bench plan aegis-table3 --scale cpu --data chest=chest-xray:PATH --data fundus=aptos2019:PATH"),
     (bench.run, "bench run aegis-table3 --scale smoke --store runs/experiments"),
     (bench.status, "bench status aegis-table3 --store runs/experiments"),
     (bench.table, "bench table aegis-table3 --form html --out table3.html"),
