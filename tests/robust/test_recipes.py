@@ -194,11 +194,14 @@ def test_the_average_is_that_of_the_weights_so_far():
 
 
 class Scored(Robust):
-    """Epochs get these scores."""
+    """Epochs get these robust and clean accuracies."""
+
+    told: tuple[tuple[float, float], ...] = ((0.2, 0.9), (0.6, 0.9), (0.6, 0.9), (0.1, 0.9))
 
     def score(self, classifier, dataset, places, *, seed):
         seen.append((copy.deepcopy(classifier.network.state_dict()), tuple(places)))
-        return {"robust_accuracy": (0.2, 0.6, 0.6, 0.1)[len(seen) - 1]}
+        robust, clean = self.told[len(seen) - 1]
+        return {"robust_accuracy": robust, "accuracy": clean}
 
 
 seen = []
@@ -213,6 +216,14 @@ def test_the_best_epoch_on_validation_images_is_kept(tmp_path):
     assert all(torch.equal(value, kept[name]) for name, value in seen[1][0].items())
     assert read_training(tmp_path / "c")["kept_epoch"] == 2
     assert not all(torch.equal(value, kept[name]) for name, value in seen[2][0].items())
+
+
+def test_chance_does_not_choose_among_epochs_that_withstand_nothing(tmp_path):
+    seen.clear()
+    told = ((0.0, 0.5), (0.03, 0.83), (0.015, 0.99), (0.0, 0.98))
+    recipe = Scored(inner=Inner(eps=0.1, steps=1), told=told)
+    train_classifier(*squares(), CONFIG, tmp_path / "c", recipe=recipe)
+    assert read_training(tmp_path / "c")["kept_epoch"] == 3
 
 
 def _tiny():

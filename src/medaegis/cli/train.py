@@ -151,7 +151,8 @@ def train(
     Called again after a kill with the same options, it goes on where it was.
 
     To make a trained one robust, start from its weights: --weights runs/classifier/network.safetensors --robust pgd-at.
-    With --robust the weights kept are those of the epoch with the best robust accuracy on validation images.
+    With --robust the weights kept are those of the epoch with the best sum of robust and clean accuracy on validation
+    images.
     """
     from medaegis.artefact import check_target
     from medaegis.bench.chance import why_no_better_than_chance
