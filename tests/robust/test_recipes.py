@@ -226,6 +226,21 @@ def test_chance_does_not_choose_among_epochs_that_withstand_nothing(tmp_path):
     assert read_training(tmp_path / "c")["kept_epoch"] == 3
 
 
+def test_what_is_to_be_asked_under_noise_is_chosen_by_noise_alone(tmp_path, monkeypatch):
+    given = iter(((0.6, 0.9), (0.8, 0.3), (0.7, 0.9), (0.7, 0.9)))
+    scored = Robust.score
+
+    def score(self, *args, **options):
+        robust, clean = next(given)
+        told = scored(self, *args, **options)
+        assert told["worth"] == told["robust_accuracy"]
+        return {"robust_accuracy": robust, "accuracy": clean} | ({"worth": robust} if "worth" in told else {})
+
+    monkeypatch.setattr(Robust, "score", score)
+    train_classifier(*squares(), CONFIG, tmp_path / "c", recipe=parse_recipe("noise", eps=0.1))
+    assert read_training(tmp_path / "c")["kept_epoch"] == 2
+
+
 def _tiny():
     from tests.models.tiny_networks import tiny
 

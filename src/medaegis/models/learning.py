@@ -147,7 +147,7 @@ class TrainingRecipe(Protocol):
     def score(self, classifier: Classifier, dataset: Dataset, places: Sequence[int], *, seed: int) -> dict[str, Any]:
         """How well an epoch's classifier, in eval mode, holds on images of the validation part.
 
-        "robust_accuracy" among it, with the clean one, chooses the epoch whose weights are kept.
+        "robust_accuracy" among it, with the clean one, chooses the epoch whose weights are kept; or "worth", if told.
         """
 
 

@@ -391,7 +391,8 @@ class _Run:
 def worth(epoch: Mapping[str, Any]) -> float:
     """Of an epoch's record: robust and clean accuracy on validation images (of masks Dice), added.
 
-    By robust accuracy alone, chance decides among epochs that withstand next to nothing, some of which know little.
+    By robust accuracy alone, chance decides among epochs that withstand next to nothing, some of which know little. A
+    recipe may say itself what counts, as "worth".
     """
     val = epoch["val"]
-    return float(val["robust_accuracy"] + val.get("dice", val["accuracy"]))
+    return float(val["worth"] if "worth" in val else val["robust_accuracy"] + val.get("dice", val["accuracy"]))
